@@ -1,0 +1,65 @@
+//! What a connector is told when it opens, and the place where the shards of one job meet while
+//! they are being built.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+
+use crate::Str;
+
+/// What a source partition or a sink is told when it opens on a shard.
+#[derive(Clone, Debug)]
+pub struct OpenContext {
+    /// The job's name.
+    pub job: Str,
+    /// The operator's name, for logs, metrics and dead letters.
+    pub operator: Str,
+    /// The operator's number in the job graph: the same on every shard.
+    pub operator_id: u32,
+    /// The shard it opens on.
+    pub shard: usize,
+    /// The number of shards of the job.
+    pub shards: usize,
+    /// Wakes the shard from any thread: call it when a source has new input, or when a sink that
+    /// was not ready is ready again, or has finished closing.
+    pub waker: Waker,
+    /// Where this operator's instances on the shards of the job can share one thing, such as the
+    /// one I/O thread that owns a file.
+    pub shared: Arc<Shared>,
+}
+
+/// A registry in which the instances of one operator on several shards find what they share.
+/// Locked only while shards are being built.
+#[derive(Default)]
+pub struct Shared(Mutex<HashMap<(u32, TypeId), Arc<dyn Any + Send + Sync>>>);
+
+impl Shared {
+    /// The `T` of operator `operator_id`, made by `init` for the first shard that asks.
+    ///
+    /// # Errors
+    /// Those of `init`; nothing is kept then, and the next shard tries again.
+    pub fn get_or_try_init<T: Send + Sync + 'static, E>(
+        &self,
+        operator_id: u32,
+        init: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        // A panic in `init` leaves the map as it was, so a poisoned lock is still sound.
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = map.get(&(operator_id, TypeId::of::<T>()))
+            && let Ok(found) = Arc::clone(found).downcast::<T>()
+        {
+            return Ok(found);
+        }
+        let made = Arc::new(init()?);
+        map.insert((operator_id, TypeId::of::<T>()), made.clone());
+        Ok(made)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}

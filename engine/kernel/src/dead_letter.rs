@@ -1,0 +1,104 @@
+//! Dead letters: input that could not become a record. Each is counted by cause and kept with
+//! its topic, reason and position; the stream goes on.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+
+use crate::{Str, Timestamp};
+
+/// A dead letter keeps at most this much of its payload.
+pub const DEAD_LETTER_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
+
+/// Why a message was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Not well-formed in its format: broken JSON, an unterminated quote.
+    Malformed,
+    /// A field that the job reads is not there.
+    MissingField,
+    /// A field is there with another type, or out of its type's range.
+    WrongType,
+    /// Text that is not UTF-8.
+    InvalidUtf8,
+    /// A payload, line or field over its limit.
+    TooLarge,
+    /// Nested deeper than the limit.
+    TooDeep,
+    /// Not a number, or infinite, where a number is due.
+    NotANumber,
+    /// The timestamp is further ahead of this machine's clock than the clock guard allows.
+    ClockAhead,
+}
+
+impl Cause {
+    /// Every cause, in order: for tables and counters.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::MissingField,
+        Self::WrongType,
+        Self::InvalidUtf8,
+        Self::TooLarge,
+        Self::TooDeep,
+        Self::NotANumber,
+        Self::ClockAhead,
+    ];
+
+    /// The name used in metrics, logs and dead-letter files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::MissingField => "missing_field",
+            Self::WrongType => "wrong_type",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::TooLarge => "too_large",
+            Self::TooDeep => "too_deep",
+            Self::NotANumber => "not_a_number",
+            Self::ClockAhead => "clock_ahead",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A message that could not become a record.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// Where it came from: the MQTT topic, or the file's path.
+    pub topic: Str,
+    /// Why it was refused, as counted.
+    pub cause: Cause,
+    /// The same for a person: which field, what was found, what was expected.
+    pub reason: String,
+    /// The byte of the payload at which it was refused, where there is one.
+    pub position: Option<u64>,
+    /// Where the payload begins in its file, in bytes; `None` for messages.
+    pub offset: Option<u64>,
+    /// When it arrived.
+    pub received: Timestamp,
+    /// The length of the whole payload.
+    pub payload_bytes: u64,
+    /// The payload, up to [`DEAD_LETTER_PAYLOAD_BYTES_MAX`]; in text formats as lossy UTF-8.
+    #[serde(serialize_with = "as_text")]
+    pub payload: Bytes,
+}
+
+fn as_text<S: Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(payload))
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.topic, self.cause, self.reason)?;
+        if let Some(position) = self.position {
+            write!(f, " at byte {position}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Errors of connectors and of configuration, phrased for the person who must act on them.
+
+use std::fmt;
+
+/// A connector cannot go on.
+///
+/// Bad *data* is never one of these: it becomes a [`DeadLetter`](crate::DeadLetter) and the stream
+/// goes on. Weather that a connector can wait out (a broker that is away) is not one either.
+#[derive(Debug, thiserror::Error)]
+#[error("{connector}: {what}")]
+pub struct ConnectorError {
+    /// Which connector, with its address: `file out.csv`, `mqtt://broker:1883`.
+    pub connector: String,
+    /// What went wrong, and what to do about it.
+    pub what: String,
+    /// The underlying error.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ConnectorError {
+    /// An error of `connector` that says `what`.
+    pub fn new(connector: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { connector: connector.into(), what: what.into(), source: None }
+    }
+
+    /// The same with its cause; the cause's text becomes part of the message.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.what = format!("{}: {cause}", self.what);
+        self.source = Some(Box::new(cause));
+        self
+    }
+}
+
+/// A wrong setting: names the key, the value and what is allowed. Programs exit with code 2 on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The key as the user wrote it: `mqtt.qos`, `--shards`, the query parameter of a URL.
+    pub key: String,
+    /// The value as the user wrote it; passwords are replaced by `***`.
+    pub value: String,
+    /// What would be accepted.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    /// `key` has `value`, but only `allowed` would do.
+    pub fn new(
+        key: impl Into<String>,
+        value: impl fmt::Display,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?} is not allowed; allowed: {}", self.key, self.value, self.allowed)
+    }
+}
+
+impl std::error::Error for ConfigError {}

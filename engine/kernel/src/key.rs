@@ -1,0 +1,186 @@
+//! Keys, their fixed hash, key groups and the shards that own them.
+//!
+//! A key's hash decides its key group, and key groups go to shards in contiguous ranges (Flink's
+//! scheme), so that state can move when the number of shards changes. **Neither the hash nor the
+//! number of groups may ever change for a job that has state**: the hash is xxh3 over a defined
+//! byte form (integers little-endian), not `std::hash`, whose byte form the language may change.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::Str;
+
+/// Something a stream can be partitioned by.
+pub trait Key: Clone + Eq + 'static {
+    /// The fixed 64-bit hash of this key. Equal keys have equal hashes, on every machine, for ever.
+    fn key_hash(&self) -> u64;
+}
+
+macro_rules! integer_keys {
+    ($($t:ty),*) => {$(
+        impl Key for $t {
+            #[inline]
+            fn key_hash(&self) -> u64 {
+                xxh3_64(&self.to_le_bytes())
+            }
+        }
+    )*};
+}
+integer_keys!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
+
+macro_rules! byte_keys {
+    ($($t:ty),*) => {$(
+        impl Key for $t {
+            #[inline]
+            fn key_hash(&self) -> u64 {
+                xxh3_64(self.as_ref())
+            }
+        }
+    )*};
+}
+byte_keys!(String, Str, Vec<u8>, &'static str, bytes::Bytes);
+
+impl Key for bool {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        u8::from(*self).key_hash()
+    }
+}
+
+impl Key for char {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        u32::from(*self).key_hash()
+    }
+}
+
+impl Key for () {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        xxh3_64(&[])
+    }
+}
+
+impl<const N: usize> Key for [u8; N] {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        xxh3_64(self)
+    }
+}
+
+impl<K: Key> Key for Option<K> {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        match self {
+            None => combine(0, 0),
+            Some(key) => combine(1, key.key_hash()),
+        }
+    }
+}
+
+macro_rules! tuple_keys {
+    ($($name:ident),+) => {
+        impl<$($name: Key),+> Key for ($($name,)+) {
+            #[inline]
+            #[allow(non_snake_case)]
+            fn key_hash(&self) -> u64 {
+                let ($($name,)+) = self;
+                let mut hash = 0;
+                $(hash = combine(hash, $name.key_hash());)+
+                hash
+            }
+        }
+    };
+}
+tuple_keys!(A);
+tuple_keys!(A, B);
+tuple_keys!(A, B, C);
+tuple_keys!(A, B, C, D);
+
+#[inline]
+fn combine(left: u64, right: u64) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&left.to_le_bytes());
+    bytes[8..].copy_from_slice(&right.to_le_bytes());
+    xxh3_64(&bytes)
+}
+
+/// The number of key groups of a job: the granularity in which keyed state moves between shards,
+/// and so the largest useful number of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyGroups(u16);
+
+impl Default for KeyGroups {
+    /// 128 groups, as in Flink.
+    fn default() -> Self {
+        Self(128)
+    }
+}
+
+impl KeyGroups {
+    /// `count` groups; `None` for zero.
+    pub const fn new(count: u16) -> Option<Self> {
+        if count == 0 { None } else { Some(Self(count)) }
+    }
+
+    /// How many groups there are.
+    pub const fn count(self) -> u16 {
+        self.0
+    }
+
+    /// The group that a key with this hash belongs to.
+    ///
+    /// Taken from the middle bits: hash tables pick buckets by the lowest bits and tag entries by
+    /// the highest, and those must stay well spread among the keys of one shard.
+    #[inline]
+    pub const fn group_of(self, hash: u64) -> u16 {
+        let middle = (hash >> 16) as u32 as u64;
+        ((middle * self.0 as u64) >> 32) as u16
+    }
+
+    /// The shard, of `shards`, that owns `group`.
+    #[inline]
+    pub const fn owner(self, group: u16, shards: usize) -> usize {
+        group as usize * shards / self.0 as usize
+    }
+
+    /// The shard, of `shards`, that owns the key with this hash.
+    #[inline]
+    pub const fn shard_of(self, hash: u64, shards: usize) -> usize {
+        self.owner(self.group_of(hash), shards)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values computed by the reference xxHash library: a change here breaks every stored state.
+    #[test]
+    fn the_hash_never_changes() {
+        assert_eq!(42_u64.key_hash(), 0xd5a6_f8c8_38df_27c8);
+        assert_eq!("d00042".to_owned().key_hash(), 0xa669_33d1_d0e4_4af7);
+        assert_eq!(Str::from("d00042").key_hash(), "d00042".key_hash());
+        assert_eq!((1_u32, "a").key_hash(), 0x5c90_527f_29c9_a88b);
+    }
+
+    #[test]
+    fn every_group_has_one_owner_and_ranges_are_contiguous() {
+        let groups = KeyGroups::default();
+        for shards in 1..=groups.count() as usize {
+            let owners: Vec<_> =
+                (0..groups.count()).map(|group| groups.owner(group, shards)).collect();
+            assert!(owners.is_sorted());
+            assert_eq!((owners[0], owners[127]), (0, shards - 1));
+        }
+    }
+
+    #[test]
+    fn keys_spread_over_the_shards() {
+        let mut counts = [0; 8];
+        for device in 0..8_000_u32 {
+            let hash = Str::from(format!("d{device:05}")).key_hash();
+            counts[KeyGroups::default().shard_of(hash, 8)] += 1;
+        }
+        assert!(counts.iter().all(|&n| (800..1_200).contains(&n)), "{counts:?}");
+    }
+}

@@ -1,0 +1,40 @@
+//! The words and seams that every part of Thalweg shares: time, keys, batches and marks, and the
+//! traits through which sources, sinks and formats meet the engine.
+//!
+//! This is the lowest layer. It does no I/O, starts no thread, reads no clock and depends on no
+//! other crate of the project; a connector depends on this crate and on nothing else of ours.
+//!
+//! | module | what it defines |
+//! |---|---|
+//! | [`time`] | [`Timestamp`]: event time in milliseconds |
+//! | [`key`] | [`Key`], its fixed hash, key groups and their owners |
+//! | [`batch`] | [`Batch`] and [`Mark`]: what flows along a channel, and its grammar |
+//! | [`source`] | [`SourceSpec`], [`Source`], [`Emit`]: where records come from |
+//! | [`sink`] | [`SinkSpec`], [`Sink`]: where results go |
+//! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
+//! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
+//! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
+
+pub mod batch;
+pub mod context;
+pub mod dead_letter;
+pub mod error;
+pub mod format;
+pub mod key;
+pub mod sink;
+pub mod source;
+pub mod time;
+
+pub use batch::{Batch, Collector, Mark};
+pub use context::{OpenContext, Shared};
+pub use dead_letter::{Cause, DeadLetter};
+pub use error::{ConfigError, ConnectorError};
+pub use format::{Decode, DecodeError, Encode, Message};
+pub use key::{Key, KeyGroups};
+pub use sink::{Sink, SinkSpec};
+pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
+pub use time::Timestamp;
+
+/// A string that stays inline up to 24 bytes: the right type for device names and other keys,
+/// because cloning a short one does not allocate.
+pub type Str = compact_str::CompactString;

@@ -1,0 +1,111 @@
+//! Where records come from.
+//!
+//! A [`SourceSpec`] is part of a job's description: each shard has its own copy, and partition
+//! `p` of `n` shards is opened on shard `p % n`. A [`Source`] is one open partition, polled by its
+//! shard, and never blocks: input that must be waited for is read by the connector's own thread,
+//! which hands it over through a bounded queue and wakes the shard.
+
+use crate::format::DecodeError;
+use crate::{Cause, ConnectorError, DeadLetter, OpenContext, Timestamp};
+
+/// What a poll left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// There is more: poll again soon.
+    Ready,
+    /// Nothing until the waker is called, or until this time of the shard's clock.
+    Waiting(Option<Timestamp>),
+    /// The last record has been emitted. The source is not polled again.
+    Ended,
+}
+
+/// Where a source puts what it reads.
+pub trait Emit<T> {
+    /// Emits one record. `received` is its time where the job names no event time of its own;
+    /// `origin` describes the record should its event time be refused.
+    fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin);
+
+    /// Emits input that could not become a record.
+    fn dead_letter(&mut self, letter: DeadLetter);
+}
+
+/// Can tell of an input that was refused after decoding.
+pub trait Origin {
+    /// The dead letter for this input.
+    fn dead_letter(&self, error: DecodeError) -> DeadLetter;
+}
+
+/// The origin of records that no outside input stands behind, such as those of a collection.
+#[derive(Clone, Copy, Debug)]
+pub struct Generated;
+
+impl Origin for Generated {
+    fn dead_letter(&self, error: DecodeError) -> DeadLetter {
+        DeadLetter {
+            topic: "generated".into(),
+            cause: error.cause,
+            reason: error.reason,
+            position: error.position,
+            offset: None,
+            received: Timestamp::default(),
+            payload_bytes: 0,
+            payload: bytes::Bytes::new(),
+        }
+    }
+}
+
+/// One open partition of a source.
+pub trait Source {
+    /// The record.
+    type Item;
+
+    /// Emits up to `records_max` records or dead letters that are ready, and says what is left.
+    /// `now` is the shard's clock. Must not block.
+    ///
+    /// # Errors
+    /// Ends the job: only for what neither waiting nor a dead letter can mend.
+    fn poll(
+        &mut self,
+        now: Timestamp,
+        records_max: usize,
+        out: &mut impl Emit<Self::Item>,
+    ) -> Result<SourceStatus, ConnectorError>;
+
+    /// Asks for an orderly end: take no new input, emit what was already received, then report
+    /// [`SourceStatus::Ended`].
+    fn stop(&mut self);
+}
+
+/// The description of a source in a job.
+pub trait SourceSpec {
+    /// The record.
+    type Item: 'static;
+    /// An open partition.
+    type Partition: Source<Item = Self::Item> + 'static;
+
+    /// Kind and address for the job graph: `mqtt://broker:1883 sensors/+/temp`. No secrets.
+    fn describe(&self) -> String;
+
+    /// The number of partitions. Order is kept within a partition.
+    fn partitions(&self) -> usize {
+        1
+    }
+
+    /// Opens one partition on the shard of `cx`.
+    ///
+    /// # Errors
+    /// If it cannot be opened; the job does not start.
+    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Self::Partition, ConnectorError>;
+}
+
+/// The refusal of an event time too far ahead of the clock.
+pub fn clock_ahead(event: Timestamp, now: Timestamp, guard_ms: i64) -> DecodeError {
+    DecodeError::new(
+        Cause::ClockAhead,
+        format!(
+            "event time {event} is {} ms ahead of the clock; the clock guard allows {guard_ms} ms",
+            event.ms_since(now)
+        ),
+        None,
+    )
+}
