@@ -1,0 +1,1 @@
+//! JSON, CSV, text and raw bytes.

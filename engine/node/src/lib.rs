@@ -1,0 +1,1 @@
+//! The thalweg binary and the crate that users depend on.
