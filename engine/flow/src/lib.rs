@@ -1,1 +1,71 @@
-//! The stream API and its operators.
+//! The stream API and its operators: what a job *means*, with no I/O, threads, clock or randomness.
+//!
+//! A job is a closure that describes a dataflow on a [`Flow`]:
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use thalweg_flow::*;
+//! # let results = Collected::new();
+//! # let sink = results.sink();
+//! let job = move |flow: &Flow| {
+//!     flow.source(
+//!         Collection::new([("a", 1_000, 2.0), ("b", 2_000, 5.0), ("a", 3_000, 4.0)]),
+//!         Watermarks::monotonous().timestamps(|&(_, ts, _)| ts),
+//!     )
+//!     .filter(|&(_, _, temp)| temp > 0.0)
+//!     .key_by(|&(device, _, _)| device)
+//!     .window(Tumbling::of(Duration::from_secs(10)))
+//!     .aggregate(Average::of(|&(_, _, temp)| temp))
+//!     .sink(sink.clone());
+//! };
+//! # let mut shard = Shard::build(&job, &BuildContext::single("example")).unwrap();
+//! # while shard.step(0.into()).unwrap() != Step::Done {}
+//! # let averages: Vec<_> = results.take().into_iter().map(|w| (w.key, w.value)).collect();
+//! # assert_eq!(averages, [("a", 3.0), ("b", 5.0)]);
+//! ```
+//!
+//! # How it runs
+//! Every shard calls the closure once and so builds its own copy of the dataflow: operators need
+//! no `Send` and meet no lock. A driver *steps* the [`Shard`]; a step polls sources, drains what
+//! other shards sent, runs operators and flushes what is for others. The closure is called once
+//! more to draw the [`Graph`].
+//!
+//! # How it is fast
+//! Operators fuse: a [`Stream`] carries its chain of operators as a type, and closing it with a
+//! sink or an exchange yields one pipeline behind one `dyn` call per step. Within it a record
+//! passes from operator to operator by inlined calls.
+//!
+//! # How it stays bounded
+//! A pipeline runs only when everything behind it has room, so pressure travels back to the
+//! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
+
+mod counters;
+mod exchange;
+mod flow;
+mod graph;
+mod operators;
+mod pipeline;
+mod shard;
+mod sink;
+mod source;
+mod stream;
+mod time;
+mod window;
+
+pub use counters::{Metric, MetricKind};
+pub use exchange::key_by::KeyedStream;
+pub use flow::{BuildContext, Flow, Tuning};
+pub use graph::{Edge, Graph, GraphNode};
+pub use operators::side_output::Side;
+pub use pipeline::{Chain, Operator, StepContext};
+pub use shard::{Shard, Step};
+pub use sink::collected::{Collected, CollectedSink};
+pub use source::collection::Collection;
+pub use stream::Stream;
+pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
+pub use window::WindowedStream;
+pub use window::aggregate::{
+    Aggregate, Average, Count, Fold, Max, Min, Reduce, Stats, StatsValue, Sum,
+};
+pub use window::tumbling::Tumbling;
+pub use window::{WINDOW_KEYS_MAX, Windowed};

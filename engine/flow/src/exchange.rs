@@ -1,0 +1,7 @@
+//! How records move between pipelines: through queues within a shard, and through lanes of batches
+//! between shards.
+
+pub(crate) mod inbox;
+pub(crate) mod key_by;
+pub(crate) mod lane;
+pub(crate) mod local;

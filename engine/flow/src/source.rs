@@ -1,0 +1,219 @@
+//! The head of a pipeline that reads a source: polls the partitions that live on this shard, gives
+//! each record its event time, and makes watermarks.
+
+pub(crate) mod collection;
+
+use std::rc::Rc;
+
+use thalweg_kernel::source::clock_ahead;
+use thalweg_kernel::{
+    Collector, ConnectorError, DeadLetter, Emit, Mark, Origin, Source, SourceSpec, SourceStatus,
+    Timestamp,
+};
+
+use crate::counters::{Counter, WatermarkGauge};
+use crate::flow::Flow;
+use crate::flow::dead_letters::DeadLetters;
+use crate::pipeline::{Chain, Progress, StepContext};
+use crate::stream::{At, Stream};
+use crate::time::merge::Merge;
+use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
+
+impl Flow {
+    /// Begins a stream at `source`, with event time and watermarks by `watermarks`.
+    ///
+    /// Input that cannot become a record goes to [`Flow::dead_letters`].
+    pub fn source<S: SourceSpec, E: EventTime<S::Item>>(
+        &self,
+        source: S,
+        watermarks: Watermarks<E>,
+    ) -> Stream<SourceHead<S::Partition, E>> {
+        let partitions = source.partitions();
+        let producers = partitions.clamp(1, self.shards());
+        let node = self.add_node(&format!("Source: {}", source.describe()), producers, vec![]);
+        let mut open = Vec::new();
+        if let Some(cx) = self.open_context(node, producers) {
+            for partition in (cx.shard..partitions).step_by(cx.shards) {
+                match source.open(partition, &cx) {
+                    Ok(source) => open.push(Partition {
+                        source,
+                        clock: PartitionClock::new(&watermarks, self.now()),
+                        resume_at: None,
+                        ended: false,
+                    }),
+                    Err(error) => self.fail(error),
+                }
+            }
+        }
+        let head = SourceHead {
+            merge: Merge::new(open.len()),
+            partitions: open,
+            watermarks,
+            dead_letters: self.dead_letters_from(node, producers),
+            counts_as_open: self.runs_here(producers),
+            records_out: self.counter("numRecordsOut", node),
+            watermark: self.watermark("currentOutputWatermark", node),
+        };
+        Stream { flow: self.clone(), chain: head, at: At { node, producers } }
+    }
+}
+
+struct Partition<S> {
+    source: S,
+    clock: PartitionClock,
+    /// When it asked to be polled again without being woken.
+    resume_at: Option<Timestamp>,
+    ended: bool,
+}
+
+/// A head that polls source partitions.
+pub struct SourceHead<S, E> {
+    partitions: Vec<Partition<S>>,
+    watermarks: Watermarks<E>,
+    merge: Merge,
+    dead_letters: Rc<DeadLetters>,
+    /// Whether the dead-letter stream still waits for this head.
+    counts_as_open: bool,
+    records_out: Counter,
+    watermark: WatermarkGauge,
+}
+
+#[allow(private_interfaces, reason = "sealed: see the trait")]
+impl<S: Source + 'static, E: EventTime<S::Item>> Chain for SourceHead<S, E>
+where
+    S::Item: 'static,
+{
+    type Out = S::Item;
+
+    fn step(
+        &mut self,
+        cx: &StepContext,
+        out: &mut impl Collector<S::Item>,
+    ) -> Result<Progress, ConnectorError> {
+        let records_max = (cx.records_max / self.partitions.len().max(1)).max(1);
+        let mut ready = false;
+        let mut wake_at: Option<Timestamp> = None;
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            if partition.ended {
+                continue;
+            }
+            let mut emit = Emitting {
+                index,
+                clock: &mut partition.clock,
+                merge: &mut self.merge,
+                watermarks: &self.watermarks,
+                now: cx.now,
+                latest_believed: cx.now.plus_ms(self.watermarks.clock_guard_ms),
+                dead_letters: &self.dead_letters,
+                out,
+                records: 0,
+            };
+            let status = partition.source.poll(cx.now, records_max, &mut emit)?;
+            let records = emit.records;
+            if records > 0 {
+                self.records_out.add(records);
+                partition.clock.heard(cx.now);
+            }
+            match status {
+                SourceStatus::Ready => ready = true,
+                SourceStatus::Waiting(until) => {
+                    ready |= records > 0;
+                    partition.resume_at = until;
+                    if partition.clock.falls_idle(cx.now) {
+                        self.merge.mark(index, Mark::Idle, |mark| out.mark(mark));
+                    }
+                    let resume_at = [partition.resume_at, partition.clock.idle_at(), wake_at];
+                    wake_at = resume_at.into_iter().flatten().min();
+                }
+                SourceStatus::Ended => {
+                    ready = true;
+                    partition.ended = true;
+                    if partition.clock.is_idle() {
+                        self.merge.mark(index, Mark::Active, |mark| out.mark(mark));
+                    }
+                    let end = Mark::Watermark(Timestamp::MAX);
+                    self.merge.mark(index, end, |mark| out.mark(mark));
+                    self.merge.mark(index, Mark::End, |mark| out.mark(mark));
+                }
+            }
+        }
+        self.watermark.set(self.merge.watermark());
+        if self.merge.ended() {
+            if std::mem::take(&mut self.counts_as_open) {
+                self.dead_letters.end();
+            }
+            return Ok(Progress::Done);
+        }
+        Ok(if ready { Progress::Busy } else { Progress::Idle(wake_at) })
+    }
+
+    fn ready(&self) -> bool {
+        self.dead_letters.has_room()
+    }
+
+    fn stop(&mut self) {
+        self.partitions.iter_mut().for_each(|partition| partition.source.stop());
+    }
+}
+
+impl<S, E> Drop for SourceHead<S, E> {
+    /// A head that never ran to its end still releases the dead-letter stream.
+    fn drop(&mut self) {
+        if self.counts_as_open {
+            self.dead_letters.end();
+        }
+    }
+}
+
+/// Where one partition's poll puts its records.
+struct Emitting<'a, E, C> {
+    index: usize,
+    clock: &'a mut PartitionClock,
+    merge: &'a mut Merge,
+    watermarks: &'a Watermarks<E>,
+    now: Timestamp,
+    latest_believed: Timestamp,
+    dead_letters: &'a DeadLetters,
+    out: &'a mut C,
+    records: usize,
+}
+
+impl<E, C> Emitting<'_, E, C> {
+    #[cold]
+    fn wake<T>(&mut self)
+    where
+        C: Collector<T>,
+    {
+        self.clock.wake();
+        self.merge.mark(self.index, Mark::Active, |mark| self.out.mark(mark));
+    }
+
+    #[cold]
+    fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
+        let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
+        self.dead_letters.push(origin.dead_letter(error));
+    }
+}
+
+impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
+    #[inline]
+    fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
+        let time = self.watermarks.event_time.of(&value, received);
+        if time > self.latest_believed {
+            return self.refuse(time, origin);
+        }
+        if self.clock.is_idle() {
+            self.wake();
+        }
+        self.records += 1;
+        self.out.record(time, value);
+        if let Some(watermark) = self.clock.observe(time) {
+            let mark = Mark::Watermark(watermark);
+            self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
+        }
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter) {
+        self.dead_letters.push(letter);
+    }
+}

@@ -1,0 +1,114 @@
+//! [`Stream`]: a flow of records under construction.
+
+use thalweg_kernel::{Collector, SinkSpec};
+
+use crate::exchange::local::{LocalEdge, LocalInbox};
+use crate::flow::Flow;
+use crate::graph::Edge;
+use crate::pipeline::{Chain, Closed, Operator, Terminal, Then};
+use crate::sink::{Discard, SinkTerminal};
+
+/// A stream of records of type `C::Out`, with the operators fused so far as its type.
+///
+/// A stream does nothing until it ends in a sink, a keyed operator, a union or a split. To name
+/// one in a signature write `Stream<impl Chain<Out = Reading>>`.
+#[must_use = "a stream runs only when it ends in a sink; use `.discard()` to run it for its effects"]
+pub struct Stream<C: Chain> {
+    pub(crate) flow: Flow,
+    pub(crate) chain: C,
+    pub(crate) at: At,
+}
+
+/// Where in the job a stream is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// The graph node that the stream comes out of.
+    pub(crate) node: u32,
+    /// It runs on shards `0..producers`.
+    pub(crate) producers: usize,
+}
+
+impl<C: Chain> Stream<C> {
+    /// Names the operator that this stream comes out of, for the graph, logs and metrics.
+    pub fn name(self, name: &str) -> Self {
+        self.flow.rename(self.at.node, name);
+        self
+    }
+
+    /// The job this stream belongs to.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Ends the stream in `sink`.
+    pub fn sink(self, sink: impl SinkSpec<C::Out>) {
+        let name = format!("Sink: {}", sink.describe());
+        let node =
+            self.flow.add_node(&name, self.at.producers, vec![(self.at.node, Edge::Chained)]);
+        if let Some(cx) = self.flow.open_context(node, self.at.producers) {
+            match sink.open(&cx) {
+                Ok(writer) => {
+                    let records_in = self.flow.counter("numRecordsIn", node);
+                    self.close(SinkTerminal::new(writer, records_in));
+                }
+                Err(error) => self.flow.fail(error),
+            }
+        }
+    }
+
+    /// Ends the stream in nothing: it runs for the effects of its operators.
+    pub fn discard(self) {
+        let at = (self.at.node, Edge::Chained);
+        let node = self.flow.add_node("Discard", self.at.producers, vec![at]);
+        let records_in = self.flow.counter("numRecordsIn", node);
+        self.close(Discard::new(records_in));
+    }
+
+    /// Fuses one more operator to the chain; `name` is its name in the graph.
+    pub(crate) fn then<O: Operator<C::Out>>(self, name: &str, operator: O) -> Stream<Then<C, O>> {
+        let Self { flow, chain, at } = self;
+        let node = flow.add_node(name, at.producers, vec![(at.node, Edge::Chained)]);
+        Stream { flow, chain: Then::new(chain, operator), at: At { node, ..at } }
+    }
+
+    /// Ends the chain in `terminal`, on the shards where it runs.
+    pub(crate) fn close(self, terminal: impl Terminal<C::Out>) {
+        if self.flow.runs_here(self.at.producers) {
+            self.flow.add_pipeline(Box::new(Closed::new(self.chain, terminal)));
+        }
+    }
+
+    /// Ends the chain in a queue within the shard, and returns the queue's other end.
+    pub(crate) fn into_local(self) -> LocalInbox<C::Out> {
+        let (edge, inbox) = LocalEdge::new();
+        self.close(edge);
+        inbox
+    }
+}
+
+/// Everything a terminal takes, for those that hand it on unchanged.
+impl<T: 'static> Terminal<T> for LocalEdge<T> {
+    fn ready(&mut self) -> Result<bool, thalweg_kernel::ConnectorError> {
+        Ok(self.has_room())
+    }
+
+    fn flush(&mut self) -> Result<(), thalweg_kernel::ConnectorError> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<bool, thalweg_kernel::ConnectorError> {
+        Ok(true)
+    }
+}
+
+impl<T> Collector<T> for LocalEdge<T> {
+    #[inline]
+    fn record(&mut self, time: thalweg_kernel::Timestamp, value: T) {
+        self.push(time, value);
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: thalweg_kernel::Mark) {
+        self.push_mark(mark);
+    }
+}

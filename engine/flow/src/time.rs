@@ -1,0 +1,4 @@
+//! Event time: how watermarks arise at sources, and how they merge.
+
+pub(crate) mod merge;
+pub(crate) mod watermarks;

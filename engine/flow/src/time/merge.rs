@@ -1,0 +1,161 @@
+//! The watermark of several inputs: the minimum over those that are neither idle nor ended.
+
+use thalweg_kernel::{Mark, Timestamp};
+
+#[derive(Clone, Copy)]
+struct Input {
+    watermark: Timestamp,
+    idle: bool,
+    ended: bool,
+}
+
+/// Merges the marks of several inputs into those of one stream, which keep the same grammar: its
+/// watermarks only grow, and it is idle while every input that has not ended is idle.
+pub(crate) struct Merge {
+    inputs: Vec<Input>,
+    watermark: Timestamp,
+    idle: bool,
+}
+
+impl Merge {
+    pub(crate) fn new(inputs: usize) -> Self {
+        let input = Input { watermark: Timestamp::MIN, idle: false, ended: false };
+        Self { inputs: vec![input; inputs], watermark: Timestamp::MIN, idle: false }
+    }
+
+    /// The merged watermark.
+    pub(crate) fn watermark(&self) -> Timestamp {
+        self.watermark
+    }
+
+    /// Whether every input has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.inputs.iter().all(|input| input.ended)
+    }
+
+    /// Whether the grammar allows a record of this input now.
+    pub(crate) fn may_send_records(&self, input: usize) -> bool {
+        !self.inputs[input].idle && !self.inputs[input].ended
+    }
+
+    /// Takes a mark of one input and emits what follows from it for the merged stream.
+    pub(crate) fn mark(&mut self, input: usize, mark: Mark, mut emit: impl FnMut(Mark)) {
+        let state = &mut self.inputs[input];
+        debug_assert!(!state.ended, "{mark:?} after end");
+        match mark {
+            Mark::Watermark(watermark) => {
+                debug_assert!(watermark >= state.watermark, "a watermark went back");
+                state.watermark = watermark;
+            }
+            Mark::Idle => state.idle = true,
+            Mark::Active => {
+                state.idle = false;
+                if self.idle {
+                    self.idle = false;
+                    emit(Mark::Active);
+                }
+            }
+            Mark::End => state.ended = true,
+        }
+        self.advance(&mut emit);
+        if mark == Mark::End && self.ended() {
+            emit(Mark::End);
+        }
+    }
+
+    #[inline]
+    fn advance(&mut self, emit: &mut impl FnMut(Mark)) {
+        let mut watermark = Timestamp::MAX;
+        let mut open = 0;
+        let mut idle = 0;
+        for input in &self.inputs {
+            // An input at MAX is about to end. It holds nobody back, nor does it, beside idle
+            // inputs that may speak again, end time for all.
+            if input.watermark == Timestamp::MAX {
+                continue;
+            }
+            open += 1;
+            if input.idle {
+                idle += 1;
+            } else {
+                watermark = watermark.min(input.watermark);
+            }
+        }
+        let all_idle = open > 0 && idle == open;
+        if !all_idle && watermark > self.watermark {
+            self.watermark = watermark;
+            emit(Mark::Watermark(watermark));
+        }
+        if all_idle && !self.idle {
+            self.idle = true;
+            emit(Mark::Idle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `(input, mark)` pairs and returns what came out.
+    fn merged(inputs: usize, marks: &[(usize, Mark)]) -> Vec<Mark> {
+        let mut merge = Merge::new(inputs);
+        let mut out = Vec::new();
+        for &(input, mark) in marks {
+            merge.mark(input, mark, |mark| out.push(mark));
+        }
+        out
+    }
+
+    fn wm(ms: i64) -> Mark {
+        Mark::Watermark(ms.into())
+    }
+
+    #[test]
+    fn the_slowest_input_decides() {
+        let out = merged(2, &[(0, wm(10)), (1, wm(5)), (1, wm(8)), (1, wm(20))]);
+        assert_eq!(out, [wm(5), wm(8), wm(10)]);
+    }
+
+    #[test]
+    fn an_idle_input_does_not_hold_back_the_others() {
+        let out = merged(2, &[(0, wm(10)), (1, wm(5)), (1, Mark::Idle), (0, wm(30))]);
+        assert_eq!(out, [wm(5), wm(10), wm(30)]);
+    }
+
+    #[test]
+    fn an_input_that_wakes_up_behind_does_not_move_time_back() {
+        let out = merged(
+            2,
+            &[
+                (0, wm(10)),
+                (1, Mark::Idle),
+                (0, wm(30)),
+                (1, Mark::Active),
+                (1, wm(20)),
+                (0, wm(40)),
+                (1, wm(35)),
+            ],
+        );
+        assert_eq!(out, [wm(10), wm(30), wm(35)]);
+    }
+
+    #[test]
+    fn all_idle_is_idle_and_one_active_is_active() {
+        let out = merged(2, &[(0, Mark::Idle), (1, Mark::Idle), (1, Mark::Active), (1, wm(3))]);
+        assert_eq!(out, [Mark::Idle, Mark::Active, wm(3)]);
+    }
+
+    #[test]
+    fn it_ends_when_all_have_ended() {
+        let end =
+            [(0, wm(i64::MAX)), (0, Mark::End), (1, wm(7)), (1, wm(i64::MAX)), (1, Mark::End)];
+        assert_eq!(merged(2, &end), [wm(7), wm(i64::MAX), Mark::End]);
+    }
+
+    #[test]
+    fn an_ended_input_beside_an_idle_one_is_idle() {
+        let out = merged(2, &[(0, wm(i64::MAX)), (0, Mark::End), (1, wm(4)), (1, Mark::Idle)]);
+        assert_eq!(out, [wm(4), Mark::Idle]);
+    }
+}

@@ -1,0 +1,206 @@
+//! Watermark strategies: which field is the event time, how far out of order records may come,
+//! when a silent partition stops counting, and how far ahead of the clock a record may be.
+//!
+//! A watermark follows every record that moves it, so lateness is decided record by record,
+//! whatever the batch size. The watermark is the highest event time so far, minus the bound, minus
+//! one millisecond: a record *at* the bound is not late. (Flink's definition.)
+//!
+//! The **clock guard** keeps one device with a fast clock from making the whole fleet late: a
+//! record further ahead of this machine's clock than the guard allows never moves a watermark; it
+//! becomes a dead letter.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use thalweg_kernel::{Timestamp, time::millis};
+
+/// The default clock guard: five minutes.
+pub(crate) const CLOCK_GUARD_MS: i64 = 5 * 60 * 1_000;
+
+/// Tells a record's event time.
+pub trait EventTime<T>: 'static {
+    /// The event time of `value`, which was received at `received`.
+    fn of(&self, value: &T, received: Timestamp) -> Timestamp;
+}
+
+/// Event time is when the record was received: ingestion time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Received;
+
+impl<T> EventTime<T> for Received {
+    #[inline(always)]
+    fn of(&self, _value: &T, received: Timestamp) -> Timestamp {
+        received
+    }
+}
+
+/// Event time is what a function reads from the record.
+#[derive(Clone, Copy, Debug)]
+pub struct FromRecord<F, R>(F, PhantomData<fn() -> R>);
+
+impl<T, R: Into<Timestamp> + 'static, F: Fn(&T) -> R + 'static> EventTime<T> for FromRecord<F, R> {
+    #[inline(always)]
+    fn of(&self, value: &T, _received: Timestamp) -> Timestamp {
+        (self.0)(value).into()
+    }
+}
+
+/// A watermark strategy. Without [`timestamps`](Self::timestamps), event time is the time of
+/// arrival.
+#[derive(Clone, Copy, Debug)]
+pub struct Watermarks<E = Received> {
+    pub(crate) event_time: E,
+    pub(crate) lateness_ms: i64,
+    pub(crate) idle_after_ms: Option<i64>,
+    pub(crate) clock_guard_ms: i64,
+}
+
+impl Watermarks<Received> {
+    /// Records come in order of event time; one that does not is late at once.
+    pub fn monotonous() -> Self {
+        Self::bounded_out_of_orderness(Duration::ZERO)
+    }
+
+    /// Records come up to `bound` behind the latest one.
+    pub fn bounded_out_of_orderness(bound: Duration) -> Self {
+        Self {
+            event_time: Received,
+            lateness_ms: millis(bound),
+            idle_after_ms: None,
+            clock_guard_ms: CLOCK_GUARD_MS,
+        }
+    }
+
+    /// Reads the event time, in milliseconds since the epoch, from each record.
+    pub fn timestamps<T, R: Into<Timestamp>, F: Fn(&T) -> R>(
+        self,
+        event_time: F,
+    ) -> Watermarks<FromRecord<F, R>> {
+        Watermarks {
+            event_time: FromRecord(event_time, PhantomData),
+            lateness_ms: self.lateness_ms,
+            idle_after_ms: self.idle_after_ms,
+            clock_guard_ms: self.clock_guard_ms,
+        }
+    }
+}
+
+impl<E> Watermarks<E> {
+    /// A partition that is silent for this long no longer holds the watermark back. Without it, a
+    /// silent partition holds it back for ever.
+    #[must_use]
+    pub fn idle_after(mut self, silence: Duration) -> Self {
+        self.idle_after_ms = Some(millis(silence).max(1));
+        self
+    }
+
+    /// How far ahead of this machine's clock an event time may be; five minutes by default.
+    #[must_use]
+    pub fn clock_guard(mut self, guard: Duration) -> Self {
+        self.clock_guard_ms = millis(guard);
+        self
+    }
+
+    /// Believes every event time, as when replaying data from the future of this machine's clock.
+    #[must_use]
+    pub fn without_clock_guard(mut self) -> Self {
+        self.clock_guard_ms = i64::MAX;
+        self
+    }
+}
+
+/// The watermark of one source partition.
+pub(crate) struct PartitionClock {
+    lateness_ms: i64,
+    idle_after_ms: Option<i64>,
+    latest: Timestamp,
+    heard_at: Timestamp,
+    idle: bool,
+}
+
+impl PartitionClock {
+    pub(crate) fn new<E>(strategy: &Watermarks<E>, now: Timestamp) -> Self {
+        Self {
+            lateness_ms: strategy.lateness_ms,
+            idle_after_ms: strategy.idle_after_ms,
+            latest: Timestamp::MIN,
+            heard_at: now,
+            idle: false,
+        }
+    }
+
+    /// Whether the partition counts as silent.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    /// Records resume.
+    pub(crate) fn wake(&mut self) {
+        self.idle = false;
+    }
+
+    /// The watermark after a record of this event time, if it moved.
+    #[inline]
+    pub(crate) fn observe(&mut self, event: Timestamp) -> Option<Timestamp> {
+        if event <= self.latest {
+            return None;
+        }
+        self.latest = event;
+        Some(event.minus_ms(self.lateness_ms).minus_ms(1))
+    }
+
+    /// Records came during the step at `now`.
+    pub(crate) fn heard(&mut self, now: Timestamp) {
+        self.heard_at = now;
+    }
+
+    /// Whether the partition has just fallen silent.
+    pub(crate) fn falls_idle(&mut self, now: Timestamp) -> bool {
+        let due = self.idle_at().is_some_and(|at| now >= at);
+        self.idle |= due;
+        due
+    }
+
+    /// When it will count as silent, if it is not already and nothing comes.
+    pub(crate) fn idle_at(&self) -> Option<Timestamp> {
+        if self.idle {
+            return None;
+        }
+        self.idle_after_ms.map(|ms| self.heard_at.plus_ms(ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_at_the_bound_is_not_late() {
+        let strategy = Watermarks::bounded_out_of_orderness(Duration::from_millis(5));
+        let mut clock = PartitionClock::new(&strategy, 0.into());
+        assert_eq!(clock.observe(100.into()), Some(94.into()));
+        assert_eq!(clock.observe(100.into()), None);
+        assert_eq!(clock.observe(98.into()), None);
+        assert_eq!(clock.observe(101.into()), Some(95.into()));
+    }
+
+    #[test]
+    fn extreme_times_do_not_overflow() {
+        let mut clock = PartitionClock::new(&Watermarks::monotonous(), 0.into());
+        assert_eq!(clock.observe(i64::MIN.into()), None);
+        assert_eq!(clock.observe((i64::MIN + 1).into()), Some(Timestamp::MIN));
+    }
+
+    #[test]
+    fn falls_idle_once_and_wakes() {
+        let strategy = Watermarks::monotonous().idle_after(Duration::from_millis(10));
+        let mut clock = PartitionClock::new(&strategy, 100.into());
+        assert!(!clock.falls_idle(109.into()));
+        assert!(clock.falls_idle(110.into()) && clock.is_idle());
+        assert!(!clock.falls_idle(200.into()));
+        clock.wake();
+        clock.heard(200.into());
+        assert_eq!(clock.idle_at(), Some(210.into()));
+    }
+}

@@ -1,0 +1,80 @@
+//! Tumbling windows: fixed size, aligned to the epoch, no overlap.
+
+use std::fmt;
+use std::time::Duration;
+
+use thalweg_kernel::{Timestamp, time::millis};
+
+/// Windows of one size that follow each other without gap or overlap. They are aligned to the Unix
+/// epoch, whatever the first record's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tumbling {
+    size_ms: i64,
+    offset_ms: i64,
+}
+
+impl Tumbling {
+    /// Windows of `size`, which is at least one millisecond.
+    pub fn of(size: Duration) -> Self {
+        Self { size_ms: millis(size).max(1), offset_ms: 0 }
+    }
+
+    /// Moves the alignment by `offset`: days from 02:00 UTC on are `of(day).offset(2 h)`.
+    #[must_use]
+    pub fn offset(mut self, offset: Duration) -> Self {
+        self.offset_ms = millis(offset) % self.size_ms;
+        self
+    }
+
+    /// The first millisecond of the window that `time` falls into.
+    #[inline]
+    pub(crate) fn start_of(self, time: Timestamp) -> Timestamp {
+        let into = time.minus_ms(self.offset_ms).as_millis().rem_euclid(self.size_ms);
+        time.minus_ms(into)
+    }
+
+    /// The first millisecond after the window that begins at `start`.
+    #[inline]
+    pub(crate) fn end_of(self, start: Timestamp) -> Timestamp {
+        start.plus_ms(self.size_ms)
+    }
+}
+
+impl fmt::Display for Tumbling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tumbling window of {:?}", Duration::from_millis(self.size_ms.unsigned_abs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(windows: Tumbling, ms: i64) -> i64 {
+        windows.start_of(ms.into()).as_millis()
+    }
+
+    #[test]
+    fn windows_are_aligned_to_the_epoch_on_both_sides_of_it() {
+        let tens = Tumbling::of(Duration::from_millis(10));
+        for (time, first) in [(0, 0), (9, 0), (10, 10), (-1, -10), (-10, -10), (-11, -20)] {
+            assert_eq!(start(tens, time), first, "{time}");
+        }
+    }
+
+    #[test]
+    fn an_offset_moves_the_alignment() {
+        let windows = Tumbling::of(Duration::from_millis(10)).offset(Duration::from_millis(13));
+        for (time, first) in [(3, 3), (12, 3), (13, 13), (2, -7)] {
+            assert_eq!(start(windows, time), first, "{time}");
+        }
+    }
+
+    #[test]
+    fn extreme_times_saturate() {
+        let windows = Tumbling::of(Duration::from_secs(10));
+        let start = windows.start_of(Timestamp::MAX);
+        assert_eq!(windows.end_of(start), Timestamp::MAX);
+        assert_eq!(windows.start_of(Timestamp::MIN), Timestamp::MIN);
+    }
+}

@@ -1,0 +1,259 @@
+//! Whole jobs on hand-stepped shards, against naive computations of the same thing.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use thalweg_flow::*;
+use thalweg_kernel::{Shared, Timestamp};
+
+type Reading = (&'static str, i64, f64);
+
+/// Steps `shards` copies of `job` in turn until all are done.
+fn run(shards: usize, tuning: Tuning, job: &dyn Fn(&Flow)) {
+    let wakers: Arc<[Waker]> = vec![Waker::noop().clone(); shards].into();
+    let shared = Arc::<Shared>::default();
+    let mut built: Vec<_> = (0..shards)
+        .map(|shard| {
+            let cx = BuildContext {
+                shard,
+                wakers: Arc::clone(&wakers),
+                shared: Arc::clone(&shared),
+                tuning,
+                ..BuildContext::single("test")
+            };
+            Shard::build(job, &cx).unwrap()
+        })
+        .collect();
+    for round in 0..1_000_000 {
+        let steps: Vec<_> =
+            built.iter_mut().map(|shard| shard.step(Timestamp::default()).unwrap()).collect();
+        if steps.iter().all(|step| *step == Step::Done) {
+            return;
+        }
+        let idle = steps.iter().all(|step| *step != Step::Busy);
+        assert!(!idle, "stalled in round {round}: {steps:?}");
+    }
+    panic!("did not end");
+}
+
+const TINY: Tuning = Tuning { step_records_max: 3, batch_records: 2, lane_batches: 1 };
+
+fn replay<T: Clone + 'static>(records: Vec<T>) -> Collection<T> {
+    Collection::new(records)
+}
+
+fn by_event_time(bound_ms: u64) -> Watermarks<impl EventTime<Reading>> {
+    Watermarks::bounded_out_of_orderness(Duration::from_millis(bound_ms))
+        .timestamps(|&(_, ts, _): &Reading| ts)
+        .without_clock_guard()
+}
+
+/// A seeded stream of readings, out of order by up to `disorder_ms`.
+fn readings(seed: u64, count: usize, disorder_ms: u64) -> Vec<Reading> {
+    const DEVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    (0..count)
+        .map(|n| {
+            let ts = n as i64 - random(disorder_ms + 1) as i64;
+            (DEVICES[random(5) as usize], ts, random(100) as f64)
+        })
+        .collect()
+}
+
+/// What Flink would answer: lateness by record, then a plain group-by.
+fn naive(
+    input: &[Reading],
+    size: i64,
+    bound: i64,
+) -> (BTreeMap<(i64, &'static str), (u64, f64)>, u64) {
+    let (mut rows, mut late, mut latest) = (BTreeMap::new(), 0, i64::MIN);
+    for &(device, ts, value) in input {
+        let start = ts - ts.rem_euclid(size);
+        let watermark = latest.saturating_sub(bound).saturating_sub(1);
+        if latest != i64::MIN && start + size - 1 <= watermark {
+            late += 1;
+        } else {
+            let row: &mut (u64, f64) = rows.entry((start, device)).or_default();
+            *row = (row.0 + 1, row.1 + value);
+        }
+        latest = latest.max(ts);
+    }
+    (rows, late)
+}
+
+#[test]
+fn windows_agree_with_a_naive_group_by_on_any_shards_and_batch_sizes() {
+    for seed in 0..20 {
+        let input = readings(seed, 2_000, 40);
+        let (expected, expected_late) = naive(&input, 50, 15);
+        assert!(expected_late > 0, "the input must be disordered enough to matter");
+        for (shards, tuning) in
+            [(1, Tuning::default()), (1, TINY), (2, TINY), (8, TINY), (3, Tuning::default())]
+        {
+            let (out, late) = (Collected::new(), Collected::new());
+            let (sink, late_sink, input) = (out.sink(), late.sink(), input.clone());
+            run(shards, tuning, &move |flow| {
+                let (windows, late) = flow
+                    .source(replay(input.clone()), by_event_time(15))
+                    .key_by(|&(device, _, _)| device)
+                    .window(Tumbling::of(Duration::from_millis(50)))
+                    .late_output();
+                windows
+                    .aggregate(Fold::new(
+                        || (0, 0.0),
+                        |sum: &mut (u64, f64), (_, _, value)| *sum = (sum.0 + 1, sum.1 + value),
+                        |into, from| *into = (into.0 + from.0, into.1 + from.1),
+                    ))
+                    .sink(sink.clone());
+                late.sink(late_sink.clone());
+            });
+            let rows: BTreeMap<_, _> =
+                out.take().into_iter().map(|w| ((w.start.as_millis(), w.key), w.value)).collect();
+            assert_eq!(rows, expected, "seed {seed}, {shards} shards");
+            assert_eq!(late.take().len() as u64, expected_late, "seed {seed}, {shards} shards");
+        }
+    }
+}
+
+#[test]
+fn rows_come_before_the_watermark_that_fired_them_so_a_second_window_loses_nothing() {
+    let input = readings(7, 5_000, 30);
+    let (first, _) = naive(&input, 20, 30);
+    let expected: u64 = first.values().map(|(count, _)| count).sum();
+    for shards in [1, 2, 8] {
+        let out = Collected::new();
+        let (sink, input) = (out.sink(), input.clone());
+        run(shards, TINY, &move |flow| {
+            flow.source(replay(input.clone()), by_event_time(30))
+                .key_by(|&(device, _, _)| device)
+                .window(Tumbling::of(Duration::from_millis(20)))
+                .aggregate(Count)
+                .key_by(|row| row.end.as_millis() as u64 % 3)
+                .window(Tumbling::of(Duration::from_millis(100)))
+                .aggregate(Sum::of(|row: &Windowed<&str, u64>| row.value))
+                .sink(sink.clone());
+        });
+        let total: u64 = out.take().into_iter().map(|row| row.value).sum();
+        assert_eq!(total, expected, "{shards} shards");
+    }
+}
+
+#[test]
+fn partitions_union_split_and_side_output_lose_nothing() {
+    for shards in [1, 2, 5] {
+        let (evens, odds, copies) = (Collected::new(), Collected::new(), Collected::new());
+        let (even_sink, odd_sink, copy_sink) = (evens.sink(), odds.sink(), copies.sink());
+        run(shards, TINY, &move |flow| {
+            let plain = Watermarks::monotonous();
+            let three = flow.source(Collection::partitioned([0..300, 300..600, 600..900]), plain);
+            let one = flow.source(Collection::new(900..1_000), plain);
+            let [all, copy] = three.union(one).split();
+            let (evens, odds) = all.side_output(|n, side| {
+                if n % 2 == 1 {
+                    side.emit(n);
+                }
+                (n % 2 == 0).then_some(n)
+            });
+            odds.sink(odd_sink.clone());
+            copy.map(|n| n + 1).flat_map(|n| [n; 2]).sink(copy_sink.clone());
+            evens.sink(even_sink.clone());
+        });
+        let sorted = |collected: Collected<i32>| {
+            let mut values = collected.take();
+            values.sort_unstable();
+            values
+        };
+        assert_eq!(sorted(evens), (0..1_000).step_by(2).collect::<Vec<_>>());
+        assert_eq!(sorted(odds), (1..1_000).step_by(2).collect::<Vec<_>>());
+        assert_eq!(sorted(copies), (1..=1_000).flat_map(|n| [n, n]).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_stream_nobody_reads_does_not_stall_the_others() {
+    let out = Collected::new();
+    let sink = out.sink();
+    run(2, TINY, &move |flow| {
+        let (main, side) = flow
+            .source(Collection::new(0..10_000), Watermarks::monotonous())
+            .side_output(|n, side| {
+                side.emit(n);
+                Some(n)
+            });
+        drop(side);
+        let [kept, unread] = main.split();
+        drop(unread);
+        kept.sink(sink.clone());
+    });
+    assert_eq!(out.take().len(), 10_000);
+}
+
+#[test]
+fn a_clock_far_ahead_becomes_a_dead_letter_and_moves_no_watermark() {
+    let (out, dead) = (Collected::new(), Collected::new());
+    let (sink, dead_sink) = (out.sink(), dead.sink());
+    let hour = 3_600_000;
+    run(2, TINY, &move |flow| {
+        flow.dead_letters().sink(dead_sink.clone());
+        flow.source(
+            Collection::new([("a", 1_000, 1.0), ("b", hour, 2.0), ("a", 1_500, 3.0)]),
+            Watermarks::monotonous().timestamps(|&(_, ts, _): &Reading| ts),
+        )
+        .key_by(|&(device, _, _)| device)
+        .window(Tumbling::of(Duration::from_secs(1)))
+        .aggregate(Count)
+        .sink(sink.clone());
+    });
+    let rows: Vec<_> = out.take().into_iter().map(|w| (w.key, w.value)).collect();
+    assert_eq!(rows, [("a", 2)]);
+    let dead = dead.take();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].cause, thalweg_kernel::Cause::ClockAhead);
+    assert!(dead[0].reason.contains("3600000 ms ahead"), "{}", dead[0].reason);
+}
+
+#[test]
+fn keys_over_the_limit_are_counted_not_stored() {
+    let job = |flow: &Flow| {
+        flow.source(Collection::new(0..100_u64), Watermarks::monotonous())
+            .key_by(|&n| n)
+            .window(Tumbling::of(Duration::from_secs(1)))
+            .keys_max(10)
+            .aggregate(Count)
+            .discard();
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("limit")).unwrap();
+    while shard.step(Timestamp::default()).unwrap() != Step::Done {}
+    let of = |name| shard.metrics().iter().find(|m| m.name == name).map(Metric::value);
+    assert_eq!(of("numKeysOverLimitDropped"), Some(90));
+    assert_eq!(of("numLateRecordsDropped"), Some(0));
+}
+
+#[test]
+fn the_graph_tells_names_parallelism_and_edges() {
+    let job = |flow: &Flow| {
+        flow.source(Collection::new([("a", 1, 1.0)]), by_event_time(0))
+            .name("readings")
+            .filter(|_| true)
+            .key_by(|&(device, _, _)| device)
+            .window(Tumbling::of(Duration::from_secs(10)))
+            .aggregate(Count)
+            .name("averages")
+            .discard();
+    };
+    let graph = Shard::graph(&job, 4).unwrap().to_string();
+    let expected = "  0  readings  1 shard
+  1  Filter    1 shard  chained to 0
+  2  averages  4 shards  by key from 1
+  3  Discard   4 shards  chained to 2
+";
+    assert_eq!(graph, expected);
+}
