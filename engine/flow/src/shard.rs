@@ -57,7 +57,8 @@ impl Shard {
         Ok(Flow::describe(job, None, shards)?.graph)
     }
 
-    /// Visits every pipeline once. `now` is the shard's clock and never goes back.
+    /// Visits every pipeline once. `now` is the shard's clock; it may jump either way,
+    /// as the clocks of gateways do.
     ///
     /// # Errors
     /// If a source or sink has failed for good. The shard must not be stepped again.

@@ -157,6 +157,8 @@ impl PartitionClock {
 
     /// Whether the partition has just fallen silent.
     pub(crate) fn falls_idle(&mut self, now: Timestamp) -> bool {
+        // The machine's clock was set back: silence is measured from here.
+        self.heard_at = self.heard_at.min(now);
         let due = self.idle_at().is_some_and(|at| now >= at);
         self.idle |= due;
         due

@@ -1,0 +1,105 @@
+//! How a job is run: shards, driver, waiting, sizes.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use thalweg_flow::Tuning;
+use thalweg_kernel::{ConfigError, KeyGroups};
+
+/// Who steps the shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverKind {
+    /// Glommio where io_uring works, plain threads elsewhere.
+    #[default]
+    Auto,
+    /// A glommio executor per shard. Fails where io_uring is blocked.
+    Glommio,
+    /// A plain thread per shard.
+    Threads,
+    /// All shards on the calling thread, with a virtual clock; all chance comes from the seed.
+    Simulated {
+        /// Decides the order of steps and the sizes of batches.
+        seed: u64,
+    },
+}
+
+impl FromStr for DriverKind {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "glommio" => Ok(Self::Glommio),
+            "threads" => Ok(Self::Threads),
+            _ => Err(ConfigError::new("driver", text, "auto, glommio, threads")),
+        }
+    }
+}
+
+impl fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Glommio => f.write_str("glommio"),
+            Self::Threads => f.write_str("threads"),
+            Self::Simulated { seed } => write!(f, "simulated, seed {seed}"),
+        }
+    }
+}
+
+/// How a job is run.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// The number of shards; by default one per core this process may use. At most the number of
+    /// key groups.
+    pub shards: usize,
+    /// Who steps them.
+    pub driver: DriverKind,
+    /// Whether each shard's thread is pinned to a core of its own. Never done when there are more
+    /// shards than cores.
+    pub pin: bool,
+    /// How long an idle shard spins before it sleeps. Spinning saves the wake-up (some
+    /// microseconds) and costs power; zero by default.
+    pub spin: Duration,
+    /// Key groups: never change them for a job that has state.
+    pub key_groups: KeyGroups,
+    /// Sizes of batches and queues.
+    pub tuning: Tuning,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            driver: DriverKind::Auto,
+            pin: true,
+            spin: Duration::ZERO,
+            key_groups: KeyGroups::default(),
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// Checks the values against each other.
+    ///
+    /// # Errors
+    /// Names the setting that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let groups = self.key_groups.count();
+        if self.shards == 0 || self.shards > usize::from(groups) {
+            let allowed = format!("1 to {groups} (the number of key groups)");
+            return Err(ConfigError::new("shards", self.shards, allowed));
+        }
+        let sizes = [
+            ("tuning.step_records_max", self.tuning.step_records_max),
+            ("tuning.batch_records", self.tuning.batch_records),
+            ("tuning.lane_batches", self.tuning.lane_batches),
+        ];
+        match sizes.into_iter().find(|(_, size)| *size == 0) {
+            Some((key, size)) => Err(ConfigError::new(key, size, "1 or more")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Publishing the shards' numbers: about once a second, from plain cells to a board that the job's
+//! handle reads and to the `metrics` facade, which Prometheus scrapes.
+//!
+//! Names are Flink's with the prefix `thalweg_`; labels are the job, the operator with its number,
+//! the shard, and the cause of dead letters. There is never a label per key.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ::metrics::{Counter, Gauge, Label, counter, gauge};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use thalweg_flow::{Metric, MetricKind, Shard};
+use thalweg_kernel::Str;
+
+/// How often a shard publishes.
+pub(crate) const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// One number of one operator on one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricSample {
+    /// Flink's name: `numRecordsIn`.
+    pub name: &'static str,
+    /// The operator.
+    pub operator: Str,
+    /// Its number in the job graph.
+    pub operator_id: u32,
+    /// The cause, for dead letters.
+    pub label: Option<(&'static str, &'static str)>,
+    /// The shard.
+    pub shard: usize,
+    /// The value; watermarks are milliseconds since the epoch.
+    pub value: i64,
+}
+
+/// The metrics of a job at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(pub Vec<MetricSample>);
+
+impl Snapshot {
+    /// The sum of a counter over all operators and shards.
+    pub fn total(&self, name: &str) -> u64 {
+        self.sum(|sample| sample.name == name)
+    }
+
+    /// The sum of a counter of one operator over all shards.
+    pub fn of(&self, operator: &str, name: &str) -> u64 {
+        self.sum(|sample| sample.name == name && sample.operator == operator)
+    }
+
+    /// Dead letters by cause, those that occurred.
+    pub fn dead_letters(&self) -> Vec<(&'static str, u64)> {
+        let mut causes: Vec<(&str, u64)> = Vec::new();
+        for sample in self.0.iter().filter(|sample| sample.name == "numDeadLetters") {
+            let Some((_, cause)) = sample.label else { continue };
+            match causes.iter_mut().find(|(known, _)| *known == cause) {
+                Some((_, count)) => *count += sample.value as u64,
+                None => causes.push((cause, sample.value as u64)),
+            }
+        }
+        causes.retain(|&(_, count)| count > 0);
+        causes
+    }
+
+    /// The lowest value of a gauge of one operator over all shards.
+    pub fn lowest(&self, operator: &str, name: &str) -> Option<i64> {
+        let of_it = |sample: &&MetricSample| sample.name == name && sample.operator == operator;
+        self.0.iter().filter(of_it).map(|sample| sample.value).min()
+    }
+
+    fn sum(&self, matches: impl Fn(&MetricSample) -> bool) -> u64 {
+        self.0.iter().filter(|sample| matches(sample)).map(|sample| sample.value as u64).sum()
+    }
+}
+
+/// Where the shards of a job leave their numbers for its handle.
+pub(crate) struct Board(Vec<Mutex<Vec<MetricSample>>>);
+
+impl Board {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| Mutex::default()).collect())
+    }
+
+    pub(crate) fn post(&self, shard: usize, metrics: &[Metric]) {
+        let Some(place) = self.0.get(shard) else { return };
+        let mut samples = place.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.clear();
+        samples.extend(metrics.iter().map(|metric| MetricSample {
+            name: metric.name,
+            operator: metric.operator.clone(),
+            operator_id: metric.operator_id,
+            label: metric.label,
+            shard,
+            value: metric.value(),
+        }));
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let shards = self.0.iter();
+        let samples = shards.map(|place| place.lock().unwrap_or_else(PoisonError::into_inner));
+        Snapshot(samples.flat_map(|samples| samples.clone()).collect())
+    }
+}
+
+enum Handle {
+    Counter(Counter),
+    Gauge(Gauge),
+}
+
+/// One shard's handles in the `metrics` facade, made once.
+pub(crate) struct Publisher {
+    handles: Vec<Handle>,
+    dead_letters_logged: u64,
+}
+
+impl Publisher {
+    pub(crate) fn new(job: &str, shard: usize, metrics: &[Metric]) -> Self {
+        let handle = |metric: &Metric| {
+            let mut labels = vec![
+                Label::new("job", job.to_owned()),
+                Label::new("operator", metric.operator.to_string()),
+                Label::new("shard", shard.to_string()),
+            ];
+            if metric.operator_id != u32::MAX {
+                labels.push(Label::new("operator_id", metric.operator_id.to_string()));
+            }
+            labels.extend(metric.label.map(|(key, value)| Label::new(key, value)));
+            let name = format!("thalweg_{}", metric.name);
+            match metric.kind {
+                MetricKind::Counter => Handle::Counter(counter!(name, labels)),
+                MetricKind::Gauge => Handle::Gauge(gauge!(name, labels)),
+            }
+        };
+        Self { handles: metrics.iter().map(handle).collect(), dead_letters_logged: 0 }
+    }
+
+    /// Publishes the numbers of `shard`, and logs the latest dead letter if nobody reads them.
+    pub(crate) fn publish(&mut self, shard: &Shard) {
+        for (handle, metric) in self.handles.iter().zip(shard.metrics()) {
+            match handle {
+                Handle::Counter(counter) => counter.absolute(metric.value() as u64),
+                Handle::Gauge(gauge) => gauge.set(metric.value() as f64),
+            }
+        }
+        if let Some(letter) = shard.take_latest_dead_letter() {
+            let dead = shard.metrics().iter().filter(|metric| metric.name == "numDeadLetters");
+            let total = dead.map(|metric| metric.value() as u64).sum::<u64>();
+            let new = total - std::mem::replace(&mut self.dead_letters_logged, total);
+            tracing::warn!(new, total, latest = %letter, "dead letters");
+        }
+    }
+}
+
+/// The Prometheus endpoint could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve metrics at {address}: {reason}")]
+pub struct PrometheusError {
+    address: SocketAddr,
+    reason: String,
+}
+
+/// Serves the metrics of this process as Prometheus text at `http://{address}/metrics`, and returns
+/// the address with the port that was taken, where `address` left that open with 0.
+///
+/// # Errors
+/// If the port is taken, or metrics are being served already.
+pub fn serve_prometheus(address: SocketAddr) -> Result<SocketAddr, PrometheusError> {
+    let refused = |reason: String| PrometheusError { address, reason };
+    // The exporter does not tell which port it got, so a free one is found first.
+    let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    let bound = free
+        .map_err(|error| refused(format!("{error}; choose another port, or 0 for any free one")))?;
+    PrometheusBuilder::new()
+        .with_http_listener(bound)
+        .install()
+        .map_err(|error| refused(error.to_string()))?;
+    Ok(bound)
+}

@@ -1,0 +1,150 @@
+//! How a shard is woken: a flag for "something happened" and the waker of whoever sleeps.
+//!
+//! A shard clears the flag *before* it steps, so whatever was announced before is seen by that step
+//! and whatever comes later sets the flag again. Before it sleeps it says so and looks at the flag
+//! once more; a waker sets the flag and then looks whether anyone sleeps. Both sides use sequentially
+//! consistent operations, so one of them always sees the other. Waking a shard that is awake is one
+//! exchange on a flag.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use atomic_waker::AtomicWaker;
+
+/// One shard's signal.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    notified: AtomicBool,
+    sleeping: AtomicBool,
+    sleeper: AtomicWaker,
+}
+
+impl Signal {
+    /// The waker that raises this signal, for other shards and for I/O threads.
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    /// Takes the flag down; call before each step. Whether it was up.
+    #[inline]
+    pub(crate) fn clear(&self) -> bool {
+        self.notified.swap(false, SeqCst)
+    }
+
+    /// Whether the flag is up.
+    #[inline]
+    pub(crate) fn is_raised(&self) -> bool {
+        self.notified.load(SeqCst)
+    }
+
+    /// Spins until the flag is up, for `spin` at the longest. Whether it is up.
+    pub(crate) fn spin(&self, spin: Duration) -> bool {
+        if spin.is_zero() {
+            return self.is_raised();
+        }
+        let begun = Instant::now();
+        loop {
+            if self.is_raised() {
+                return true;
+            }
+            std::hint::spin_loop();
+            if begun.elapsed() >= spin {
+                return false;
+            }
+        }
+    }
+
+    /// Resolves when the flag is up.
+    pub(crate) async fn raised(&self) {
+        poll_fn(|cx| self.poll_raised(cx)).await;
+        self.sleeping.store(false, SeqCst);
+    }
+
+    fn poll_raised(&self, cx: &Context<'_>) -> Poll<()> {
+        self.sleeper.register(cx.waker());
+        self.sleeping.store(true, SeqCst);
+        if self.is_raised() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Parks this thread until the flag is up, for `timeout` at the longest.
+    pub(crate) fn park(&self, timeout: Duration) {
+        thread_local! {
+            static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+        }
+        let deadline = Instant::now() + timeout;
+        WAKER.with(|waker| {
+            while self.poll_raised(&Context::from_waker(waker)).is_pending() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                thread::park_timeout(left);
+            }
+        });
+        self.sleeping.store(false, SeqCst);
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.notified.swap(true, SeqCst) && self.sleeping.load(SeqCst) {
+            self.sleeper.wake();
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two threads wake each other in turn: a lost wake-up would cost the whole timeout.
+    #[test]
+    fn no_wake_up_is_lost() {
+        let signals = [Arc::<Signal>::default(), Arc::default()];
+        let begun = Instant::now();
+        let turns = 20_000;
+        thread::scope(|scope| {
+            for me in 0..2 {
+                let (mine, other) = (Arc::clone(&signals[me]), signals[1 - me].waker());
+                scope.spawn(move || {
+                    for turn in 0..turns {
+                        // One begins; after that each answers the other.
+                        if me == 0 || turn > 0 {
+                            other.wake_by_ref();
+                        }
+                        while !mine.clear() {
+                            mine.park(Duration::from_secs(20));
+                        }
+                    }
+                    other.wake_by_ref();
+                });
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(20), "a wake-up was lost");
+    }
+
+    #[test]
+    fn a_signal_raised_before_parking_does_not_park() {
+        let signal = Arc::<Signal>::default();
+        signal.waker().wake();
+        let begun = Instant::now();
+        signal.park(Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+}
