@@ -1,1 +1,4 @@
 //! The thalweg binary and the crate that users depend on.
+
+#[cfg(feature = "demo")]
+pub mod demo;

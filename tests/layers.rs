@@ -1,0 +1,60 @@
+//! The shape of the workspace, as tests: layers point one way, files stay small and say what they
+//! are for, `unsafe` lives only where it is allowed, and all crates share lints and versions.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `layers/rules.rs` | pure functions from facts to complaints; the tables to edit are at its top |
+//! | `layers/facts.rs` | gathers the facts from `cargo metadata` and the files |
+//! | `layers/rules_tests.rs` | shows each rule a violation and something innocent |
+
+// `cfg(test)` tells clippy that these may unwrap: a fact that cannot be had fails the test.
+#[cfg(test)]
+#[path = "layers/facts.rs"]
+mod facts;
+#[path = "layers/rules.rs"]
+mod rules;
+
+use rules::Complaint;
+
+fn check(what: &str, complaints: &[Complaint]) {
+    let listed: String = complaints.iter().map(|complaint| format!("\n- {complaint}")).collect();
+    assert!(complaints.is_empty(), "{what}: {} to put right{listed}\n", complaints.len());
+}
+
+#[test]
+fn crates_depend_only_on_lower_layers() {
+    check("layers", &rules::layers(&facts::crates()));
+}
+
+#[test]
+fn crates_share_lints_and_are_not_published() {
+    check("manifests", &rules::manifests(&facts::crates()));
+}
+
+#[test]
+fn files_are_short_enough_to_read() {
+    check("file sizes", &rules::sizes(&facts::sources()));
+}
+
+#[test]
+fn files_open_by_saying_what_they_are_for() {
+    check("module docs", &rules::docs(&facts::sources(), &facts::crates()));
+}
+
+#[test]
+fn unsafe_code_stays_on_its_islands() {
+    check("unsafe code", &rules::unsafe_code(&facts::sources()));
+}
+
+#[test]
+fn the_facts_are_about_this_workspace() {
+    let (crates, sources) = (facts::crates(), facts::sources());
+    let kernel = crates.iter().find(|krate| krate.name == "thalweg-kernel").unwrap();
+    assert!(kernel.dependencies.is_empty() && kernel.roots == ["engine/kernel/src/lib.rs"]);
+    assert!(crates.iter().any(|krate| {
+        krate.name == "thalweg-flow" && krate.dependencies.iter().any(|d| d.name == kernel.name)
+    }));
+    let this = sources.iter().find(|source| source.path == "tests/layers.rs").unwrap();
+    assert!(this.text.starts_with("//! The shape of the workspace"));
+    assert!(sources.iter().all(|source| !source.path.starts_with("target/")));
+}

@@ -1,0 +1,332 @@
+//! The rules, as pure functions from facts to complaints. The tables come first: a new crate, an
+//! island of `unsafe` code or another limit is one line there.
+
+use std::fmt;
+
+use crate::facts::{Crate, Dependency, Source};
+
+/// Where a crate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A layer of the engine; may depend on lower ones only.
+    Layer(u8),
+    /// May depend on layer 0, and for its tests on other connectors.
+    Connector,
+    /// Examples, benches, tests: may depend on all, and nobody on them.
+    Leaf,
+}
+
+/// Every crate's place. The layers' names say what belongs there.
+const PLACES: &[(&str, Place)] = &[
+    // 0: the words and seams that all share.
+    ("thalweg-kernel", Place::Layer(0)),
+    ("thalweg-ring", Place::Layer(0)),
+    // 1: pure computation and durable formats; neither threads nor connectors.
+    ("thalweg-flow", Place::Layer(1)),
+    ("thalweg-store", Place::Layer(1)),
+    ("thalweg-journal", Place::Layer(1)),
+    // 2: what runs or compiles to layer 1.
+    ("thalweg-sql", Place::Layer(2)),
+    ("thalweg-runtime", Place::Layer(2)),
+    // 3: the product; the only one that knows concrete connectors.
+    ("thalweg", Place::Layer(NODE_LAYER)),
+    ("thalweg-format", Place::Connector),
+    ("thalweg-file", Place::Connector),
+    ("thalweg-mqtt", Place::Connector),
+    ("thalweg-tests", Place::Leaf),
+    ("thalweg-examples", Place::Leaf),
+    ("thalweg-benches", Place::Leaf),
+];
+
+const NODE_LAYER: u8 = 3;
+
+/// Files that may contain `unsafe`, each with its own proofs. Empty, and proud of it.
+const UNSAFE_ISLANDS: &[&str] = &[];
+
+/// No file may be longer; from half of it on, think of splitting.
+const LINES_MAX: usize = 1_000;
+
+/// Below these folders each file says at its top what it is for.
+const DOCUMENTED: &[&str] = &["engine/", "connectors/"];
+
+/// Something to put right: where, what, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    /// A path, or a crate.
+    pub(crate) place: String,
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+impl Complaint {
+    fn new(place: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { place: place.into(), what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}\n  to do: {}", self.place, self.what, self.remedy)
+    }
+}
+
+/// The place of a crate, if it has been given one.
+pub(crate) fn place(name: &str) -> Option<Place> {
+    PLACES.iter().find(|(known, _)| *known == name).map(|(_, place)| *place)
+}
+
+/// No crate names one that stands beside or above it.
+pub(crate) fn layers(crates: &[Crate]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for krate in crates {
+        let manifest = format!("{}/Cargo.toml", krate.folder);
+        let Some(from) = place(&krate.name) else {
+            complaints.push(Complaint::new(
+                manifest,
+                format!("the crate {} has no layer", krate.name),
+                "add it to PLACES in tests/layers/rules.rs, where the layers are described",
+            ));
+            continue;
+        };
+        for dependency in &krate.dependencies {
+            // A crate without a place is complained about where it is defined.
+            let Some(to) = place(&dependency.name) else { continue };
+            if let Err((what, remedy)) = may_depend(from, to, dependency) {
+                let what = format!("{} depends on {}, {what}", krate.name, dependency.name);
+                complaints.push(Complaint::new(&manifest, what, remedy));
+            }
+        }
+    }
+    complaints
+}
+
+fn may_depend(
+    from: Place,
+    to: Place,
+    dependency: &Dependency,
+) -> Result<(), (&'static str, &'static str)> {
+    const SEAM: &str =
+        "move what both need to a lower layer, or meet through a trait of the kernel";
+    match (from, to) {
+        (_, Place::Leaf) => {
+            Err(("which nobody may depend on", "move the shared code into the crate it is about"))
+        }
+        (Place::Leaf, _) => Ok(()),
+        (Place::Layer(above), Place::Layer(below)) if below < above => Ok(()),
+        (Place::Layer(above), Place::Layer(below)) if below == above => {
+            Err(("which stands beside it in the same layer", SEAM))
+        }
+        (Place::Layer(_), Place::Layer(_)) => Err(("which is in a higher layer", SEAM)),
+        (Place::Layer(NODE_LAYER), Place::Connector) => Ok(()),
+        (Place::Layer(_), Place::Connector) => Err((
+            "a connector, and only the crate `thalweg` knows concrete connectors",
+            "take it as a trait of the kernel and let `thalweg` supply it",
+        )),
+        (Place::Connector, Place::Layer(0)) => Ok(()),
+        (Place::Connector, Place::Layer(_)) => {
+            Err(("but connectors know the kernel alone", "use or extend the kernel's traits"))
+        }
+        (Place::Connector, Place::Connector) if dependency.dev => Ok(()),
+        (Place::Connector, Place::Connector) => Err((
+            "another connector",
+            "make it a dev-dependency if only tests need it, else meet through the kernel",
+        )),
+    }
+}
+
+/// Shared lints, no publishing by accident.
+pub(crate) fn manifests(crates: &[Crate]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for krate in crates {
+        let manifest = format!("{}/Cargo.toml", krate.folder);
+        if krate.published {
+            complaints.push(Complaint::new(
+                &manifest,
+                format!("{} could be published", krate.name),
+                "write `publish.workspace = true` under [package]",
+            ));
+        }
+        if !inherits_lints(&krate.manifest) {
+            complaints.push(Complaint::new(
+                &manifest,
+                format!("{} does not take part in the workspace's lints", krate.name),
+                "add a section [lints] with `workspace = true`",
+            ));
+        }
+    }
+    complaints
+}
+
+/// Does a manifest say `workspace = true` under `[lints]`, in either spelling?
+fn inherits_lints(manifest: &str) -> bool {
+    let mut section = "";
+    manifest.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).any(|line| {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let setting: String = line.split_whitespace().collect();
+        (section == "[lints]" && setting == "workspace=true") || setting == "lints.workspace=true"
+    })
+}
+
+/// No file is too long to read.
+pub(crate) fn sizes(sources: &[Source]) -> Vec<Complaint> {
+    sources
+        .iter()
+        .map(|source| (source, source.text.lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .map(|(source, lines)| {
+            Complaint::new(
+                &source.path,
+                format!("{lines} lines, more than {LINES_MAX}"),
+                "split it: one idea per file, tests in a file of their own",
+            )
+        })
+        .collect()
+}
+
+/// Crate roots, and all files of the engine and its connectors, open with a `//!` doc.
+pub(crate) fn docs(sources: &[Source], crates: &[Crate]) -> Vec<Complaint> {
+    let is_root =
+        |path: &str| crates.iter().any(|krate| krate.roots.iter().any(|root| root == path));
+    let is_ours = |path: &str| DOCUMENTED.iter().any(|folder| path.starts_with(folder));
+    sources
+        .iter()
+        .filter(|source| is_root(&source.path) || is_ours(&source.path))
+        .filter(|source| !opens_with_doc(&source.text))
+        .map(|source| {
+            Complaint::new(
+                &source.path,
+                "does not say what it is for",
+                "open it with a `//!` doc: the idea, the design, the limits",
+            )
+        })
+        .collect()
+}
+
+/// Is a `//!` with words the first thing in a file? (A `#!` line or attribute may come before.)
+fn opens_with_doc(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("#!"))
+        .and_then(|line| line.strip_prefix("//!"))
+        .is_some_and(|words| !words.trim().is_empty())
+}
+
+/// `unsafe` is a word of the islands only. So is lifting the lint against it.
+pub(crate) fn unsafe_code(sources: &[Source]) -> Vec<Complaint> {
+    sources
+        .iter()
+        .filter(|source| !UNSAFE_ISLANDS.contains(&source.path.as_str()))
+        .flat_map(|source| {
+            unsafe_lines(&source.text).into_iter().map(|line| {
+                Complaint::new(
+                    format!("{}:{line}", source.path),
+                    "unsafe code outside the islands",
+                    "find a safe way; failing that, give it a small file of its own with a SAFETY \
+                     proof per block, and add that to UNSAFE_ISLANDS in tests/layers/rules.rs",
+                )
+            })
+        })
+        .collect()
+}
+
+/// The numbers of the lines that contain the keyword `unsafe`, or allow what the workspace denies,
+/// in code: neither in comments nor in literals.
+fn unsafe_lines(text: &str) -> Vec<usize> {
+    let code = code_only(text);
+    let is_word = |part: &str, word: &str| {
+        part.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|found| found == word)
+    };
+    code.lines()
+        .enumerate()
+        .filter(|(_, line)| {
+            let lifted = ["allow", "expect", "warn"].iter().any(|level| is_word(line, level));
+            is_word(line, "unsafe") || (lifted && is_word(line, "unsafe_code"))
+        })
+        .map(|(index, _)| index + 1)
+        .collect()
+}
+
+/// A file with comments and the insides of literals blanked, line breaks kept.
+fn code_only(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
+    let mut code = String::with_capacity(text.len());
+    let mut i = 0;
+    while i < chars.len() {
+        let end = match (at(i), at(i + 1)) {
+            ('/', '/') => find(&chars, i, |j| at(j) == '\n'),
+            ('/', '*') => end_of_comment(&chars, i),
+            ('"', _) => end_of_string(&chars, i),
+            ('r', '"' | '#') if i == 0 || !(at(i - 1).is_alphanumeric() || at(i - 1) == '_') => {
+                end_of_raw_string(&chars, i)
+            }
+            // 'b': a character, where 'b is a lifetime.
+            ('\'', '\\') => find(&chars, i + 3, |j| at(j) == '\'') + 1,
+            ('\'', _) if at(i + 2) == '\'' => i + 3,
+            _ => i,
+        };
+        if end == i {
+            code.push(at(i));
+            i += 1;
+        } else {
+            let end = end.min(chars.len());
+            code.extend(chars[i..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+            i = end;
+        }
+    }
+    code
+}
+
+/// The first index from `start` for which `holds`, or the end.
+fn find(chars: &[char], start: usize, holds: impl Fn(usize) -> bool) -> usize {
+    (start..chars.len()).find(|index| holds(*index)).unwrap_or(chars.len())
+}
+
+/// Behind a block comment, which may contain others.
+fn end_of_comment(chars: &[char], start: usize) -> usize {
+    let (mut depth, mut i) = (0, start);
+    while i < chars.len() {
+        match (chars[i], chars.get(i + 1)) {
+            ('/', Some('*')) => (depth, i) = (depth + 1, i + 2),
+            ('*', Some('/')) => (depth, i) = (depth - 1, i + 2),
+            _ => i += 1,
+        }
+        if depth == 0 {
+            return i;
+        }
+    }
+    chars.len()
+}
+
+/// Behind a string that starts with a quote.
+fn end_of_string(chars: &[char], start: usize) -> usize {
+    let mut i = start + 1;
+    while i < chars.len() {
+        match chars[i] {
+            '\\' => i += 2,
+            '"' => return i + 1,
+            _ => i += 1,
+        }
+    }
+    chars.len()
+}
+
+/// Behind `r"..."` or `r#"..."#`; `start` itself if this is something else, such as `r#type`.
+fn end_of_raw_string(chars: &[char], start: usize) -> usize {
+    let quote = find(chars, start + 1, |j| chars[j] != '#');
+    if chars.get(quote) != Some(&'"') {
+        return start;
+    }
+    let hashes = quote - start - 1;
+    let closes = |j: usize| {
+        chars[j] == '"'
+            && chars[j + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes
+    };
+    find(chars, quote + 1, closes) + 1 + hashes
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;
