@@ -1,1 +1,25 @@
 //! Files and standard output.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`source`] | [`FileSource`]: lines of files, of named pipes and of standard input |
+//! | [`sink`] | [`FileSink`]: one line per record into one file, from all shards |
+//! | [`stdout`] | [`StdoutSink`]: a table on a terminal, JSON lines in a pipe |
+//! | `reader` | the thread behind each partition of a source |
+//! | `egress` | the I/O thread that both sinks share their code for |
+//!
+//! All reading and writing is done by threads of this crate, since it may take as long as it
+//! pleases; shards meet them in queues of blocks and never wait.
+
+mod egress;
+mod reader;
+pub mod sink;
+pub mod source;
+pub mod stdout;
+mod table;
+#[cfg(test)]
+mod testing;
+
+pub use sink::FileSink;
+pub use source::FileSource;
+pub use stdout::StdoutSink;

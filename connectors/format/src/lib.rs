@@ -1,1 +1,24 @@
-//! JSON, CSV, text and raw bytes.
+//! From bytes to records and back: one module per format.
+//!
+//! | module | reads | writes |
+//! |---|---|---|
+//! | [`json`] | [`Json`]: only the fields that a record has | |
+//! | [`json_lines`] | | [`JsonLines`] |
+//! | [`csv`] | | [`Csv`] |
+//! | [`text`] | [`Text`]: a `String` | |
+//! | [`raw`] | [`Raw`]: the whole [`RawMessage`] | |
+//!
+//! A decoder never panics on input and never allocates more than in proportion to a payload, which
+//! has a bound ([`PAYLOAD_BYTES_MAX`]); what it refuses says where and why.
+
+pub mod csv;
+pub mod json;
+pub mod json_lines;
+pub mod raw;
+pub mod text;
+
+pub use csv::Csv;
+pub use json::{Json, JsonSeed, PAYLOAD_BYTES_MAX};
+pub use json_lines::JsonLines;
+pub use raw::{Raw, RawMessage};
+pub use text::Text;

@@ -1,0 +1,205 @@
+//! A file, written by one thread for all shards.
+//!
+//! Lines of one shard stand in the order they were written; between shards there is none. A
+//! header is written once, whichever shard is first. When the sink has closed, the file and, if it
+//! is new, its directory are synced. Where the job ends without closing, whole lines may be missing
+//! at the end, and the last may be torn: [`FileSink::append`] begins on a new line then.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use thalweg_kernel::{ConnectorError, Encode, OpenContext, Sink, SinkSpec, Timestamp};
+
+use crate::egress::{Egress, Outlet, Output};
+
+/// The first line of a file that is appended to is read up to here to compare it with the header.
+const HEADER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Writes records into a file, a line each.
+#[derive(Clone, Debug)]
+pub struct FileSink<E> {
+    path: PathBuf,
+    encoder: E,
+    append: bool,
+}
+
+impl<E> FileSink<E> {
+    /// A sink that creates the file at `path`, or empties it if it is there. Named pipes
+    /// and devices are written as they are.
+    pub fn new(path: impl Into<PathBuf>, encoder: E) -> Self {
+        Self { path: path.into(), encoder, append: false }
+    }
+
+    /// Keeps what the file holds and writes behind it. A header must then be the same as the
+    /// one that it has.
+    #[must_use]
+    pub fn append(mut self) -> Self {
+        self.append = true;
+        self
+    }
+
+    fn name(&self) -> String {
+        format!("file {}", self.path.display())
+    }
+
+    fn start(&self) -> Result<Egress, ConnectorError> {
+        let error = |what: &str, cause| ConnectorError::new(self.name(), what).caused_by(cause);
+        let found = match self.path.metadata() {
+            Ok(found) => Some(found),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+            Err(cause) => return Err(error("cannot open it for writing", cause)),
+        };
+        if found.as_ref().is_some_and(|found| found.is_dir()) {
+            let what = "is a directory: name a file in it";
+            return Err(ConnectorError::new(self.name(), what));
+        }
+        if let Some(found) = &found
+            && !found.is_file()
+        {
+            // Opening a named pipe waits for its reader, which is nothing for a shard to do.
+            let path = self.path.clone();
+            let open = move || Ok(Device(OpenOptions::new().write(true).open(path)?));
+            return Egress::start(self.name(), None, open);
+        }
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(!self.append).append(self.append).write(true);
+        let mut file = options.open(&self.path).map_err(|cause| {
+            error("cannot open it for writing: is its directory there, and may you write?", cause)
+        })?;
+        let header = if self.append {
+            resume(&self.path, &mut file).map_err(|cause| error("cannot append to it", cause))?
+        } else {
+            None
+        };
+        let directory = match found {
+            Some(_) => None,
+            None => Some(directory_of(&self.path)),
+        };
+        Egress::start(self.name(), header, move || Ok(Regular { file, directory }))
+    }
+}
+
+/// Ends a torn line, and returns the first line, if there is one.
+fn resume(path: &Path, file: &mut File) -> io::Result<Option<Vec<u8>>> {
+    let mut reader = File::open(path)?;
+    let mut start = Vec::new();
+    (&reader).take(HEADER_BYTES_MAX).read_to_end(&mut start)?;
+    if start.is_empty() {
+        return Ok(None);
+    }
+    let mut last = [0];
+    reader.seek(SeekFrom::End(-1))?;
+    reader.read_exact(&mut last)?;
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    let first = start.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    Ok(Some(first.strip_suffix(b"\r").unwrap_or(first).to_vec()))
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
+        _ => ".".into(),
+    }
+}
+
+struct Regular {
+    file: File,
+    /// Of a new file: synced too, or a power cut could take the file with it.
+    directory: Option<PathBuf>,
+}
+
+impl Output for Regular {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.file.write_all(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        match self.directory.take() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A pipe or a device: nothing to sync.
+struct Device(File);
+
+impl Output for Device {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.0.write_all(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for FileSink<E> {
+    type Writer = FileWriter<E>;
+
+    fn describe(&self) -> String {
+        self.name()
+    }
+
+    fn open(&self, cx: &OpenContext) -> Result<FileWriter<E>, ConnectorError> {
+        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start())?;
+        let outlet = Outlet::new(egress, cx.waker.clone());
+        Ok(FileWriter { outlet, encoder: self.encoder.clone(), begun: false })
+    }
+}
+
+/// A [`FileSink`] on one shard.
+pub struct FileWriter<E> {
+    outlet: Outlet,
+    encoder: E,
+    /// The header was seen to.
+    begun: bool,
+}
+
+impl<E> FileWriter<E> {
+    #[cold]
+    fn begin<T>(&mut self, first: &T) -> Result<(), ConnectorError>
+    where
+        E: Encode<T>,
+    {
+        let mut header = Vec::new();
+        self.encoder
+            .header(first, &mut header)
+            .map_err(|error| self.outlet.error("cannot write the header", error))?;
+        self.begun = true;
+        self.outlet.header(&header)
+    }
+}
+
+impl<T, E: Encode<T>> Sink<T> for FileWriter<E> {
+    fn ready(&mut self) -> Result<bool, ConnectorError> {
+        self.outlet.ready()
+    }
+
+    #[inline]
+    fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
+        if !self.begun {
+            self.begin(&value)?;
+        }
+        self.encoder
+            .encode(&value, self.outlet.line())
+            .map_err(|error| self.outlet.error("a record does not fit", error))?;
+        self.outlet.end_line()
+    }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        self.outlet.flush()
+    }
+
+    fn close(&mut self) -> Result<bool, ConnectorError> {
+        self.outlet.close()
+    }
+}
+
+#[cfg(test)]
+#[path = "sink_tests.rs"]
+mod tests;

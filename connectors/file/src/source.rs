@@ -1,0 +1,310 @@
+//! Lines of files, of named pipes and of standard input.
+//!
+//! A thread per partition reads blocks, cuts each after its last line feed and carries the rest
+//! over into the next; the shard decodes lines where they lie in the block. Buffers travel
+//! in a circle: the thread can only read into one that the shard has given back, which bounds what
+//! is in flight to [`BLOCKS_MAX`] blocks and needs no allocation in steady state.
+//!
+//! A line ends with a line feed, or with the file; a carriage return before it does not belong to
+//! the line. Empty lines are nothing at all. A line over the bound becomes one dead letter, and is
+//! skipped while it is read, in bounded memory.
+//!
+//! # Wake-ups
+//! The thread first puts a block into the queue and then wakes the shard, the last time for
+//! the end; the shard only waits after it found the queue empty. So whatever it did not see wakes it.
+//!
+//! # Stopping
+//! [`Source::stop`] ends after the blocks that were handed over by then. A thread that is waiting for
+//! a silent pipe notices only with its next input; it holds up nothing.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use thalweg_kernel::{
+    Cause, ConnectorError, Decode, DecodeError, Emit, Message, OpenContext, Origin, Source,
+    SourceSpec, SourceStatus, Timestamp,
+};
+
+use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
+
+/// Lines are refused beyond this many bytes unless [`FileSource::line_bytes_max`] says otherwise.
+pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Blocks in flight between the reading thread and the shard, per partition.
+pub const BLOCKS_MAX: usize = 4;
+
+/// Reads files line by line: one partition per file, each line one message whose topic is
+/// the file's path and whose offset is that of its first byte.
+///
+/// ```no_run
+/// # use thalweg_kernel::Decode;
+/// # fn example<D: Decode + Clone>(json: D) {
+/// use thalweg_file::FileSource;
+///
+/// let one = FileSource::new("readings.jsonl", json.clone());
+/// let many = FileSource::all(["north.jsonl", "south.jsonl"], json.clone());
+/// let piped = FileSource::new("-", json); // standard input
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileSource<D> {
+    paths: Vec<PathBuf>,
+    decoder: D,
+    line_bytes_max: usize,
+}
+
+impl<D> FileSource<D> {
+    /// The lines of the file at `path`; `-` is standard input.
+    pub fn new(path: impl Into<PathBuf>, decoder: D) -> Self {
+        Self::all([path], decoder)
+    }
+
+    /// The lines of several files, each a partition of its own: order is kept within a file.
+    pub fn all(paths: impl IntoIterator<Item = impl Into<PathBuf>>, decoder: D) -> Self {
+        let paths = paths.into_iter().map(Into::into).collect();
+        Self { paths, decoder, line_bytes_max: LINE_BYTES_MAX }
+    }
+
+    /// Refuses lines of more than `bytes` bytes, as [`Cause::TooLarge`].
+    #[must_use]
+    pub fn line_bytes_max(mut self, bytes: usize) -> Self {
+        self.line_bytes_max = bytes;
+        self
+    }
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn name(path: &Path) -> String {
+    if is_stdin(path) { "stdin".into() } else { format!("file {}", path.display()) }
+}
+
+/// Opens what can be opened without waiting, and leaves the rest to the reading thread.
+fn opened(path: &Path) -> Result<Input, ConnectorError> {
+    if is_stdin(path) {
+        return Ok(Box::new(|| Ok(Box::new(io::stdin()) as Box<dyn Read>)));
+    }
+    let error = |cause: io::Error| {
+        let what = match cause.kind() {
+            io::ErrorKind::NotFound => "is not there: check the path",
+            io::ErrorKind::PermissionDenied => "may not be read: check its permissions",
+            _ => "cannot be opened",
+        };
+        ConnectorError::new(name(path), what).caused_by(cause)
+    };
+    let found = path.metadata().map_err(error)?;
+    if found.is_dir() {
+        return Err(ConnectorError::new(name(path), "is a directory: name the files in it"));
+    }
+    if found.is_file() {
+        let file = File::open(path).map_err(error)?;
+        return Ok(Box::new(move || Ok(Box::new(file) as Box<dyn Read>)));
+    }
+    // Opening a named pipe waits for its writer, which is nothing for a shard to do.
+    let path = path.to_owned();
+    Ok(Box::new(move || Ok(Box::new(File::open(path)?) as Box<dyn Read>)))
+}
+
+impl<D: Decode + Clone + 'static> SourceSpec for FileSource<D>
+where
+    D::Item: 'static,
+{
+    type Item = D::Item;
+    type Partition = Lines<D>;
+
+    fn describe(&self) -> String {
+        match self.paths.as_slice() {
+            [path] => name(path),
+            paths => format!("{} files", paths.len()),
+        }
+    }
+
+    fn partitions(&self) -> usize {
+        self.paths.len()
+    }
+
+    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Lines<D>, ConnectorError> {
+        let Some(path) = self.paths.get(partition) else {
+            let what = format!("there is no partition {partition}");
+            return Err(ConnectorError::new(self.describe(), what));
+        };
+        Lines::open(path, opened(path)?, self.line_bytes_max, self.decoder.clone(), cx)
+    }
+}
+
+/// One open file.
+pub struct Lines<D> {
+    /// The path as the messages' topic.
+    topic: String,
+    name: String,
+    decoder: D,
+    line_bytes_max: usize,
+    pieces: flume::Receiver<Piece>,
+    give_back: flume::Sender<Buffer>,
+    block: Option<Block>,
+    /// Where the next line begins in the block.
+    at: usize,
+    /// After a stop: the pieces that are still to be taken.
+    remaining: Option<usize>,
+}
+
+impl<D: Decode> Lines<D> {
+    fn open(
+        path: &Path,
+        input: Input,
+        line_bytes_max: usize,
+        decoder: D,
+        cx: &OpenContext,
+    ) -> Result<Self, ConnectorError> {
+        // Overlong lines and the end travel without a buffer.
+        let (send, pieces) = flume::bounded(2 * BLOCKS_MAX);
+        let (give_back, buffers) = flume::bounded(BLOCKS_MAX);
+        for _ in 0..BLOCKS_MAX {
+            let _ = give_back.try_send(Buffer::default());
+        }
+        let waker = cx.waker.clone();
+        thread::Builder::new()
+            .name("thalweg-reader".into())
+            .spawn(move || read_lines(input, line_bytes_max, &buffers, send, waker))
+            .map_err(|e| {
+                ConnectorError::new(name(path), "cannot start its reading thread").caused_by(e)
+            })?;
+        let topic = if is_stdin(path) { "stdin".into() } else { path.display().to_string() };
+        Ok(Self {
+            topic,
+            name: name(path),
+            decoder,
+            line_bytes_max,
+            pieces,
+            give_back,
+            block: None,
+            at: 0,
+            remaining: None,
+        })
+    }
+
+    /// Emits up to `records_max` lines of the block, and returns how many.
+    fn emit_block(
+        &mut self,
+        block: &Block,
+        records_max: usize,
+        out: &mut impl Emit<D::Item>,
+    ) -> usize {
+        let lines = block.lines();
+        let mut emitted = 0;
+        while emitted < records_max && self.at < lines.len() {
+            let start = self.at;
+            let rest = &lines[start..];
+            let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            self.at = start + length + 1;
+            let line = &rest[..length];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() {
+                continue;
+            }
+            emitted += 1;
+            let mut message = Message::new(&self.topic, line, block.read_at);
+            message.offset = Some(block.offset + start as u64);
+            if line.len() > self.line_bytes_max {
+                let refused = too_large(line.len() as u64, self.line_bytes_max);
+                out.dead_letter(message.dead_letter(refused));
+                continue;
+            }
+            match self.decoder.decode(&message) {
+                Ok(value) => out.record(value, block.read_at, &message),
+                Err(refused) => out.dead_letter(message.dead_letter(refused)),
+            }
+        }
+        emitted
+    }
+
+    #[cold]
+    fn emit_overlong(&self, overlong: &Overlong, out: &mut impl Emit<D::Item>) {
+        let mut message = Message::new(&self.topic, &overlong.start, overlong.read_at);
+        message.offset = Some(overlong.offset);
+        let mut letter = message.dead_letter(too_large(overlong.bytes, self.line_bytes_max));
+        letter.payload_bytes = overlong.bytes;
+        out.dead_letter(letter);
+    }
+
+    /// The next piece, or what is to be reported instead.
+    fn next_piece(&mut self) -> Result<Result<Piece, SourceStatus>, ConnectorError> {
+        if let Some(remaining) = &mut self.remaining {
+            match remaining.checked_sub(1) {
+                Some(fewer) => *remaining = fewer,
+                None => return Ok(Err(SourceStatus::Ended)),
+            }
+        }
+        match self.pieces.try_recv() {
+            Ok(piece) => Ok(Ok(piece)),
+            Err(flume::TryRecvError::Empty) => Ok(Err(SourceStatus::Waiting(None))),
+            Err(flume::TryRecvError::Disconnected) => {
+                Err(ConnectorError::new(&self.name, "its reading thread panicked"))
+            }
+        }
+    }
+}
+
+#[cold]
+fn too_large(bytes: u64, bytes_max: usize) -> DecodeError {
+    let reason = format!("the line has {bytes} bytes; {bytes_max} are allowed");
+    DecodeError::new(Cause::TooLarge, reason, None)
+}
+
+impl<D: Decode> Source for Lines<D> {
+    type Item = D::Item;
+
+    fn poll(
+        &mut self,
+        _now: Timestamp,
+        records_max: usize,
+        out: &mut impl Emit<D::Item>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        let mut left = records_max;
+        while left > 0 {
+            if let Some(block) = self.block.take() {
+                left -= self.emit_block(&block, left, out);
+                if self.at < block.lines().len() {
+                    self.block = Some(block);
+                } else {
+                    // There is room for every buffer; a thread that is gone needs none.
+                    let _ = self.give_back.try_send(block.buffer);
+                }
+                continue;
+            }
+            match self.next_piece()? {
+                Ok(Piece::Lines(block)) => {
+                    self.block = Some(block);
+                    self.at = 0;
+                }
+                Ok(Piece::Overlong(overlong)) => {
+                    self.emit_overlong(&overlong, out);
+                    left -= 1;
+                }
+                Ok(Piece::End) => {
+                    // For a poll after this one, should there be any.
+                    self.remaining = Some(0);
+                    return Ok(SourceStatus::Ended);
+                }
+                Ok(Piece::Failed { offset, error }) => {
+                    let what = format!("cannot be read on from byte {offset}");
+                    return Err(ConnectorError::new(&self.name, what).caused_by(error));
+                }
+                Err(status) => return Ok(status),
+            }
+        }
+        Ok(SourceStatus::Ready)
+    }
+
+    fn stop(&mut self) {
+        let handed_over = self.pieces.len();
+        self.remaining.get_or_insert(handed_over);
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+use std::fs;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thalweg_format::{Json, Text};
+
+use super::*;
+use crate::reader::BLOCK_BYTES;
+use crate::testing::{Emitted, Shard, fifo};
+
+fn read_file(content: &[u8], line_bytes_max: usize, records_max: usize) -> Emitted<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.txt");
+    fs::write(&path, content).unwrap();
+    let spec = FileSource::new(&path, Text::new().payload_bytes_max(usize::MAX));
+    read(&spec.line_bytes_max(line_bytes_max), records_max)
+}
+
+fn read<D: Decode + Clone + 'static>(spec: &FileSource<D>, records_max: usize) -> Emitted<D::Item> {
+    let mut shard = Shard::alone();
+    let mut lines = spec.open(0, &shard.cx).unwrap();
+    shard.read(&mut lines, records_max).unwrap()
+}
+
+/// Lines by the definition: offset and content.
+fn naive(content: &[u8]) -> Vec<(u64, String)> {
+    let mut at = 0;
+    let mut lines = Vec::new();
+    for piece in content.split(|&byte| byte == b'\n') {
+        let line = piece.strip_suffix(b"\r").unwrap_or(piece);
+        if !line.is_empty() {
+            lines.push((at, String::from_utf8(line.to_vec()).unwrap()));
+        }
+        at += piece.len() as u64 + 1;
+    }
+    lines
+}
+
+#[test]
+fn lines_end_in_every_usual_way() {
+    for content in ["", "\n", "\r\n\n", "a", "a\n", "a\r\nb\r\n", "a\n\n\r\nb", "a\rb\n\r", "ä\nö"]
+    {
+        let read = read_file(content.as_bytes(), 100, 10);
+        let found: Vec<_> = read.offsets.into_iter().zip(read.records).collect();
+        assert_eq!(found, naive(content.as_bytes()), "{content:?}");
+        assert!(read.letters.is_empty());
+    }
+}
+
+/// Method: lines of all lengths over many blocks, against the definition.
+#[test]
+fn lines_across_blocks_agree_with_a_naive_reading() {
+    let mut content = Vec::new();
+    let mut seed = 5u64;
+    while content.len() < 12 * BLOCK_BYTES {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let length = match (seed >> 33) % 2000 {
+            0 => BLOCK_BYTES + (seed >> 50) as usize,
+            n => n as usize % 90,
+        };
+        content.extend(std::iter::repeat_n(b'a' + (seed >> 40) as u8 % 26, length));
+        content.extend_from_slice(if seed >> 63 == 0 { b"\n" } else { b"\r\n" });
+    }
+    content.extend_from_slice(b"end");
+    let expected = naive(&content);
+    for records_max in [1, 7, 1000] {
+        let read = read_file(&content, LINE_BYTES_MAX, records_max);
+        assert!(read.letters.is_empty());
+        assert!(read.records.iter().eq(expected.iter().map(|(_, line)| line)));
+        assert!(read.offsets.iter().eq(expected.iter().map(|(offset, _)| offset)));
+    }
+}
+
+#[test]
+fn a_line_over_the_bound_is_one_dead_letter() {
+    // Found within one block, and found while it is read.
+    for bound in [10, 2 * BLOCK_BYTES] {
+        for over in [1, 2, 3, BLOCK_BYTES, 3 * BLOCK_BYTES] {
+            for end in ["\n", "\r\n", ""] {
+                let long = "x".repeat(bound + over);
+                let fits = "y".repeat(bound);
+                let last = if end.is_empty() { "" } else { "last" };
+                let content = format!("a\r\n{fits}\r\n{long}{end}{last}");
+                let read = read_file(content.as_bytes(), bound, 2);
+                let expected: Vec<_> =
+                    ["a", &fits, last].into_iter().filter(|l| !l.is_empty()).collect();
+                assert!(read.records == expected, "{bound} {over} {end:?}");
+                let [letter] = &read.letters[..] else { panic!("{} letters", read.letters.len()) };
+                assert_eq!(letter.cause, Cause::TooLarge);
+                assert_eq!(letter.offset, Some(3 + bound as u64 + 2));
+                assert_eq!(letter.payload_bytes, long.len() as u64, "{bound} {over} {end:?}");
+                assert!(long.as_bytes().starts_with(&letter.payload) && !letter.payload.is_empty());
+                assert!(letter.reason.ends_with(&format!("{bound} are allowed")));
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_lines_are_dead_letters_with_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.jsonl");
+    fs::write(&path, "[1]\n[1,]\n[2]\n\"\u{fe}").unwrap();
+    let read = read(&FileSource::new(&path, Json::<Vec<u8>>::new()), 10);
+    assert_eq!(read.records, [[1], [2]]);
+    let places: Vec<_> = read.letters.iter().map(|l| (l.offset, l.position)).collect();
+    assert_eq!(places, [(Some(4), Some(3)), (Some(13), Some(3))]);
+    assert_eq!(read.letters[0].topic, path.display().to_string());
+}
+
+#[test]
+fn each_file_is_a_partition() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = ["a", "b"].map(|name| directory.path().join(name)).into();
+    paths.iter().for_each(|path| fs::write(path, path.display().to_string()).unwrap());
+    let spec = FileSource::all(&paths, Text::new());
+    assert_eq!((spec.partitions(), spec.describe().as_str()), (2, "2 files"));
+    for (partition, path) in paths.iter().enumerate() {
+        let mut shard = Shard::alone();
+        let mut lines = spec.open(partition, &shard.cx).unwrap();
+        assert_eq!(shard.read(&mut lines, 9).unwrap().records, [path.display().to_string()]);
+    }
+    assert!(spec.open(2, &Shard::alone().cx).is_err());
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |path: &Path| {
+        FileSource::new(path, Text::new()).open(0, &Shard::alone().cx).err().unwrap().to_string()
+    };
+    let text = refused(&directory.path().join("missing"));
+    assert!(text.contains("missing: is not there: check the path"), "{text}");
+    let text = refused(directory.path());
+    assert!(text.ends_with("is a directory: name the files in it"), "{text}");
+}
+
+#[test]
+fn a_read_error_names_the_byte() {
+    struct Broken(usize);
+    impl Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0 += 1;
+            match self.0 {
+                1 => Err(io::ErrorKind::Interrupted.into()),
+                2 => {
+                    buffer[..5].copy_from_slice(b"a\nb\nc");
+                    Ok(5)
+                }
+                _ => Err(io::Error::other("the card was pulled out")),
+            }
+        }
+    }
+    let mut shard = Shard::alone();
+    let input: Input = Box::new(|| Ok(Box::new(Broken(0)) as Box<dyn Read>));
+    let mut lines = Lines::open(Path::new("x"), input, 10, Text::new(), &shard.cx).unwrap();
+    let mut all = Emitted::default();
+    let refused = loop {
+        match lines.poll(Timestamp::default(), 10, &mut all) {
+            Ok(status) => {
+                assert_eq!(status, SourceStatus::Waiting(None));
+                shard.wait();
+            }
+            Err(refused) => break refused.to_string(),
+        }
+    };
+    assert_eq!(refused, "file x: cannot be read on from byte 5: the card was pulled out");
+    assert_eq!(all.records, ["a", "b"]);
+}
+
+#[test]
+fn a_reading_thread_that_panics_is_no_end_of_file() {
+    let mut shard = Shard::alone();
+    let input: Input = Box::new(|| std::panic::resume_unwind(Box::new("on purpose")));
+    let mut lines = Lines::open(Path::new("x"), input, 10, Text::new(), &shard.cx).unwrap();
+    let refused = shard.read(&mut lines, 1).err().unwrap().to_string();
+    assert_eq!(refused, "file x: its reading thread panicked");
+}
+
+/// Goal: no wake-up is lost, and a line is there soon after it was written, long before its block
+/// is full.
+#[test]
+fn a_slow_pipe_wakes_the_shard_for_every_line() {
+    const LINES: usize = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let path = fifo(directory.path());
+    let mut shard = Shard::alone();
+    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let writer = thread::spawn(move || {
+        let mut pipe = fs::OpenOptions::new().write(true).open(path).unwrap();
+        for n in 0..LINES {
+            // In two pieces, so that lines are cut everywhere.
+            write!(pipe, "{n} half").unwrap();
+            if n % 3 == 0 {
+                thread::sleep(Duration::from_micros(300));
+            }
+            writeln!(pipe, " line").unwrap();
+        }
+    });
+    let start = Instant::now();
+    let all = shard.read(&mut lines, 4).unwrap();
+    assert!(start.elapsed() < crate::testing::LOST);
+    writer.join().unwrap();
+    let expected: Vec<_> = (0..LINES).map(|n| format!("{n} half line")).collect();
+    assert_eq!(all.records, expected);
+}
+
+/// Method: a shard that is faster than the pipe, so that it polls at every moment there is.
+#[test]
+fn a_pipe_at_full_speed_loses_no_wake_up() {
+    const LINES: usize = 200_000;
+    let directory = tempfile::tempdir().unwrap();
+    let path = fifo(directory.path());
+    let mut shard = Shard::alone();
+    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let writer = thread::spawn(move || {
+        let mut pipe = io::BufWriter::with_capacity(
+            700,
+            fs::OpenOptions::new().write(true).open(path).unwrap(),
+        );
+        (0..LINES).for_each(|n| writeln!(pipe, "{n}").unwrap());
+    });
+    let all = shard.read(&mut lines, 64).unwrap();
+    writer.join().unwrap();
+    assert!(all.records.iter().enumerate().all(|(n, line)| line.parse() == Ok(n)));
+    assert_eq!(all.records.len(), LINES);
+}
+
+#[test]
+fn a_stop_emits_what_was_handed_over_and_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = fifo(directory.path());
+    let mut shard = Shard::alone();
+    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let mut pipe = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    pipe.write_all(b"a\nb\nc\ntorn").unwrap();
+    shard.wait();
+    let mut all = Emitted::default();
+    assert_eq!(lines.poll(0i64.into(), 1, &mut all).unwrap(), SourceStatus::Ready);
+    lines.stop();
+    // The pipe is still open, and yet it ends.
+    assert_eq!(lines.poll(0i64.into(), 9, &mut all).unwrap(), SourceStatus::Ended);
+    assert_eq!(all.records, ["a", "b", "c"]);
+
+    // A file that is far from read through ends as well.
+    let path = directory.path().join("long");
+    fs::write(&path, "line\n".repeat(2_000_000)).unwrap();
+    let mut shard = Shard::alone();
+    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    shard.wait();
+    lines.stop();
+    let all = shard.read(&mut lines, 1000).unwrap();
+    assert!((1..2_000_000).contains(&all.records.len()), "{}", all.records.len());
+}

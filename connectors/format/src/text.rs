@@ -1,0 +1,91 @@
+//! The payload as text.
+
+use thalweg_kernel::{Cause, Decode, DecodeError, Message};
+
+use crate::PAYLOAD_BYTES_MAX;
+
+/// Decodes a payload into the [`String`] it is: UTF-8, whatever it says.
+#[derive(Clone, Debug)]
+pub struct Text {
+    payload_bytes_max: usize,
+}
+
+impl Text {
+    /// A decoder that takes up to [`PAYLOAD_BYTES_MAX`] bytes.
+    pub const fn new() -> Self {
+        Self { payload_bytes_max: PAYLOAD_BYTES_MAX }
+    }
+
+    /// Refuses payloads of more than `bytes` bytes, as [`Cause::TooLarge`].
+    #[must_use]
+    pub const fn payload_bytes_max(mut self, bytes: usize) -> Self {
+        self.payload_bytes_max = bytes;
+        self
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decode for Text {
+    type Item = String;
+
+    fn decode(&mut self, message: &Message<'_>) -> Result<String, DecodeError> {
+        checked(message.payload, self.payload_bytes_max).map(str::to_owned)
+    }
+}
+
+/// The payload as text, if it is within its bound and UTF-8 throughout.
+#[inline]
+pub(crate) fn checked(payload: &[u8], bytes_max: usize) -> Result<&str, DecodeError> {
+    within(payload, bytes_max)?;
+    std::str::from_utf8(payload).map_err(|error| not_utf8(payload, error.valid_up_to()))
+}
+
+/// Refuses a payload over its bound.
+#[inline]
+pub(crate) fn within(payload: &[u8], bytes_max: usize) -> Result<(), DecodeError> {
+    if payload.len() <= bytes_max { Ok(()) } else { Err(too_large(payload.len(), bytes_max)) }
+}
+
+#[cold]
+fn too_large(bytes: usize, bytes_max: usize) -> DecodeError {
+    let reason = format!("the payload has {bytes} bytes; {bytes_max} are allowed");
+    DecodeError::new(Cause::TooLarge, reason, None)
+}
+
+#[cold]
+fn not_utf8(payload: &[u8], position: usize) -> DecodeError {
+    let byte = payload.get(position).copied().unwrap_or_default();
+    let reason = format!("byte {byte:#04x} is not UTF-8 here");
+    DecodeError::new(Cause::InvalidUtf8, reason, Some(position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_kernel::Timestamp;
+
+    fn decode(payload: &[u8]) -> Result<String, DecodeError> {
+        Text::new().payload_bytes_max(8).decode(&Message::new("t", payload, Timestamp::default()))
+    }
+
+    #[test]
+    fn takes_utf8_up_to_its_bound() {
+        assert_eq!(decode("21.5 °C".as_bytes()).unwrap(), "21.5 °C");
+        assert_eq!(decode(b"").unwrap(), "");
+        assert_eq!(decode(b"123456789").unwrap_err().cause, Cause::TooLarge);
+    }
+
+    #[test]
+    fn names_the_first_byte_that_is_not_utf8() {
+        let refused = decode(b"ab\xb0C").unwrap_err();
+        assert_eq!((refused.cause, refused.position), (Cause::InvalidUtf8, Some(2)));
+        assert_eq!(refused.reason, "byte 0xb0 is not UTF-8 here");
+        // A character cut off at the end.
+        assert_eq!(decode(b"abc\xc2").unwrap_err().position, Some(3));
+    }
+}
