@@ -1,3 +1,5 @@
+//! The sinks against real files, full disks, slow readers and many shards.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Barrier};

@@ -1,3 +1,5 @@
+//! The source against real files and pipes, torn lines and failing disks.
+
 use std::fs;
 use std::io::Write;
 use std::thread;

@@ -227,6 +227,11 @@ impl Flow {
         node: u32,
         label: Option<(&'static str, &'static str)>,
     ) -> Rc<std::cell::Cell<i64>> {
+        // Where the operator does not run it has no metrics: a watermark that never moves there
+        // would look like one that is stuck.
+        if !self.runs_here(self.0.graph.borrow().nodes[node as usize].parallelism) {
+            return Rc::default();
+        }
         let operator = (node, self.name_of(node).clone());
         self.0.metrics.borrow_mut().register(name, kind, operator, label)
     }

@@ -1,10 +1,182 @@
-//! What a demonstration needs beside the engine: a broker and a fleet of devices, both inside the
-//! process, so that one command shows the engine at work on a machine that has nothing else.
+//! `thalweg demo`: an MQTT broker and a fleet of devices inside the process, a job that averages
+//! their readings and raises alerts, and a live view of it all, so that one command shows the engine
+//! at work on a machine that has nothing else.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`broker`] | an MQTT broker on two free ports of 127.0.0.1 |
 //! | [`fleet`] | simulated devices, some of which misbehave in ways that are counted |
+//! | `pipeline` | the job: what a user would write |
+//! | `view` | the live table |
+//! | `account` | whether what arrived agrees with what was sent, to the message |
 
+mod account;
 pub mod broker;
 pub mod fleet;
+mod pipeline;
+mod view;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{process, thread};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use thalweg_mqtt::MqttConfig;
+
+use self::account::Account;
+use self::broker::Broker;
+use self::fleet::{Fleet, FleetConfig};
+use self::pipeline::Tally;
+use self::view::View;
+use crate::cli::{EngineArgs, serve_metrics};
+use crate::shutdown::on_signals;
+
+/// The view tells what matters; the log speaks only when something is wrong.
+pub(crate) const DEFAULT_LOG: &str = "warn,thalweg_runtime::metrics=error,rumqttd=off,rumqttc=off";
+
+/// How long the source may take to subscribe, and the pipeline to receive what was sent last.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// See `thalweg demo --help`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// End after this long, with a summary: 10s, 2m. Without it, run until Ctrl-C
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+
+    /// Use this broker instead of the embedded one: mqtt://[user:password@]host[:port]
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+
+    /// Simulated devices, 16 or more
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    devices: u32,
+
+    /// Messages per second from all devices together
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
+    rate: u32,
+
+    /// Chooses the devices' values and which of them misbehave
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+
+    /// Serve Prometheus metrics here; port 0 takes any free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    metrics: std::net::SocketAddr,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// Runs the demonstration.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let runtime = args.engine.runtime()?;
+    let metrics = serve_metrics(args.metrics)?;
+    let embedded = if args.broker.is_none() { Some(Broker::start()?) } else { None };
+    let address = match (&args.broker, &embedded) {
+        (Some(url), _) => url.clone(),
+        (None, Some(broker)) => broker.url(),
+        (None, None) => bail!("there is no broker"),
+    };
+    // The source and the sink speak MQTT 5 where they can; the fleet 3.1.1.
+    let url = embedded.as_ref().map_or_else(|| address.clone(), Broker::url_v5);
+    let broker: MqttConfig = url.parse()?;
+    // A prefix of its own keeps a shared broker's other messages out of the account.
+    let prefix = format!("thalweg-demo/{:x}", process::id());
+    let tally = Arc::new(Tally::default());
+    let (view, rows) = View::new();
+    let subscribed = Arc::new(AtomicBool::new(false));
+    let job = pipeline::job(&broker, &prefix, &tally, &rows, &subscribed);
+    drop(rows);
+
+    let running = job.start(&runtime)?;
+    let driver = running.driver();
+    wait_for("the source to subscribe", || {
+        subscribed.load(Ordering::Acquire) || running.is_finished()
+    })?;
+    if running.is_finished() {
+        running.wait()?;
+        bail!("the job ended before it began");
+    }
+    let fleet = Fleet::start(FleetConfig {
+        url: address.clone(),
+        prefix: prefix.clone(),
+        devices: args.devices,
+        rate: args.rate,
+        seed: args.seed,
+        ..FleetConfig::default()
+    })?;
+    view.introduce(&view::Facts {
+        broker: &broker.to_string(),
+        embedded: embedded.is_some(),
+        devices: args.devices,
+        rate: args.rate,
+        shards: runtime.shards,
+        driver: &driver.to_string(),
+        metrics: &format!("http://{metrics}/metrics"),
+        watch: &watch_line(&address, &prefix),
+    });
+
+    let interrupts = Arc::new(AtomicU64::new(0));
+    let (count, stopper) = (Arc::clone(&interrupts), running.stopper());
+    on_signals(move |nth| {
+        count.store(nth as u64, Ordering::Release);
+        if nth > 1 {
+            stopper.abort();
+        }
+    });
+    let begun = Instant::now();
+    let over = || args.duration.is_some_and(|duration| begun.elapsed() >= duration);
+    let mut view = view;
+    while !over() && interrupts.load(Ordering::Acquire) == 0 && !running.is_finished() {
+        view.refresh(&running.snapshot(), &fleet.sent(), &tally);
+    }
+    view.draining();
+    let sent = fleet.stop()?;
+    // Everything was acknowledged by the broker; the source may still be receiving it.
+    let arrived = || tally.received(&running.snapshot()) >= sent.total() + sent.resent;
+    let patience = Instant::now() + if sent.resent > 0 { Duration::from_secs(3) } else { PATIENCE };
+    while !arrived() && Instant::now() < patience && !running.is_finished() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    running.stop();
+    let metrics = running.wait()?;
+    view.close();
+    let account = Account::new(&sent, &tally, &metrics);
+    print!("{account}");
+    account.check().context("the account does not balance")
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !done() {
+        if begun.elapsed() > PATIENCE {
+            bail!("gave up waiting for {what} after {PATIENCE:?}; is the broker running?");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The command that shows the alerts as they are published.
+fn watch_line(url: &str, prefix: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (host, port) = host.rsplit_once(':').unwrap_or((host, "1883"));
+    format!("mosquitto_sub -h {host} -p {port} -v -t '{prefix}/alerts/#'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::watch_line;
+
+    #[test]
+    fn the_watch_line_names_host_and_port_and_no_password() {
+        let line = watch_line("mqtt://me:secret@broker:1884?qos=1", "p");
+        assert_eq!(line, "mosquitto_sub -h broker -p 1884 -v -t 'p/alerts/#'");
+        assert_eq!(watch_line("mqtt://b", "p"), "mosquitto_sub -h b -p 1883 -v -t 'p/alerts/#'");
+    }
+}

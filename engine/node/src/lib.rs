@@ -1,4 +1,79 @@
-//! The thalweg binary and the crate that users depend on.
+//! Thalweg, a stream engine for the gateways at the edge: the crate that programs depend on, and the
+//! `thalweg` binary.
+//!
+//! ```no_run
+//! use serde::Deserialize;
+//! use thalweg::prelude::*;
+//!
+//! #[derive(Deserialize)]
+//! struct Reading { device: Str, ts: i64, temp: f64 }
+//!
+//! fn main() -> Result<(), JobError> {
+//!     let broker: MqttConfig = "mqtt://localhost".parse()?;
+//!     thalweg::run(&Job::new("averages", move |flow| {
+//!         let readings = MqttSource::new(broker.clone(), Json::<Reading>::new()).topic("sensors/{device}/temp");
+//!         flow.source(readings, Watermarks::bounded_out_of_orderness(secs(2)).timestamps(|r: &Reading| r.ts))
+//!             .key_by(|r| r.device.clone())
+//!             .window(Tumbling::of(secs(10)))
+//!             .aggregate(Average::of(|r: &Reading| r.temp))
+//!             .sink(StdoutSink::new());
+//!     }))
+//! }
+//! ```
+//!
+//! The engine's parts are crates of their own, re-exported here: [`flow`] (the stream API),
+//! [`runtime`] (drivers and jobs), [`kernel`] (the seams that connectors implement), and the
+//! connectors [`file`](mod@file), [`format`](mod@format) and [`mqtt`].
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "cli")]
+mod measure;
+#[cfg(feature = "cli")]
+mod settings;
+mod shutdown;
+
+use std::time::Duration;
+
+pub use thalweg_file as file;
+pub use thalweg_flow as flow;
+pub use thalweg_format as format;
+pub use thalweg_kernel as kernel;
+pub use thalweg_mqtt as mqtt;
+pub use thalweg_runtime as runtime;
+
+use thalweg_runtime::{Job, JobError, RuntimeConfig};
+
+pub use shutdown::drain_on_signals;
+
+/// What most programs use.
+pub mod prelude {
+    pub use crate::{run, secs};
+    pub use thalweg_file::{FileSink, FileSource, StdoutSink};
+    pub use thalweg_flow::{
+        Average, Chain, Collected, Collection, Count, Flow, Fold, Max, Min, Reduce, Stats, Stream,
+        Sum, Tumbling, Watermarks, Windowed,
+    };
+    pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
+    pub use thalweg_kernel::{DeadLetter, Str, Timestamp};
+    pub use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
+    pub use thalweg_runtime::{DriverKind, Job, JobError, RuntimeConfig};
+}
+
+/// Runs a job to its end with the default configuration: one shard per core. Ctrl-C and SIGTERM
+/// drain it; a second one ends it at once.
+///
+/// # Errors
+/// If the job does not start, or a source or sink fails for good.
+pub fn run(job: &Job) -> Result<(), JobError> {
+    let running = job.start(&RuntimeConfig::default())?;
+    drain_on_signals(&running);
+    running.wait().map(|_| ())
+}
+
+/// So many seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

@@ -1,0 +1,107 @@
+//! Counters, with handles that are made once. Labels: `job` and `operator`; never a topic.
+//!
+//! | name | counts |
+//! |---|---|
+//! | `thalweg_mqtt_received_total`, `_received_bytes_total` | messages taken from the broker, and their payloads' bytes |
+//! | `thalweg_mqtt_acks_total` | messages acknowledged after their hand-over |
+//! | `thalweg_mqtt_stale_acks_total` | hand-overs after their connection had gone: the broker repeats these |
+//! | `thalweg_mqtt_duplicates_total` | QoS 2 repetitions that were recognised |
+//! | `thalweg_mqtt_retained_skipped_total` | retained messages that the source does not want |
+//! | `thalweg_mqtt_unmatched_total` | messages of a subscription that the source does not have (any more) |
+//! | `thalweg_mqtt_connects_total` | connections made |
+//! | `thalweg_mqtt_connected` | gauge: 1 while connected |
+//! | `thalweg_mqtt_published_total`, `_published_bytes_total` | results with the broker (QoS 0: written), and their payloads' bytes |
+//! | `thalweg_mqtt_republished_total` | results sent again after a lost connection |
+//! | `thalweg_mqtt_dropped_total` | results that cannot be published, by `reason` |
+
+use metrics::{Counter, Gauge, counter, gauge};
+use thalweg_kernel::OpenContext;
+
+pub(crate) struct SourceMeters {
+    pub(crate) received: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) acks: Counter,
+    pub(crate) stale_acks: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) retained_skipped: Counter,
+    pub(crate) unmatched: Counter,
+    pub(crate) connects: Counter,
+    pub(crate) connected: Gauge,
+}
+
+pub(crate) struct SinkMeters {
+    pub(crate) published: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) republished: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) connects: Counter,
+    pub(crate) connected: Gauge,
+}
+
+/// Why a result was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drop {
+    /// The topic is empty, too long, or has a wildcard or NUL.
+    Topic,
+    /// The packet is over `packet_bytes_max` or the broker's own limit.
+    TooLarge,
+    /// The broker said no.
+    Refused,
+}
+
+impl Drop {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Topic => "invalid_topic",
+            Self::TooLarge => "too_large",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+fn counted(cx: &OpenContext, name: &'static str) -> Counter {
+    counter!(name, "job" => cx.job.to_string(), "operator" => cx.operator.to_string())
+}
+
+fn connected(cx: &OpenContext) -> Gauge {
+    gauge!("thalweg_mqtt_connected", "job" => cx.job.to_string(), "operator" => cx.operator.to_string())
+}
+
+/// The counter of results dropped for `reason`.
+pub(crate) fn dropped(cx: &OpenContext, reason: Drop) -> Counter {
+    counter!(
+        "thalweg_mqtt_dropped_total",
+        "job" => cx.job.to_string(),
+        "operator" => cx.operator.to_string(),
+        "reason" => reason.name()
+    )
+}
+
+impl SourceMeters {
+    pub(crate) fn new(cx: &OpenContext) -> Self {
+        Self {
+            received: counted(cx, "thalweg_mqtt_received_total"),
+            bytes: counted(cx, "thalweg_mqtt_received_bytes_total"),
+            acks: counted(cx, "thalweg_mqtt_acks_total"),
+            stale_acks: counted(cx, "thalweg_mqtt_stale_acks_total"),
+            duplicates: counted(cx, "thalweg_mqtt_duplicates_total"),
+            retained_skipped: counted(cx, "thalweg_mqtt_retained_skipped_total"),
+            unmatched: counted(cx, "thalweg_mqtt_unmatched_total"),
+            connects: counted(cx, "thalweg_mqtt_connects_total"),
+            connected: connected(cx),
+        }
+    }
+}
+
+impl SinkMeters {
+    pub(crate) fn new(cx: &OpenContext) -> Self {
+        Self {
+            published: counted(cx, "thalweg_mqtt_published_total"),
+            bytes: counted(cx, "thalweg_mqtt_published_bytes_total"),
+            republished: counted(cx, "thalweg_mqtt_republished_total"),
+            refused: dropped(cx, Drop::Refused),
+            connects: counted(cx, "thalweg_mqtt_connects_total"),
+            connected: connected(cx),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Topic filters with named levels.
+//!
+//! | filter | subscribes | binds |
+//! |---|---|---|
+//! | `sensors/{device}/temp` | `sensors/+/temp` | `device` |
+//! | `plant/{line}/{path...}` | `plant/+/#` | `line`, and `path`: the rest of the topic |
+//! | `$share/group/sensors/{device}` | `$share/group/sensors/+` | `device`; the broker deals the messages out to the group |
+//!
+//! Plain `+` and `#` work too and bind nothing.
+//!
+//! **Overlapping filters.** A message belongs to the first filter, in the order given, that
+//! matches its topic. Where several match, a broker may send one copy or one per subscription
+//! (mosquitto sends one on MQTT 3.1.1, one per subscription on MQTT 5); each copy is a message.
+//! Give filters that do not overlap.
+
+use thalweg_kernel::{ConfigError, Str};
+
+/// The most named levels of one filter.
+pub const BINDINGS_MAX: usize = 8;
+/// The longest name of a level, in bytes: a longer one could not be cloned without allocating.
+pub const NAME_BYTES_MAX: usize = 24;
+/// The longest topic or filter, in bytes.
+pub const TOPIC_BYTES_MAX: usize = 65_535;
+
+/// The values of a message's named levels.
+pub(crate) type Bindings<'a> = Vec<(Str, &'a str)>;
+
+/// Why `topic` cannot be published to, if it cannot.
+pub(crate) fn check_topic(topic: &str) -> Result<(), &'static str> {
+    if topic.is_empty() {
+        Err("it is empty")
+    } else if topic.len() > TOPIC_BYTES_MAX {
+        Err("it is longer than 65535 bytes")
+    } else if topic.contains(['+', '#']) {
+        Err("it has a wildcard, '+' or '#'")
+    } else if topic.contains('\0') {
+        Err("it has a NUL character")
+    } else {
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Level {
+    Text(String),
+    Any(Option<Str>),
+}
+
+/// What follows the levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tail {
+    Nothing,
+    Rest(Option<Str>),
+}
+
+/// One topic filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFilter {
+    subscription: String,
+    levels: Vec<Level>,
+    tail: Tail,
+}
+
+impl TopicFilter {
+    /// Parses a filter.
+    ///
+    /// # Errors
+    /// Names the level at fault, counted from 1.
+    pub fn parse(filter: &str) -> Result<Self, ConfigError> {
+        let wrong = |allowed: String| ConfigError::new("topic", filter, allowed);
+        if filter.is_empty() || filter.len() > TOPIC_BYTES_MAX || filter.contains('\0') {
+            return Err(wrong("1 to 65535 bytes without NUL".into()));
+        }
+        let mut subscription = String::with_capacity(filter.len());
+        let (mut pattern, mut number) = (filter, 0);
+        if let Some(shared) = filter.strip_prefix("$share/") {
+            let (group, rest) = shared.split_once('/').unwrap_or((shared, ""));
+            if group.is_empty() || group.contains(['+', '#', '{', '}']) || rest.is_empty() {
+                return Err(wrong(
+                    "$share/GROUP/FILTER with a group name without wildcards".into(),
+                ));
+            }
+            subscription.push_str(&filter[..filter.len() - rest.len()]);
+            (pattern, number) = (rest, 2);
+        }
+        let mut parsed = Self { subscription, levels: Vec::new(), tail: Tail::Nothing };
+        let mut names: Vec<Str> = Vec::new();
+        let mut parts = pattern.split('/').peekable();
+        while let Some(part) = parts.next() {
+            number += 1;
+            let last = parts.peek().is_none();
+            parsed
+                .push(part, last, &mut names)
+                .map_err(|reason| wrong(format!("{reason} (level {number}: {part:?})")))?;
+        }
+        Ok(parsed)
+    }
+
+    fn push(&mut self, part: &str, last: bool, names: &mut Vec<Str>) -> Result<(), String> {
+        let mut name = |text: &str| {
+            let good = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && text.starts_with(|c: char| !c.is_ascii_digit())
+                && text.len() <= NAME_BYTES_MAX;
+            if !good {
+                return Err(format!(
+                    "names of letters, digits and '_', not beginning with a digit, of at most \
+                     {NAME_BYTES_MAX} bytes"
+                ));
+            }
+            let text = Str::from(text);
+            if names.contains(&text) {
+                return Err("each name once".to_owned());
+            }
+            if names.len() == BINDINGS_MAX {
+                return Err(format!("at most {BINDINGS_MAX} names"));
+            }
+            names.push(text.clone());
+            Ok(text)
+        };
+        if !self.levels.is_empty() {
+            self.subscription.push('/');
+        }
+        let inner = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
+        let rest = inner.and_then(|inner| inner.strip_suffix("..."));
+        if part == "#" || rest.is_some() {
+            if !last {
+                return Err("'#' and {name...} only as the last level".to_owned());
+            }
+            self.tail = Tail::Rest(rest.map(&mut name).transpose()?);
+            self.subscription.push('#');
+        } else if part == "+" || inner.is_some() {
+            self.levels.push(Level::Any(inner.map(&mut name).transpose()?));
+            self.subscription.push('+');
+        } else if part.contains(['+', '#', '{', '}']) {
+            return Err("text, '+', '#', {name} or {name...}, each as a whole level".to_owned());
+        } else {
+            self.levels.push(Level::Text(part.to_owned()));
+            self.subscription.push_str(part);
+        }
+        Ok(())
+    }
+
+    /// What the broker is asked for.
+    pub fn subscription(&self) -> &str {
+        &self.subscription
+    }
+
+    /// Whether `topic` matches; if so, `bindings` holds the values of the named levels.
+    /// Allocates only to grow `bindings`.
+    pub(crate) fn matches<'a>(&self, topic: &'a str, bindings: &mut Bindings<'a>) -> bool {
+        bindings.clear();
+        // Topics like `$SYS/...` are not meant by a filter that begins with a wildcard.
+        if topic.starts_with('$') && !matches!(self.levels.first(), Some(Level::Text(_))) {
+            return false;
+        }
+        let mut rest = Some(topic);
+        for level in &self.levels {
+            let Some(text) = rest else { return false };
+            let value;
+            (value, rest) = match text.split_once('/') {
+                Some((value, after)) => (value, Some(after)),
+                None => (text, None),
+            };
+            match level {
+                Level::Text(wanted) if wanted == value => {}
+                Level::Text(_) => return false,
+                Level::Any(None) => {}
+                Level::Any(Some(name)) => bindings.push((name.clone(), value)),
+            }
+        }
+        match &self.tail {
+            Tail::Nothing => rest.is_none(),
+            Tail::Rest(name) => {
+                // `a/#` matches `a` too; its rest is empty then.
+                if let Some(name) = name {
+                    bindings.push((name.clone(), rest.unwrap_or_default()));
+                }
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(filter: &str, topic: &str) -> Option<String> {
+        let filter = TopicFilter::parse(filter).unwrap_or_else(|error| panic!("{error}"));
+        let mut bindings = vec![("stale".into(), "stale")];
+        filter.matches(topic, &mut bindings).then(|| {
+            let shown: Vec<_> =
+                bindings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            shown.join(" ")
+        })
+    }
+
+    #[test]
+    fn filters_subscribe_and_bind() {
+        let cases = [
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7/temp", Some("device=d7")),
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors//temp", Some("device=")),
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7/hum", None),
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7", None),
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7/temp/x", None),
+            ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7/temp/", None),
+            ("{a}/{b}", "+/+", "/", Some("a= b=")),
+            ("{a}", "+", "x", Some("a=x")),
+            ("{a}", "+", "x/y", None),
+            ("+/x", "+/x", "q/x", Some("")),
+            ("a", "a", "a", Some("")),
+            ("a", "a", "A", None),
+            ("#", "#", "a/b/c", Some("")),
+            ("#", "#", "$SYS/x", None),
+            ("+/x", "+/x", "$SYS/x", None),
+            ("$SYS/{what...}", "$SYS/#", "$SYS/broker/load", Some("what=broker/load")),
+            ("a/{rest...}", "a/#", "a/b/c", Some("rest=b/c")),
+            ("a/{rest...}", "a/#", "a/", Some("rest=")),
+            ("a/{rest...}", "a/#", "a", Some("rest=")),
+            ("a/{rest...}", "a/#", "ab", None),
+            ("{rest...}", "#", "a/b", Some("rest=a/b")),
+            ("$share/g/s/{d}", "$share/g/s/+", "s/1", Some("d=1")),
+            ("$share/g/s/{d}", "$share/g/s/+", "$share/g/s/1", None),
+            ("a//{b}", "a//+", "a//c", Some("b=c")),
+            ("straße/{ort}", "straße/+", "straße/köln", Some("ort=köln")),
+        ];
+        for (filter, subscription, topic, expected) in cases {
+            let parsed = TopicFilter::parse(filter).expect(filter);
+            assert_eq!(parsed.subscription(), subscription, "{filter}");
+            assert_eq!(bind(filter, topic).as_deref(), expected, "{filter} on {topic}");
+        }
+    }
+
+    #[test]
+    fn wrong_filters_name_their_level() {
+        let long = format!("{{{}}}", "x".repeat(25));
+        let nine = (0..9).map(|i| format!("{{n{i}}}")).collect::<Vec<_>>().join("/");
+        let cases = [
+            ("", "1 to 65535 bytes"),
+            ("a\0b", "without NUL"),
+            ("a/b+/c", "level 2: \"b+\""),
+            ("a/#/c", "level 2: \"#\""),
+            ("a/{b...}/c", "level 2"),
+            ("a/b#", "level 2: \"b#\""),
+            ("a/t{x}", "level 2: \"t{x}\""),
+            ("{x", "level 1: \"{x\""),
+            ("{}", "not beginning with a digit"),
+            ("{1x}", "not beginning with a digit"),
+            ("{a-b}", "letters, digits and '_'"),
+            ("{a b}/c", "level 1"),
+            ("{...}", "level 1"),
+            ("{a}/{b}/{a}", "each name once (level 3"),
+            (long.as_str(), "at most 24 bytes"),
+            (nine.as_str(), "at most 8 names (level 9"),
+            ("$share/g", "$share/GROUP/FILTER"),
+            ("$share//a", "$share/GROUP/FILTER"),
+            ("$share/g+/a", "$share/GROUP/FILTER"),
+            ("$share/g/a/b+", "level 4: \"b+\""),
+        ];
+        for (filter, allowed) in cases {
+            let error = TopicFilter::parse(filter).expect_err(filter);
+            assert_eq!((error.key.as_str(), error.value.as_str()), ("topic", filter));
+            assert!(error.allowed.contains(allowed), "{filter}: {error}");
+        }
+    }
+
+    /// Goal: the matcher agrees with the standard's rules.
+    /// Method: every filter and topic of up to three levels over a small alphabet, against a
+    /// recursive model.
+    #[test]
+    fn matching_agrees_with_a_plain_model() {
+        fn model(filter: &[&str], topic: &[&str]) -> bool {
+            match (filter, topic) {
+                (["#"], _) => true,
+                ([], []) => true,
+                (["+", filter @ ..], [_, topic @ ..]) => model(filter, topic),
+                ([f, filter @ ..], [t, topic @ ..]) if f == t => model(filter, topic),
+                _ => false,
+            }
+        }
+        fn all(alphabet: &[&'static str]) -> Vec<Vec<&'static str>> {
+            let mut out: Vec<Vec<&str>> = vec![vec![]];
+            let mut from = 0;
+            for _ in 0..3 {
+                let to = out.len();
+                for i in from..to {
+                    for part in alphabet {
+                        let mut longer = out[i].clone();
+                        longer.push(part);
+                        out.push(longer);
+                    }
+                }
+                from = to;
+            }
+            out.retain(|parts| !parts.is_empty() && *parts != [""]);
+            out
+        }
+        for filter in all(&["a", "", "+", "#"]) {
+            let Ok(parsed) = TopicFilter::parse(&filter.join("/")) else { continue };
+            for topic in all(&["a", "b", ""]) {
+                let joined = topic.join("/");
+                let found = parsed.matches(&joined, &mut Vec::new());
+                assert_eq!(found, model(&filter, &topic), "{filter:?} on {topic:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What no real broker does on demand: peers of a few scripted bytes.
+
+// Helpers of tests fail as tests do.
+#![allow(clippy::expect_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use common::{Line, Shard};
+use thalweg_mqtt::{MqttConfig, MqttSource, Qos, Version};
+
+/// Reads one packet: its first byte and its body.
+fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    let kind = byte[0];
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte)?;
+        length |= usize::from(byte[0] & 127) << shift;
+        shift += 7;
+        if byte[0] < 128 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((kind, body))
+}
+
+/// Listens, and plays `script` for each connection after reading its CONNECT.
+fn peer<T: Send + 'static>(
+    script: impl FnMut(usize, &mut TcpStream) -> Option<T> + Send + 'static,
+) -> (MqttConfig, JoinHandle<T>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let mut script = script;
+    let thread = thread::spawn(move || {
+        for round in 0.. {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.set_read_timeout(Some(common::PATIENCE)).expect("a timeout");
+            let (kind, _) = read(&mut stream).expect("a packet");
+            assert_eq!(kind, 0x10, "CONNECT");
+            if let Some(result) = script(round, &mut stream) {
+                return result;
+            }
+        }
+        unreachable!("it listens for ever")
+    });
+    (MqttConfig::new("127.0.0.1").port(port), thread)
+}
+
+fn accept(version: Version, session_present: bool) -> Vec<u8> {
+    match version {
+        Version::V311 => vec![0x20, 2, session_present.into(), 0],
+        Version::V5 => vec![0x20, 3, session_present.into(), 0, 0],
+    }
+}
+
+/// Goal: the broker may ask for the end of a QoS 2 exchange that this process never saw, and gets
+/// it, instead of a reconnect for ever (rumqtt issues 664 and 1053).
+#[test]
+fn an_unknown_pubrel_is_answered_with_pubcomp() {
+    for version in [Version::V311, Version::V5] {
+        let (config, peer) = peer(move |round, stream| {
+            stream.write_all(&accept(version, true)).expect("CONNACK");
+            for id in [7, 999] {
+                let [high, low] = u16::to_be_bytes(id);
+                stream.write_all(&[0x62, 2, high, low]).expect("PUBREL");
+                loop {
+                    let (kind, body) = read(stream).expect("the connection holds");
+                    if kind == 0x70 {
+                        assert_eq!(body[..2], [high, low], "PUBCOMP for the same id");
+                        break;
+                    }
+                }
+            }
+            // Once more after a reconnect, which makes rumqttc forget what it knew.
+            (round == 1).then_some(())
+        });
+        let config = config.version(version).qos(Qos::ExactlyOnce).client_id("gw");
+        let mut shard = Shard::open(&MqttSource::new(config, Line).topic("a"));
+        while !peer.is_finished() {
+            shard.run_for(Duration::from_millis(20));
+        }
+        peer.join().expect("the script ran");
+    }
+}
+
+#[test]
+fn a_refused_subscription_names_the_filter() {
+    for (version, code, body) in
+        [(Version::V311, 0x80_u8, vec![0x90_u8, 4]), (Version::V5, 0x87, vec![0x90, 5])]
+    {
+        let (config, peer) = peer(move |_, stream| {
+            stream.write_all(&accept(version, false)).expect("CONNACK");
+            let (kind, subscribe) = read(stream).expect("a packet");
+            assert_eq!(kind, 0x82, "SUBSCRIBE");
+            let mut answer = body.clone();
+            answer.extend(&subscribe[..2]);
+            if version == Version::V5 {
+                answer.push(0);
+            }
+            answer.extend([1, code]);
+            stream.write_all(&answer).expect("SUBACK");
+            let _end = stream.read(&mut [0; 64]);
+            Some(())
+        });
+        let source = MqttSource::new(config.version(version), Line).topic("open").topic("shut/{x}");
+        let error = Shard::open(&source).fail();
+        assert!(error.contains("\"shut/+\""), "{error}");
+        peer.join().expect("the script ran");
+    }
+}
+
+#[test]
+fn refusals_that_time_cannot_mend_end_the_job_and_others_do_not() {
+    let fatal = [
+        (Version::V311, 1, "version=5"),
+        (Version::V311, 2, "client_id"),
+        (Version::V311, 4, "user and password"),
+        (Version::V311, 5, "user and password"),
+        (Version::V5, 0x84, "version=3.1.1"),
+        (Version::V5, 0x85, "client_id"),
+        (Version::V5, 0x86, "user and password"),
+        (Version::V5, 0x87, "user and password"),
+        (Version::V5, 0x8a, "user and password"),
+        (Version::V5, 0x9b, "qos"),
+    ];
+    for (version, code, help) in fatal {
+        let (config, peer) = peer(move |_, stream| {
+            let mut answer = accept(version, false);
+            answer[3] = code;
+            stream.write_all(&answer).expect("CONNACK");
+            Some(())
+        });
+        let source = MqttSource::new(config.version(version), Line).topic("a");
+        let error = Shard::open(&source).fail();
+        assert!(error.contains(help), "{version:?} {code:#x}: {error}");
+        peer.join().expect("the script ran");
+    }
+    for (version, code) in
+        [(Version::V311, 3), (Version::V5, 0x88), (Version::V5, 0x89), (Version::V5, 0x97)]
+    {
+        let (config, peer) = peer(move |round, stream| {
+            let mut answer = accept(version, false);
+            answer[3] = if round < 2 { code } else { 0 };
+            stream.write_all(&answer).expect("CONNACK");
+            (round == 2).then(|| read(stream).expect("SUBSCRIBE").0)
+        });
+        let source = MqttSource::new(config.version(version), Line).topic("a");
+        let mut shard = Shard::open(&source);
+        while !peer.is_finished() {
+            shard.run_for(Duration::from_millis(20));
+        }
+        assert_eq!(peer.join().expect("the script ran"), 0x82, "{version:?} {code:#x}");
+    }
+}
+
+/// Goal: bytes that are no MQTT neither crash nor end anything.
+#[test]
+fn nonsense_is_weather() {
+    let (config, peer) = peer(|round, stream| {
+        let nonsense: &[u8] = match round {
+            0 => b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            1 => &[0x20, 0xff, 0xff, 0xff, 0xff, 0xff],
+            2 => &[0x20, 3, 0, 0, 0, 0x30, 5, 0, 9, b'a', b'b', b'c'],
+            3 => &[0x20, 3, 0, 0, 0, 0xf0, 0],
+            _ => return Some(()),
+        };
+        stream.write_all(nonsense).expect("write");
+        None
+    });
+    let mut shard = Shard::open(&MqttSource::new(config, Line).topic("a"));
+    while !peer.is_finished() {
+        shard.run_for(Duration::from_millis(20));
+    }
+    peer.join().expect("the script ran");
+    shard.stop();
+    assert!(shard.seen.lines.is_empty() && shard.seen.dead.is_empty());
+}

@@ -1,0 +1,142 @@
+//! The command line: parses it, sets up logs, runs the command, and turns the outcome into an exit
+//! code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use thalweg_kernel::ConfigError;
+use thalweg_runtime::{DriverKind, JobError, RuntimeConfig, serve_prometheus};
+use tracing_subscriber::EnvFilter;
+
+use crate::measure;
+use crate::settings::Settings;
+
+#[derive(Parser)]
+#[command(name = "thalweg", version, about = "A stream engine for the gateways at the edge", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `warn,thalweg_mqtt=debug`
+    #[arg(long, global = true, env = "THALWEG_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+const EXAMPLES: &str = "Examples:
+  thalweg demo                       a broker, 300 devices and live averages, all in this process
+  thalweg demo --for 10s             the same for ten seconds, then a summary
+  thalweg demo --broker mqtt://localhost:1883
+  thalweg run gateway.toml           the windowed statistics that the file describes
+  thalweg graph gateway.toml         the job's graph, without running it";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the engine at work: embedded broker, simulated devices, live results
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
+    /// Run the windowed statistics that a configuration file describes, until Ctrl-C
+    Run(JobArgs),
+    /// Print the graph of the job that a configuration file describes
+    Graph(JobArgs),
+}
+
+#[derive(Args)]
+struct JobArgs {
+    /// The configuration, in TOML; THALWEG_ variables override it: THALWEG_ENGINE__SHARDS=1
+    #[arg(value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// How the engine runs, for every command that runs a job.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArgs {
+    /// Shards; one per core by default
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+
+    /// auto, glommio or threads
+    #[arg(long, default_value = "auto", value_name = "DRIVER")]
+    driver: String,
+}
+
+impl EngineArgs {
+    pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
+        let driver = self.driver.parse::<DriverKind>()?;
+        let default = RuntimeConfig::default();
+        let config =
+            RuntimeConfig { driver, shards: self.shards.unwrap_or(default.shards), ..default };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Runs the program and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_logging(cli.log.as_deref(), cli.command.default_log()) {
+        return report(&error.into());
+    }
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Tells the user what went wrong.
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("thalweg: {error:#}");
+    let wrong_setting = error.chain().any(|cause| {
+        cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(JobError::Config(_)))
+    });
+    ExitCode::from(if wrong_setting { 2 } else { 1 })
+}
+
+fn start_logging(filter: Option<&str>, default: &str) -> Result<(), ConfigError> {
+    let wanted = filter.unwrap_or(default);
+    let filter = wanted.parse::<EnvFilter>().map_err(|error| {
+        let allowed =
+            "error, warn, info, debug, trace, or directives such as warn,thalweg_mqtt=debug";
+        ConfigError::new("--log", wanted, format!("{allowed} ({error})"))
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+impl Command {
+    fn default_log(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "demo")]
+            Self::Demo(_) => crate::demo::DEFAULT_LOG,
+            Self::Run(_) | Self::Graph(_) => "info",
+        }
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            #[cfg(feature = "demo")]
+            Self::Demo(args) => crate::demo::run(&args),
+            Self::Run(args) => {
+                let settings = Settings::read(&args.config)?;
+                if let Some(address) = settings.metrics.address {
+                    serve_metrics(address)?;
+                }
+                measure::run(settings)
+            }
+            Self::Graph(args) => {
+                let settings = Settings::read(&args.config)?;
+                let runtime = settings.engine.runtime()?;
+                print!("{}", measure::job(settings)?.graph(runtime.shards)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Serves metrics and logs where.
+pub(crate) fn serve_metrics(address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let bound = serve_prometheus(address)?;
+    tracing::info!("metrics at http://{bound}/metrics");
+    Ok(bound)
+}

@@ -1,0 +1,154 @@
+//! The live view: on a terminal a table that is redrawn each second, in a pipe one line a second.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _, stdout};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thalweg_kernel::Str;
+use thalweg_runtime::Snapshot;
+
+use super::fleet::SentCounts;
+use super::pipeline::{Row, TOO_HOT, Tally};
+
+/// Rows that may wait for the view; beyond that it misses some.
+const ROWS_MAX: usize = 16_384;
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// How many devices are shown: the hottest.
+const DEVICES_SHOWN: usize = 12;
+
+/// What is told once, above the live part.
+pub(super) struct Facts<'a> {
+    pub(super) broker: &'a str,
+    pub(super) embedded: bool,
+    pub(super) devices: u32,
+    pub(super) rate: u32,
+    pub(super) shards: usize,
+    pub(super) driver: &'a str,
+    pub(super) metrics: &'a str,
+    pub(super) watch: &'a str,
+}
+
+/// See the module.
+pub(super) struct View {
+    rows: flume::Receiver<Row>,
+    /// Each device's last second.
+    devices: BTreeMap<Str, Row>,
+    terminal: bool,
+    /// Lines that the next drawing replaces.
+    drawn: usize,
+    last: Last,
+}
+
+/// The numbers at the last drawing, to make rates of.
+struct Last {
+    at: Instant,
+    received: u64,
+    rows: u64,
+}
+
+impl View {
+    pub(super) fn new() -> (Self, flume::Sender<Row>) {
+        let (sender, rows) = flume::bounded(ROWS_MAX);
+        let last = Last { at: Instant::now(), received: 0, rows: 0 };
+        let terminal = stdout().is_terminal();
+        (Self { rows, devices: BTreeMap::new(), terminal, drawn: 0, last }, sender)
+    }
+
+    pub(super) fn introduce(&self, facts: &Facts<'_>) {
+        let kind = if facts.embedded { "embedded in this process" } else { "yours" };
+        let shards = if facts.shards == 1 { "shard" } else { "shards" };
+        println!("broker    {} ({kind})", facts.broker);
+        println!("devices   {}, {} messages/s together", facts.devices, facts.rate);
+        println!("engine    {} {shards} on {}", facts.shards, facts.driver);
+        println!("metrics   {}", facts.metrics);
+        println!("alerts    {}\n", facts.watch);
+    }
+
+    /// Gathers rows for a second, then draws.
+    pub(super) fn refresh(&mut self, metrics: &Snapshot, sent: &SentCounts, tally: &Tally) {
+        let until = self.last.at + REFRESH_EVERY;
+        // In short waits, so that an interrupt is noticed soon.
+        let wait = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(50));
+        if let Ok(row) = self.rows.recv_timeout(wait) {
+            self.take(row);
+        }
+        while let Ok(row) = self.rows.try_recv() {
+            self.take(row);
+        }
+        if Instant::now() < until {
+            return;
+        }
+        let summary = self.summary(metrics, sent, tally);
+        if self.terminal { self.draw(&summary) } else { println!("{summary}") }
+    }
+
+    fn take(&mut self, row: Row) {
+        let last = self.devices.get(&row.key);
+        if last.is_none_or(|last| last.start <= row.start) {
+            self.devices.insert(row.key.clone(), row);
+        }
+    }
+
+    fn summary(&mut self, metrics: &Snapshot, sent: &SentCounts, tally: &Tally) -> String {
+        let (received, rows) = (tally.received(metrics), tally.rows.load(Relaxed));
+        let seconds = self.last.at.elapsed().as_secs_f64();
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let lag = metrics
+            .lowest("readings", "currentOutputWatermark")
+            .filter(|&watermark| watermark > 0 && watermark < i64::MAX)
+            .map_or_else(|| "-".into(), |watermark| format!("{} ms", now_ms() - watermark));
+        let dead = metrics.dead_letters();
+        let summary = format!(
+            "sent {}  received {received} ({:.0}/s)  results {rows} ({:.0}/s)  \
+             watermark lag {lag}  late {}  dead letters {}  alerts {}",
+            sent.total(),
+            rate(received, self.last.received),
+            rate(rows, self.last.rows),
+            tally.late.load(Relaxed),
+            dead.iter().map(|(_, count)| count).sum::<u64>(),
+            tally.alerts.load(Relaxed),
+        );
+        self.last = Last { at: Instant::now(), received, rows };
+        summary
+    }
+
+    fn draw(&mut self, summary: &str) {
+        let mut rows: Vec<_> = self.devices.values().collect();
+        rows.sort_by(|a, b| b.value.avg.total_cmp(&a.value.avg));
+        let mut text = String::new();
+        // Up over what was drawn before, and clear from there on.
+        if self.drawn > 0 {
+            let _ = write!(text, "\x1b[{}A\x1b[J", self.drawn);
+        }
+        let part = |summary: &str| summary.replace("  watermark", "\n  watermark");
+        let _ = writeln!(text, "  {}\n", part(summary));
+        let _ = writeln!(text, "  hottest devices     avg °C     min     max  readings");
+        for row in rows.iter().take(DEVICES_SHOWN) {
+            let stats = &row.value;
+            let hot = if stats.avg > TOO_HOT { "  << too hot" } else { "" };
+            let _ = writeln!(
+                text,
+                "  {:<16} {:>9.2} {:>7.2} {:>7.2} {:>9}{hot}",
+                row.key, stats.avg, stats.min, stats.max, stats.count
+            );
+        }
+        self.drawn = 4 + rows.len().min(DEVICES_SHOWN);
+        let _ = stdout().write_all(text.as_bytes());
+        let _ = stdout().flush();
+    }
+
+    pub(super) fn draining(&self) {
+        println!("\ndraining: the devices stop, what is in flight reaches the sinks");
+    }
+
+    pub(super) fn close(&mut self) {
+        self.drawn = 0;
+    }
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, thalweg_kernel::time::millis)
+}

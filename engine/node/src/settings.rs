@@ -1,0 +1,285 @@
+//! The configuration file of `thalweg run`: TOML, overridden by `THALWEG_` variables
+//! (`THALWEG_ENGINE__SHARDS=1` sets `engine.shards`). Every mistake is a [`ConfigError`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::error::{Actual, Kind};
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+use thalweg_kernel::ConfigError;
+use thalweg_mqtt::MqttConfig;
+use thalweg_runtime::RuntimeConfig;
+
+/// What `thalweg run` is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The job's name.
+    #[serde(default = "default_name")]
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) engine: Engine,
+    pub(crate) source: Source,
+    #[serde(default)]
+    pub(crate) fields: Fields,
+    pub(crate) window: Window,
+    pub(crate) sink: Sink,
+    #[serde(default)]
+    pub(crate) dead_letters: DeadLetters,
+    #[serde(default)]
+    pub(crate) metrics: Metrics,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Engine {
+    shards: Option<usize>,
+    driver: Option<String>,
+    spin_us: Option<u64>,
+}
+
+/// Where readings come from: a broker or files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    pub(crate) mqtt: Option<String>,
+    #[serde(default)]
+    pub(crate) topics: Vec<String>,
+    #[serde(default)]
+    pub(crate) files: Vec<PathBuf>,
+    #[serde(default = "default_payload_bytes_max")]
+    pub(crate) payload_bytes_max: usize,
+}
+
+/// What the fields of a reading are called.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Fields {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) time: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self { key: "device".into(), value: "value".into(), time: "ts".into() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Window {
+    #[serde(with = "humantime_serde")]
+    pub(crate) size: Duration,
+    #[serde(default, with = "humantime_serde")]
+    pub(crate) out_of_orderness: Duration,
+    #[serde(default = "default_idle_after", with = "humantime_serde")]
+    pub(crate) idle_after: Duration,
+    #[serde(default = "default_clock_guard", with = "humantime_serde")]
+    pub(crate) clock_guard: Duration,
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub(crate) enum Sink {
+    /// A table on a terminal, JSON lines in a pipe.
+    Stdout {},
+    /// JSON lines, or CSV if the name ends in `.csv`.
+    File { path: PathBuf },
+    /// JSON to a topic, in which `{key}` stands for the key.
+    Mqtt { url: String, topic: String },
+}
+
+/// Where dead letters go, beside being counted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeadLetters {
+    pub(crate) path: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Metrics {
+    pub(crate) address: Option<SocketAddr>,
+}
+
+fn default_name() -> String {
+    "thalweg".into()
+}
+
+fn default_payload_bytes_max() -> usize {
+    256 * 1024
+}
+
+fn default_idle_after() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_clock_guard() -> Duration {
+    Duration::from_secs(5 * 60)
+}
+
+impl Settings {
+    /// Reads a file and the environment, and checks everything that can be checked without
+    /// connecting to anything.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        if let Err(error) = std::fs::metadata(path) {
+            let allowed = format!("a TOML file that can be read ({error})");
+            return Err(ConfigError::new("FILE", path.display(), allowed));
+        }
+        // Logs and the broker's credentials have variables of their own.
+        let environment = Env::prefixed("THALWEG_").ignore(&["log", "mqtt_user", "mqtt_password"]);
+        Self::from(Figment::from(Toml::file_exact(path)).merge(environment.split("__")))
+    }
+
+    fn from(figment: Figment) -> Result<Self, ConfigError> {
+        let settings: Self = figment.extract().map_err(explain)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.engine.runtime()?;
+        if self.window.size < Duration::from_millis(1) {
+            let size = humantime::format_duration(self.window.size);
+            return Err(ConfigError::new("window.size", size, "1ms or more: 10s"));
+        }
+        match (&self.source.mqtt, self.source.files.is_empty()) {
+            (Some(_), true) => self.source.broker().map(|_| ()),
+            (None, false) => Ok(()),
+            (Some(url), false) => {
+                Err(ConfigError::new("source.mqtt", url, "either `mqtt` or `files`, not both"))
+            }
+            (None, true) => Err(ConfigError::new("source", "", "`mqtt` with `topics`, or `files`")),
+        }
+    }
+}
+
+impl Source {
+    /// The broker's settings; the error names the key in the file.
+    pub(crate) fn broker(&self) -> Result<MqttConfig, ConfigError> {
+        let url = self.mqtt.as_deref().unwrap_or_default();
+        url.parse().map_err(|error| within("source.mqtt", error))
+    }
+}
+
+/// `error` of a setting within the setting `key`.
+pub(crate) fn within(key: &str, error: ConfigError) -> ConfigError {
+    ConfigError { key: format!("{key}: {}", error.key), ..error }
+}
+
+impl Engine {
+    pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
+        let mut config = RuntimeConfig::default();
+        if let Some(driver) = &self.driver {
+            config.driver = driver.parse().map_err(|error| within("engine", error))?;
+        }
+        config.shards = self.shards.unwrap_or(config.shards);
+        config.spin = Duration::from_micros(self.spin_us.unwrap_or(0));
+        config.validate().map_err(|error| within("engine", error))?;
+        Ok(config)
+    }
+}
+
+/// The first mistake that figment found, in our words.
+fn explain(error: figment::Error) -> ConfigError {
+    let key = error.path.join(".");
+    let from = error.metadata.as_ref().map(|source| format!(" (in {})", source.name));
+    let from = from.unwrap_or_default();
+    match &error.kind {
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            ConfigError::new(key, plain(found), format!("{expected}{from}"))
+        }
+        Kind::UnknownField(name, known) | Kind::UnknownVariant(name, known) => {
+            ConfigError::new(joined(&key, name), "", format!("{}{from}", known.join(", ")))
+        }
+        Kind::MissingField(name) => {
+            ConfigError::new(joined(&key, name), "", "a value; it has no default")
+        }
+        _ => ConfigError::new(key, "", format!("valid TOML: {error}")),
+    }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn plain(value: &Actual) -> String {
+    match value {
+        Actual::Str(text) => text.clone(),
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [source]
+        mqtt = "mqtt://localhost"
+        topics = ["sensors/{device}/temp"]
+        [window]
+        size = "10s"
+        [sink.stdout]
+    "#;
+
+    fn read(toml: &str) -> Result<Settings, String> {
+        Settings::from(Figment::from(Toml::string(toml))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_said() {
+        let settings = read(GOOD).unwrap();
+        assert_eq!(settings.fields.key, "device");
+        assert_eq!(settings.window.size, Duration::from_secs(10));
+        assert_eq!(settings.window.clock_guard, Duration::from_secs(300));
+        assert!(matches!(settings.sink, Sink::Stdout {}));
+    }
+
+    #[test]
+    fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
+        let cases = [
+            (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
+            (
+                GOOD.replace("10s", "0s"),
+                r#"window.size = "0s" is not allowed; allowed: 1ms or more"#,
+            ),
+            (GOOD.replace("size", "sise"), r#"window.sise = "" is not allowed; allowed: `size`"#),
+            (GOOD.replace("mqtt://", "http://"), r#"source.mqtt: "#),
+            (
+                GOOD.replace("localhost", "localhost?qos=3"),
+                r#"source.mqtt: qos = "3" is not allowed; allowed: 0, 1 or 2"#,
+            ),
+            (GOOD.replace("[sink.stdout]", ""), r#"sink = "" is not allowed; allowed: a value"#),
+            (GOOD.replace("stdout", "printer"), r#"sink"#),
+            (
+                format!("{GOOD}\n[engine]\nshards = 0"),
+                r#"engine: shards = "0" is not allowed; allowed: 1 to 128"#,
+            ),
+            (
+                format!("{GOOD}\n[engine]\nshards = \"two\""),
+                r#"engine.shards = "two" is not allowed; allowed: usize"#,
+            ),
+            (
+                format!("{GOOD}\n[engine]\ndriver = \"fibers\""),
+                r#"engine: driver = "fibers" is not allowed; allowed: auto, glommio, threads"#,
+            ),
+            (GOOD.replace("mqtt =", "files = ['a']\nmqtt ="), "either `mqtt` or `files`, not both"),
+            (format!("{GOOD}\n[metrics]\naddress = \"here\""), r#"metrics.address = "here""#),
+            ("window = ".to_owned(), "valid TOML"),
+        ];
+        for (toml, expected) in cases {
+            let error = read(&toml).unwrap_err();
+            assert!(error.contains(expected), "{toml}\nexpected: {expected}\ngot:      {error}");
+        }
+    }
+}
