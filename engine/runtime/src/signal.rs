@@ -60,8 +60,9 @@ impl Signal {
 
     /// Resolves when the flag is up.
     pub(crate) async fn raised(&self) {
+        // Also when the sleep is given up for a timer: a later wake-up must find nobody asleep.
+        let _awake = Awake(&self.sleeping);
         poll_fn(|cx| self.poll_raised(cx)).await;
-        self.sleeping.store(false, SeqCst);
     }
 
     fn poll_raised(&self, cx: &Context<'_>) -> Poll<()> {
@@ -75,6 +76,7 @@ impl Signal {
         thread_local! {
             static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
         }
+        let _awake = Awake(&self.sleeping);
         let deadline = Instant::now() + timeout;
         WAKER.with(|waker| {
             while self.poll_raised(&Context::from_waker(waker)).is_pending() {
@@ -85,7 +87,15 @@ impl Signal {
                 thread::park_timeout(left);
             }
         });
-        self.sleeping.store(false, SeqCst);
+    }
+}
+
+/// Says at its end that nobody sleeps any more.
+struct Awake<'a>(&'a AtomicBool);
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
     }
 }
 
