@@ -30,8 +30,8 @@ pub(crate) struct SourceMeters {
 }
 
 pub(crate) struct SinkMeters {
-    pub(crate) published: Counter,
-    pub(crate) bytes: Counter,
+    published: Counter,
+    bytes: Counter,
     pub(crate) republished: Counter,
     pub(crate) refused: Counter,
     pub(crate) connects: Counter,
@@ -103,5 +103,10 @@ impl SinkMeters {
             connects: counted(cx, "thalweg_mqtt_connects_total"),
             connected: connected(cx),
         }
+    }
+    /// A result is with the broker.
+    pub(crate) fn published(&self, payload_bytes: usize) {
+        self.published.increment(1);
+        self.bytes.increment(payload_bytes as u64);
     }
 }

@@ -93,34 +93,31 @@ impl<P> Outbox<P> {
         self.requested.push_back(None);
     }
 
-    /// rumqttc reports the next publish as sent with this id. True if that completes it (QoS 0).
-    pub(crate) fn sent(&mut self, packet_id: u16) -> bool {
-        let Some(seq) = self.requested.pop_front() else { return false };
+    /// rumqttc reports the next publish as sent with this id: the parcel that this completes, if it
+    /// does (QoS 0).
+    pub(crate) fn sent(&mut self, packet_id: u16) -> Option<&Parcel<P>> {
+        let seq = self.requested.pop_front()?;
         if packet_id == 0 {
-            return seq.is_some_and(|seq| self.finish(seq));
+            return self.finish(seq?);
         }
         if let Some(slot) = self.by_packet_id.get_mut(usize::from(packet_id)) {
             *slot = seq;
         }
-        false
+        None
     }
 
     /// The broker has answered for this id: the parcel of ours behind it, if there is one.
     pub(crate) fn acked(&mut self, packet_id: u16) -> Option<&Parcel<P>> {
         let seq = self.by_packet_id.get_mut(usize::from(packet_id))?.take()?;
-        let at = self.finish(seq).then(|| usize::try_from(seq - self.base).ok())??;
-        self.parcels.get(at)
+        self.finish(seq)
     }
 
-    fn finish(&mut self, seq: u64) -> bool {
-        let at = seq.checked_sub(self.base).and_then(|at| usize::try_from(at).ok());
-        match at.and_then(|at| self.parcels.get_mut(at)) {
-            Some(parcel) if !parcel.done => {
-                parcel.done = true;
-                true
-            }
-            _ => false,
-        }
+    /// The parcel, if this completes it.
+    fn finish(&mut self, seq: u64) -> Option<&Parcel<P>> {
+        let at = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        let parcel = self.parcels.get_mut(at).filter(|parcel| !parcel.done)?;
+        parcel.done = true;
+        Some(parcel)
     }
 
     /// Takes out the first parcel if it is done.
@@ -175,7 +172,7 @@ mod tests {
         let mut outbox = outbox(3);
         assert_eq!(request_all(&mut outbox), [(0, false), (1, false), (2, false)]);
         for packet_id in 1..=3 {
-            assert!(!outbox.sent(packet_id));
+            assert!(outbox.sent(packet_id).is_none());
         }
         assert!(outbox.acked(2).is_some() && popped(&mut outbox).is_empty());
         assert!(outbox.acked(1).is_some() && popped(&mut outbox) == [0, 1]);
@@ -201,7 +198,7 @@ mod tests {
         outbox.sent(2);
         outbox.request_other();
         outbox.sent(3);
-        assert!(!outbox.sent(4));
+        assert!(outbox.sent(4).is_none());
         assert!(
             outbox.acked(1).is_some()
                 && outbox.acked(2).is_some()
@@ -219,8 +216,8 @@ mod tests {
         assert!(outbox.next().is_some());
         outbox.give_up();
         assert_eq!(request_all(&mut outbox), [(2, false)]);
-        assert!(outbox.sent(0) && outbox.sent(0));
+        assert!(outbox.sent(0).is_some() && outbox.sent(0).is_some());
         assert_eq!(popped(&mut outbox), [0, 1, 2]);
-        assert!(!outbox.sent(0), "nothing was requested");
+        assert!(outbox.sent(0).is_none(), "nothing was requested");
     }
 }

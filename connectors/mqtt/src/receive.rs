@@ -187,10 +187,8 @@ impl Receive {
 
     /// Answers the bell; says whether the source was abandoned.
     fn attend(&mut self, cx: &Context<'_>) -> bool {
-        if !self.setup.bell.answer(cx.waker()) {
-            return false;
-        }
-        while let Ok(chunk) = self.setup.from_shard.try_recv() {
+        let rung = self.setup.bell.answer(cx.waker());
+        while rung && let Ok(chunk) = self.setup.from_shard.try_recv() {
             self.take_back(chunk);
         }
         if self.stopping.is_none() && self.setup.bell.stopped() {

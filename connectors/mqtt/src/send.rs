@@ -171,7 +171,7 @@ impl Send {
             self.take(load);
         }
         self.request();
-        rung && self.setup.common.bell.abandoned()
+        self.setup.common.bell.abandoned()
     }
 
     /// Unpacks a load into the outbox. (How much that can be is bounded by the number of loads.)
@@ -216,7 +216,6 @@ impl Send {
             if again {
                 self.meters.republished.increment(1);
             }
-            self.meters.bytes.increment(bytes as u64);
             self.outbox.request();
         }
         if gave_up {
@@ -283,7 +282,7 @@ impl Send {
             Event::Acked { packet_id, refused } => {
                 if let Some(parcel) = self.outbox.acked(packet_id) {
                     match refused {
-                        None => self.meters.published.increment(1),
+                        None => self.meters.published(parcel.payload.len()),
                         Some(reason) => {
                             let topic = String::from_utf8_lossy(&parcel.topic);
                             let why = format!("the broker refused it ({reason})");
@@ -300,9 +299,8 @@ impl Send {
     }
 
     fn sent(&mut self, packet_id: u16) {
-        let complete = self.outbox.sent(packet_id);
-        if complete {
-            self.meters.published.increment(1);
+        if let Some(parcel) = self.outbox.sent(packet_id) {
+            self.meters.published(parcel.payload.len());
             self.settle();
         }
     }

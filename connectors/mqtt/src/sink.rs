@@ -73,7 +73,9 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 ///
 /// A record whose topic is not valid, or whose packet is over `packet_bytes_max` or the broker's
 /// own limit, or that the broker refuses, is dropped: bad data must not end the job. It is counted
-/// by reason in `thalweg_mqtt_dropped_total` and logged.
+/// by reason in `thalweg_mqtt_dropped_total` and logged. (An MQTT 3.1.1 broker has no way to say
+/// that it refuses a result: most discard it, some close the connection. After the third time the
+/// topic is named in the log; it is not dropped, for the network might be what is bad.)
 ///
 /// The connection's name is the configuration's `client_id` with `-out`, so a source may share the
 /// configuration.
@@ -355,8 +357,12 @@ impl<E, F> MqttWriter<E, F> {
 
     fn send(&mut self) {
         if let Some(load) = self.load.take_if(|load| !load.ends.is_empty()) {
-            // The queue holds all loads there are; if the thread has gone, it has told why.
-            let _gone = self.to_io.try_send(load);
+            match self.to_io.try_send(load) {
+                // The queue holds all loads there are, unless `ready` was not asked.
+                Err(flume::TrySendError::Full(load)) => self.load = Some(load),
+                // The thread has gone, and has told why.
+                Err(flume::TrySendError::Disconnected(_)) | Ok(()) => {}
+            }
             self.common.bell.ring();
         }
     }

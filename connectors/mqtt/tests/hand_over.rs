@@ -230,3 +230,19 @@ fn a_stalled_shard_pushes_back() {
         assert!(shard.seen.lines == expected, "{version:?}");
     }
 }
+
+#[test]
+fn a_source_that_is_dropped_while_it_pushes_back_lets_go() {
+    let options = Mosquitto::options().line("max_inflight_messages 0");
+    let Some(broker) = options.start() else { return };
+    let config = durable(&broker, Version::V5).inflight(65_535);
+    let shard = subscribed(&broker, config.clone(), "a");
+    publish(&broker, "a", 1, &numbers(0..8_000));
+    sleep(Duration::from_millis(300));
+    drop(shard);
+    wait_for_log(&broker, "Client gw closed its connection", 1);
+    let mut shard = subscribed(&broker, config, "a");
+    shard.run_until(8_000);
+    shard.stop();
+    assert_eq!(shard.seen.lines.last().map(String::as_str), Some("a 7999"));
+}

@@ -93,6 +93,17 @@ impl Emit<String> for Seen {
     }
 }
 
+/// A shard parks until it is woken. One that has slept this long was forgotten.
+const SLEEP_MAX: Duration = Duration::from_secs(4);
+
+/// Sleeps until woken or `end`; true if nobody woke us for [`SLEEP_MAX`].
+fn oversleep(end: Option<Instant>) -> bool {
+    let start = Instant::now();
+    let left = end.map_or(SLEEP_MAX, |end| end.saturating_duration_since(start).min(SLEEP_MAX));
+    thread::park_timeout(left);
+    start.elapsed() >= SLEEP_MAX
+}
+
 /// A shard with nothing but a source.
 pub(crate) struct Shard {
     pub(crate) source: MqttPartition<Line>,
@@ -109,23 +120,33 @@ impl Shard {
     /// Polls until `enough`, the source has ended, or patience has.
     pub(crate) fn run(
         &mut self,
+        enough: impl FnMut(&Seen) -> bool,
+    ) -> Result<SourceStatus, ConnectorError> {
+        self.run_before(enough, None)
+    }
+
+    fn run_before(
+        &mut self,
         mut enough: impl FnMut(&Seen) -> bool,
+        end: Option<Instant>,
     ) -> Result<SourceStatus, ConnectorError> {
         let deadline = Instant::now() + PATIENCE;
+        let mut overslept = false;
         loop {
+            let before = self.seen.lines.len();
             let status =
                 self.source.poll(Timestamp::default(), self.records_max, &mut self.seen)?;
-            if status == SourceStatus::Ended || enough(&self.seen) {
+            let progress = self.seen.lines.len() > before || status == SourceStatus::Ended;
+            assert!(!(overslept && progress), "a lost wake-up");
+            if status == SourceStatus::Ended
+                || enough(&self.seen)
+                || end.is_some_and(|end| Instant::now() >= end)
+            {
                 return Ok(status);
             }
-            assert!(
-                Instant::now() < deadline,
-                "patience ended with {} records",
-                self.seen.lines.len()
-            );
-            if status != SourceStatus::Ready {
-                thread::park_timeout(Duration::from_millis(50));
-            }
+            let count = self.seen.lines.len();
+            assert!(Instant::now() < deadline, "patience ended with {count} records");
+            overslept = status != SourceStatus::Ready && oversleep(end);
         }
     }
 
@@ -136,7 +157,7 @@ impl Shard {
     /// Whatever comes within this time.
     pub(crate) fn run_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
-        self.run(|_| Instant::now() >= end).unwrap_or_else(|error| panic!("{error}"));
+        self.run_before(|_| false, Some(end)).unwrap_or_else(|error| panic!("{error}"));
     }
 
     pub(crate) fn stop(&mut self) {
@@ -200,23 +221,27 @@ impl<W: Sink<String>> Writer<W> {
     pub(crate) fn write(&mut self, values: impl IntoIterator<Item = String>) {
         let deadline = Instant::now() + PATIENCE;
         for value in values {
+            let mut overslept = false;
             while !self.0.ready().unwrap_or_else(|error| panic!("{error}")) {
                 assert!(Instant::now() < deadline, "the sink never became ready");
-                thread::park_timeout(Duration::from_millis(50));
+                overslept = oversleep(None);
             }
+            assert!(!overslept, "a lost wake-up");
             self.0.write(Timestamp::default(), value).expect("write");
         }
         self.0.flush().expect("flush");
     }
 
     pub(crate) fn close_within(&mut self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
+        let end = Instant::now() + time;
+        let mut overslept = false;
         while !self.0.close().unwrap_or_else(|error| panic!("{error}")) {
-            if Instant::now() > deadline {
+            if Instant::now() >= end {
                 return false;
             }
-            thread::park_timeout(Duration::from_millis(20));
+            overslept = oversleep(Some(end));
         }
+        assert!(!overslept, "a lost wake-up");
         true
     }
 }
