@@ -1,3 +1,5 @@
+//! Every setting, right and wrong, and what is said of the wrong ones.
+
 use super::*;
 
 fn parse(url: &str) -> MqttConfig {
