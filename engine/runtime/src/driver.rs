@@ -210,7 +210,7 @@ impl Stepped {
         }
         let now = wall_clock();
         let step = self.shard.step(now)?;
-        let until_publish = self.publish_if_due(step == Step::Done);
+        let until_publish = self.publish_if_due(now, step == Step::Done);
         Ok(match step {
             Step::Done => Turn::End,
             Step::Busy => Turn::Again,
@@ -224,14 +224,14 @@ impl Stepped {
     }
 
     /// Publishes if it is time, and says how long until the next time.
-    fn publish_if_due(&mut self, last: bool) -> Duration {
+    fn publish_if_due(&mut self, now: Timestamp, last: bool) -> Duration {
         let left = self.publish_at.saturating_duration_since(Instant::now());
         if !left.is_zero() && !last {
             return left;
         }
         self.publish_at = Instant::now() + PUBLISH_EVERY;
         self.publisher.publish(&self.shard);
-        self.seat.control.board.post(self.seat.shard, self.shard.metrics());
+        self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now);
         PUBLISH_EVERY
     }
 }

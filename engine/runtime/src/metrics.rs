@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::metrics::{Counter, Gauge, Label, counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use thalweg_flow::{Metric, MetricKind, Shard};
-use thalweg_kernel::Str;
+use thalweg_kernel::{Str, Timestamp};
 
 /// How often a shard publishes.
 pub(crate) const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub struct MetricSample {
     pub shard: usize,
     /// The value; watermarks are milliseconds since the epoch.
     pub value: i64,
+    /// When the shard published it.
+    pub published: Timestamp,
 }
 
 /// The metrics of a job at one time.
@@ -62,10 +64,17 @@ impl Snapshot {
         causes
     }
 
-    /// The lowest value of a gauge of one operator over all shards.
-    pub fn lowest(&self, operator: &str, name: &str) -> Option<i64> {
-        let of_it = |sample: &&MetricSample| sample.name == name && sample.operator == operator;
-        self.0.iter().filter(of_it).map(|sample| sample.value).min()
+    /// How far the watermark of a source called `operator` was behind the clock when it was
+    /// published, in milliseconds; `None` before the first record and after the last.
+    pub fn watermark_lag_ms(&self, operator: &str) -> Option<i64> {
+        let watermarks = self.0.iter().filter(|sample| {
+            sample.name == "currentOutputWatermark" && sample.operator == operator
+        });
+        let lag = |sample: &MetricSample| match Timestamp::from_millis(sample.value) {
+            Timestamp::MIN | Timestamp::MAX => None,
+            watermark => Some(sample.published.ms_since(watermark)),
+        };
+        watermarks.filter_map(lag).max()
     }
 
     fn sum(&self, matches: impl Fn(&MetricSample) -> bool) -> u64 {
@@ -81,7 +90,7 @@ impl Board {
         Self((0..shards).map(|_| Mutex::default()).collect())
     }
 
-    pub(crate) fn post(&self, shard: usize, metrics: &[Metric]) {
+    pub(crate) fn post(&self, shard: usize, metrics: &[Metric], published: Timestamp) {
         let Some(place) = self.0.get(shard) else { return };
         let mut samples = place.lock().unwrap_or_else(PoisonError::into_inner);
         samples.clear();
@@ -92,6 +101,7 @@ impl Board {
             label: metric.label,
             shard,
             value: metric.value(),
+            published,
         }));
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _, stdout};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use thalweg_kernel::Str;
 use thalweg_runtime::Snapshot;
@@ -95,10 +95,8 @@ impl View {
         let (received, rows) = (tally.received(metrics), tally.rows.load(Relaxed));
         let seconds = self.last.at.elapsed().as_secs_f64();
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let lag = metrics
-            .lowest("readings", "currentOutputWatermark")
-            .filter(|&watermark| watermark > 0 && watermark < i64::MAX)
-            .map_or_else(|| "-".into(), |watermark| format!("{} ms", now_ms() - watermark));
+        let lag = metrics.watermark_lag_ms("readings");
+        let lag = lag.map_or_else(|| "-".into(), |ms| format!("{ms} ms"));
         let dead = metrics.dead_letters();
         let summary = format!(
             "sent {}  received {received} ({:.0}/s)  results {rows} ({:.0}/s)  \
@@ -146,9 +144,4 @@ impl View {
     pub(super) fn close(&mut self) {
         self.drawn = 0;
     }
-}
-
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, thalweg_kernel::time::millis)
 }

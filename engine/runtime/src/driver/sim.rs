@@ -107,7 +107,7 @@ impl Simulation {
                 message: message_of(&*panic),
             })??;
             if *last == Step::Done {
-                board.post(chosen, shard.metrics());
+                board.post(chosen, shard.metrics(), now);
             }
             if self.below(8) == 0 {
                 now = now.plus_ms(self.below(5) as i64);
