@@ -16,18 +16,22 @@
 //! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory.
 
 pub(crate) mod aggregate;
+mod local;
 mod operator;
 mod pane;
 pub(crate) mod tumbling;
+
+use std::rc::Rc;
 
 use serde::Serialize;
 use thalweg_kernel::{Key, Timestamp};
 
 use self::aggregate::Aggregate;
+use self::local::{LocalAggregate, Slice};
 use self::operator::WindowOperator;
 use self::tumbling::Tumbling;
 use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::key_by::{Hashed, KeyedStream};
+use crate::exchange::key_by::KeyedStream;
 use crate::exchange::local::LocalEdge;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Then};
@@ -78,7 +82,7 @@ impl<C: Chain, F> WindowedStream<C, F> {
 
     /// Sends late records to a second stream instead of dropping them.
     pub fn late_output(mut self) -> (Self, Stream<Inbox<C::Out>>) {
-        let flow = self.keyed.flow().clone();
+        let flow = self.keyed.stream.flow.clone();
         let (edge, inbox) = LocalEdge::new();
         let producers = flow.shards();
         let node = flow.add_node("Late records", producers, vec![]);
@@ -88,18 +92,22 @@ impl<C: Chain, F> WindowedStream<C, F> {
     }
 }
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, F>
+impl<C: Chain, K: Key + Send, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, F>
 where
     C::Out: Send,
 {
     /// Aggregates each window's records as they come; emits one row per key when it fires.
-    pub fn aggregate<A: Aggregate<C::Out>>(
-        self,
-        aggregate: A,
-    ) -> Stream<Then<Inbox<Hashed<C::Out>>, WindowOperator<K, C::Out, F, A>>> {
+    pub fn aggregate<A>(self, aggregate: A) -> Aggregated<C, K, F, A>
+    where
+        A: Aggregate<C::Out, Accumulator: Send>,
+    {
         let Self { keyed, windows, keys_max, late } = self;
-        let (stream, key) = keyed.exchange(&windows.to_string());
-        let Stream { flow, chain, at } = stream;
+        let (aggregate, key) = (Rc::new(aggregate), Rc::new(keyed.key));
+        let local = LocalAggregate::new(Rc::clone(&key), windows, Rc::clone(&aggregate));
+        let Stream { flow, chain, at } = keyed.stream;
+        // Part of the window, not an operator that the user knows of: no node of its own.
+        let stream = Stream { flow, chain: Then::new(chain, local), at };
+        let Stream { flow, chain, at } = stream.exchange(&windows.to_string());
         if let Some(late) = &late {
             flow.set_inputs(late.node, vec![(at.node, Edge::Local)]);
         }
@@ -111,3 +119,11 @@ where
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }
+
+/// The rows of a windowed stream.
+type Aggregated<C, K, F, A> = Stream<
+    Then<
+        Inbox<Slice<<C as Chain>::Out, K, <A as Aggregate<<C as Chain>::Out>>::Accumulator>>,
+        WindowOperator<K, <C as Chain>::Out, F, A>,
+    >,
+>;

@@ -1,13 +1,10 @@
 //! `key_by`: partitions a stream by key. Every record goes to the shard that owns its key, so that
 //! all records of a key meet in one place, in the order each sender had them.
 
-use std::rc::Rc;
-
 use thalweg_kernel::{Collector, ConnectorError, Key, KeyGroups, Mark, Timestamp};
 
 use super::inbox::{Inbox, Port};
 use super::lane::LaneSender;
-use crate::flow::Flow;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Terminal};
 use crate::stream::{At, Stream};
@@ -17,8 +14,8 @@ use crate::window::tumbling::Tumbling;
 /// A stream partitioned by key: what windows and keyed state work on.
 #[must_use = "a keyed stream does nothing until an operator uses it"]
 pub struct KeyedStream<C: Chain, F> {
-    stream: Stream<C>,
-    key: F,
+    pub(crate) stream: Stream<C>,
+    pub(crate) key: F,
 }
 
 impl<C: Chain> Stream<C> {
@@ -29,61 +26,54 @@ impl<C: Chain> Stream<C> {
     }
 }
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>
-where
-    C::Out: Send,
-{
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F> {
     /// Groups each key's records into windows of event time.
     pub fn window(self, windows: Tumbling) -> WindowedStream<C, F> {
         WindowedStream::new(self, windows)
     }
+}
 
-    /// Sends every record to the shard of its key, and begins a new chain there for an operator
-    /// called `name`.
-    pub(crate) fn exchange(self, name: &str) -> (Stream<Inbox<Hashed<C::Out>>>, Rc<F>) {
-        let Self { stream, key } = self;
-        let key = Rc::new(key);
-        let (flow, at) = (stream.flow.clone(), stream.at);
+impl<C: Chain> Stream<C>
+where
+    C::Out: Routed + Send,
+{
+    /// Sends every record to the shard that owns its hash, and begins a new chain there for an
+    /// operator called `name`.
+    pub(crate) fn exchange(self, name: &str) -> Stream<Inbox<C::Out>> {
+        let (flow, at) = (self.flow.clone(), self.at);
         let shards = flow.shards();
         let node = flow.add_node(name, shards, vec![(at.node, Edge::Hash)]);
         let mut ports = Vec::new();
-        if let Some(mesh) = flow.mesh::<Hashed<C::Out>>(node, at.producers) {
+        if let Some(mesh) = flow.mesh::<C::Out>(node, at.producers) {
             let shard = flow.shard();
             let lanes = mesh.take_senders(shard);
-            let groups = flow.key_groups();
             ports = mesh.take_receivers(shard).into_iter().map(Port::Lane).collect();
-            stream.close(HashExchange { lanes, groups, key: Rc::clone(&key) });
+            let groups = flow.key_groups();
+            self.close(HashExchange { lanes, groups });
         }
         let inbox = flow.inbox(ports, node);
-        (Stream { flow, chain: inbox, at: At { node, producers: shards } }, key)
+        Stream { flow, chain: inbox, at: At { node, producers: shards } }
     }
 }
 
-impl<C: Chain, F> KeyedStream<C, F> {
-    pub(crate) fn flow(&self) -> &Flow {
-        &self.stream.flow
-    }
-}
-
-/// A record with the hash of its key, which is computed once, at the sender.
-pub struct Hashed<T> {
-    pub(crate) hash: u64,
-    pub(crate) value: T,
+/// What can be sent to the shard that owns its key: it carries the key's hash, so that a key is
+/// hashed once.
+pub trait Routed: 'static {
+    /// The fixed hash of the key.
+    fn hash(&self) -> u64;
 }
 
 /// The end of a pipeline that partitions by key.
-struct HashExchange<T, F> {
-    lanes: Vec<LaneSender<Hashed<T>>>,
+struct HashExchange<T> {
+    lanes: Vec<LaneSender<T>>,
     groups: KeyGroups,
-    key: Rc<F>,
 }
 
-impl<T, K: Key, F: Fn(&T) -> K> Collector<T> for HashExchange<T, F> {
+impl<T: Routed> Collector<T> for HashExchange<T> {
     #[inline]
     fn record(&mut self, time: Timestamp, value: T) {
-        let hash = (self.key)(&value).key_hash();
-        let shard = self.groups.shard_of(hash, self.lanes.len());
-        self.lanes[shard].record(time, Hashed { hash, value });
+        let shard = self.groups.shard_of(value.hash(), self.lanes.len());
+        self.lanes[shard].record(time, value);
     }
 
     fn mark(&mut self, mark: Mark) {
@@ -91,17 +81,13 @@ impl<T, K: Key, F: Fn(&T) -> K> Collector<T> for HashExchange<T, F> {
     }
 }
 
-impl<T: 'static, K: Key, F: Fn(&T) -> K + 'static> Terminal<T> for HashExchange<T, F> {
+impl<T: Routed> Terminal<T> for HashExchange<T> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
-        self.flush()?;
         self.finish()
     }
 
     fn flush(&mut self) -> Result<(), ConnectorError> {
-        self.lanes.iter_mut().for_each(|lane| {
-            lane.flush();
-        });
-        Ok(())
+        self.finish().map(|_| ())
     }
 
     fn finish(&mut self) -> Result<bool, ConnectorError> {

@@ -1,45 +1,60 @@
 //! The window operator: adds each record to its window's pane, and fires panes as time passes.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::Windowed;
 use super::aggregate::Aggregate;
-use super::pane::Pane;
+use super::local::{Partial, Slice};
+use super::pane::{Pane, Panes};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
-use crate::exchange::key_by::Hashed;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
-
-/// Panes that fired wait for reuse, this many at most.
-const SPARE_PANES_MAX: usize = 4;
 
 /// See the module's documentation.
 pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     key: Rc<F>,
-    windows: Tumbling,
-    aggregate: A,
+    aggregate: Rc<A>,
     watermark: Timestamp,
-    /// Open windows, oldest first.
-    panes: VecDeque<Pane<K, A::Accumulator>>,
-    /// Fired panes with their buffers.
-    spare: Vec<Pane<K, A::Accumulator>>,
-    /// Open (key, window) pairs, and how many there may be.
-    keys: usize,
-    keys_max: usize,
+    panes: Panes<K, A::Accumulator>,
+    keys: Keys,
     late: Option<LocalEdge<T>>,
     late_dropped: Counter,
+}
+
+/// Open (key, window) pairs, and how many there may be.
+struct Keys {
+    open: usize,
+    max: usize,
     over_limit_dropped: Counter,
+}
+
+impl Keys {
+    /// Adds a key to `pane`, unless there are too many; `records` are dropped then.
+    fn insert<K: Eq, A>(
+        &mut self,
+        pane: &mut Pane<K, A>,
+        hash: u64,
+        key: K,
+        accumulator: A,
+        records: usize,
+    ) {
+        if self.open < self.max {
+            self.open += 1;
+            pane.insert(hash, key, accumulator);
+        } else {
+            self.over_limit_dropped.add(records);
+        }
+    }
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
     pub(super) fn new(
         key: Rc<F>,
         windows: Tumbling,
-        aggregate: A,
+        aggregate: Rc<A>,
         keys_max: usize,
         late: Option<LocalEdge<T>>,
         late_dropped: Counter,
@@ -47,35 +62,48 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
     ) -> Self {
         Self {
             key,
-            windows,
             aggregate,
             watermark: Timestamp::MIN,
-            panes: VecDeque::new(),
-            spare: Vec::new(),
-            keys: 0,
-            keys_max,
+            panes: Panes::new(windows),
+            keys: Keys { open: 0, max: keys_max, over_limit_dropped },
             late,
             late_dropped,
-            over_limit_dropped,
         }
     }
 
-    /// The position of the pane that begins at `start`; it is opened if it is not there.
     #[inline]
-    fn pane(&mut self, start: Timestamp) -> usize {
-        // Nearly every record falls into the newest window.
-        let newest = self.panes.len().wrapping_sub(1);
-        if self.panes.get(newest).is_some_and(|pane| pane.start == start) {
-            return newest;
+    fn add(&mut self, time: Timestamp, hash: u64, value: T) {
+        let pane = match self.panes.find(time) {
+            Some(pane) => pane,
+            None => match self.panes.open(time, self.watermark) {
+                Some(pane) => pane,
+                None => return self.late(time, value),
+            },
+        };
+        let key = (self.key)(&value);
+        if let Some(accumulator) = pane.get(hash, &key) {
+            self.aggregate.add(accumulator, value);
+        } else {
+            let mut accumulator = self.aggregate.create();
+            self.aggregate.add(&mut accumulator, value);
+            self.keys.insert(pane, hash, key, accumulator, 1);
         }
-        match self.panes.binary_search_by_key(&start, |pane| pane.start) {
-            Ok(at) => at,
-            Err(at) => {
-                let mut pane = self.spare.pop().unwrap_or_else(|| Pane::new(start));
-                pane.start = start;
-                self.panes.insert(at, pane);
-                at
-            }
+    }
+
+    fn merge(&mut self, time: Timestamp, partial: Partial<K, A::Accumulator>) {
+        let Partial { hash, key, accumulator, records } = partial;
+        let pane = match self.panes.find(time) {
+            Some(pane) => pane,
+            // The sender passed it on before the watermark that closes its window.
+            None => match self.panes.open(time, self.watermark) {
+                Some(pane) => pane,
+                None => return debug_assert!(false, "a partial result came late"),
+            },
+        };
+        if let Some(into) = pane.get(hash, &key) {
+            self.aggregate.merge(into, accumulator);
+        } else {
+            self.keys.insert(pane, hash, key, accumulator, records as usize);
         }
     }
 
@@ -87,31 +115,20 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         }
     }
 
-    /// The last millisecond of the window that begins at `start`.
-    #[inline]
-    fn last_of(&self, start: Timestamp) -> Timestamp {
-        self.windows.end_of(start).minus_ms(1)
-    }
-
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
-        while let Some(pane) = self.panes.front()
-            && self.last_of(pane.start) <= watermark
-            && let Some(mut pane) = self.panes.pop_front()
-        {
-            let (start, end) = (pane.start, self.windows.end_of(pane.start));
-            self.keys -= pane.len();
-            for (key, accumulator) in pane.drain() {
+        while let Some(mut pane) = self.panes.close_due(watermark) {
+            let (start, end) = (pane.start, pane.end);
+            self.keys.open -= pane.len();
+            for (_, key, accumulator) in pane.drain() {
                 let value = self.aggregate.result(accumulator);
                 out.record(end.minus_ms(1), Windowed { key, start, end, value });
             }
-            if self.spare.len() < SPARE_PANES_MAX {
-                self.spare.push(pane);
-            }
+            self.panes.recycle(pane);
         }
     }
 }
 
-impl<K, T, F, A> Operator<Hashed<T>> for WindowOperator<K, T, F, A>
+impl<K, T, F, A> Operator<Slice<T, K, A::Accumulator>> for WindowOperator<K, T, F, A>
 where
     K: Key,
     T: 'static,
@@ -124,25 +141,12 @@ where
     fn record(
         &mut self,
         time: Timestamp,
-        Hashed { hash, value }: Hashed<T>,
+        slice: Slice<T, K, A::Accumulator>,
         _out: &mut impl Collector<Self::Out>,
     ) {
-        let start = self.windows.start_of(time);
-        if self.last_of(start) <= self.watermark {
-            return self.late(time, value);
-        }
-        let key = (self.key)(&value);
-        let at = self.pane(start);
-        let pane = &mut self.panes[at];
-        if let Some(accumulator) = pane.get(hash, &key) {
-            self.aggregate.add(accumulator, value);
-        } else if self.keys < self.keys_max {
-            self.keys += 1;
-            let mut accumulator = self.aggregate.create();
-            self.aggregate.add(&mut accumulator, value);
-            pane.insert(hash, key, accumulator);
-        } else {
-            self.over_limit_dropped.add(1);
+        match slice {
+            Slice::Record { hash, value } => self.add(time, hash, value),
+            Slice::Partial(partial) => self.merge(time, partial),
         }
     }
 

@@ -1,7 +1,14 @@
-//! One open window: its keys and their accumulators.
+//! Open windows: their keys and accumulators.
+
+use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use thalweg_kernel::Timestamp;
+
+use super::tumbling::Tumbling;
+
+/// Emptied panes that wait for reuse, this many at most.
+const SPARE_PANES_MAX: usize = 4;
 
 struct Entry<K, A> {
     hash: u64,
@@ -9,21 +16,25 @@ struct Entry<K, A> {
     accumulator: A,
 }
 
-/// The keys of one window, densely in the order they came, with a hash index beside them.
+/// One open window: its keys densely in the order they came, with a hash index beside them.
 pub(super) struct Pane<K, A> {
+    /// The first millisecond of the window.
     pub(super) start: Timestamp,
+    /// The first millisecond after it.
+    pub(super) end: Timestamp,
     entries: Vec<Entry<K, A>>,
     index: HashTable<u32>,
 }
 
 impl<K: Eq, A> Pane<K, A> {
-    pub(super) fn new(start: Timestamp) -> Self {
-        Self { start, entries: Vec::new(), index: HashTable::new() }
-    }
-
     /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    #[inline]
+    fn contains(&self, time: Timestamp) -> bool {
+        self.start <= time && time < self.end
     }
 
     /// The accumulator of a key that is here.
@@ -45,9 +56,68 @@ impl<K: Eq, A> Pane<K, A> {
         self.index.insert_unique(hash, at, |&at| entries[at as usize].hash);
     }
 
-    /// Takes all keys out in the order they came, and keeps the buffers.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (K, A)> {
+    /// Takes all keys out, with their hashes, in the order they came, and keeps the buffers.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, K, A)> {
         self.index.clear();
-        self.entries.drain(..).map(|entry| (entry.key, entry.accumulator))
+        self.entries.drain(..).map(|entry| (entry.hash, entry.key, entry.accumulator))
+    }
+}
+
+/// The open windows, oldest first.
+pub(super) struct Panes<K, A> {
+    windows: Tumbling,
+    open: VecDeque<Pane<K, A>>,
+    spare: Vec<Pane<K, A>>,
+}
+
+impl<K: Eq, A> Panes<K, A> {
+    pub(super) fn new(windows: Tumbling) -> Self {
+        Self { windows, open: VecDeque::new(), spare: Vec::new() }
+    }
+
+    /// The open window that `time` falls into. Nearly always it is the newest.
+    #[inline]
+    pub(super) fn find(&mut self, time: Timestamp) -> Option<&mut Pane<K, A>> {
+        let newest = self.open.len().wrapping_sub(1);
+        if self.open.get(newest).is_some_and(|pane| pane.contains(time)) {
+            return self.open.get_mut(newest);
+        }
+        let at = self.open.partition_point(|pane| pane.end <= time);
+        self.open.get_mut(at).filter(|pane| pane.contains(time))
+    }
+
+    /// Opens the window that `time` falls into, which is not open; `None` if `watermark` has passed
+    /// its last millisecond, so that it has been closed.
+    #[cold]
+    pub(super) fn open(
+        &mut self,
+        time: Timestamp,
+        watermark: Timestamp,
+    ) -> Option<&mut Pane<K, A>> {
+        let start = self.windows.start_of(time);
+        let end = self.windows.end_of(start);
+        if end.minus_ms(1) <= watermark {
+            return None;
+        }
+        let (entries, index) = (Vec::new(), HashTable::new());
+        let mut pane = self.spare.pop().unwrap_or(Pane { start, end, entries, index });
+        (pane.start, pane.end) = (start, end);
+        let at = self.open.partition_point(|pane| pane.start < start);
+        self.open.insert(at, pane);
+        self.open.get_mut(at)
+    }
+
+    /// Takes the oldest window out if `watermark` has passed its last millisecond.
+    #[inline]
+    pub(super) fn close_due(&mut self, watermark: Timestamp) -> Option<Pane<K, A>> {
+        let oldest = self.open.front()?;
+        if oldest.end.minus_ms(1) <= watermark { self.open.pop_front() } else { None }
+    }
+
+    /// Gives an emptied pane back for reuse.
+    pub(super) fn recycle(&mut self, pane: Pane<K, A>) {
+        if self.spare.len() < SPARE_PANES_MAX {
+            self.spare.push(pane);
+        }
     }
 }

@@ -1,0 +1,182 @@
+//! Pre-aggregation on the sending shard: Flink's local-global aggregation.
+//!
+//! In front of the exchange, records of one key and window are added into one accumulator, and the
+//! accumulators are sent when a watermark is about to close their window: a few partial results
+//! instead of every record. They leave before that watermark, so results come no later.
+//!
+//! # What stays exactly as without it
+//! Lateness. A record whose window the *sender's* watermark has passed is sent on by itself, and the
+//! receiver decides as ever, by the merged watermark. All others are in time for the receiver too,
+//! whose watermark is never ahead of any sender's.
+//!
+//! # When it does not pay
+//! With many keys an accumulator gathers few records, and sending those themselves is cheaper. So at
+//! most [`LOCAL_KEYS_MAX`] accumulators are kept; if they fill up before they have taken in
+//! [`RECORDS_PER_KEY_MIN`] records each, the next [`BYPASS_RECORDS`] records are sent as they are.
+
+use std::rc::Rc;
+
+use thalweg_kernel::{Collector, Key, Mark, Timestamp};
+
+use super::aggregate::Aggregate;
+use super::pane::Panes;
+use super::tumbling::Tumbling;
+use crate::exchange::key_by::Routed;
+use crate::pipeline::Operator;
+
+/// Accumulators that are kept before they are sent: small enough for the first-level cache's
+/// neighbour.
+const LOCAL_KEYS_MAX: usize = 4_096;
+/// Fewer records than this per accumulator, and pre-aggregation pauses.
+const RECORDS_PER_KEY_MIN: usize = 2;
+/// How long it pauses, in records.
+const BYPASS_RECORDS: usize = 64 * 1_024;
+
+/// What goes to the shard that owns a key.
+pub enum Slice<T, K, A> {
+    /// A record as it is.
+    Record {
+        /// The hash of its key.
+        hash: u64,
+        /// The record.
+        value: T,
+    },
+    /// The records of one key and window of one sender, added up.
+    Partial(Partial<K, A>),
+}
+
+/// Some records of one key and window, added up. Its event time is one in the window.
+pub struct Partial<K, A> {
+    pub(super) hash: u64,
+    pub(super) key: K,
+    pub(super) accumulator: A,
+    /// How many records it stands for.
+    pub(super) records: u32,
+}
+
+impl<T: 'static, K: 'static, A: 'static> Routed for Slice<T, K, A> {
+    #[inline]
+    fn hash(&self) -> u64 {
+        match self {
+            Self::Record { hash, .. } | Self::Partial(Partial { hash, .. }) => *hash,
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
+    key: Rc<F>,
+    aggregate: Rc<A>,
+    watermark: Timestamp,
+    panes: Panes<K, Gathered<A::Accumulator>>,
+    /// Accumulators kept, and the records they have taken in.
+    keys: usize,
+    records: usize,
+    /// Records to send as they are before trying again.
+    bypass: usize,
+}
+
+/// An accumulator and the number of records in it.
+struct Gathered<A> {
+    accumulator: A,
+    records: u32,
+}
+
+impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
+    pub(super) fn new(key: Rc<F>, windows: Tumbling, aggregate: Rc<A>) -> Self {
+        Self {
+            key,
+            aggregate,
+            watermark: Timestamp::MIN,
+            panes: Panes::new(windows),
+            keys: 0,
+            records: 0,
+            bypass: 0,
+        }
+    }
+
+    /// Sends what was gathered for windows that `watermark` is about to close.
+    #[inline]
+    fn send_due(
+        &mut self,
+        watermark: Timestamp,
+        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
+    ) {
+        while let Some(mut pane) = self.panes.close_due(watermark) {
+            let start = pane.start;
+            self.keys -= pane.len();
+            for (hash, key, Gathered { accumulator, records }) in pane.drain() {
+                out.record(start, Slice::Partial(Partial { hash, key, accumulator, records }));
+            }
+            self.panes.recycle(pane);
+        }
+    }
+
+    fn send_all(&mut self, out: &mut impl Collector<Slice<T, K, A::Accumulator>>) {
+        self.send_due(Timestamp::MAX, out);
+        self.records = 0;
+    }
+
+    /// There is no room for one more accumulator.
+    #[cold]
+    fn make_room(&mut self, out: &mut impl Collector<Slice<T, K, A::Accumulator>>) {
+        if self.records < self.keys * RECORDS_PER_KEY_MIN {
+            self.bypass = BYPASS_RECORDS;
+        }
+        self.send_all(out);
+    }
+}
+
+impl<K, T, F, A> Operator<T> for LocalAggregate<K, T, F, A>
+where
+    K: Key,
+    T: 'static,
+    F: Fn(&T) -> K + 'static,
+    A: Aggregate<T>,
+{
+    type Out = Slice<T, K, A::Accumulator>;
+
+    #[inline(always)]
+    fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
+        let key = (self.key)(&value);
+        let hash = key.key_hash();
+        if self.bypass > 0 {
+            self.bypass -= 1;
+            return out.record(time, Slice::Record { hash, value });
+        }
+        let pane = match self.panes.find(time) {
+            Some(pane) => pane,
+            None => match self.panes.open(time, self.watermark) {
+                Some(pane) => pane,
+                None => return out.record(time, Slice::Record { hash, value }),
+            },
+        };
+        self.records += 1;
+        if let Some(gathered) = pane.get(hash, &key) {
+            self.aggregate.add(&mut gathered.accumulator, value);
+            gathered.records += 1;
+            return;
+        }
+        let mut accumulator = self.aggregate.create();
+        self.aggregate.add(&mut accumulator, value);
+        pane.insert(hash, key, Gathered { accumulator, records: 1 });
+        self.keys += 1;
+        if self.keys >= LOCAL_KEYS_MAX {
+            self.make_room(out);
+        }
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
+        match mark {
+            Mark::Watermark(watermark) => {
+                self.watermark = watermark;
+                self.send_due(watermark, out);
+            }
+            // Nobody knows when the next record will send these on.
+            Mark::Idle | Mark::End => self.send_all(out),
+            Mark::Active => {}
+        }
+        out.mark(mark);
+    }
+}
