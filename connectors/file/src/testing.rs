@@ -44,6 +44,7 @@ impl Shard {
             operator_id: 3,
             shard,
             shards,
+            instances: shards,
             waker: Waker::from(Arc::clone(&unpark)),
             shared: Arc::clone(shared),
         };

@@ -143,13 +143,13 @@ impl<E, F> MqttSink<E, F> {
             tls: config.tls.then(|| tls::client_config(&config)).transpose().map_err(wrong)?,
             config,
         };
-        let (to_io, loads) = flume::bounded(LOADS_MAX * cx.shards);
+        let (to_io, loads) = flume::bounded(LOADS_MAX * cx.instances);
         let common = Arc::new(Common {
             bell: Bell::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(String::new()),
             closed: AtomicUsize::new(0),
-            writers: cx.shards,
+            writers: cx.instances,
             finished: AtomicBool::new(false),
             wakers: Mutex::default(),
         });

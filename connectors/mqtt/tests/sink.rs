@@ -151,7 +151,7 @@ fn shards_share_one_connection_and_each_sees_its_own_end() {
     let Some(broker) = Mosquitto::start() else { return };
     let mut shard = subscribed(&broker, broker.config(), "{shard}");
     let spec = MqttSink::new(broker.config().client_id("gw"), first_word, Text);
-    let first = OpenContext { shards: 2, ..context() };
+    let first = OpenContext { shards: 2, instances: 2, ..context() };
     let second = OpenContext { shard: 1, ..first.clone() };
     let mut one = Writer(spec.open(&first).expect("opens"));
     let mut two = Writer(spec.open(&second).expect("opens"));

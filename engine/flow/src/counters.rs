@@ -49,17 +49,10 @@ impl Registry {
         kind: MetricKind,
         operator: (u32, Str),
         label: Option<(&'static str, &'static str)>,
-    ) -> Rc<Cell<i64>> {
-        let value = Rc::new(Cell::new(0));
-        self.0.push(Metric {
-            name,
-            kind,
-            operator_id: operator.0,
-            operator: operator.1,
-            label,
-            value: Rc::clone(&value),
-        });
-        value
+        value: Rc<Cell<i64>>,
+    ) {
+        let (operator_id, operator) = operator;
+        self.0.push(Metric { name, kind, operator_id, operator, label, value });
     }
 
     /// The operator has got another name while it was being described.
@@ -74,7 +67,7 @@ impl Registry {
 }
 
 /// A number that only grows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counter(pub(crate) Rc<Cell<i64>>);
 
 impl Counter {
@@ -87,6 +80,13 @@ impl Counter {
 /// A watermark that is watched from outside.
 #[derive(Clone, Debug)]
 pub(crate) struct WatermarkGauge(pub(crate) Rc<Cell<i64>>);
+
+impl Default for WatermarkGauge {
+    /// Before all time.
+    fn default() -> Self {
+        Self(Rc::new(Cell::new(i64::MIN)))
+    }
+}
 
 impl WatermarkGauge {
     pub(crate) fn set(&self, watermark: Timestamp) {

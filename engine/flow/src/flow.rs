@@ -2,12 +2,13 @@
 
 pub(crate) mod dead_letters;
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{ConnectorError, KeyGroups, OpenContext, Shared, Str, Timestamp};
+use thalweg_kernel::{ConnectorError, KeyGroups, OpenContext, Shared, Str};
 
 use self::dead_letters::DeadLetters;
 use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
@@ -15,6 +16,7 @@ use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::Mesh;
 use crate::graph::{Edge, Graph};
 use crate::pipeline::Pipeline;
+use crate::stream::At;
 
 /// Sizes that trade latency, throughput and memory. The defaults suit a 1 GB gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +50,6 @@ pub struct BuildContext {
     pub key_groups: KeyGroups,
     /// Sizes of queues and batches.
     pub tuning: Tuning,
-    /// The shard's clock at the time of building.
-    pub now: Timestamp,
 }
 
 impl BuildContext {
@@ -62,7 +62,6 @@ impl BuildContext {
             shared: Arc::default(),
             key_groups: KeyGroups::default(),
             tuning: Tuning::default(),
-            now: Timestamp::default(),
         }
     }
 }
@@ -76,6 +75,8 @@ struct Inner {
     build: Option<BuildContext>,
     shards: usize,
     graph: RefCell<Graph>,
+    /// Nodes whose stream has not been used yet.
+    unused: RefCell<BTreeSet<u32>>,
     pipelines: RefCell<Vec<Box<dyn Pipeline>>>,
     metrics: RefCell<Registry>,
     failed: RefCell<Option<ConnectorError>>,
@@ -101,12 +102,14 @@ impl Flow {
             build,
             shards,
             graph: RefCell::default(),
+            unused: RefCell::default(),
             pipelines: RefCell::default(),
             metrics: RefCell::default(),
             failed: RefCell::default(),
             dead_letters: RefCell::default(),
         }));
         job(&flow);
+        flow.check_all_used();
         let inner = &flow.0;
         let dead_letters = inner.dead_letters.take();
         if let Some(dead_letters) = &dead_letters {
@@ -133,8 +136,40 @@ impl Flow {
         self.0.failed.borrow_mut().get_or_insert(error);
     }
 
-    pub(crate) fn add_node(&self, name: &str, parallelism: usize, inputs: Vec<(u32, Edge)>) -> u32 {
-        self.0.graph.borrow_mut().add(name, parallelism, inputs)
+    /// Adds the node of a sink, for records of type `T`.
+    pub(crate) fn add_sink_node<T>(&self, name: &str, at: At) -> u32 {
+        let inputs = vec![(at.node, Edge::Chained)];
+        self.0.graph.borrow_mut().add::<T>(name, at.producers, inputs)
+    }
+
+    /// Adds the node of an operator that emits records of type `T`: a stream that must be used.
+    pub(crate) fn add_node<T>(
+        &self,
+        name: &str,
+        parallelism: usize,
+        inputs: Vec<(u32, Edge)>,
+    ) -> u32 {
+        let node = self.0.graph.borrow_mut().add::<T>(name, parallelism, inputs);
+        self.0.unused.borrow_mut().insert(node);
+        node
+    }
+
+    /// The stream that comes out of `node` has been used.
+    pub(crate) fn used(&self, node: u32) {
+        self.0.unused.borrow_mut().remove(&node);
+    }
+
+    /// Fails the description if a stream leads nowhere: what it carries would be lost in silence,
+    /// and who waits for its operator would wait for ever.
+    fn check_all_used(&self) {
+        if let Some(&node) = self.0.unused.borrow().first() {
+            let what = format!(
+                "the stream out of operator {node}, {:?}, is never used; end it in .sink(..) or \
+                 .discard()",
+                self.name_of(node).as_str()
+            );
+            self.fail(ConnectorError::new("job", what));
+        }
     }
 
     pub(crate) fn rename(&self, node: u32, name: &str) {
@@ -163,10 +198,6 @@ impl Flow {
         self.0.build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups)
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
-        self.0.build.as_ref().map_or_else(Timestamp::default, |build| build.now)
-    }
-
     /// Whether a stream that runs on shards `0..producers` runs on this one.
     pub(crate) fn runs_here(&self, producers: usize) -> bool {
         self.0.build.as_ref().is_some_and(|build| build.shard < producers)
@@ -181,6 +212,7 @@ impl Flow {
             operator_id: node,
             shard: build.shard,
             shards: self.shards(),
+            instances: producers,
             waker: build.wakers[build.shard].clone(),
             shared: Arc::clone(&build.shared),
         })
@@ -206,33 +238,43 @@ impl Flow {
     }
 
     pub(crate) fn inbox<T>(&self, ports: Vec<Port<T>>, node: u32) -> Inbox<T> {
-        let records_in = self.counter("numRecordsIn", node);
+        self.counting_inbox(ports, node, "numRecordsIn")
+    }
+
+    /// An inbox whose records are counted under this name.
+    pub(crate) fn counting_inbox<T>(
+        &self,
+        ports: Vec<Port<T>>,
+        node: u32,
+        count: &'static str,
+    ) -> Inbox<T> {
+        let records_in = self.counter(count, node);
         Inbox::new(ports, records_in, self.watermark("currentInputWatermark", node))
     }
 
     pub(crate) fn counter(&self, name: &'static str, node: u32) -> Counter {
-        Counter(self.metric(name, MetricKind::Counter, node, None))
+        let counter = Counter::default();
+        self.adopt_counter(name, node, &counter);
+        counter
+    }
+
+    /// Makes a counter that exists already one of `node`'s.
+    pub(crate) fn adopt_counter(&self, name: &'static str, node: u32, counter: &Counter) {
+        self.register(name, MetricKind::Counter, node, Rc::clone(&counter.0));
     }
 
     pub(crate) fn watermark(&self, name: &'static str, node: u32) -> WatermarkGauge {
-        let gauge = WatermarkGauge(self.metric(name, MetricKind::Gauge, node, None));
-        gauge.set(Timestamp::MIN);
+        let gauge = WatermarkGauge::default();
+        self.register(name, MetricKind::Gauge, node, Rc::clone(&gauge.0));
         gauge
     }
 
-    fn metric(
-        &self,
-        name: &'static str,
-        kind: MetricKind,
-        node: u32,
-        label: Option<(&'static str, &'static str)>,
-    ) -> Rc<std::cell::Cell<i64>> {
+    fn register(&self, name: &'static str, kind: MetricKind, node: u32, value: Rc<Cell<i64>>) {
         // Where the operator does not run it has no metrics: a watermark that never moves there
         // would look like one that is stuck.
-        if !self.runs_here(self.0.graph.borrow().nodes[node as usize].parallelism) {
-            return Rc::default();
+        if self.runs_here(self.0.graph.borrow().nodes[node as usize].parallelism) {
+            let operator = (node, self.name_of(node).clone());
+            self.0.metrics.borrow_mut().register(name, kind, operator, None, value);
         }
-        let operator = (node, self.name_of(node).clone());
-        self.0.metrics.borrow_mut().register(name, kind, operator, label)
     }
 }

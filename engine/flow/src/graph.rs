@@ -1,5 +1,6 @@
 //! The job graph: what the user described, for people, the dashboard and EXPLAIN.
 
+use std::any::type_name;
 use std::fmt;
 
 use thalweg_kernel::Str;
@@ -22,6 +23,8 @@ pub struct GraphNode {
     pub id: u32,
     /// Its name, as shown and as labelled in metrics.
     pub name: Str,
+    /// The Rust type of the records it emits, or takes if it is a sink.
+    pub records: &'static str,
     /// On how many shards it runs.
     pub parallelism: usize,
     /// Where its records come from.
@@ -35,16 +38,27 @@ pub struct Graph {
     pub nodes: Vec<GraphNode>,
 }
 
+/// A node in each of two graphs, where they have one.
+pub(crate) type Difference<'a> = (Option<&'a GraphNode>, Option<&'a GraphNode>);
+
 impl Graph {
-    pub(crate) fn add(
+    pub(crate) fn add<T>(
         &mut self,
-        name: impl Into<Str>,
+        name: &str,
         parallelism: usize,
         inputs: Vec<(u32, Edge)>,
     ) -> u32 {
         let id = self.nodes.len() as u32;
-        self.nodes.push(GraphNode { id, name: name.into(), parallelism, inputs });
+        let records = type_name::<T>();
+        self.nodes.push(GraphNode { id, name: name.into(), records, parallelism, inputs });
         id
+    }
+
+    /// The first node that is not the same in `other`.
+    pub(crate) fn first_difference<'a>(&'a self, other: &'a Self) -> Option<Difference<'a>> {
+        let nodes = self.nodes.len().max(other.nodes.len());
+        let pairs = (0..nodes).map(|id| (self.nodes.get(id), other.nodes.get(id)));
+        pairs.into_iter().find(|(ours, theirs)| ours != theirs)
     }
 }
 

@@ -19,7 +19,7 @@
 //!     .sink(sink.clone());
 //! };
 //! # let mut shard = Shard::build(&job, &BuildContext::single("example")).unwrap();
-//! # while shard.step(0.into()).unwrap() != Step::Done {}
+//! # while shard.step(Now::default()).unwrap() != Step::Done {}
 //! # let averages: Vec<_> = results.take().into_iter().map(|w| (w.key, w.value)).collect();
 //! # assert_eq!(averages, [("a", 3.0), ("b", 5.0)]);
 //! ```
@@ -57,7 +57,7 @@ pub use exchange::key_by::KeyedStream;
 pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::side_output::Side;
-pub use pipeline::{Chain, Operator, StepContext};
+pub use pipeline::{Chain, Now, Operator, StepContext};
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};
 pub use source::collection::Collection;
@@ -68,4 +68,4 @@ pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Stats, StatsValue, Sum,
 };
 pub use window::tumbling::Tumbling;
-pub use window::{WINDOW_KEYS_MAX, Windowed};
+pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, Windowed};

@@ -4,13 +4,24 @@
 //! *pipeline* is a chain with a terminal at its end (a sink, an exchange, a local queue), behind
 //! one `dyn` call per step.
 
+use std::time::Duration;
+
 use thalweg_kernel::{Collector, ConnectorError, Mark, Timestamp};
+
+/// The two clocks of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// This machine's clock. It may jump either way, as the clocks of gateways do.
+    pub wall: Timestamp,
+    /// Time since any fixed moment. It only grows: for timeouts.
+    pub steady: Duration,
+}
 
 /// What the driver tells a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepContext {
-    /// The shard's clock.
-    pub now: Timestamp,
+    /// The shard's clocks.
+    pub now: Now,
     /// How many records a source may emit in this step.
     pub records_max: usize,
 }
@@ -20,8 +31,8 @@ pub struct StepContext {
 pub(crate) enum Progress {
     /// It moved something; step again.
     Busy,
-    /// Nothing to do until woken, or until this time.
-    Idle(Option<Timestamp>),
+    /// Nothing to do until woken, or until this steady time.
+    Idle(Option<Duration>),
     /// It has emitted its end.
     Done,
 }

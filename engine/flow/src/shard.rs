@@ -4,22 +4,23 @@
 //! is idle, then waits for the shard's waker or for the time the shard named, and steps again.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use thalweg_kernel::{ConnectorError, DeadLetter, Timestamp};
+use thalweg_kernel::{ConnectorError, DeadLetter};
 
 use crate::counters::Metric;
 use crate::flow::dead_letters::DeadLetters;
 use crate::flow::{BuildContext, Described, Flow};
-use crate::graph::Graph;
-use crate::pipeline::{Pipeline, Progress, StepContext};
+use crate::graph::{Graph, GraphNode};
+use crate::pipeline::{Now, Pipeline, Progress, StepContext};
 
 /// What a step left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Something moved: step again.
     Busy,
-    /// Nothing to do until the shard is woken, or until this time of its clock.
-    Idle(Option<Timestamp>),
+    /// Nothing to do until the shard is woken, or until this steady time.
+    Idle(Option<Duration>),
     /// Every stream has ended and every sink has closed.
     Done,
 }
@@ -36,11 +37,13 @@ impl Shard {
     /// Builds one shard's copy of `job`, and opens its sources and sinks.
     ///
     /// # Errors
-    /// If a source or sink does not open.
+    /// If a source or sink does not open, or the description is faulty: a stream that is never used,
+    /// or a job that describes itself differently on each shard.
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
-        let Described { pipelines, metrics, dead_letters, .. } = described;
+        let Described { graph, pipelines, metrics, dead_letters } = described;
+        check_same_everywhere(&graph, cx)?;
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
             metrics,
@@ -57,16 +60,15 @@ impl Shard {
         Ok(Flow::describe(job, None, shards)?.graph)
     }
 
-    /// Visits every pipeline once. `now` is the shard's clock; it may jump either way,
-    /// as the clocks of gateways do.
+    /// Visits every pipeline once.
     ///
     /// # Errors
     /// If a source or sink has failed for good. The shard must not be stepped again.
-    pub fn step(&mut self, now: Timestamp) -> Result<Step, ConnectorError> {
+    pub fn step(&mut self, now: Now) -> Result<Step, ConnectorError> {
         let cx = StepContext { now, records_max: self.step_records_max };
         let mut busy = false;
         let mut open = false;
-        let mut wake_at: Option<Timestamp> = None;
+        let mut wake_at: Option<Duration> = None;
         for slot in &mut self.pipelines {
             let Some(pipeline) = slot else { continue };
             match pipeline.step(&cx)? {
@@ -107,4 +109,27 @@ impl Shard {
     pub fn take_latest_dead_letter(&self) -> Option<DeadLetter> {
         self.dead_letters.as_ref()?.take_latest()
     }
+}
+
+/// Compares this shard's graph with that of the first shard that was built: shards find each other
+/// by the numbers of operators, so these must mean the same everywhere.
+fn check_same_everywhere(graph: &Graph, cx: &BuildContext) -> Result<(), ConnectorError> {
+    let first = cx.shared.get_or_try_init(u32::MAX, || Ok(graph.clone()))?;
+    let Some((here, there)) = graph.first_difference(&first) else { return Ok(()) };
+    let tell = |node: Option<&GraphNode>| {
+        node.map_or("nothing".into(), |node| {
+            format!("{:?} of {}", node.name.as_str(), node.records)
+        })
+    };
+    Err(ConnectorError::new(
+        "job",
+        format!(
+            "the job describes itself differently on shard {}: where it has {}, another shard has \
+             {}; describe the same operators in the same order on every shard (a HashMap iterates \
+             in another order each time)",
+            cx.shard,
+            tell(here),
+            tell(there)
+        ),
+    ))
 }

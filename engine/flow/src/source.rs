@@ -4,6 +4,7 @@
 pub(crate) mod collection;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use thalweg_kernel::source::clock_ahead;
 use thalweg_kernel::{
@@ -14,7 +15,7 @@ use thalweg_kernel::{
 use crate::counters::{Counter, WatermarkGauge};
 use crate::flow::Flow;
 use crate::flow::dead_letters::DeadLetters;
-use crate::pipeline::{Chain, Progress, StepContext};
+use crate::pipeline::{Chain, Now, Progress, StepContext};
 use crate::stream::{At, Stream};
 use crate::time::merge::Merge;
 use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
@@ -30,15 +31,15 @@ impl Flow {
     ) -> Stream<SourceHead<S::Partition, E>> {
         let partitions = source.partitions();
         let producers = partitions.clamp(1, self.shards());
-        let node = self.add_node(&format!("Source: {}", source.describe()), producers, vec![]);
+        let node =
+            self.add_node::<S::Item>(&format!("Source: {}", source.describe()), producers, vec![]);
         let mut open = Vec::new();
         if let Some(cx) = self.open_context(node, producers) {
             for partition in (cx.shard..partitions).step_by(cx.shards) {
                 match source.open(partition, &cx) {
                     Ok(source) => open.push(Partition {
                         source,
-                        clock: PartitionClock::new(&watermarks, self.now()),
-                        resume_at: None,
+                        clock: PartitionClock::new(&watermarks),
                         ended: false,
                     }),
                     Err(error) => self.fail(error),
@@ -50,7 +51,6 @@ impl Flow {
             partitions: open,
             watermarks,
             dead_letters: self.dead_letters_from(node, producers),
-            counts_as_open: self.runs_here(producers),
             records_out: self.counter("numRecordsOut", node),
             watermark: self.watermark("currentOutputWatermark", node),
         };
@@ -61,8 +61,6 @@ impl Flow {
 struct Partition<S> {
     source: S,
     clock: PartitionClock,
-    /// When it asked to be polled again without being woken.
-    resume_at: Option<Timestamp>,
     ended: bool,
 }
 
@@ -72,8 +70,6 @@ pub struct SourceHead<S, E> {
     watermarks: Watermarks<E>,
     merge: Merge,
     dead_letters: Rc<DeadLetters>,
-    /// Whether the dead-letter stream still waits for this head.
-    counts_as_open: bool,
     records_out: Counter,
     watermark: WatermarkGauge,
 }
@@ -91,8 +87,9 @@ where
         out: &mut impl Collector<S::Item>,
     ) -> Result<Progress, ConnectorError> {
         let records_max = (cx.records_max / self.partitions.len().max(1)).max(1);
-        let mut ready = false;
-        let mut wake_at: Option<Timestamp> = None;
+        let Now { wall, steady } = cx.now;
+        let mut busy = false;
+        let mut wake_at: Option<Duration> = None;
         for (index, partition) in self.partitions.iter_mut().enumerate() {
             if partition.ended {
                 continue;
@@ -102,31 +99,33 @@ where
                 clock: &mut partition.clock,
                 merge: &mut self.merge,
                 watermarks: &self.watermarks,
-                now: cx.now,
-                latest_believed: cx.now.plus_ms(self.watermarks.clock_guard_ms),
+                now: wall,
+                latest_believed: wall.plus_ms(self.watermarks.clock_guard_ms),
                 dead_letters: &self.dead_letters,
                 out,
                 records: 0,
+                letters: 0,
             };
-            let status = partition.source.poll(cx.now, records_max, &mut emit)?;
-            let records = emit.records;
+            let status = partition.source.poll(wall, records_max, &mut emit)?;
+            let (records, letters) = (emit.records, emit.letters);
+            busy |= records + letters > 0;
             if records > 0 {
                 self.records_out.add(records);
-                partition.clock.heard(cx.now);
+                partition.clock.heard(steady);
             }
             match status {
-                SourceStatus::Ready => ready = true,
-                SourceStatus::Waiting(until) => {
-                    ready |= records > 0;
-                    partition.resume_at = until;
-                    if partition.clock.falls_idle(cx.now) {
+                SourceStatus::Ready => busy = true,
+                SourceStatus::Waiting(pause) => {
+                    if partition.clock.falls_idle(steady) {
+                        busy = true;
                         self.merge.mark(index, Mark::Idle, |mark| out.mark(mark));
                     }
-                    let resume_at = [partition.resume_at, partition.clock.idle_at(), wake_at];
-                    wake_at = resume_at.into_iter().flatten().min();
+                    let resume_at = pause.map(|pause| steady.saturating_add(pause));
+                    let due = [wake_at, resume_at, partition.clock.idle_at()];
+                    wake_at = due.into_iter().flatten().min();
                 }
                 SourceStatus::Ended => {
-                    ready = true;
+                    busy = true;
                     partition.ended = true;
                     if partition.clock.is_idle() {
                         self.merge.mark(index, Mark::Active, |mark| out.mark(mark));
@@ -137,14 +136,17 @@ where
                 }
             }
         }
+        if self.partitions.is_empty() {
+            // A source without partitions ends where it begins.
+            out.mark(Mark::Watermark(Timestamp::MAX));
+            out.mark(Mark::End);
+        }
         self.watermark.set(self.merge.watermark());
         if self.merge.ended() {
-            if std::mem::take(&mut self.counts_as_open) {
-                self.dead_letters.end();
-            }
+            self.dead_letters.end();
             return Ok(Progress::Done);
         }
-        Ok(if ready { Progress::Busy } else { Progress::Idle(wake_at) })
+        Ok(if busy { Progress::Busy } else { Progress::Idle(wake_at) })
     }
 
     fn ready(&self) -> bool {
@@ -152,16 +154,8 @@ where
     }
 
     fn stop(&mut self) {
-        self.partitions.iter_mut().for_each(|partition| partition.source.stop());
-    }
-}
-
-impl<S, E> Drop for SourceHead<S, E> {
-    /// A head that never ran to its end still releases the dead-letter stream.
-    fn drop(&mut self) {
-        if self.counts_as_open {
-            self.dead_letters.end();
-        }
+        let open = self.partitions.iter_mut().filter(|partition| !partition.ended);
+        open.for_each(|partition| partition.source.stop());
     }
 }
 
@@ -176,6 +170,7 @@ struct Emitting<'a, E, C> {
     dead_letters: &'a DeadLetters,
     out: &'a mut C,
     records: usize,
+    letters: usize,
 }
 
 impl<E, C> Emitting<'_, E, C> {
@@ -191,6 +186,7 @@ impl<E, C> Emitting<'_, E, C> {
     #[cold]
     fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
         let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
+        self.letters += 1;
         self.dead_letters.push(origin.dead_letter(error));
     }
 }
@@ -199,7 +195,7 @@ impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
     #[inline]
     fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
         let time = self.watermarks.event_time.of(&value, received);
-        if time > self.latest_believed {
+        if E::FROM_RECORD && time > self.latest_believed {
             return self.refuse(time, origin);
         }
         if self.clock.is_idle() {
@@ -214,6 +210,7 @@ impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
     }
 
     fn dead_letter(&mut self, letter: DeadLetter) {
+        self.letters += 1;
         self.dead_letters.push(letter);
     }
 }

@@ -43,8 +43,7 @@ impl<C: Chain> Stream<C> {
     /// Ends the stream in `sink`.
     pub fn sink(self, sink: impl SinkSpec<C::Out>) {
         let name = format!("Sink: {}", sink.describe());
-        let node =
-            self.flow.add_node(&name, self.at.producers, vec![(self.at.node, Edge::Chained)]);
+        let node = self.flow.add_sink_node::<C::Out>(&name, self.at);
         if let Some(cx) = self.flow.open_context(node, self.at.producers) {
             match sink.open(&cx) {
                 Ok(writer) => {
@@ -53,26 +52,29 @@ impl<C: Chain> Stream<C> {
                 }
                 Err(error) => self.flow.fail(error),
             }
+        } else {
+            self.flow.used(self.at.node);
         }
     }
 
     /// Ends the stream in nothing: it runs for the effects of its operators.
     pub fn discard(self) {
-        let at = (self.at.node, Edge::Chained);
-        let node = self.flow.add_node("Discard", self.at.producers, vec![at]);
+        let node = self.flow.add_sink_node::<C::Out>("Discard", self.at);
         let records_in = self.flow.counter("numRecordsIn", node);
         self.close(Discard::new(records_in));
     }
 
-    /// Fuses one more operator to the chain; `name` is its name in the graph.
-    pub(crate) fn then<O: Operator<C::Out>>(self, name: &str, operator: O) -> Stream<Then<C, O>> {
+    /// Fuses an operator of your own to the chain; `name` is its name in the graph.
+    pub fn then<O: Operator<C::Out>>(self, name: &str, operator: O) -> Stream<Then<C, O>> {
         let Self { flow, chain, at } = self;
-        let node = flow.add_node(name, at.producers, vec![(at.node, Edge::Chained)]);
+        flow.used(at.node);
+        let node = flow.add_node::<O::Out>(name, at.producers, vec![(at.node, Edge::Chained)]);
         Stream { flow, chain: Then::new(chain, operator), at: At { node, ..at } }
     }
 
     /// Ends the chain in `terminal`, on the shards where it runs.
     pub(crate) fn close(self, terminal: impl Terminal<C::Out>) {
+        self.flow.used(self.at.node);
         if self.flow.runs_here(self.at.producers) {
             self.flow.add_pipeline(Box::new(Closed::new(self.chain, terminal)));
         }

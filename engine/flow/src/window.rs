@@ -2,8 +2,9 @@
 //!
 //! # State
 //! One *pane* per open window, oldest first; a pane holds its keys densely in the order they came,
-//! with a hash index beside them, and is recycled when it has fired. The hash comes with the record
-//! from the exchange, so a key is hashed once.
+//! with a hash index beside them, and is recycled when it has fired. Records are first added up on the
+//! shard that has them (`local.rs`), and what crosses to the key's shard carries the key's hash, so a key is
+//! hashed once.
 //!
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
@@ -13,7 +14,9 @@
 //! # Limits
 //! At most [`WINDOW_KEYS_MAX`] (key, window) pairs are open on a shard, unless
 //! [`WindowedStream::keys_max`] says otherwise; a record that would open one more is counted
-//! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory.
+//! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory. Likewise
+//! [`WINDOWS_MAX`] windows (`numWindowsOverLimitDropped`), for one that sends timestamps at random.
+//! When a window fires, all its rows leave in one step.
 
 pub(crate) mod aggregate;
 mod local;
@@ -24,12 +27,13 @@ pub(crate) mod tumbling;
 use std::rc::Rc;
 
 use serde::Serialize;
-use thalweg_kernel::{Key, Timestamp};
+use thalweg_kernel::{ConnectorError, Key, Timestamp};
 
 use self::aggregate::Aggregate;
 use self::local::{LocalAggregate, Slice};
-use self::operator::WindowOperator;
+use self::operator::{Dropped, WindowOperator};
 use self::tumbling::Tumbling;
+use crate::counters::Counter;
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::key_by::KeyedStream;
 use crate::exchange::local::LocalEdge;
@@ -39,6 +43,10 @@ use crate::stream::{At, Stream};
 
 /// The default bound on open (key, window) pairs of one operator on one shard.
 pub const WINDOW_KEYS_MAX: usize = 1_000_000;
+
+/// The default bound on windows of one operator that are open at a time on one shard: with windows of
+/// a second and records up to an hour out of order, all of them.
+pub const WINDOWS_MAX: usize = 4_096;
 
 /// The result of one window of one key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,8 +66,15 @@ pub struct Windowed<K, A> {
 pub struct WindowedStream<C: Chain, F> {
     keyed: KeyedStream<C, F>,
     windows: Tumbling,
-    keys_max: usize,
+    limits: Limits,
     late: Option<LateOutput<C::Out>>,
+}
+
+/// How much state a window operator may keep on a shard.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    keys_max: usize,
+    windows_max: usize,
 }
 
 /// The late output of a window that is still being described.
@@ -71,21 +86,34 @@ struct LateOutput<T> {
 
 impl<C: Chain, F> WindowedStream<C, F> {
     pub(crate) fn new(keyed: KeyedStream<C, F>, windows: Tumbling) -> Self {
-        Self { keyed, windows, keys_max: WINDOW_KEYS_MAX, late: None }
+        let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
+        Self { keyed, windows, limits, late: None }
     }
 
-    /// Bounds the open (key, window) pairs on each shard.
+    /// Bounds the open (key, window) pairs on each shard; [`WINDOW_KEYS_MAX`] by default.
     pub fn keys_max(mut self, keys: usize) -> Self {
-        self.keys_max = keys;
+        self.limits.keys_max = keys;
+        self
+    }
+
+    /// Bounds the windows that are open at a time on each shard; [`WINDOWS_MAX`] by default.
+    pub fn windows_max(mut self, windows: usize) -> Self {
+        self.limits.windows_max = windows;
         self
     }
 
     /// Sends late records to a second stream instead of dropping them.
     pub fn late_output(mut self) -> (Self, Stream<Inbox<C::Out>>) {
         let flow = self.keyed.stream.flow.clone();
+        if self.late.is_some() {
+            flow.fail(ConnectorError::new(
+                "job",
+                "a window has late_output() twice; call it once and split() the stream",
+            ));
+        }
         let (edge, inbox) = LocalEdge::new();
         let producers = flow.shards();
-        let node = flow.add_node("Late records", producers, vec![]);
+        let node = flow.add_node::<C::Out>("Late records", producers, vec![]);
         let chain = flow.inbox(vec![Port::Local(inbox)], node);
         self.late = Some(LateOutput { edge, node });
         (self, Stream { flow, chain, at: At { node, producers } })
@@ -101,21 +129,30 @@ where
     where
         A: Aggregate<C::Out, Accumulator: Send>,
     {
-        let Self { keyed, windows, keys_max, late } = self;
+        let Self { keyed, windows, limits, late } = self;
         let (aggregate, key) = (Rc::new(aggregate), Rc::new(keyed.key));
-        let local = LocalAggregate::new(Rc::clone(&key), windows, Rc::clone(&aggregate));
+        let records_in = Counter::default();
+        let counted = records_in.clone();
+        let local = LocalAggregate::new(Rc::clone(&key), windows, Rc::clone(&aggregate), counted);
         let Stream { flow, chain, at } = keyed.stream;
         // Part of the window, not an operator that the user knows of: no node of its own.
         let stream = Stream { flow, chain: Then::new(chain, local), at };
-        let Stream { flow, chain, at } = stream.exchange(&windows.to_string());
+        let Stream { flow, chain, at } = stream.exchange(&windows.to_string(), "numSlicesIn");
+        flow.adopt_counter("numRecordsIn", at.node, &records_in);
         if let Some(late) = &late {
             flow.set_inputs(late.node, vec![(at.node, Edge::Local)]);
         }
-        let late_dropped = flow.counter("numLateRecordsDropped", at.node);
-        let over_limit = flow.counter("numKeysOverLimitDropped", at.node);
+        if windows.is_empty() {
+            let what = format!("{windows} is not allowed; allowed: 1 ms or more");
+            flow.fail(ConnectorError::new("job", what));
+        }
+        let dropped = Dropped {
+            late: flow.counter("numLateRecordsDropped", at.node),
+            keys_over_limit: flow.counter("numKeysOverLimitDropped", at.node),
+            windows_over_limit: flow.counter("numWindowsOverLimitDropped", at.node),
+        };
         let late = late.map(|late| late.edge);
-        let operator =
-            WindowOperator::new(key, windows, aggregate, keys_max, late, late_dropped, over_limit);
+        let operator = WindowOperator::new(key, windows, aggregate, limits, late, dropped);
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }

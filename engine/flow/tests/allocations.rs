@@ -84,7 +84,7 @@ fn the_steady_state_allocates_nothing() {
         let mut run = |steps: usize| {
             for _ in 0..steps {
                 for shard in &mut built {
-                    shard.step(Timestamp::default()).unwrap();
+                    shard.step(Now::default()).unwrap();
                 }
             }
         };

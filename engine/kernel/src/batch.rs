@@ -38,7 +38,11 @@ pub trait Collector<T> {
     fn mark(&mut self, mark: Mark);
 }
 
-/// Records with their event times, and the marks between them. Reused: see [`Batch::clear`].
+/// A batch that has been emptied keeps buffers for this many records at most: a burst must not hold
+/// its memory for ever.
+const KEPT_RECORDS_MAX: usize = 16 * 1_024;
+
+/// Records with their event times, and the marks between them. Emptied, it keeps its buffers.
 #[derive(Debug)]
 pub struct Batch<T> {
     values: Vec<T>,
@@ -74,12 +78,15 @@ impl<T> Batch<T> {
         self.values.is_empty() && self.marks.is_empty()
     }
 
-    /// Forgets the content and keeps the buffers.
+    /// Forgets the content and keeps the buffers, but for those of a burst.
     #[inline]
     pub fn clear(&mut self) {
         self.values.clear();
         self.times.clear();
         self.marks.clear();
+        if self.values.capacity().max(self.marks.capacity()) > KEPT_RECORDS_MAX {
+            *self = Self::default();
+        }
     }
 
     /// The records' event times, in order.
@@ -95,6 +102,12 @@ impl<T> Batch<T> {
     /// Pushes the whole content into `out` in order, and leaves the batch empty with its buffers.
     #[inline]
     pub fn drain_into(&mut self, out: &mut impl Collector<T>) {
+        self.pour(out);
+        self.clear();
+    }
+
+    #[inline]
+    fn pour(&mut self, out: &mut impl Collector<T>) {
         let mut marks = self.marks.drain(..);
         let mut next = marks.next();
         let records = self.times.drain(..).zip(self.values.drain(..));

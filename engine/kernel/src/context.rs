@@ -22,6 +22,9 @@ pub struct OpenContext {
     pub shard: usize,
     /// The number of shards of the job.
     pub shards: usize,
+    /// On how many of them this operator opens: shards `0..instances`. A source with one partition,
+    /// and a sink directly behind it, has one instance on any number of shards.
+    pub instances: usize,
     /// Wakes the shard from any thread: call it when a source has new input, or when a sink that
     /// was not ready is ready again, or has finished closing.
     pub waker: Waker,
@@ -31,7 +34,8 @@ pub struct OpenContext {
 }
 
 /// A registry in which the instances of one operator on several shards find what they share.
-/// Locked only while shards are being built.
+/// Locked only while shards are being built. One that is slow to make holds up the other shards'
+/// building; its `init` must not come here again.
 #[derive(Default)]
 pub struct Shared(Mutex<HashMap<(u32, TypeId), Arc<dyn Any + Send + Sync>>>);
 

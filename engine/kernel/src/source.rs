@@ -5,6 +5,8 @@
 //! shard, and never blocks: input that must be waited for is read by the connector's own thread,
 //! which hands it over through a bounded queue and wakes the shard.
 
+use std::time::Duration;
+
 use crate::format::DecodeError;
 use crate::{Cause, ConnectorError, DeadLetter, OpenContext, Timestamp};
 
@@ -13,8 +15,8 @@ use crate::{Cause, ConnectorError, DeadLetter, OpenContext, Timestamp};
 pub enum SourceStatus {
     /// There is more: poll again soon.
     Ready,
-    /// Nothing until the waker is called, or until this time of the shard's clock.
-    Waiting(Option<Timestamp>),
+    /// Nothing until the waker is called, or for this long.
+    Waiting(Option<Duration>),
     /// The last record has been emitted. The source is not polled again.
     Ended,
 }
@@ -60,7 +62,7 @@ pub trait Source {
     type Item;
 
     /// Emits up to `records_max` records or dead letters that are ready, and says what is left.
-    /// `now` is the shard's clock. Must not block.
+    /// `now` is this machine's clock, which may jump either way. Must not block.
     ///
     /// # Errors
     /// Ends the job: only for what neither waiting nor a dead letter can mend.
@@ -72,7 +74,7 @@ pub trait Source {
     ) -> Result<SourceStatus, ConnectorError>;
 
     /// Asks for an orderly end: take no new input, emit what was already received, then report
-    /// [`SourceStatus::Ended`].
+    /// [`SourceStatus::Ended`]. Not called after that.
     fn stop(&mut self);
 }
 

@@ -92,13 +92,14 @@ impl RuntimeConfig {
             let allowed = format!("1 to {groups} (the number of key groups)");
             return Err(ConfigError::new("shards", self.shards, allowed));
         }
+        let Tuning { step_records_max, batch_records, lane_batches } = self.tuning;
         let sizes = [
-            ("tuning.step_records_max", self.tuning.step_records_max),
-            ("tuning.batch_records", self.tuning.batch_records),
-            ("tuning.lane_batches", self.tuning.lane_batches),
+            ("tuning.step_records_max", step_records_max, 1 << 20),
+            ("tuning.batch_records", batch_records, 1 << 16),
+            ("tuning.lane_batches", lane_batches, 1 << 12),
         ];
-        match sizes.into_iter().find(|(_, size)| *size == 0) {
-            Some((key, size)) => Err(ConfigError::new(key, size, "1 or more")),
+        match sizes.into_iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+            Some((key, size, most)) => Err(ConfigError::new(key, size, format!("1 to {most}"))),
             None => Ok(()),
         }
     }

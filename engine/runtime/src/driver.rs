@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
-use thalweg_flow::{BuildContext, Shard, Step};
+use thalweg_flow::{BuildContext, Now, Shard, Step};
 use thalweg_kernel::{ConnectorError, Shared, Str, Timestamp, time::millis};
 
 use crate::config::{DriverKind, RuntimeConfig};
@@ -44,7 +44,8 @@ pub(crate) fn start(
     let shared = Arc::<Shared>::default();
     let cores = cores(config);
     let (built, all_built) = flume::bounded(config.shards);
-    let mut threads = Vec::with_capacity(config.shards);
+    // From here on, an early return drops the handle, and that ends the shards already started.
+    let mut running = Running::new(Arc::clone(&control), driver);
     for (shard, signal) in signals.into_iter().enumerate() {
         let cx = BuildContext {
             job: job.clone(),
@@ -53,7 +54,6 @@ pub(crate) fn start(
             shared: Arc::clone(&shared),
             key_groups: config.key_groups,
             tuning: config.tuning,
-            now: wall_clock(),
         };
         let seat = Seat {
             shard,
@@ -66,20 +66,16 @@ pub(crate) fn start(
         let built = built.clone();
         let run = move || run_shard(&cx, &describe, seat, driver, &built);
         let thread = thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
-        threads.push(thread.map_err(|error| JobError::Driver {
+        running.adopt(thread.map_err(|error| JobError::Driver {
             driver,
             reason: format!("cannot start a thread for shard {shard}: {error}"),
         })?);
     }
     drop(built);
     let ready = all_built.iter().take(config.shards).count();
-    let running = Running::new(control, threads, driver);
     if ready < config.shards {
-        // Some shard did not get as far; `wait` joins them all and tells the first error.
-        return running.wait().and(Err(JobError::Driver {
-            driver,
-            reason: "a shard ended while it was being built".into(),
-        }));
+        // Some shard failed, and with it the job; `wait` joins them all and tells the first error.
+        return Err(running.wait().err().unwrap_or(JobError::Aborted));
     }
     let shards = config.shards;
     tracing::info!(job = %job, shards, %driver, pinned = !cores.is_empty(), "job started");
@@ -186,14 +182,17 @@ struct Stepped {
     shard: Shard,
     seat: Seat,
     publisher: Publisher,
-    publish_at: Instant,
+    begun: Instant,
+    /// The steady time of the next publishing.
+    publish_at: Duration,
     draining: bool,
 }
 
 impl Stepped {
     fn new(shard: Shard, cx: &BuildContext, seat: Seat) -> Self {
         let publisher = Publisher::new(&cx.job, seat.shard, shard.metrics());
-        Self { shard, seat, publisher, publish_at: Instant::now(), draining: false }
+        let (begun, publish_at) = (Instant::now(), Duration::ZERO);
+        Self { shard, seat, publisher, begun, publish_at, draining: false }
     }
 
     /// Steps once and does what is due around it.
@@ -208,7 +207,7 @@ impl Stepped {
             }
             Phase::Aborting => return Ok(Turn::End),
         }
-        let now = wall_clock();
+        let now = Now { wall: wall_clock(), steady: self.begun.elapsed() };
         let step = self.shard.step(now)?;
         let until_publish = self.publish_if_due(now, step == Step::Done);
         Ok(match step {
@@ -216,22 +215,19 @@ impl Stepped {
             Step::Busy => Turn::Again,
             Step::Idle(_) if self.seat.signal.spin(self.seat.spin) => Turn::Again,
             Step::Idle(None) => Turn::Sleep(until_publish),
-            Step::Idle(Some(at)) => {
-                let ms = u64::try_from(at.ms_since(now)).unwrap_or(0);
-                Turn::Sleep(until_publish.min(Duration::from_millis(ms)))
-            }
+            Step::Idle(Some(at)) => Turn::Sleep(until_publish.min(at.saturating_sub(now.steady))),
         })
     }
 
     /// Publishes if it is time, and says how long until the next time.
-    fn publish_if_due(&mut self, now: Timestamp, last: bool) -> Duration {
-        let left = self.publish_at.saturating_duration_since(Instant::now());
+    fn publish_if_due(&mut self, now: Now, last: bool) -> Duration {
+        let left = self.publish_at.saturating_sub(now.steady);
         if !left.is_zero() && !last {
             return left;
         }
-        self.publish_at = Instant::now() + PUBLISH_EVERY;
+        self.publish_at = now.steady + PUBLISH_EVERY;
         self.publisher.publish(&self.shard);
-        self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now);
+        self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
         PUBLISH_EVERY
     }
 }

@@ -27,6 +27,8 @@ pub struct MetricSample {
     pub operator_id: u32,
     /// The cause, for dead letters.
     pub label: Option<(&'static str, &'static str)>,
+    /// Whether it only grows.
+    pub kind: MetricKind,
     /// The shard.
     pub shard: usize,
     /// The value; watermarks are milliseconds since the epoch.
@@ -78,7 +80,8 @@ impl Snapshot {
     }
 
     fn sum(&self, matches: impl Fn(&MetricSample) -> bool) -> u64 {
-        self.0.iter().filter(|sample| matches(sample)).map(|sample| sample.value as u64).sum()
+        let counters = self.0.iter().filter(|sample| sample.kind == MetricKind::Counter);
+        counters.filter(|sample| matches(sample)).map(|sample| sample.value as u64).sum()
     }
 }
 
@@ -99,6 +102,7 @@ impl Board {
             operator: metric.operator.clone(),
             operator_id: metric.operator_id,
             label: metric.label,
+            kind: metric.kind,
             shard,
             value: metric.value(),
             published,
@@ -113,7 +117,8 @@ impl Board {
 }
 
 enum Handle {
-    Counter(Counter),
+    /// With what has been published of it: a job of the same name may have counted before.
+    Counter(Counter, i64),
     Gauge(Gauge),
 }
 
@@ -137,7 +142,7 @@ impl Publisher {
             labels.extend(metric.label.map(|(key, value)| Label::new(key, value)));
             let name = format!("thalweg_{}", metric.name);
             match metric.kind {
-                MetricKind::Counter => Handle::Counter(counter!(name, labels)),
+                MetricKind::Counter => Handle::Counter(counter!(name, labels), 0),
                 MetricKind::Gauge => Handle::Gauge(gauge!(name, labels)),
             }
         };
@@ -146,9 +151,12 @@ impl Publisher {
 
     /// Publishes the numbers of `shard`, and logs the latest dead letter if nobody reads them.
     pub(crate) fn publish(&mut self, shard: &Shard) {
-        for (handle, metric) in self.handles.iter().zip(shard.metrics()) {
+        for (handle, metric) in self.handles.iter_mut().zip(shard.metrics()) {
             match handle {
-                Handle::Counter(counter) => counter.absolute(metric.value() as u64),
+                Handle::Counter(counter, published) => {
+                    let before = std::mem::replace(published, metric.value());
+                    counter.increment((metric.value() - before) as u64);
+                }
                 Handle::Gauge(gauge) => gauge.set(metric.value() as f64),
             }
         }

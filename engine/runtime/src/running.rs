@@ -35,6 +35,9 @@ pub enum JobError {
         /// The panic's message.
         message: String,
     },
+    /// It was ended before it had started.
+    #[error("the job was ended while it was starting")]
+    Aborted,
     /// No shard can move and nothing will wake any: a bug of an operator or a connector.
     #[error("the job stalled: every shard waits and nothing will wake it (seed {seed})")]
     Stalled {
@@ -101,12 +104,13 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn new(
-        control: Arc<Control>,
-        threads: Vec<JoinHandle<()>>,
-        driver: DriverKind,
-    ) -> Self {
-        Self { control, threads, driver }
+    pub(crate) fn new(control: Arc<Control>, driver: DriverKind) -> Self {
+        Self { control, threads: Vec::new(), driver }
+    }
+
+    /// Takes charge of a shard's thread.
+    pub(crate) fn adopt(&mut self, thread: JoinHandle<()>) {
+        self.threads.push(thread);
     }
 
     /// The driver that runs it: [`DriverKind::Auto`] has been decided.

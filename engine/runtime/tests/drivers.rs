@@ -99,7 +99,7 @@ impl Source for TickerPartition {
             return Ok(SourceStatus::Ended);
         }
         out.record(self.emitted.fetch_add(1, Ordering::Relaxed), now, &Generated);
-        Ok(SourceStatus::Waiting(Some(now.plus_ms(1))))
+        Ok(SourceStatus::Waiting(Some(Duration::from_millis(1))))
     }
 
     fn stop(&mut self) {

@@ -34,6 +34,7 @@ pub(crate) fn context() -> OpenContext {
         operator_id: 1,
         shard: 0,
         shards: 1,
+        instances: 1,
         waker: Waker::from(Arc::new(Unpark(thread::current()))),
         shared: Arc::new(Shared::default()),
     }

@@ -19,8 +19,9 @@ pub struct KeyedStream<C: Chain, F> {
 }
 
 impl<C: Chain> Stream<C> {
-    /// Partitions the stream by what `key` returns. Short strings should be
-    /// [`Str`](thalweg_kernel::Str), whose clones do not allocate.
+    /// Partitions the stream by what `key` returns. It is called up to twice for a record, on the
+    /// shard that has it and on the one that owns the key; only the hash travels. Short strings
+    /// should be [`Str`](thalweg_kernel::Str), whose clones up to 24 bytes do not allocate.
     pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, F> {
         KeyedStream { stream: self, key }
     }
@@ -38,11 +39,12 @@ where
     C::Out: Routed + Send,
 {
     /// Sends every record to the shard that owns its hash, and begins a new chain there for an
-    /// operator called `name`.
-    pub(crate) fn exchange(self, name: &str) -> Stream<Inbox<C::Out>> {
+    /// operator called `name`, where they are counted as `count`.
+    pub(crate) fn exchange(self, name: &str, count: &'static str) -> Stream<Inbox<C::Out>> {
         let (flow, at) = (self.flow.clone(), self.at);
         let shards = flow.shards();
-        let node = flow.add_node(name, shards, vec![(at.node, Edge::Hash)]);
+        let node = flow.add_node::<C::Out>(name, shards, vec![(at.node, Edge::Hash)]);
+        flow.used(at.node);
         let mut ports = Vec::new();
         if let Some(mesh) = flow.mesh::<C::Out>(node, at.producers) {
             let shard = flow.shard();
@@ -51,7 +53,7 @@ where
             let groups = flow.key_groups();
             self.close(HashExchange { lanes, groups });
         }
-        let inbox = flow.inbox(ports, node);
+        let inbox = flow.counting_inbox(ports, node, count);
         Stream { flow, chain: inbox, at: At { node, producers: shards } }
     }
 }

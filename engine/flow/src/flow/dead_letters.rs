@@ -18,6 +18,7 @@ pub(crate) struct DeadLetters {
     queue: RefCell<Option<LocalEdge<DeadLetter>>>,
     /// The latest one, for the driver's log.
     latest: RefCell<Option<DeadLetter>>,
+    watermark: Cell<Timestamp>,
     sources_open: Cell<usize>,
     /// The graph nodes of the sources that can write here, and of the stream that reads.
     sources: RefCell<Vec<u32>>,
@@ -28,10 +29,19 @@ impl DeadLetters {
     #[cold]
     pub(crate) fn push(&self, letter: DeadLetter) {
         self.counters[letter.cause as usize].add(1);
-        match &*self.queue.borrow() {
-            Some(queue) => queue.push(letter.received, letter),
-            None => *self.latest.borrow_mut() = Some(letter),
+        let Some(queue) = &*self.queue.borrow() else {
+            *self.latest.borrow_mut() = Some(letter);
+            return;
+        };
+        // Idle between letters, so that the stream holds nobody back.
+        let time = letter.received;
+        queue.push_mark(Mark::Active);
+        queue.push(time, letter);
+        if time.minus_ms(1) > self.watermark.get() {
+            self.watermark.set(time.minus_ms(1));
+            queue.push_mark(Mark::Watermark(time.minus_ms(1)));
         }
+        queue.push_mark(Mark::Idle);
     }
 
     /// Takes the latest dead letter that no stream of the job reads.
@@ -63,6 +73,7 @@ impl DeadLetters {
         if self.sources_open.get() == 0
             && let Some(queue) = &*self.queue.borrow()
         {
+            queue.push_mark(Mark::Active);
             queue.push_mark(Mark::Watermark(Timestamp::MAX));
             queue.push_mark(Mark::End);
         }
@@ -77,13 +88,14 @@ impl Flow {
     pub fn dead_letters(&self) -> Stream<Inbox<DeadLetter>> {
         let shared = self.shared_dead_letters();
         let (edge, inbox) = LocalEdge::new();
+        edge.push_mark(Mark::Idle);
         if shared.queue.borrow_mut().replace(edge).is_some() {
             self.fail(thalweg_kernel::ConnectorError::new(
                 "dead letters",
                 "the job calls dead_letters() twice; call it once and split() the stream",
             ));
         }
-        let node = self.add_node("Dead letters", self.shards(), vec![]);
+        let node = self.add_node::<DeadLetter>("Dead letters", self.shards(), vec![]);
         shared.reader.set(Some(node));
         let inbox = self.inbox(vec![Port::Local(inbox)], node);
         Stream { flow: self.clone(), chain: inbox, at: At { node, producers: self.shards() } }
@@ -105,13 +117,17 @@ impl Flow {
             let counter = |cause: Cause| {
                 let operator = (u32::MAX, "Dead letters".into());
                 let label = Some(("cause", cause.name()));
+                let counter = Counter::default();
+                let (kind, value) = (MetricKind::Counter, Rc::clone(&counter.0));
                 let mut metrics = self.0.metrics.borrow_mut();
-                Counter(metrics.register("numDeadLetters", MetricKind::Counter, operator, label))
+                metrics.register("numDeadLetters", kind, operator, label, value);
+                counter
             };
             Rc::new(DeadLetters {
                 counters: Cause::ALL.map(counter),
                 queue: RefCell::default(),
                 latest: RefCell::default(),
+                watermark: Cell::new(Timestamp::MIN),
                 sources_open: Cell::new(0),
                 sources: RefCell::default(),
                 reader: Cell::new(None),

@@ -21,7 +21,7 @@ impl<C: Chain> Stream<C> {
     /// #   .sink(sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("filter")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [2, 4]);
     /// ```
     pub fn filter<F: FnMut(&C::Out) -> bool + 'static>(

@@ -22,7 +22,7 @@ impl<C: Chain> Stream<C> {
     /// #   .sink(sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("flat_map")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), ["a", "b", "c"]);
     /// ```
     pub fn flat_map<I, F>(self, function: F) -> Stream<Then<C, FlatMap<F>>>

@@ -19,7 +19,7 @@ impl<C: Chain> Stream<C> {
     ///     .discard();
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("inspect")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// ```
     pub fn inspect<F: FnMut(Timestamp, &C::Out) + 'static>(
         self,

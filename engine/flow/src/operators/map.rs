@@ -21,7 +21,7 @@ impl<C: Chain> Stream<C> {
     /// #   .sink(sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("map")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [10, 20, 30]);
     /// ```
     pub fn map<U: 'static, F: FnMut(C::Out) -> U + 'static>(

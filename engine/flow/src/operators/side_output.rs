@@ -50,7 +50,7 @@ impl<C: Chain> Stream<C> {
     /// # refused.sink(bad_sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("side")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!((good.take(), bad.take()), (vec![1, 3], vec!["x"]));
     /// ```
     pub fn side_output<U, E, F>(
@@ -66,7 +66,7 @@ impl<C: Chain> Stream<C> {
         let main = self.then("SideOutput", SideOutput { function, side });
         let At { node, producers } = main.at;
         let flow = main.flow.clone();
-        let node = flow.add_node("Side", producers, vec![(node, Edge::Local)]);
+        let node = flow.add_node::<E>("Side", producers, vec![(node, Edge::Local)]);
         let inbox = flow.inbox(vec![Port::Local(inbox)], node);
         (main, Stream { flow, chain: inbox, at: At { node, producers } })
     }

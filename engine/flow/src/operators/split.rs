@@ -29,7 +29,7 @@ where
     /// # large.sink(b_sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("split")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!((a.take(), b.take()), (vec![1, 20, 3], vec![20]));
     /// ```
     pub fn split<const N: usize>(self) -> [Stream<Inbox<C::Out>>; N] {
@@ -38,7 +38,7 @@ where
         let streams = array::from_fn(|_| {
             let (edge, inbox) = LocalEdge::new();
             edges.push(edge);
-            let node = flow.add_node("Split", at.producers, vec![(at.node, Edge::Local)]);
+            let node = flow.add_node::<C::Out>("Split", at.producers, vec![(at.node, Edge::Local)]);
             let chain = flow.inbox(vec![Port::Local(inbox)], node);
             Stream { flow: flow.clone(), chain, at: At { node, ..at } }
         });

@@ -19,21 +19,18 @@ impl<C: Chain> Stream<C> {
     /// #   .sink(sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("union")).unwrap();
-    /// # while shard.step(0.into()).unwrap() != Step::Done {}
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take().iter().sum::<i32>(), 13);
     /// ```
     pub fn union<D: Chain<Out = C::Out>>(self, other: Stream<D>) -> Stream<Inbox<C::Out>> {
         let flow = self.flow.clone();
         let inputs = vec![(self.at.node, Edge::Local), (other.at.node, Edge::Local)];
         let producers = self.at.producers.max(other.at.producers);
-        let node = flow.add_node("Union", producers, inputs);
-        let mut ports = Vec::with_capacity(2);
-        if flow.runs_here(self.at.producers) {
-            ports.push(Port::Local(self.into_local()));
-        }
-        if flow.runs_here(other.at.producers) {
-            ports.push(Port::Local(other.into_local()));
-        }
+        let node = flow.add_node::<C::Out>("Union", producers, inputs);
+        let (left, right) = (self.at.producers, other.at.producers);
+        let ends = [(left, self.into_local()), (right, other.into_local())];
+        let here = ends.into_iter().filter(|(producers, _)| flow.runs_here(*producers));
+        let ports = here.map(|(_, inbox)| Port::Local(inbox)).collect();
         let inbox = flow.inbox(ports, node);
         Stream { flow, chain: inbox, at: At { node, producers } }
     }

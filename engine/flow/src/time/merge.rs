@@ -66,6 +66,7 @@ impl Merge {
     #[inline]
     fn advance(&mut self, emit: &mut impl FnMut(Mark)) {
         let mut watermark = Timestamp::MAX;
+        let mut latest = Timestamp::MIN;
         let mut open = 0;
         let mut idle = 0;
         for input in &self.inputs {
@@ -75,6 +76,7 @@ impl Merge {
                 continue;
             }
             open += 1;
+            latest = latest.max(input.watermark);
             if input.idle {
                 idle += 1;
             } else {
@@ -82,7 +84,11 @@ impl Merge {
             }
         }
         let all_idle = open > 0 && idle == open;
-        if !all_idle && watermark > self.watermark {
+        if all_idle {
+            // Whoever fell silent first: time is where the last of them left it. (As in Flink.)
+            watermark = latest;
+        }
+        if watermark > self.watermark {
             self.watermark = watermark;
             emit(Mark::Watermark(watermark));
         }
@@ -144,6 +150,15 @@ mod tests {
     fn all_idle_is_idle_and_one_active_is_active() {
         let out = merged(2, &[(0, Mark::Idle), (1, Mark::Idle), (1, Mark::Active), (1, wm(3))]);
         assert_eq!(out, [Mark::Idle, Mark::Active, wm(3)]);
+    }
+
+    #[test]
+    fn when_all_fall_idle_their_order_does_not_matter() {
+        for order in [[0, 1], [1, 0]] {
+            let idle = order.map(|input| (input, Mark::Idle));
+            let out = merged(2, &[(0, wm(30)), (1, wm(20)), idle[0], idle[1]]);
+            assert_eq!(out, [wm(20), wm(30), Mark::Idle], "{order:?}");
+        }
     }
 
     #[test]

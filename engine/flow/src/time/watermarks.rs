@@ -5,9 +5,13 @@
 //! whatever the batch size. The watermark is the highest event time so far, minus the bound, minus
 //! one millisecond: a record *at* the bound is not late. (Flink's definition.)
 //!
-//! The **clock guard** keeps one device with a fast clock from making the whole fleet late: a
+//! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late: a
 //! record further ahead of this machine's clock than the guard allows never moves a watermark; it
-//! becomes a dead letter.
+//! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by
+//! that much: set the guard to what your devices' clocks can be trusted with. (While this machine's own
+//! clock is behind, as before its first time synchronisation, the guard refuses everything.)
+//!
+//! Silence is measured in steady time: a jump of this machine's clock makes no partition idle.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -19,6 +23,10 @@ pub(crate) const CLOCK_GUARD_MS: i64 = 5 * 60 * 1_000;
 
 /// Tells a record's event time.
 pub trait EventTime<T>: 'static {
+    /// Whether the time comes from the record, and so from a clock that may be wrong: the clock
+    /// guard looks at those only.
+    const FROM_RECORD: bool = true;
+
     /// The event time of `value`, which was received at `received`.
     fn of(&self, value: &T, received: Timestamp) -> Timestamp;
 }
@@ -28,6 +36,8 @@ pub trait EventTime<T>: 'static {
 pub struct Received;
 
 impl<T> EventTime<T> for Received {
+    const FROM_RECORD: bool = false;
+
     #[inline(always)]
     fn of(&self, _value: &T, received: Timestamp) -> Timestamp {
         received
@@ -51,7 +61,7 @@ impl<T, R: Into<Timestamp> + 'static, F: Fn(&T) -> R + 'static> EventTime<T> for
 pub struct Watermarks<E = Received> {
     pub(crate) event_time: E,
     pub(crate) lateness_ms: i64,
-    pub(crate) idle_after_ms: Option<i64>,
+    pub(crate) idle_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
 }
 
@@ -66,7 +76,7 @@ impl Watermarks<Received> {
         Self {
             event_time: Received,
             lateness_ms: millis(bound),
-            idle_after_ms: None,
+            idle_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
         }
     }
@@ -79,7 +89,7 @@ impl Watermarks<Received> {
         Watermarks {
             event_time: FromRecord(event_time, PhantomData),
             lateness_ms: self.lateness_ms,
-            idle_after_ms: self.idle_after_ms,
+            idle_after: self.idle_after,
             clock_guard_ms: self.clock_guard_ms,
         }
     }
@@ -90,7 +100,7 @@ impl<E> Watermarks<E> {
     /// silent partition holds it back for ever.
     #[must_use]
     pub fn idle_after(mut self, silence: Duration) -> Self {
-        self.idle_after_ms = Some(millis(silence).max(1));
+        self.idle_after = Some(silence);
         self
     }
 
@@ -109,22 +119,23 @@ impl<E> Watermarks<E> {
     }
 }
 
-/// The watermark of one source partition.
+/// The watermark of one source partition, and its silence.
 pub(crate) struct PartitionClock {
     lateness_ms: i64,
-    idle_after_ms: Option<i64>,
+    idle_after: Option<Duration>,
     latest: Timestamp,
-    heard_at: Timestamp,
+    /// The steady time of the last step that brought records, or of the first step.
+    heard_at: Option<Duration>,
     idle: bool,
 }
 
 impl PartitionClock {
-    pub(crate) fn new<E>(strategy: &Watermarks<E>, now: Timestamp) -> Self {
+    pub(crate) fn new<E>(strategy: &Watermarks<E>) -> Self {
         Self {
             lateness_ms: strategy.lateness_ms,
-            idle_after_ms: strategy.idle_after_ms,
+            idle_after: strategy.idle_after,
             latest: Timestamp::MIN,
-            heard_at: now,
+            heard_at: None,
             idle: false,
         }
     }
@@ -150,26 +161,25 @@ impl PartitionClock {
         Some(event.minus_ms(self.lateness_ms).minus_ms(1))
     }
 
-    /// Records came during the step at `now`.
-    pub(crate) fn heard(&mut self, now: Timestamp) {
-        self.heard_at = now;
+    /// Records came during the step at this steady time.
+    pub(crate) fn heard(&mut self, steady: Duration) {
+        self.heard_at = Some(steady);
     }
 
     /// Whether the partition has just fallen silent.
-    pub(crate) fn falls_idle(&mut self, now: Timestamp) -> bool {
-        // The machine's clock was set back: silence is measured from here.
-        self.heard_at = self.heard_at.min(now);
-        let due = self.idle_at().is_some_and(|at| now >= at);
+    pub(crate) fn falls_idle(&mut self, steady: Duration) -> bool {
+        self.heard_at.get_or_insert(steady);
+        let due = self.idle_at().is_some_and(|at| steady >= at);
         self.idle |= due;
         due
     }
 
-    /// When it will count as silent, if it is not already and nothing comes.
-    pub(crate) fn idle_at(&self) -> Option<Timestamp> {
+    /// The steady time at which it will count as silent, if it does not already and nothing comes.
+    pub(crate) fn idle_at(&self) -> Option<Duration> {
         if self.idle {
             return None;
         }
-        self.idle_after_ms.map(|ms| self.heard_at.plus_ms(ms))
+        Some(self.heard_at?.saturating_add(self.idle_after?))
     }
 }
 
@@ -180,7 +190,7 @@ mod tests {
     #[test]
     fn a_record_at_the_bound_is_not_late() {
         let strategy = Watermarks::bounded_out_of_orderness(Duration::from_millis(5));
-        let mut clock = PartitionClock::new(&strategy, 0.into());
+        let mut clock = PartitionClock::new(&strategy);
         assert_eq!(clock.observe(100.into()), Some(94.into()));
         assert_eq!(clock.observe(100.into()), None);
         assert_eq!(clock.observe(98.into()), None);
@@ -189,20 +199,22 @@ mod tests {
 
     #[test]
     fn extreme_times_do_not_overflow() {
-        let mut clock = PartitionClock::new(&Watermarks::monotonous(), 0.into());
+        let mut clock = PartitionClock::new(&Watermarks::monotonous());
         assert_eq!(clock.observe(i64::MIN.into()), None);
         assert_eq!(clock.observe((i64::MIN + 1).into()), Some(Timestamp::MIN));
     }
 
     #[test]
     fn falls_idle_once_and_wakes() {
-        let strategy = Watermarks::monotonous().idle_after(Duration::from_millis(10));
-        let mut clock = PartitionClock::new(&strategy, 100.into());
-        assert!(!clock.falls_idle(109.into()));
-        assert!(clock.falls_idle(110.into()) && clock.is_idle());
-        assert!(!clock.falls_idle(200.into()));
+        let at = Duration::from_millis;
+        let strategy = Watermarks::monotonous().idle_after(at(10));
+        let mut clock = PartitionClock::new(&strategy);
+        assert!(!clock.falls_idle(at(100)), "silence begins at the first step");
+        assert!(!clock.falls_idle(at(109)));
+        assert!(clock.falls_idle(at(110)) && clock.is_idle());
+        assert!(!clock.falls_idle(at(200)));
         clock.wake();
-        clock.heard(200.into());
-        assert_eq!(clock.idle_at(), Some(210.into()));
+        clock.heard(at(200));
+        assert_eq!(clock.idle_at(), Some(at(210)));
     }
 }

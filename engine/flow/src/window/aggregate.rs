@@ -47,7 +47,7 @@ impl<T> Aggregate<T> for Count {
     }
 }
 
-/// The sum of a field. Integers wrap in release builds, as elsewhere in Rust.
+/// The sum of a field, by the `+=` of its type: where it overflows, so does that.
 #[derive(Clone, Copy, Debug)]
 pub struct Sum<F>(F);
 
@@ -125,6 +125,12 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Average<F> {
     }
 }
 
+/// Whether a value compares with others: NaN does not.
+#[inline]
+fn comparable<N: PartialOrd>(value: &N) -> bool {
+    value.partial_cmp(value).is_some()
+}
+
 macro_rules! extremes {
     ($($(#[$doc:meta])* $name:ident keeps $better:tt;)*) => {$(
         $(#[$doc])*
@@ -132,8 +138,8 @@ macro_rules! extremes {
         pub struct $name<F>(F);
 
         impl<F> $name<F> {
-            /// Of what `field` reads. Values that compare with nothing (NaN) are passed over,
-            /// unless they came first.
+            /// Of what `field` reads. Values that compare with nothing (NaN) count only where there
+            /// are no others.
             pub fn of<T, N>(field: F) -> Self
             where
                 F: Fn(&T) -> N,
@@ -157,15 +163,17 @@ macro_rules! extremes {
 
             #[inline]
             fn add(&self, best: &mut Option<N>, record: T) {
+                let replaces = |value: &N, best: &N| value $better best || !comparable(best);
                 let value = (self.0)(&record);
-                if best.as_ref().is_none_or(|best| value $better *best) {
+                if best.as_ref().is_none_or(|best| replaces(&value, best)) {
                     *best = Some(value);
                 }
             }
 
             fn merge(&self, into: &mut Option<N>, other: Option<N>) {
+                let replaces = |value: &N, best: &N| value $better best || !comparable(best);
                 if let Some(value) = other
-                    && into.as_ref().is_none_or(|best| value $better *best)
+                    && into.as_ref().is_none_or(|best| replaces(&value, best))
                 {
                     *into = Some(value);
                 }
@@ -212,33 +220,41 @@ impl<F> Stats<F> {
 }
 
 impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
-    /// `avg` holds the sum until the result.
-    type Accumulator = StatsValue;
+    type Accumulator = StatsSum;
     type Output = StatsValue;
 
-    fn create(&self) -> StatsValue {
-        StatsValue { count: 0, avg: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+    fn create(&self) -> StatsSum {
+        StatsSum { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 
     #[inline]
-    fn add(&self, stats: &mut StatsValue, record: T) {
+    fn add(&self, so_far: &mut StatsSum, record: T) {
         let value = (self.0)(&record);
-        stats.count += 1;
-        stats.avg += value;
-        stats.min = stats.min.min(value);
-        stats.max = stats.max.max(value);
+        so_far.count += 1;
+        so_far.sum += value;
+        so_far.min = so_far.min.min(value);
+        so_far.max = so_far.max.max(value);
     }
 
-    fn merge(&self, into: &mut StatsValue, other: StatsValue) {
+    fn merge(&self, into: &mut StatsSum, other: StatsSum) {
         into.count += other.count;
-        into.avg += other.avg;
+        into.sum += other.sum;
         into.min = into.min.min(other.min);
         into.max = into.max.max(other.max);
     }
 
-    fn result(&self, stats: StatsValue) -> StatsValue {
-        StatsValue { avg: stats.avg / stats.count as f64, ..stats }
+    fn result(&self, StatsSum { count, sum, min, max }: StatsSum) -> StatsValue {
+        StatsValue { count, avg: sum / count as f64, min, max }
     }
+}
+
+/// What [`Stats`] keeps while a window is open.
+#[derive(Clone, Copy, Debug)]
+pub struct StatsSum {
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
 }
 
 /// Combines records of one type pairwise: the record itself is the accumulator.

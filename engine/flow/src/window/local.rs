@@ -19,8 +19,9 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::pane::Panes;
+use super::pane::{Opened, Panes};
 use super::tumbling::Tumbling;
+use crate::counters::Counter;
 use crate::exchange::key_by::Routed;
 use crate::pipeline::Operator;
 
@@ -74,6 +75,8 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     records: usize,
     /// Records to send as they are before trying again.
     bypass: usize,
+    /// The window's own `numRecordsIn`: behind the exchange there are only slices to count.
+    records_in: Counter,
 }
 
 /// An accumulator and the number of records in it.
@@ -83,15 +86,21 @@ struct Gathered<A> {
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
-    pub(super) fn new(key: Rc<F>, windows: Tumbling, aggregate: Rc<A>) -> Self {
+    pub(super) fn new(
+        key: Rc<F>,
+        windows: Tumbling,
+        aggregate: Rc<A>,
+        records_in: Counter,
+    ) -> Self {
         Self {
             key,
             aggregate,
             watermark: Timestamp::MIN,
-            panes: Panes::new(windows),
+            panes: Panes::new(windows, LOCAL_KEYS_MAX),
             keys: 0,
             records: 0,
             bypass: 0,
+            records_in,
         }
     }
 
@@ -138,6 +147,7 @@ where
 
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
+        self.records_in.add(1);
         let key = (self.key)(&value);
         let hash = key.key_hash();
         if self.bypass > 0 {
@@ -147,8 +157,12 @@ where
         let pane = match self.panes.find(time) {
             Some(pane) => pane,
             None => match self.panes.open(time, self.watermark) {
-                Some(pane) => pane,
-                None => return out.record(time, Slice::Record { hash, value }),
+                Opened::Pane(pane) => pane,
+                Opened::Closed => return out.record(time, Slice::Record { hash, value }),
+                Opened::TooMany => {
+                    self.make_room(out);
+                    return out.record(time, Slice::Record { hash, value });
+                }
             },
         };
         self.records += 1;

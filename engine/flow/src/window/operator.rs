@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
-use super::Windowed;
 use super::aggregate::Aggregate;
 use super::local::{Partial, Slice};
-use super::pane::{Pane, Panes};
+use super::pane::{Opened, Panes};
 use super::tumbling::Tumbling;
+use super::{Limits, Windowed};
 use crate::counters::Counter;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
@@ -19,35 +19,18 @@ pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     aggregate: Rc<A>,
     watermark: Timestamp,
     panes: Panes<K, A::Accumulator>,
-    keys: Keys,
+    /// Open (key, window) pairs.
+    keys: usize,
+    keys_max: usize,
     late: Option<LocalEdge<T>>,
-    late_dropped: Counter,
+    dropped: Dropped,
 }
 
-/// Open (key, window) pairs, and how many there may be.
-struct Keys {
-    open: usize,
-    max: usize,
-    over_limit_dropped: Counter,
-}
-
-impl Keys {
-    /// Adds a key to `pane`, unless there are too many; `records` are dropped then.
-    fn insert<K: Eq, A>(
-        &mut self,
-        pane: &mut Pane<K, A>,
-        hash: u64,
-        key: K,
-        accumulator: A,
-        records: usize,
-    ) {
-        if self.open < self.max {
-            self.open += 1;
-            pane.insert(hash, key, accumulator);
-        } else {
-            self.over_limit_dropped.add(records);
-        }
-    }
+/// Records that take part in no result, by reason.
+pub(super) struct Dropped {
+    pub(super) late: Counter,
+    pub(super) keys_over_limit: Counter,
+    pub(super) windows_over_limit: Counter,
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
@@ -55,19 +38,19 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         key: Rc<F>,
         windows: Tumbling,
         aggregate: Rc<A>,
-        keys_max: usize,
+        limits: Limits,
         late: Option<LocalEdge<T>>,
-        late_dropped: Counter,
-        over_limit_dropped: Counter,
+        dropped: Dropped,
     ) -> Self {
         Self {
             key,
             aggregate,
             watermark: Timestamp::MIN,
-            panes: Panes::new(windows),
-            keys: Keys { open: 0, max: keys_max, over_limit_dropped },
+            panes: Panes::new(windows, limits.windows_max),
+            keys: 0,
+            keys_max: limits.keys_max,
             late,
-            late_dropped,
+            dropped,
         }
     }
 
@@ -76,17 +59,21 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         let pane = match self.panes.find(time) {
             Some(pane) => pane,
             None => match self.panes.open(time, self.watermark) {
-                Some(pane) => pane,
-                None => return self.late(time, value),
+                Opened::Pane(pane) => pane,
+                Opened::Closed => return self.late(time, value),
+                Opened::TooMany => return self.dropped.windows_over_limit.add(1),
             },
         };
         let key = (self.key)(&value);
         if let Some(accumulator) = pane.get(hash, &key) {
             self.aggregate.add(accumulator, value);
-        } else {
+        } else if self.keys < self.keys_max {
+            self.keys += 1;
             let mut accumulator = self.aggregate.create();
             self.aggregate.add(&mut accumulator, value);
-            self.keys.insert(pane, hash, key, accumulator, 1);
+            pane.insert(hash, key, accumulator);
+        } else {
+            self.dropped.keys_over_limit.add(1);
         }
     }
 
@@ -96,14 +83,18 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
             Some(pane) => pane,
             // The sender passed it on before the watermark that closes its window.
             None => match self.panes.open(time, self.watermark) {
-                Some(pane) => pane,
-                None => return debug_assert!(false, "a partial result came late"),
+                Opened::Pane(pane) => pane,
+                Opened::Closed => return debug_assert!(false, "a partial result came late"),
+                Opened::TooMany => return self.dropped.windows_over_limit.add(records as usize),
             },
         };
         if let Some(into) = pane.get(hash, &key) {
             self.aggregate.merge(into, accumulator);
+        } else if self.keys < self.keys_max {
+            self.keys += 1;
+            pane.insert(hash, key, accumulator);
         } else {
-            self.keys.insert(pane, hash, key, accumulator, records as usize);
+            self.dropped.keys_over_limit.add(records as usize);
         }
     }
 
@@ -111,14 +102,14 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
     fn late(&self, time: Timestamp, value: T) {
         match &self.late {
             Some(edge) => edge.push(time, value),
-            None => self.late_dropped.add(1),
+            None => self.dropped.late.add(1),
         }
     }
 
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
         while let Some(mut pane) = self.panes.close_due(watermark) {
             let (start, end) = (pane.start, pane.end);
-            self.keys.open -= pane.len();
+            self.keys -= pane.len();
             for (_, key, accumulator) in pane.drain() {
                 let value = self.aggregate.result(accumulator);
                 out.record(end.minus_ms(1), Windowed { key, start, end, value });

@@ -7,8 +7,10 @@ use thalweg_kernel::Timestamp;
 
 use super::tumbling::Tumbling;
 
-/// Emptied panes that wait for reuse, this many at most.
+/// Emptied panes that wait for reuse, this many at most, each with room for so many keys at most: a
+/// burst of keys must not hold its memory for ever.
 const SPARE_PANES_MAX: usize = 4;
+const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
 
 struct Entry<K, A> {
     hash: u64,
@@ -66,13 +68,24 @@ impl<K: Eq, A> Pane<K, A> {
 /// The open windows, oldest first.
 pub(super) struct Panes<K, A> {
     windows: Tumbling,
+    windows_max: usize,
     open: VecDeque<Pane<K, A>>,
     spare: Vec<Pane<K, A>>,
 }
 
+/// What came of opening a window.
+pub(super) enum Opened<'a, K, A> {
+    /// It is open now.
+    Pane(&'a mut Pane<K, A>),
+    /// The watermark has passed its last millisecond.
+    Closed,
+    /// As many as may be are open already.
+    TooMany,
+}
+
 impl<K: Eq, A> Panes<K, A> {
-    pub(super) fn new(windows: Tumbling) -> Self {
-        Self { windows, open: VecDeque::new(), spare: Vec::new() }
+    pub(super) fn new(windows: Tumbling, windows_max: usize) -> Self {
+        Self { windows, windows_max, open: VecDeque::new(), spare: Vec::new() }
     }
 
     /// The open window that `time` falls into. Nearly always it is the newest.
@@ -86,25 +99,23 @@ impl<K: Eq, A> Panes<K, A> {
         self.open.get_mut(at).filter(|pane| pane.contains(time))
     }
 
-    /// Opens the window that `time` falls into, which is not open; `None` if `watermark` has passed
-    /// its last millisecond, so that it has been closed.
+    /// Opens the window that `time` falls into, which is not open.
     #[cold]
-    pub(super) fn open(
-        &mut self,
-        time: Timestamp,
-        watermark: Timestamp,
-    ) -> Option<&mut Pane<K, A>> {
+    pub(super) fn open(&mut self, time: Timestamp, watermark: Timestamp) -> Opened<'_, K, A> {
         let start = self.windows.start_of(time);
         let end = self.windows.end_of(start);
         if end.minus_ms(1) <= watermark {
-            return None;
+            return Opened::Closed;
+        }
+        if self.open.len() >= self.windows_max {
+            return Opened::TooMany;
         }
         let (entries, index) = (Vec::new(), HashTable::new());
         let mut pane = self.spare.pop().unwrap_or(Pane { start, end, entries, index });
         (pane.start, pane.end) = (start, end);
         let at = self.open.partition_point(|pane| pane.start < start);
         self.open.insert(at, pane);
-        self.open.get_mut(at)
+        Opened::Pane(&mut self.open[at])
     }
 
     /// Takes the oldest window out if `watermark` has passed its last millisecond.
@@ -116,7 +127,7 @@ impl<K: Eq, A> Panes<K, A> {
 
     /// Gives an emptied pane back for reuse.
     pub(super) fn recycle(&mut self, pane: Pane<K, A>) {
-        if self.spare.len() < SPARE_PANES_MAX {
+        if self.spare.len() < SPARE_PANES_MAX && pane.entries.capacity() <= SPARE_PANE_KEYS_MAX {
             self.spare.push(pane);
         }
     }

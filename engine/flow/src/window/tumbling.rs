@@ -14,15 +14,21 @@ pub struct Tumbling {
 }
 
 impl Tumbling {
-    /// Windows of `size`, which is at least one millisecond.
+    /// Windows of `size`, which is at least one millisecond: a job with shorter ones does not start.
+    /// What is beyond whole milliseconds is cut off.
     pub fn of(size: Duration) -> Self {
-        Self { size_ms: millis(size).max(1), offset_ms: 0 }
+        Self { size_ms: millis(size), offset_ms: 0 }
+    }
+
+    /// Whether no record could ever fall into one.
+    pub(crate) fn is_empty(self) -> bool {
+        self.size_ms == 0
     }
 
     /// Moves the alignment by `offset`: days from 02:00 UTC on are `of(day).offset(2 h)`.
     #[must_use]
     pub fn offset(mut self, offset: Duration) -> Self {
-        self.offset_ms = millis(offset) % self.size_ms;
+        self.offset_ms = millis(offset).checked_rem(self.size_ms).unwrap_or(0);
         self
     }
 

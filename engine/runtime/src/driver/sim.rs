@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use thalweg_flow::{BuildContext, Flow, Shard, Step, Tuning};
+use thalweg_flow::{BuildContext, Flow, Now, Shard, Step, Tuning};
+use thalweg_kernel::time::millis;
 use thalweg_kernel::{Shared, Timestamp};
 
 use super::message_of;
@@ -78,20 +79,23 @@ impl Simulation {
         config: &RuntimeConfig,
     ) -> Result<Snapshot, JobError> {
         config.validate()?;
-        let mut now = self.begin;
+        let mut now = Now { wall: self.begin, steady: Duration::ZERO };
         let mut shards = self.build(name, job, config)?;
         let step_records_max = config.tuning.step_records_max;
         let board = Board::new(shards.len());
         loop {
             let can_move: Vec<_> =
-                (0..shards.len()).filter(|&shard| shards[shard].can_move(now)).collect();
+                (0..shards.len()).filter(|&shard| shards[shard].can_move(now.steady)).collect();
             if can_move.is_empty() {
                 let open = || shards.iter().filter(|shard| shard.last != Step::Done);
                 if open().next().is_none() {
                     return Ok(board.snapshot());
                 }
                 match open().filter_map(|shard| shard.wake_at()).min() {
-                    Some(at) => now = now.max(at),
+                    Some(at) => {
+                        let by = at.saturating_sub(now.steady);
+                        advance(&mut now, by);
+                    }
                     None => self.await_foreign_wake(&shards)?,
                 }
                 continue;
@@ -107,10 +111,10 @@ impl Simulation {
                 message: message_of(&*panic),
             })??;
             if *last == Step::Done {
-                board.post(chosen, shard.metrics(), now);
+                board.post(chosen, shard.metrics(), now.wall);
             }
             if self.below(8) == 0 {
-                now = now.plus_ms(self.below(5) as i64);
+                advance(&mut now, Duration::from_millis(self.below(5) as u64));
             }
         }
     }
@@ -133,7 +137,6 @@ impl Simulation {
                 batch_records: self.size(config.tuning.batch_records),
                 lane_batches: self.size(config.tuning.lane_batches),
             },
-            now: self.begin,
         };
         let mut shards = Vec::new();
         for (shard, signal) in signals.into_iter().enumerate() {
@@ -155,16 +158,22 @@ impl Simulation {
     }
 }
 
+/// Lets both clocks go on.
+fn advance(now: &mut Now, by: Duration) {
+    now.steady += by;
+    now.wall = now.wall.plus_ms(millis(by));
+}
+
 impl Simulated {
-    fn can_move(&self, now: Timestamp) -> bool {
+    fn can_move(&self, steady: Duration) -> bool {
         match self.last {
             Step::Done => false,
             Step::Busy => true,
-            Step::Idle(at) => self.signal.is_raised() || at.is_some_and(|at| at <= now),
+            Step::Idle(at) => self.signal.is_raised() || at.is_some_and(|at| at <= steady),
         }
     }
 
-    fn wake_at(&self) -> Option<Timestamp> {
+    fn wake_at(&self) -> Option<Duration> {
         match self.last {
             Step::Idle(at) => at,
             Step::Busy | Step::Done => None,
