@@ -1,5 +1,6 @@
 //! [`Running`]: the handle of a started job, and how jobs fail.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -11,7 +12,9 @@ use crate::config::DriverKind;
 use crate::metrics::{Board, Snapshot};
 
 /// Why a job did not start or did not reach its end.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is its `Display`: `fn main() -> Result<(), JobError>` prints the former.
+#[derive(thiserror::Error)]
 pub enum JobError {
     /// A wrong setting.
     #[error(transparent)]
@@ -44,6 +47,12 @@ pub enum JobError {
         /// The seed that shows it.
         seed: u64,
     },
+}
+
+impl fmt::Debug for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What the shards of a job are asked to do.
