@@ -92,3 +92,9 @@ fn random() -> u64 {
 
     RandomState::new().hash_one(std::process::id())
 }
+
+/// How an operator's connection is called in logs and errors: with its broker, once.
+fn name_of(operator: &str, config: &MqttConfig) -> String {
+    let broker = config.to_string();
+    if operator.contains(&broker) { operator.to_owned() } else { format!("{operator} {broker}") }
+}

@@ -94,7 +94,7 @@ impl Send {
         let (mut link, requests) = Link::new(&setup.plan)?;
         let meters = SinkMeters::new(&setup.cx);
         let mut desk = Self {
-            who: format!("{} {}", setup.cx.operator, setup.plan.config),
+            who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             refused: Tally::new(meters.refused.clone()),
             meters,
             requests,

@@ -246,3 +246,21 @@ fn a_source_that_is_dropped_while_it_pushes_back_lets_go() {
     shard.stop();
     assert_eq!(shard.seen.lines.last().map(String::as_str), Some("a 7999"));
 }
+
+#[test]
+fn a_shard_that_stands_still_costs_no_connection() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let config = durable(&broker, Version::V5).keep_alive_s(5);
+    // Not polled, and the messages come one by one: far more of them than there are chunks.
+    let mut shard = subscribed(&broker, config, "a/{n}");
+    for n in 0..30 {
+        publish(&broker, "a/1", 1, &numbers(n..n + 1));
+    }
+    // The broker gives a silent client 1.5 keep-alive periods.
+    sleep(Duration::from_millis(9_000));
+    assert!(broker.log().contains("Received PINGREQ from gw"), "the socket is read and pinged");
+    assert!(!broker.log().contains("exceeded timeout"), "{}", broker.log());
+    shard.run_until(30);
+    shard.stop();
+    assert_eq!(acked(&broker).len(), 30);
+}

@@ -21,8 +21,10 @@ pub enum Edge {
 pub struct GraphNode {
     /// Its number, in the order of description; the same on every shard and at every start.
     pub id: u32,
-    /// Its name, as shown and as labelled in metrics.
+    /// Its name, as labelled in metrics.
     pub name: Str,
+    /// What it is, whatever it is called: kind and address.
+    pub description: Str,
     /// The Rust type of the records it emits, or takes if it is a sink.
     pub records: &'static str,
     /// On how many shards it runs.
@@ -50,7 +52,8 @@ impl Graph {
     ) -> u32 {
         let id = self.nodes.len() as u32;
         let records = type_name::<T>();
-        self.nodes.push(GraphNode { id, name: name.into(), records, parallelism, inputs });
+        let (name, description) = (Str::from(name), Str::from(name));
+        self.nodes.push(GraphNode { id, name, description, records, parallelism, inputs });
         id
     }
 
@@ -62,12 +65,23 @@ impl Graph {
     }
 }
 
+impl GraphNode {
+    /// Its name, and what it is where the name does not say.
+    fn full_name(&self) -> String {
+        if self.name == self.description {
+            return self.name.to_string();
+        }
+        format!("{} ({})", self.name, self.description)
+    }
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.nodes.iter().map(|n| n.name.chars().count()).max().unwrap_or(0);
-        for node in &self.nodes {
+        let names = self.nodes.iter().map(GraphNode::full_name).collect::<Vec<_>>();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (node, name) in self.nodes.iter().zip(names) {
             let shards = if node.parallelism == 1 { "shard" } else { "shards" };
-            write!(f, "{:>3}  {:width$}  {} {shards}", node.id, node.name, node.parallelism)?;
+            write!(f, "{:>3}  {name:width$}  {} {shards}", node.id, node.parallelism)?;
             for (n, (input, edge)) in node.inputs.iter().enumerate() {
                 let arrow = match edge {
                     Edge::Chained => "chained to",

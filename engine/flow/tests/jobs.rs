@@ -231,10 +231,10 @@ fn the_graph_tells_names_parallelism_and_edges() {
             .discard();
     };
     let graph = Shard::graph(&job, 4).unwrap().to_string();
-    let expected = "  0  readings  1 shard
-  1  Filter    1 shard  chained to 0
-  2  averages  4 shards  by key from 1
-  3  Discard   4 shards  chained to 2
+    let expected = "  0  readings (Source: collection of 1)  1 shard
+  1  Filter                              1 shard  chained to 0
+  2  averages (Tumbling window of 10s)   4 shards  by key from 1
+  3  Discard                             4 shards  chained to 2
 ";
     assert_eq!(graph, expected);
 }

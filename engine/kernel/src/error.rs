@@ -55,9 +55,17 @@ impl ConfigError {
     }
 }
 
+/// A message shows this much of a value.
+const VALUE_CHARS_MAX: usize = 200;
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {:?} is not allowed; allowed: {}", self.key, self.value, self.allowed)
+        let Self { key, value, allowed } = self;
+        match value.char_indices().nth(VALUE_CHARS_MAX) {
+            None => write!(f, "{key} = {value:?}")?,
+            Some((end, _)) => write!(f, "{key} = {:?}...", &value[..end])?,
+        }
+        write!(f, " is not allowed; allowed: {allowed}")
     }
 }
 

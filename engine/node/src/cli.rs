@@ -1,6 +1,7 @@
 //! The command line: parses it, sets up logs, runs the command, and turns the outcome into an exit
 //! code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
 
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,7 +87,14 @@ pub fn main() -> ExitCode {
 
 /// Tells the user what went wrong.
 fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("thalweg: {error:#}");
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Errors of connectors tell their cause themselves.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("thalweg: {text}");
     let wrong_setting = error.chain().any(|cause| {
         cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(JobError::Config(_)))
     });
@@ -100,7 +108,10 @@ fn start_logging(filter: Option<&str>, default: &str) -> Result<(), ConfigError>
             "error, warn, info, debug, trace, or directives such as warn,thalweg_mqtt=debug";
         ConfigError::new("--log", wanted, format!("{allowed} ({error})"))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people: a journal or a file gets plain text.
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
+    lines.with_env_filter(filter).init();
     Ok(())
 }
 
@@ -127,7 +138,9 @@ impl Command {
             Self::Graph(args) => {
                 let settings = Settings::read(&args.config)?;
                 let runtime = settings.engine.runtime()?;
-                print!("{}", measure::job(settings)?.graph(runtime.shards)?);
+                let graph = measure::job(settings)?.graph(runtime.shards)?;
+                // A reader that has seen enough is no error.
+                let _gone = write!(std::io::stdout(), "{graph}");
                 Ok(())
             }
         }

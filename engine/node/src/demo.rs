@@ -23,6 +23,7 @@ use std::{process, thread};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use thalweg_kernel::ConfigError;
 use thalweg_mqtt::MqttConfig;
 
 use self::account::Account;
@@ -39,8 +40,15 @@ pub(crate) const DEFAULT_LOG: &str = "warn,thalweg_runtime::metrics=error,rumqtt
 /// How long the source may take to subscribe, and the pipeline to receive what was sent last.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+const EXAMPLES: &str = "Examples:
+  thalweg demo                              until Ctrl-C, then a summary of what was sent and arrived
+  thalweg demo --for 10s --rate 20000       ten seconds of more messages
+  thalweg demo --shards 1 --driver threads  one core, without io_uring
+  thalweg demo --broker mqtt://localhost    through a broker of your own";
+
 /// See `thalweg demo --help`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct DemoArgs {
     /// End after this long, with a summary: 10s, 2m. Without it, run until Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -85,8 +93,17 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let broker: MqttConfig = url.parse()?;
     // A prefix of its own keeps a shared broker's other messages out of the account.
     let prefix = format!("thalweg-demo/{:x}", process::id());
+    let fleet = FleetConfig {
+        url: address.clone(),
+        prefix: prefix.clone(),
+        devices: args.devices,
+        rate: args.rate,
+        seed: args.seed,
+        ..FleetConfig::default()
+    };
+    fleet.check().map_err(as_option)?;
     let tally = Arc::new(Tally::default());
-    let (view, rows) = View::new();
+    let (mut view, rows) = View::new();
     let subscribed = Arc::new(AtomicBool::new(false));
     let job = pipeline::job(&broker, &prefix, &tally, &rows, &subscribed);
     drop(rows);
@@ -100,14 +117,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         running.wait()?;
         bail!("the job ended before it began");
     }
-    let fleet = Fleet::start(FleetConfig {
-        url: address.clone(),
-        prefix: prefix.clone(),
-        devices: args.devices,
-        rate: args.rate,
-        seed: args.seed,
-        ..FleetConfig::default()
-    })?;
+    let fleet = Fleet::start(fleet)?;
     view.introduce(&view::Facts {
         broker: &broker.to_string(),
         embedded: embedded.is_some(),
@@ -129,8 +139,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     });
     let begun = Instant::now();
     let over = || args.duration.is_some_and(|duration| begun.elapsed() >= duration);
-    let mut view = view;
-    while !over() && interrupts.load(Ordering::Acquire) == 0 && !running.is_finished() {
+    let interrupted = || interrupts.load(Ordering::Acquire) > 0;
+    while !over() && !view.unwatched() && !interrupted() && !running.is_finished() {
         view.refresh(&running.snapshot(), &fleet.sent(), &tally);
     }
     view.draining();
@@ -145,7 +155,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let metrics = running.wait()?;
     view.close();
     let account = Account::new(&sent, &tally, &metrics);
-    print!("{account}");
+    view.say(&account.to_string());
     account.check().context("the account does not balance")
 }
 
@@ -158,6 +168,15 @@ fn wait_for(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// A wrong setting of the fleet, by the name of the option that set it.
+fn as_option(error: ConfigError) -> ConfigError {
+    let key = error.key.strip_prefix("fleet.").map(|key| match key {
+        "url" => "--broker".to_owned(),
+        key => format!("--{key}"),
+    });
+    ConfigError { key: key.unwrap_or_else(|| error.key.clone()), ..error }
 }
 
 /// The command that shows the alerts as they are published.

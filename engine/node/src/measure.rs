@@ -10,6 +10,7 @@ use thalweg_file::{FileSink, FileSource, StdoutSink};
 use thalweg_flow::{Chain, Flow, Stats, StatsValue, Stream, Tumbling, Watermarks, Windowed};
 use thalweg_format::{Csv, JsonLines, JsonSeed};
 use thalweg_kernel::{ConfigError, Str, Timestamp};
+use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
 use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
 use thalweg_runtime::Job;
 
@@ -39,14 +40,23 @@ impl From<Windowed<Str, StatsValue>> for Row {
 /// Runs the job until it ends or a signal drains it.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.engine.runtime()?;
+    let keeps_dead_letters = settings.dead_letters.path.is_some();
     let running = job(settings)?.start(&config)?;
     drain_on_signals(&running);
     let metrics = running.wait()?;
+    let dead_letters = metrics.total("numDeadLetters");
+    // `rows` is fused to the windows and counts nothing of its own; the sinks do.
+    let sinks = metrics
+        .0
+        .iter()
+        .filter(|sample| sample.name == "numRecordsIn" && sample.operator.starts_with("Sink: "));
+    let written = sinks.map(|sample| sample.value as u64).sum::<u64>();
+    let rows = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
-        dead_letters = metrics.total("numDeadLetters"),
-        rows = metrics.of("rows", "numRecordsIn"),
+        dead_letters,
+        rows,
         "job ended"
     );
     Ok(())
@@ -103,10 +113,24 @@ impl Output {
                 let broker = url.parse::<MqttConfig>();
                 let broker = broker.map_err(|error| within("sink.mqtt.url", error))?;
                 broker.check().map_err(|error| within("sink.mqtt.url", error))?;
+                check_topic(topic)?;
                 Self::Mqtt { broker, topic: topic.as_str().into() }
             }
         })
     }
+}
+
+/// A topic that would refuse every result is a mistake; one that some keys make impossible is not.
+fn check_topic(topic: &str) -> Result<(), ConfigError> {
+    let rest = topic.replace("{key}", "");
+    if topic.is_empty()
+        || topic.len() > TOPIC_BYTES_MAX
+        || rest.contains(['+', '#', '\0', '{', '}'])
+    {
+        let allowed = "1 to 65535 bytes without wildcards; {key} stands for the result's key";
+        return Err(ConfigError::new("sink.mqtt.topic", topic, allowed));
+    }
+    Ok(())
 }
 
 fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {

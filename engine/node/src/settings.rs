@@ -134,10 +134,11 @@ impl Settings {
         // Logs and the broker's credentials have variables of their own.
         let environment = Env::prefixed("THALWEG_").ignore(&["log", "mqtt_user", "mqtt_password"]);
         Self::from(Figment::from(Toml::file_exact(path)).merge(environment.split("__")))
+            .map_err(|error| if error.key.is_empty() { not_toml(path, error) } else { error })
     }
 
     fn from(figment: Figment) -> Result<Self, ConfigError> {
-        let settings: Self = figment.extract().map_err(explain)?;
+        let settings: Self = figment.extract().map_err(|error| explain(&figment, error))?;
         settings.check()?;
         Ok(settings)
     }
@@ -148,15 +149,63 @@ impl Settings {
             let size = humantime::format_duration(self.window.size);
             return Err(ConfigError::new("window.size", size, "1ms or more: 10s"));
         }
+        if self.source.payload_bytes_max == 0 {
+            return Err(ConfigError::new("source.payload_bytes_max", 0, "1 or more bytes"));
+        }
+        self.check_paths()?;
         match (&self.source.mqtt, self.source.files.is_empty()) {
             (Some(_), true) => self.source.broker().map(|_| ()),
-            (None, false) => Ok(()),
-            (Some(url), false) => {
-                Err(ConfigError::new("source.mqtt", url, "either `mqtt` or `files`, not both"))
+            (None, false) if self.source.topics.is_empty() => Ok(()),
+            (None, false) => {
+                let topics = self.source.topics.join(" ");
+                Err(ConfigError::new("source.topics", topics, "none beside `files`"))
+            }
+            // The URL is not shown: it may hold a password.
+            (Some(_), false) => {
+                let allowed = "either `mqtt` or `files`, not both";
+                Err(ConfigError::new("source", "mqtt and files", allowed))
             }
             (None, true) => Err(ConfigError::new("source", "", "`mqtt` with `topics`, or `files`")),
         }
     }
+}
+
+impl Settings {
+    /// No file is written that is read, or written twice: opening a sink empties its file.
+    fn check_paths(&self) -> Result<(), ConfigError> {
+        let result = match &self.sink {
+            Sink::File { path } => Some(("sink.file.path", path)),
+            Sink::Stdout {} | Sink::Mqtt { .. } => None,
+        };
+        let dead = self.dead_letters.path.as_ref().map(|path| ("dead_letters.path", path));
+        let wrong = |key: &str, path: &Path, other: &str| {
+            let allowed = format!("a file other than that of {other}");
+            Err(ConfigError::new(key, path.display(), allowed))
+        };
+        for (key, path) in result.into_iter().chain(dead) {
+            if self.source.files.iter().any(|file| same_file(file, path)) {
+                return wrong(key, path, "source.files");
+            }
+        }
+        match (result, dead) {
+            (Some((other, path)), Some((key, dead))) if same_file(path, dead) => {
+                wrong(key, dead, other)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether both name one regular file, by whatever way. Devices and pipes may serve twice.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let regular = |path: &Path| path.metadata().map_or(true, |found| found.is_file());
+    let resolved = |path: &Path| path.canonicalize().ok();
+    let same = match (resolved(one), resolved(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => one == other,
+        _ => false,
+    };
+    same && regular(one)
 }
 
 impl Source {
@@ -186,13 +235,17 @@ impl Engine {
 }
 
 /// The first mistake that figment found, in our words.
-fn explain(error: figment::Error) -> ConfigError {
+fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
     let key = error.path.join(".");
     let from = error.metadata.as_ref().map(|source| format!(" (in {})", source.name));
     let from = from.unwrap_or_default();
     match &error.kind {
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            ConfigError::new(key, plain(found), format!("{expected}{from}"))
+            ConfigError::new(
+                key,
+                plain(found),
+                format!("{}{from}", in_words(&expected.to_string())),
+            )
         }
         Kind::UnknownField(name, known) | Kind::UnknownVariant(name, known) => {
             ConfigError::new(joined(&key, name), "", format!("{}{from}", known.join(", ")))
@@ -200,12 +253,38 @@ fn explain(error: figment::Error) -> ConfigError {
         Kind::MissingField(name) => {
             ConfigError::new(joined(&key, name), "", "a value; it has no default")
         }
+        // A value of the right type that does not parse, such as an address.
+        Kind::Message(what) if !key.is_empty() => {
+            let found = figment.find_value(&key).ok();
+            let found = found.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
+            ConfigError::new(key, found, format!("a value of the right form ({what}){from}"))
+        }
         _ => ConfigError::new(key, "", format!("valid TOML: {error}")),
     }
 }
 
+/// A file that cannot be read as TOML at all.
+fn not_toml(path: &Path, error: ConfigError) -> ConfigError {
+    ConfigError { key: "FILE".into(), value: path.display().to_string(), ..error }
+}
+
 fn joined(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    // Figment's path to an unknown key already ends with its name.
+    match path.rsplit('.').next() {
+        Some(last) if last == name => path.to_owned(),
+        Some("") | None => name.to_owned(),
+        Some(_) => format!("{path}.{name}"),
+    }
+}
+
+/// What serde expects, without the names of Rust's types.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "usize" | "u64" => "a whole number, 0 or more",
+        "a sequence" => "a list: [\"a\", \"b\"]",
+        text if text.starts_with("struct ") => "a table with its keys",
+        text => text,
+    }
 }
 
 fn plain(value: &Actual) -> String {
@@ -253,7 +332,7 @@ mod tests {
                 GOOD.replace("10s", "0s"),
                 r#"window.size = "0s" is not allowed; allowed: 1ms or more"#,
             ),
-            (GOOD.replace("size", "sise"), r#"window.sise = "" is not allowed; allowed: `size`"#),
+            (GOOD.replace("size", "sise"), r#"window.sise = "" is not allowed; allowed: size"#),
             (GOOD.replace("mqtt://", "http://"), r#"source.mqtt: "#),
             (
                 GOOD.replace("localhost", "localhost?qos=3"),
@@ -267,13 +346,15 @@ mod tests {
             ),
             (
                 format!("{GOOD}\n[engine]\nshards = \"two\""),
-                r#"engine.shards = "two" is not allowed; allowed: usize"#,
+                r#"engine.shards = "two" is not allowed; allowed: a whole number"#,
             ),
             (
                 format!("{GOOD}\n[engine]\ndriver = \"fibers\""),
                 r#"engine: driver = "fibers" is not allowed; allowed: auto, glommio, threads"#,
             ),
             (GOOD.replace("mqtt =", "files = ['a']\nmqtt ="), "either `mqtt` or `files`, not both"),
+            (GOOD.replace("mqtt =", "payload_bytes_max = 0\nmqtt ="), "1 or more bytes"),
+            (format!("sorce = 1\n{GOOD}"), r#"sorce = "" is not allowed; allowed: name, engine"#),
             (format!("{GOOD}\n[metrics]\naddress = \"here\""), r#"metrics.address = "here""#),
             ("window = ".to_owned(), "valid TOML"),
         ];

@@ -1,10 +1,16 @@
-//! Signals: the first SIGINT or SIGTERM drains the job, a second one ends it at once.
+//! Signals: the first SIGINT or SIGTERM drains the job, a later one ends it at once.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thalweg_runtime::Running;
+
+/// Signals this soon after one that counted are the same wish: `timeout` sends two at once, to the
+/// process and to its group, and so does a shell on Ctrl-C whose child passes it on. A person who
+/// wants it to end at once presses again after that.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// Drains `running` at the first SIGINT or SIGTERM, and aborts it at the second. Watches on a thread
 /// of its own, until the process ends.
@@ -21,13 +27,22 @@ pub fn drain_on_signals(running: &Running) {
     });
 }
 
-/// Calls `act` at each SIGINT or SIGTERM with its number, from 1.
+/// Calls `act` at each SIGINT or SIGTERM with its number, from 1; see [`SAME_WISH`].
 pub(crate) fn on_signals(mut act: impl FnMut(usize) + Send + 'static) {
     let mut signals = match Signals::new([SIGINT, SIGTERM]) {
         Ok(signals) => signals,
         Err(error) => return tracing::warn!(%error, "cannot watch for signals"),
     };
-    let watch = move || signals.forever().enumerate().for_each(|(n, _)| act(n + 1));
+    let watch = move || {
+        let (mut nth, mut last) = (0, None::<Instant>);
+        for _ in signals.forever() {
+            if last.is_none_or(|at| at.elapsed() >= SAME_WISH) {
+                last = Some(Instant::now());
+                nth += 1;
+                act(nth);
+            }
+        }
+    };
     if let Err(error) = thread::Builder::new().name("signals".into()).spawn(watch) {
         tracing::warn!(%error, "cannot watch for signals");
     }

@@ -38,8 +38,8 @@ pub enum JobError {
         /// The panic's message.
         message: String,
     },
-    /// It was ended before it had started.
-    #[error("the job was ended while it was starting")]
+    /// It was aborted, by its [`Stopper`].
+    #[error("the job was ended at once, without draining: what was in flight is lost")]
     Aborted,
     /// No shard can move and nothing will wake any: a bug of an operator or a connector.
     #[error("the job stalled: every shard waits and nothing will wake it (seed {seed})")]
@@ -151,11 +151,12 @@ impl Running {
     /// Waits for the end of the job and returns its last metrics.
     ///
     /// # Errors
-    /// The first error of any shard.
+    /// The first error of any shard; [`JobError::Aborted`] if the job was aborted.
     pub fn wait(mut self) -> Result<Snapshot, JobError> {
         self.join();
         match self.control.take_error() {
             Some(error) => Err(error),
+            None if self.control.phase() == Phase::Aborting => Err(JobError::Aborted),
             None => Ok(self.control.board.snapshot()),
         }
     }

@@ -103,6 +103,31 @@ impl Default for FleetConfig {
     }
 }
 
+impl FleetConfig {
+    /// Checks every setting but the URL. [`Fleet::start`] does so too.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let within = |key: &str, value: u32, low: u32, high: u32| {
+            let fits = (low..=high).contains(&value);
+            fits.then_some(())
+                .ok_or_else(|| ConfigError::new(key, value, format!("{low} to {high}")))
+        };
+        within("fleet.devices", self.devices, generator::DEVICES_MIN, DEVICES_MAX)?;
+        within("fleet.rate", self.rate, 1, RATE_MAX)?;
+        within("fleet.connections", self.connections, 1, CONNECTIONS_MAX)?;
+        within("fleet.out_of_order_permille", self.out_of_order_permille, 0, 1_000)?;
+        within("fleet.very_late_permille", self.very_late_permille, 0, 1_000)?;
+        let prefix = &self.prefix;
+        if prefix.is_empty() || prefix.starts_with('$') || prefix.contains(['+', '#', '\0']) {
+            let allowed = "a topic without wildcards that does not start with $";
+            return Err(ConfigError::new("fleet.prefix", prefix, allowed));
+        }
+        Ok(())
+    }
+}
+
 /// Why a fleet did not start, or did not end as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
@@ -150,7 +175,7 @@ impl Fleet {
     /// # Errors
     /// A wrong setting, or a machine that has no thread left.
     pub fn start(config: FleetConfig) -> Result<Self, FleetError> {
-        check(&config)?;
+        config.check()?;
         let broker = Address::parse(&config.url)?;
         let options = options(&config, &broker)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -323,24 +348,6 @@ async fn pace(generator: &Generator, lines: &[Rc<Line>], tally: &Tally) {
             tokio::time::sleep(TICK).await;
         }
     }
-}
-
-fn check(config: &FleetConfig) -> Result<(), ConfigError> {
-    let within = |key: &str, value: u32, low: u32, high: u32| {
-        let fits = (low..=high).contains(&value);
-        fits.then_some(()).ok_or_else(|| ConfigError::new(key, value, format!("{low} to {high}")))
-    };
-    within("fleet.devices", config.devices, generator::DEVICES_MIN, DEVICES_MAX)?;
-    within("fleet.rate", config.rate, 1, RATE_MAX)?;
-    within("fleet.connections", config.connections, 1, CONNECTIONS_MAX)?;
-    within("fleet.out_of_order_permille", config.out_of_order_permille, 0, 1_000)?;
-    within("fleet.very_late_permille", config.very_late_permille, 0, 1_000)?;
-    let prefix = &config.prefix;
-    if prefix.is_empty() || prefix.starts_with('$') || prefix.contains(['+', '#', '\0']) {
-        let allowed = "a topic without wildcards that does not start with $";
-        return Err(ConfigError::new("fleet.prefix", prefix, allowed));
-    }
-    Ok(())
 }
 
 /// Options for each connection. A new client id every time, and a clean session: what was not

@@ -36,6 +36,8 @@ pub(super) struct View {
     /// Each device's last second.
     devices: BTreeMap<Str, Row>,
     terminal: bool,
+    /// Nobody reads standard output any more: `| head`.
+    unwatched: bool,
     /// Lines that the next drawing replaces.
     drawn: usize,
     last: Last,
@@ -53,17 +55,41 @@ impl View {
         let (sender, rows) = flume::bounded(ROWS_MAX);
         let last = Last { at: Instant::now(), received: 0, rows: 0 };
         let terminal = stdout().is_terminal();
-        (Self { rows, devices: BTreeMap::new(), terminal, drawn: 0, last }, sender)
+        (
+            Self { rows, devices: BTreeMap::new(), terminal, unwatched: false, drawn: 0, last },
+            sender,
+        )
     }
 
-    pub(super) fn introduce(&self, facts: &Facts<'_>) {
+    /// Whether nobody reads what is shown any more.
+    pub(super) fn unwatched(&self) -> bool {
+        self.unwatched
+    }
+
+    /// Shows a text as it is. A reader that has gone away is noted, not an error.
+    pub(super) fn say(&mut self, text: &str) {
+        let mut out = stdout();
+        let shown = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        self.unwatched |= shown.is_err();
+    }
+
+    pub(super) fn introduce(&mut self, facts: &Facts<'_>) {
         let kind = if facts.embedded { "embedded in this process" } else { "yours" };
         let shards = if facts.shards == 1 { "shard" } else { "shards" };
-        println!("broker    {} ({kind})", facts.broker);
-        println!("devices   {}, {} messages/s together", facts.devices, facts.rate);
-        println!("engine    {} {shards} on {}", facts.shards, facts.driver);
-        println!("metrics   {}", facts.metrics);
-        println!("alerts    {}\n", facts.watch);
+        self.say(&format!(
+            "broker    {} ({kind})\n\
+             devices   {}, {} messages/s together\n\
+             engine    {} {shards} on {}\n\
+             metrics   {}\n\
+             alerts    {}\n\n",
+            facts.broker,
+            facts.devices,
+            facts.rate,
+            facts.shards,
+            facts.driver,
+            facts.metrics,
+            facts.watch,
+        ));
     }
 
     /// Gathers rows for a second, then draws.
@@ -81,7 +107,7 @@ impl View {
             return;
         }
         let summary = self.summary(metrics, sent, tally);
-        if self.terminal { self.draw(&summary) } else { println!("{summary}") }
+        if self.terminal { self.draw(&summary) } else { self.say(&format!("{summary}\n")) }
     }
 
     fn take(&mut self, row: Row) {
@@ -133,12 +159,11 @@ impl View {
             );
         }
         self.drawn = 4 + rows.len().min(DEVICES_SHOWN);
-        let _ = stdout().write_all(text.as_bytes());
-        let _ = stdout().flush();
+        self.say(&text);
     }
 
-    pub(super) fn draining(&self) {
-        println!("\ndraining: the devices stop, what is in flight reaches the sinks");
+    pub(super) fn draining(&mut self) {
+        self.say("\ndraining: the devices stop, what is in flight reaches the sinks\n");
     }
 
     pub(super) fn close(&mut self) {

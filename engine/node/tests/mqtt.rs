@@ -1,0 +1,222 @@
+//! Goal: `thalweg run` from a real broker gives every reading a place in a result; SIGTERM makes
+//! open windows come out; results reach a broker, too.
+//!
+//! Method: a private mosquitto and its own clients. The program is known to listen when its log says
+//! that it has subscribed; from then on nothing of QoS 1 may be missing, so results are exact.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{PATIENCE, Program, file, thalweg};
+use serde_json::Value;
+use thalweg_mqtt::testing::Mosquitto;
+
+/// Two of its readings in each full window of ten seconds, and an open one at the end.
+fn lines(device: usize, count: usize) -> String {
+    (0..count)
+        .map(|n| {
+            let ts = 1_700_000_000_000_u64 + n as u64 * 5_000;
+            format!("{{\"ts\":{ts},\"temp\":{}}}\n", device * 100 + n)
+        })
+        .collect()
+}
+
+fn publish(broker: &Mosquitto, args: &[&str], input: &[u8]) {
+    let mut child = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn job(broker: &Mosquitto, sink: &str) -> String {
+    format!(
+        "[source]\nmqtt = 'mqtt://127.0.0.1:{}'\ntopics = ['sensors/{{device}}/temp']\n\
+         [fields]\nvalue = 'temp'\n[window]\nsize = '10s'\nout_of_orderness = '1h'\n{sink}\n\
+         [engine]\nshards = 2\n",
+        broker.port()
+    )
+}
+
+/// Counts by (key, start).
+fn counts(text: &str) -> BTreeMap<(String, i64), u64> {
+    let rows = text.lines().map(|line| {
+        let row: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let key = row["key"].as_str().unwrap().to_owned();
+        ((key, row["start"].as_i64().unwrap()), row["count"].as_u64().unwrap())
+    });
+    rows.collect()
+}
+
+fn expected(devices: usize, count: usize) -> BTreeMap<(String, i64), u64> {
+    let mut counts = BTreeMap::new();
+    for device in 0..devices {
+        for n in 0..count as i64 {
+            let start = 1_700_000_000_000 + n * 5_000 / 10_000 * 10_000;
+            *counts.entry((format!("d{device}"), start)).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// The program has acknowledged so many messages, hence has them.
+fn wait_for_acks(broker: &Mosquitto, client: &str, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let acks = || {
+        let log = broker.log();
+        log.lines().filter(|l| l.contains("Received PUBACK from") && l.contains(client)).count()
+    };
+    while acks() < count {
+        assert!(Instant::now() < deadline, "{} of {count} acknowledged", acks());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn named(toml: &str, id: &str) -> String {
+    toml.replacen("'\ntopics", &format!("?client_id={id}'\ntopics"), 1)
+}
+
+#[test]
+fn readings_come_out_on_standard_output_and_sigterm_drains() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let toml = file(dir.path(), "job.toml", named(&job(&broker, "[sink.stdout]"), "measure"));
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("subscribed to");
+    for device in 0..5 {
+        publish(
+            &broker,
+            &["-t", &format!("sensors/d{device}/temp"), "-l"],
+            lines(device, 21).as_bytes(),
+        );
+    }
+    wait_for_acks(&broker, "measure", 5 * 21);
+    program.signal("TERM");
+    let outcome = program.finish();
+    assert!(outcome.err.contains("draining"), "{}", outcome.err);
+    assert!(!outcome.err.contains('\u{1b}'), "no colours in a pipe: {}", outcome.err);
+    assert_eq!(counts(&outcome.ok()), expected(5, 21));
+}
+
+#[test]
+fn results_reach_a_broker() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sink = format!(
+        "[sink.mqtt]\nurl = 'mqtt://127.0.0.1:{}'\ntopic = 'averages/{{key}}'",
+        broker.port()
+    );
+    let rows = expected(3, 21);
+    let port = broker.port().to_string();
+    let mut watch = Command::new("mosquitto_sub");
+    watch.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", "averages/#", "-v"]);
+    watch.args(["-C", &rows.len().to_string(), "-W", "60"]);
+    let watch = Program::start(&mut watch);
+    let deadline = Instant::now() + PATIENCE;
+    while !broker.log().contains("averages/# (QoS 1)") {
+        assert!(Instant::now() < deadline, "mosquitto_sub did not subscribe");
+        thread::sleep(Duration::from_millis(5));
+    }
+
+    let toml = file(dir.path(), "job.toml", named(&job(&broker, &sink), "measure"));
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("subscribed to");
+    for device in 0..3 {
+        publish(
+            &broker,
+            &["-t", &format!("sensors/d{device}/temp"), "-l"],
+            lines(device, 21).as_bytes(),
+        );
+    }
+    wait_for_acks(&broker, "measure", 3 * 21);
+    program.signal("INT");
+    program.finish().ok();
+    let out = watch.finish().ok();
+    let results: String = out
+        .lines()
+        .map(|line| {
+            let (topic, row) = line.split_once(' ').unwrap();
+            let value: Value = serde_json::from_str(row).unwrap();
+            assert_eq!(topic, format!("averages/{}", value["key"].as_str().unwrap()));
+            format!("{row}\n")
+        })
+        .collect();
+    assert_eq!(counts(&results), rows);
+}
+
+/// Goal: a drain that cannot end, because the sink's broker is away, ends at the second signal; what
+/// is lost by that is not called a success.
+#[test]
+fn a_second_signal_ends_a_drain_that_cannot_and_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = file(dir.path(), "in.jsonl", "{\"device\":\"d\",\"ts\":1,\"value\":1}\n");
+    let toml = format!(
+        "[source]\nfiles = ['{input}']\n[window]\nsize = '1s'\n\
+         [sink.mqtt]\nurl = 'mqtt://127.0.0.1:1'\ntopic = 'out/{{key}}'\n"
+    );
+    let toml = file(dir.path(), "job.toml", toml);
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("not connected");
+    program.signal("TERM");
+    program.says("draining");
+    // Not the same wish: see `SAME_WISH`.
+    thread::sleep(Duration::from_millis(700));
+    program.signal("TERM");
+    let err = program.finish().failed(1);
+    assert!(err.contains("without draining: what was in flight is lost"), "{err}");
+}
+
+/// Goal: what no device should send costs nobody else a reading, and is counted.
+#[test]
+fn hostile_messages_become_dead_letters_and_the_rest_counts() {
+    let Some(broker) = Mosquitto::options().line("message_size_limit 0").start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead.jsonl");
+    let sink = format!("[sink.stdout]\n[dead_letters]\npath = '{}'", dead.display());
+    let toml = file(dir.path(), "job.toml", named(&job(&broker, &sink), "measure"));
+    publish(&broker, &["-t", "sensors/old/temp", "-r", "-m", "{\"ts\":1,\"temp\":1}"], b"");
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("subscribed to");
+    let topic = "sensors/d0/temp";
+    publish(&broker, &["-t", topic, "-l"], lines(0, 10).as_bytes());
+    publish(&broker, &["-t", topic, "-n"], b"");
+    publish(&broker, &["-t", topic, "-s"], b"\xff\xfe\x00");
+    publish(&broker, &["-t", topic, "-s"], format!("{{\"x\":{}", "[".repeat(100_000)).as_bytes());
+    publish(&broker, &["-t", topic, "-s"], &vec![b'1'; 300 * 1024]);
+    // Over packet_bytes_max: an MQTT 5 broker leaves it out.
+    publish(&broker, &["-t", topic, "-s"], &vec![b'1'; (1 << 20) + 1]);
+    publish(&broker, &["-t", topic, "-q", "2", "-m", "{\"ts\":1700000045000,\"temp\":1}"], b"");
+    let long = format!("sensors/{}/temp", "x".repeat(60_000));
+    publish(&broker, &["-t", &long, "-m", "{\"ts\":1700000000000,\"temp\":1}"], b"");
+    let wide = "{\"ts\":1700000000000,\"temp\":1e400}";
+    publish(&broker, &["-t", topic, "-m", wide], b"");
+    // The retained one is acknowledged too, though it is no event.
+    wait_for_acks(&broker, "measure", 1 + 10 + 4 + 1 + 1 + 1);
+    program.signal("TERM");
+    let outcome = program.finish();
+    assert!(outcome.err.contains("dead_letters=5"), "{}", outcome.err);
+    let mut rows = counts(&outcome.ok());
+    let long_key = rows.remove(&("x".repeat(60_000), 1_700_000_000_000));
+    assert_eq!(long_key, Some(1));
+    let mut all = expected(1, 10);
+    *all.entry(("d0".into(), 1_700_000_040_000)).or_default() += 1;
+    assert_eq!(rows, all);
+    let dead = std::fs::read_to_string(dead).unwrap();
+    let mut causes: Vec<String> = dead
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["cause"].to_string())
+        .collect();
+    causes.sort();
+    let expected = ["invalid_utf8", "malformed", "not_a_number", "too_deep", "too_large"];
+    assert_eq!(causes, expected.map(|cause| format!("\"{cause}\"")), "{dead}");
+}

@@ -1,0 +1,127 @@
+//! Goal: every mistake in a configuration ends the program with code 2 and a message that names the
+//! key, the value and what is allowed; the sample configuration has none.
+//!
+//! Method: the real program on files with one mistake each, before it opens anything: `thalweg run`
+//! must say the same as `thalweg graph`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Program, file, run, thalweg};
+
+const FILES: &str = "[source]\nfiles = ['in']\n[window]\nsize = '10s'\n[sink.stdout]\n";
+const MQTT: &str =
+    "[source]\nmqtt = 'mqtt://h'\ntopics = ['a/{device}']\n[window]\nsize = '10s'\n[sink.stdout]\n";
+
+#[test]
+fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(65_536);
+    let to_topic = |topic: &str| {
+        FILES.replace("stdout]", &format!("mqtt]\nurl = 'mqtt://h'\ntopic = '{topic}'"))
+    };
+    let cases: [(String, &[&str]); 29] = [
+        ("a = [".into(), &["FILE", "wrong.toml", "TOML", "line 1"]),
+        ("".into(), &["source", "a value"]),
+        (FILES.replace("files", "flies"), &["source.flies", "topics, files"]),
+        (format!("shards = 1\n{FILES}"), &["shards", "name, engine"]),
+        (FILES.replace("10s", "soon"), &["window.size", "soon"]),
+        (FILES.replace("10s", "0s"), &["window.size", "0s", "1ms or more"]),
+        (FILES.replace("size", "out_of_orderness"), &["window.size", "no default"]),
+        (format!("{FILES}[engine]\nshards = 0"), &["shards", "\"0\"", "1 to 128"]),
+        (format!("{FILES}[engine]\nshards = 129"), &["shards", "129", "1 to 128"]),
+        (format!("{FILES}[engine]\nshards = -1"), &["engine.shards", "-1", "a whole number"]),
+        (format!("{FILES}[engine]\ndriver = 'glomio'"), &["driver", "glomio", "auto, glommio"]),
+        (FILES.replace("['in']", "[]"), &["source", "`mqtt` with `topics`, or `files`"]),
+        (FILES.replace("['in']", "'in'"), &["source.files", "in", "a list"]),
+        (FILES.replace("stdout", "printer"), &["printer", "stdout, file, mqtt"]),
+        (FILES.replace("files", "topics = ['a']\nfiles"), &["source.topics", "\"a\"", "none"]),
+        (FILES.replace("files", "payload_bytes_max = 0\nfiles"), &["payload_bytes_max", "1 or"]),
+        (to_topic("out/#"), &["sink.mqtt.topic", "out/#", "without wildcards"]),
+        (to_topic(""), &["sink.mqtt.topic", "\"\"", "1 to 65535 bytes"]),
+        (to_topic("out/{kee}"), &["sink.mqtt.topic", "out/{kee}", "{key} stands for"]),
+        (to_topic("a").replace("//h", "//h?qos=3"), &["sink.mqtt.url", "qos", "0, 1 or 2"]),
+        (MQTT.replace("mqtt://h", "h"), &["source.mqtt", "\"h\"", "mqtt://host[:port]"]),
+        (MQTT.replace("mqtt://h", "mqtt://h?qos=3"), &["source.mqtt", "qos", "3", "0, 1 or 2"]),
+        (MQTT.replace("mqtt://h", "mqtt://h?qos=1&quos=1"), &["source.mqtt", "quos", "version"]),
+        (MQTT.replace("mqtt://h", "mqtt://h:70000"), &["source.mqtt", "70000", "port"]),
+        (MQTT.replace("a/{device}", "a/#/b"), &["source", "topic", "a/#/b", "last level"]),
+        (MQTT.replace("a/{device}", "a/b+"), &["topic", "a/b+", "level 2"]),
+        (MQTT.replace("a/{device}", &long), &["topic", "1 to 65535 bytes"]),
+        (MQTT.replace("topics = ['a/{device}']", ""), &["topic", "at least one filter"]),
+        (
+            MQTT.replace("mqtt://h'", "mqtt://me:secret@h'\nfiles = ['in']"),
+            &["source", "either `mqtt` or `files`, not both"],
+        ),
+    ];
+    for (toml, expected) in cases {
+        let path = file(dir.path(), "wrong.toml", &toml);
+        let err = run(&["graph", &path]).failed(2);
+        for part in expected {
+            assert!(err.contains(part), "{toml}\nlacks {part:?}:\n{err}");
+        }
+        assert!(err.contains("is not allowed; allowed: ") && !err.contains("secret"), "{err}");
+        assert_eq!(run(&["run", &path]).failed(2), err);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_text_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = file(dir.path(), "binary.toml", b"\xff\xfe\x00");
+    let missing = dir.path().join("missing.toml").to_str().unwrap().to_owned();
+    let folder = dir.path().to_str().unwrap().to_owned();
+    for path in [&binary, &missing, &folder] {
+        let err = run(&["run", path]).failed(2);
+        assert!(err.contains("FILE") && err.contains(path.as_str()), "{err}");
+    }
+}
+
+#[test]
+fn variables_override_and_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), "good.toml", FILES);
+    let graph = |name: &str, value: &str| {
+        Program::start(thalweg(&["graph", &path]).env(name, value)).finish()
+    };
+    let text = graph("THALWEG_WINDOW__SIZE", "7s").ok();
+    assert!(text.contains("Tumbling window of 7s"), "{text}");
+    let text = graph("THALWEG_ENGINE__SHARDS", "5").ok();
+    assert!(text.contains("5 shards"), "{text}");
+    let err = graph("THALWEG_ENGINE__SHARDS", "0").failed(2);
+    assert!(err.contains("shards") && err.contains("1 to 128"), "{err}");
+    let err = graph("THALWEG_ENGINE__SHARDS", "two").failed(2);
+    assert!(err.contains("engine.shards = \"two\"") && err.contains("THALWEG_"), "{err}");
+    let err = graph("THALWEG_ENGIN__SHARDS", "2").failed(2);
+    assert!(err.contains("engin = ") && err.contains("name, engine"), "{err}");
+    // Credentials are for the broker, not for the file.
+    graph("THALWEG_MQTT_PASSWORD", "secret").ok();
+}
+
+#[test]
+fn the_sample_configuration_is_right_and_its_defaults_are_the_defaults() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/gateway.toml");
+    let graph = run(&["graph", sample]).ok();
+    assert!(graph.contains("Tumbling window of 10s") && graph.contains("mqtt://"), "{graph}");
+
+    // What is commented out must be a key with a right value, too.
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(sample).unwrap();
+    let commented: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')))
+        .collect();
+    assert!(commented.len() > 10, "{commented:?}");
+    for line in commented {
+        let (key, _) = line.split_once(" = ").unwrap();
+        let other = format!("\n{key} = ");
+        // `files` stands against `mqtt`, and a result has one sink.
+        if text.contains(&other) || key == "files" || line.contains("averages.csv") {
+            continue;
+        }
+        let toml = text.replace(&format!("\n# {line}"), &format!("\n{line}"));
+        run(&["graph", &file(dir.path(), "one.toml", toml)]).ok();
+    }
+}
