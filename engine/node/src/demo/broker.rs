@@ -24,7 +24,7 @@
 //! away. Add [`LOG_FILTER`] to the log filter of the program.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -80,7 +80,7 @@ pub enum BrokerError {
          use a broker of your own by giving its address"
     )]
     Listen(#[source] io::Error),
-    /// A listener did not answer an MQTT CONNECT in time.
+    /// A listener did not accept a connection in time.
     #[error(
         "the built-in MQTT broker did not answer on {address} within {waited_ms} ms: {cause}; \
          is the machine overloaded, or a firewall active on the loopback interface?"
@@ -124,15 +124,15 @@ impl Broker {
         thread::Builder::new()
             .name("demo-broker".into())
             .spawn(move || {
-                // Returns only if both listeners fail, which the handshake below then reports.
+                // Returns only if both listeners fail, which the wait below then reports.
                 let _ = broker.start();
                 drop(ports);
             })
             .map_err(BrokerError::Listen)?;
 
         let deadline = Instant::now() + Duration::from_millis(config.ready_ms_max);
-        for (address, protocol) in [(v4, Protocol::V311), (v5, Protocol::V5)] {
-            await_mqtt(address, protocol, deadline).map_err(|cause| BrokerError::NotReady {
+        for address in [v4, v5] {
+            await_open(address, deadline).map_err(|cause| BrokerError::NotReady {
                 address,
                 waited_ms: config.ready_ms_max,
                 cause,
@@ -213,48 +213,21 @@ fn settings(config: &BrokerConfig, v4: SocketAddr, v5: SocketAddr) -> rumqttd::C
     }
 }
 
-#[derive(Clone, Copy)]
-enum Protocol {
-    V311,
-    V5,
-}
-
-impl Protocol {
-    /// CONNECT: clean session, keep-alive 10 s, and an empty client id, so that the broker picks one.
-    fn connect(self) -> &'static [u8] {
-        match self {
-            Self::V311 => b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00",
-            Self::V5 => b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x0a\x00\x00\x00",
-        }
-    }
-
-    /// Where in a CONNACK the return code stands: after type, length and flags.
-    const RETURN_CODE_AT: usize = 3;
-}
-
-/// Retries an MQTT handshake until it succeeds or the deadline passes.
-fn await_mqtt(address: SocketAddr, protocol: Protocol, deadline: Instant) -> io::Result<()> {
+/// Retries until the port accepts connections or the deadline passes.
+///
+/// Not with an MQTT handshake: rumqttd announces the end of a connection twice, and the second time
+/// can hit the next client, which has got the same number by then (seen here once in some ten starts
+/// on a loaded machine). A connection that never says CONNECT has no number.
+fn await_open(address: SocketAddr, deadline: Instant) -> io::Result<()> {
     loop {
-        match handshake(address, protocol, deadline) {
-            Ok(()) => return Ok(()),
+        // A timeout of zero is an error of its own, hence the floor.
+        let left = deadline.saturating_duration_since(Instant::now());
+        match TcpStream::connect_timeout(&address, left.max(Duration::from_millis(10))) {
+            Ok(_) => return Ok(()),
             Err(cause) if Instant::now() >= deadline => return Err(cause),
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
-}
-
-fn handshake(address: SocketAddr, protocol: Protocol, deadline: Instant) -> io::Result<()> {
-    // A timeout of zero is an error of its own, hence the floor.
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));
-    let mut stream = TcpStream::connect_timeout(&address, left)?;
-    stream.set_read_timeout(Some(left))?;
-    stream.write_all(protocol.connect())?;
-    let mut connack = [0; Protocol::RETURN_CODE_AT + 1];
-    stream.read_exact(&mut connack)?;
-    if connack[0] != 0x20 || connack[Protocol::RETURN_CODE_AT] != 0 {
-        return Err(io::Error::other(format!("not a CONNACK that accepts: {connack:02x?}")));
-    }
-    stream.write_all(b"\xe0\x00") // DISCONNECT
 }
 
 #[cfg(test)]
@@ -268,8 +241,8 @@ mod tests {
         assert_ne!(broker.address().port(), broker.address_v5().port());
         assert_eq!(broker.url(), format!("mqtt://127.0.0.1:{}", broker.address().port()));
         let soon = Instant::now() + Duration::from_secs(5);
-        handshake(broker.address(), Protocol::V311, soon).unwrap();
-        handshake(broker.address_v5(), Protocol::V5, soon).unwrap();
+        await_open(broker.address(), soon).unwrap();
+        await_open(broker.address_v5(), soon).unwrap();
     }
 
     #[test]
@@ -297,7 +270,7 @@ mod tests {
         // Bound but not listening: connections are refused.
         let (_held, address) = reserve().unwrap();
         let deadline = Instant::now() + Duration::from_millis(30);
-        let cause = await_mqtt(address, Protocol::V311, deadline).unwrap_err();
+        let cause = await_open(address, deadline).unwrap_err();
         let text = BrokerError::NotReady { address, waited_ms: 30, cause }.to_string();
         assert!(text.contains(&address.to_string()) && text.contains("30 ms"), "{text}");
     }
