@@ -131,8 +131,8 @@ impl Settings {
             let allowed = format!("a TOML file that can be read ({error})");
             return Err(ConfigError::new("FILE", path.display(), allowed));
         }
-        // Logs and the broker's credentials have variables of their own.
-        let environment = Env::prefixed("THALWEG_").ignore(&["log", "mqtt_user", "mqtt_password"]);
+        // Only `THALWEG_SECTION__KEY`: others have meanings of their own, such as THALWEG_LOG.
+        let environment = Env::prefixed("THALWEG_").filter(|key| key.as_str().contains("__"));
         Self::from(Figment::from(Toml::file_exact(path)).merge(environment.split("__")))
             .map_err(|error| if error.key.is_empty() { not_toml(path, error) } else { error })
     }
