@@ -76,7 +76,7 @@ impl EngineArgs {
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_logging(cli.log.as_deref(), cli.command.default_log()) {
+    if let Err(error) = start_logging(cli.log.as_deref(), &cli.command.default_log()) {
         return report(&error.into());
     }
     match cli.command.run() {
@@ -116,11 +116,11 @@ fn start_logging(filter: Option<&str>, default: &str) -> Result<(), ConfigError>
 }
 
 impl Command {
-    fn default_log(&self) -> &'static str {
+    fn default_log(&self) -> String {
         match self {
             #[cfg(feature = "demo")]
-            Self::Demo(_) => crate::demo::DEFAULT_LOG,
-            Self::Run(_) | Self::Graph(_) => "info",
+            Self::Demo(_) => crate::demo::default_log(),
+            Self::Run(_) | Self::Graph(_) => "info".into(),
         }
     }
 

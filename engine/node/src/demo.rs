@@ -35,7 +35,9 @@ use crate::cli::{EngineArgs, serve_metrics};
 use crate::shutdown::on_signals;
 
 /// The view tells what matters; the log speaks only when something is wrong.
-pub(crate) const DEFAULT_LOG: &str = "warn,thalweg_runtime::metrics=error,rumqttd=off,rumqttc=off";
+pub(crate) fn default_log() -> String {
+    format!("warn,thalweg_runtime::metrics=error,{}", broker::LOG_FILTER)
+}
 
 /// How long the source may take to subscribe, and the pipeline to receive what was sent last.
 const PATIENCE: Duration = Duration::from_secs(15);
