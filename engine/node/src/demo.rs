@@ -32,7 +32,7 @@ use self::fleet::{Fleet, FleetConfig};
 use self::pipeline::Tally;
 use self::view::View;
 use crate::cli::{EngineArgs, serve_metrics};
-use crate::shutdown::on_signals;
+use crate::shutdown::Shutdown;
 
 /// The view tells what matters; the log speaks only when something is wrong.
 pub(crate) fn default_log() -> String {
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
     let interrupts = Arc::new(AtomicU64::new(0));
     let (count, stopper) = (Arc::clone(&interrupts), running.stopper());
-    on_signals(move |nth| {
+    Shutdown::watch().each(move |nth| {
         count.store(nth as u64, Ordering::Release);
         if nth > 1 {
             stopper.abort();

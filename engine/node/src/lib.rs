@@ -46,7 +46,7 @@ pub use thalweg_runtime as runtime;
 
 use thalweg_runtime::{Job, JobError, RuntimeConfig};
 
-pub use shutdown::drain_on_signals;
+pub use shutdown::Shutdown;
 
 /// What most programs use.
 pub mod prelude {
@@ -68,8 +68,9 @@ pub mod prelude {
 /// # Errors
 /// If the job does not start, or a source or sink fails for good.
 pub fn run(job: &Job) -> Result<(), JobError> {
+    let shutdown = Shutdown::watch();
     let running = job.start(&RuntimeConfig::default())?;
-    drain_on_signals(&running);
+    shutdown.drains(&running);
     running.wait().map(|_| ())
 }
 

@@ -16,7 +16,7 @@ use thalweg_runtime::Job;
 
 use self::reading::{Reading, ReadingFields};
 use crate::settings::{Settings, Sink, within};
-use crate::shutdown::drain_on_signals;
+use crate::shutdown::Shutdown;
 
 /// One row of the result, as it is written.
 #[derive(Clone, Debug, Serialize)]
@@ -41,8 +41,9 @@ impl From<Windowed<Str, StatsValue>> for Row {
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.engine.runtime()?;
     let keeps_dead_letters = settings.dead_letters.path.is_some();
+    let shutdown = Shutdown::watch();
     let running = job(settings)?.start(&config)?;
-    drain_on_signals(&running);
+    shutdown.drains(&running);
     let metrics = running.wait()?;
     let dead_letters = metrics.total("numDeadLetters");
     // `rows` is fused to the windows and counts nothing of its own; the sinks do.

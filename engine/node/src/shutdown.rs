@@ -12,38 +12,48 @@ use thalweg_runtime::Running;
 /// wants it to end at once presses again after that.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
-/// Drains `running` at the first SIGINT or SIGTERM, and aborts it at the second. Watches on a thread
-/// of its own, until the process ends.
-pub fn drain_on_signals(running: &Running) {
-    let stopper = running.stopper();
-    on_signals(move |nth| {
-        if nth == 1 {
-            tracing::info!("draining: sources stop, what is in flight reaches the sinks");
-            stopper.stop();
-        } else {
-            tracing::warn!("ending at once, without draining");
-            stopper.abort();
-        }
-    });
-}
+/// Signals, held from here on for whoever will act on them: watch before the job starts, so that one
+/// that comes while it does drains it instead of killing the process.
+#[derive(Debug)]
+pub struct Shutdown(Option<Signals>);
 
-/// Calls `act` at each SIGINT or SIGTERM with its number, from 1; see [`SAME_WISH`].
-pub(crate) fn on_signals(mut act: impl FnMut(usize) + Send + 'static) {
-    let mut signals = match Signals::new([SIGINT, SIGTERM]) {
-        Ok(signals) => signals,
-        Err(error) => return tracing::warn!(%error, "cannot watch for signals"),
-    };
-    let watch = move || {
-        let (mut nth, mut last) = (0, None::<Instant>);
-        for _ in signals.forever() {
-            if last.is_none_or(|at| at.elapsed() >= SAME_WISH) {
-                last = Some(Instant::now());
-                nth += 1;
-                act(nth);
+impl Shutdown {
+    /// From now on SIGINT and SIGTERM end this process only through what is done with this.
+    pub fn watch() -> Self {
+        let signals = Signals::new([SIGINT, SIGTERM]);
+        Self(signals.inspect_err(|error| tracing::warn!(%error, "cannot watch for signals")).ok())
+    }
+
+    /// Drains `running` at the first SIGINT or SIGTERM, and aborts it at the second. Watches on a
+    /// thread of its own, until the process ends.
+    pub fn drains(self, running: &Running) {
+        let stopper = running.stopper();
+        self.each(move |nth| {
+            if nth == 1 {
+                tracing::info!("draining: sources stop, what is in flight reaches the sinks");
+                stopper.stop();
+            } else {
+                tracing::warn!("ending at once, without draining");
+                stopper.abort();
             }
+        });
+    }
+
+    /// Calls `act` at each SIGINT or SIGTERM with its number, from 1; see [`SAME_WISH`].
+    pub(crate) fn each(self, mut act: impl FnMut(usize) + Send + 'static) {
+        let Some(mut signals) = self.0 else { return };
+        let watch = move || {
+            let (mut nth, mut last) = (0, None::<Instant>);
+            for _ in signals.forever() {
+                if last.is_none_or(|at| at.elapsed() >= SAME_WISH) {
+                    last = Some(Instant::now());
+                    nth += 1;
+                    act(nth);
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("signals".into()).spawn(watch) {
+            tracing::warn!(%error, "cannot watch for signals");
         }
-    };
-    if let Err(error) = thread::Builder::new().name("signals".into()).spawn(watch) {
-        tracing::warn!(%error, "cannot watch for signals");
     }
 }
