@@ -20,7 +20,8 @@
 //! };
 //! # let mut shard = Shard::build(&job, &BuildContext::single("example")).unwrap();
 //! # while shard.step(Now::default()).unwrap() != Step::Done {}
-//! # let averages: Vec<_> = results.take().into_iter().map(|w| (w.key, w.value)).collect();
+//! # let mut averages: Vec<_> = results.take().into_iter().map(|w| (w.key, w.value)).collect();
+//! # averages.sort_by_key(|&(device, _)| device);
 //! # assert_eq!(averages, [("a", 3.0), ("b", 5.0)]);
 //! ```
 //!

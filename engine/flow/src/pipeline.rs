@@ -70,7 +70,7 @@ pub trait Chain: 'static {
     fn step(
         &mut self,
         cx: &StepContext,
-        out: &mut impl Collector<Self::Out>,
+        out: impl Collector<Self::Out>,
     ) -> Result<Progress, ConnectorError>;
 
     /// Whether it may be stepped: its side outputs have room.
@@ -102,9 +102,9 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     fn step(
         &mut self,
         cx: &StepContext,
-        out: &mut impl Collector<O::Out>,
+        out: impl Collector<O::Out>,
     ) -> Result<Progress, ConnectorError> {
-        self.chain.step(cx, &mut Via { operator: &mut self.operator, out })
+        self.chain.step(cx, Via { operator: &mut self.operator, out })
     }
 
     fn ready(&self) -> bool {
@@ -116,21 +116,38 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     }
 }
 
-/// A collector that passes everything through an operator first.
+/// A collector that passes everything through an operator first. It owns the collector behind it: a
+/// chain of references, one in the other, would cost a load for each operator, one after the other,
+/// for every record.
 struct Via<'a, O, C> {
     operator: &'a mut O,
-    out: &'a mut C,
+    out: C,
 }
 
 impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T) {
-        self.operator.record(time, value, self.out);
+        self.operator.record(time, value, &mut self.out);
     }
 
     #[inline]
     fn mark(&mut self, mark: Mark) {
-        self.operator.mark(mark, self.out);
+        self.operator.mark(mark, &mut self.out);
+    }
+}
+
+/// The terminal as a collector.
+struct Into<'a, S>(&'a mut S);
+
+impl<T, S: Collector<T>> Collector<T> for Into<'_, S> {
+    #[inline(always)]
+    fn record(&mut self, time: Timestamp, value: T) {
+        self.0.record(time, value);
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, mark: Mark) {
+        self.0.mark(mark);
     }
 }
 
@@ -179,7 +196,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             if !self.terminal.ready()? || !self.chain.ready() {
                 return Ok(Progress::Idle(None));
             }
-            progress = self.chain.step(cx, &mut self.terminal)?;
+            progress = self.chain.step(cx, Into(&mut self.terminal))?;
             self.terminal.flush()?;
             if progress == Progress::Done {
                 self.state = State::Finishing;

@@ -84,7 +84,7 @@ where
     fn step(
         &mut self,
         cx: &StepContext,
-        out: &mut impl Collector<S::Item>,
+        mut out: impl Collector<S::Item>,
     ) -> Result<Progress, ConnectorError> {
         let records_max = (cx.records_max / self.partitions.len().max(1)).max(1);
         let Now { wall, steady } = cx.now;
@@ -102,7 +102,7 @@ where
                 now: wall,
                 latest_believed: wall.plus_ms(self.watermarks.clock_guard_ms),
                 dead_letters: &self.dead_letters,
-                out,
+                out: &mut out,
                 records: 0,
                 letters: 0,
             };
@@ -195,15 +195,18 @@ impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
     #[inline]
     fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
         let time = self.watermarks.event_time.of(&value, received);
-        if E::FROM_RECORD && time > self.latest_believed {
-            return self.refuse(time, origin);
-        }
-        if self.clock.is_idle() {
-            self.wake();
+        let news = time >= self.clock.news_from();
+        if news {
+            if E::FROM_RECORD && time > self.latest_believed {
+                return self.refuse(time, origin);
+            }
+            if self.clock.is_idle() {
+                self.wake();
+            }
         }
         self.records += 1;
         self.out.record(time, value);
-        if let Some(watermark) = self.clock.observe(time) {
+        if news && let Some(watermark) = self.clock.observe(time) {
             let mark = Mark::Watermark(watermark);
             self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
         }

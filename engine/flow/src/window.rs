@@ -1,10 +1,10 @@
 //! Windows over keyed streams.
 //!
 //! # State
-//! One *pane* per open window, oldest first; a pane holds its keys densely in the order they came,
-//! with a hash index beside them, and is recycled when it has fired. Records are first added up on the
-//! shard that has them (`local.rs`), and what crosses to the key's shard carries the key's hash, so a key is
-//! hashed once.
+//! One *pane* per open window, the newest at hand; a pane is a table of keys and is recycled when it has
+//! fired. Records of keys that their shard owns go straight into it; those of other shards' keys are
+//! first added up and then sent (`local.rs`). What crosses carries the key's hash, so a key is hashed
+//! once.
 //!
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
@@ -22,8 +22,11 @@ pub(crate) mod aggregate;
 mod local;
 mod operator;
 mod pane;
+mod state;
+mod table;
 pub(crate) mod tumbling;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -31,7 +34,8 @@ use thalweg_kernel::{ConnectorError, Key, Timestamp};
 
 use self::aggregate::Aggregate;
 use self::local::{LocalAggregate, Slice};
-use self::operator::{Dropped, WindowOperator};
+use self::operator::WindowOperator;
+use self::state::{Dropped, WindowState};
 use self::tumbling::Tumbling;
 use crate::counters::Counter;
 use crate::exchange::inbox::{Inbox, Port};
@@ -133,8 +137,13 @@ where
         let (aggregate, key) = (Rc::new(aggregate), Rc::new(keyed.key));
         let records_in = Counter::default();
         let counted = records_in.clone();
-        let local = LocalAggregate::new(Rc::clone(&key), windows, Rc::clone(&aggregate), counted);
         let Stream { flow, chain, at } = keyed.stream;
+        let dropped = Dropped::default();
+        let state = WindowState::new(Rc::clone(&aggregate), windows, limits, dropped.clone());
+        let state = Rc::new(RefCell::new(state));
+        let functions = (Rc::clone(&key), Rc::clone(&aggregate));
+        let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
+        let local = LocalAggregate::new(functions, windows, own, Rc::clone(&state), counted);
         // Part of the window, not an operator that the user knows of: no node of its own.
         let stream = Stream { flow, chain: Then::new(chain, local), at };
         let Stream { flow, chain, at } = stream.exchange(&windows.to_string(), "numSlicesIn");
@@ -146,13 +155,11 @@ where
             let what = format!("{windows} is not allowed; allowed: 1 ms or more");
             flow.fail(ConnectorError::new("job", what));
         }
-        let dropped = Dropped {
-            late: flow.counter("numLateRecordsDropped", at.node),
-            keys_over_limit: flow.counter("numKeysOverLimitDropped", at.node),
-            windows_over_limit: flow.counter("numWindowsOverLimitDropped", at.node),
-        };
+        flow.adopt_counter("numKeysOverLimitDropped", at.node, &dropped.keys_over_limit);
+        flow.adopt_counter("numWindowsOverLimitDropped", at.node, &dropped.windows_over_limit);
+        let dropped_late = flow.counter("numLateRecordsDropped", at.node);
         let late = late.map(|late| late.edge);
-        let operator = WindowOperator::new(key, windows, aggregate, limits, late, dropped);
+        let operator = WindowOperator::new(key, aggregate, state, late, dropped_late);
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }

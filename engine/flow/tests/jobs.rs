@@ -123,6 +123,58 @@ fn windows_agree_with_a_naive_group_by_on_any_shards_and_batch_sizes() {
     }
 }
 
+/// More keys than a cache holds: records are put off, and so many keys cross that they cross alone.
+/// Nothing may show of it, least of all the order of a key's records.
+#[test]
+fn many_keys_keep_their_counts_and_the_order_of_their_records() {
+    const KEYS: u64 = 60_000;
+    let input: Vec<(u64, i64)> = (0..400_000)
+        .map(|n: u64| {
+            let key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+            (key % KEYS, n as i64 / 100 - (key % 300) as i64)
+        })
+        .collect();
+    // What the records of a key were, in their order; joining two does not keep it.
+    let push = |sum: &mut (u64, u64), (_, ts): (u64, i64)| {
+        *sum = (sum.0 + 1, sum.1.wrapping_mul(31).wrapping_add(ts as u64));
+    };
+    let mut expected = BTreeMap::new();
+    let mut latest = i64::MIN;
+    for &(key, ts) in &input {
+        let start = ts - ts.rem_euclid(500);
+        if latest == i64::MIN || start + 499 > latest - 101 {
+            push(expected.entry((start, key)).or_default(), (key, ts));
+        }
+        latest = latest.max(ts);
+    }
+    for (shards, tuning) in [(1, Tuning::default()), (1, TINY), (2, Tuning::default())] {
+        let out = Collected::new();
+        let (sink, input) = (out.sink(), input.clone());
+        run(shards, tuning, &move |flow| {
+            let watermarks = Watermarks::bounded_out_of_orderness(Duration::from_millis(100))
+                .timestamps(|&(_, ts): &(u64, i64)| ts)
+                .without_clock_guard();
+            flow.source(replay(input.clone()), watermarks)
+                .key_by(|&(key, _)| key)
+                .window(Tumbling::of(Duration::from_millis(500)))
+                .aggregate(Fold::new(
+                    || (0, 0),
+                    push,
+                    |into, from| *into = (into.0 + from.0, into.1 ^ from.1),
+                ))
+                .sink(sink.clone());
+        });
+        let rows = out.take().into_iter().map(|w| ((w.start.as_millis(), w.key), w.value));
+        if shards == 1 {
+            assert_eq!(rows.collect::<BTreeMap<_, _>>(), expected);
+        } else {
+            let counts = |((start, key), (count, _))| ((start, key), count);
+            let expected: BTreeMap<_, _> = expected.clone().into_iter().map(counts).collect();
+            assert_eq!(rows.map(counts).collect::<BTreeMap<_, _>>(), expected);
+        }
+    }
+}
+
 #[test]
 fn rows_come_before_the_watermark_that_fired_them_so_a_second_window_loses_nothing() {
     let input = readings(7, 5_000, 30);

@@ -143,10 +143,36 @@ impl KeyGroups {
         group as usize * shards / self.0 as usize
     }
 
+    /// The hashes of the keys that `shard` of `shards` owns.
+    pub fn owned_by(self, shard: usize, shards: usize) -> Owned {
+        let groups = usize::from(self.0);
+        let first = |shard: usize| {
+            let group = (shard * groups).div_ceil(shards);
+            ((group as u64) << 32).div_ceil(groups as u64)
+        };
+        Owned { from: first(shard), count: first(shard + 1) - first(shard) }
+    }
+
     /// The shard, of `shards`, that owns the key with this hash.
     #[inline]
     pub const fn shard_of(self, hash: u64, shards: usize) -> usize {
         self.owner(self.group_of(hash), shards)
+    }
+}
+
+/// The hashes that one shard owns: group and shard grow with the middle bits of a hash, so that they are
+/// a range of those.
+#[derive(Clone, Copy, Debug)]
+pub struct Owned {
+    from: u64,
+    count: u64,
+}
+
+impl Owned {
+    /// Whether the shard owns the key with this hash. A subtraction and a comparison.
+    #[inline(always)]
+    pub const fn contains(self, hash: u64) -> bool {
+        ((hash >> 16) as u32 as u64).wrapping_sub(self.from) < self.count
     }
 }
 
@@ -171,6 +197,24 @@ mod tests {
                 (0..groups.count()).map(|group| groups.owner(group, shards)).collect();
             assert!(owners.is_sorted());
             assert_eq!((owners[0], owners[127]), (0, shards - 1));
+        }
+    }
+
+    #[test]
+    fn what_a_shard_owns_is_what_goes_to_it() {
+        for groups in [1, 5, 127, 128, u16::MAX].map(|count| KeyGroups::new(count).unwrap()) {
+            for shards in [1, 2, 3, 5].into_iter().filter(|&n| n <= groups.count().into()) {
+                let owned: Vec<_> = (0..shards).map(|n| groups.owned_by(n, shards)).collect();
+                let edges = (0..=groups.count()).flat_map(|group| {
+                    let first = ((u64::from(group) << 32) / u64::from(groups.count())) as u32;
+                    [first.wrapping_sub(1), first, first.wrapping_add(1)]
+                });
+                for middle in edges.chain([0, u32::MAX]) {
+                    let hash = u64::from(middle) << 16 | 0xffff_0000_0000_ffff;
+                    let owner = groups.shard_of(hash, shards);
+                    assert!((0..shards).all(|n| owned[n].contains(hash) == (n == owner)));
+                }
+            }
         }
     }
 

@@ -30,7 +30,7 @@ pub use context::{OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
 pub use error::{ConfigError, ConnectorError};
 pub use format::{Decode, DecodeError, Encode, Message};
-pub use key::{Key, KeyGroups};
+pub use key::{Key, KeyGroups, Owned};
 pub use sink::{Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
 pub use time::Timestamp;

@@ -52,7 +52,7 @@ impl<T: 'static> Chain for Inbox<T> {
     fn step(
         &mut self,
         _cx: &StepContext,
-        out: &mut impl Collector<T>,
+        mut out: impl Collector<T>,
     ) -> Result<Progress, ConnectorError> {
         let ports = self.ports.len();
         let mut busy = false;
@@ -63,7 +63,7 @@ impl<T: 'static> Chain for Inbox<T> {
             }
             busy = true;
             self.records_in.add(self.batch.len());
-            self.batch.drain_into(&mut Merging { port, merge: &mut self.merge, out });
+            self.batch.drain_into(&mut Merging { port, merge: &mut self.merge, out: &mut out });
         }
         self.first = (self.first + 1) % ports.max(1);
         if busy {

@@ -15,6 +15,13 @@ pub trait Aggregate<T>: 'static {
     fn create(&self) -> Self::Accumulator;
     /// Adds a record.
     fn add(&self, accumulator: &mut Self::Accumulator, record: T);
+    /// The accumulator of a window with one record.
+    #[inline]
+    fn of(&self, record: T) -> Self::Accumulator {
+        let mut accumulator = self.create();
+        self.add(&mut accumulator, record);
+        accumulator
+    }
     /// Joins two accumulators of the same key and window.
     fn merge(&self, into: &mut Self::Accumulator, other: Self::Accumulator);
     /// The result of a window that has fired.

@@ -1,14 +1,15 @@
-//! The window operator: adds each record to its window's pane, and fires panes as time passes.
+//! The window operator: adds what comes through the exchange to its window, and fires windows as time
+//! passes. Records of this shard's own pipelines are in the windows already: see `local.rs`.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
+use super::Windowed;
 use super::aggregate::Aggregate;
-use super::local::{Partial, Slice};
-use super::pane::{Opened, Panes};
-use super::tumbling::Tumbling;
-use super::{Limits, Windowed};
+use super::local::Slice;
+use super::state::WindowState;
 use crate::counters::Counter;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
@@ -18,103 +19,40 @@ pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     key: Rc<F>,
     aggregate: Rc<A>,
     watermark: Timestamp,
-    panes: Panes<K, A::Accumulator>,
-    /// Open (key, window) pairs.
-    keys: usize,
-    keys_max: usize,
+    state: Rc<RefCell<WindowState<K, T, A>>>,
     late: Option<LocalEdge<T>>,
-    dropped: Dropped,
-}
-
-/// Records that take part in no result, by reason.
-pub(super) struct Dropped {
-    pub(super) late: Counter,
-    pub(super) keys_over_limit: Counter,
-    pub(super) windows_over_limit: Counter,
+    dropped_late: Counter,
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
     pub(super) fn new(
         key: Rc<F>,
-        windows: Tumbling,
         aggregate: Rc<A>,
-        limits: Limits,
+        state: Rc<RefCell<WindowState<K, T, A>>>,
         late: Option<LocalEdge<T>>,
-        dropped: Dropped,
+        dropped_late: Counter,
     ) -> Self {
-        Self {
-            key,
-            aggregate,
-            watermark: Timestamp::MIN,
-            panes: Panes::new(windows, limits.windows_max),
-            keys: 0,
-            keys_max: limits.keys_max,
-            late,
-            dropped,
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, time: Timestamp, hash: u64, value: T) {
-        let pane = match self.panes.find(time) {
-            Some(pane) => pane,
-            None => match self.panes.open(time, self.watermark) {
-                Opened::Pane(pane) => pane,
-                Opened::Closed => return self.late(time, value),
-                Opened::TooMany => return self.dropped.windows_over_limit.add(1),
-            },
-        };
-        let key = (self.key)(&value);
-        if let Some(accumulator) = pane.get(hash, &key) {
-            self.aggregate.add(accumulator, value);
-        } else if self.keys < self.keys_max {
-            self.keys += 1;
-            let mut accumulator = self.aggregate.create();
-            self.aggregate.add(&mut accumulator, value);
-            pane.insert(hash, key, accumulator);
-        } else {
-            self.dropped.keys_over_limit.add(1);
-        }
-    }
-
-    fn merge(&mut self, time: Timestamp, partial: Partial<K, A::Accumulator>) {
-        let Partial { hash, key, accumulator, records } = partial;
-        let pane = match self.panes.find(time) {
-            Some(pane) => pane,
-            // The sender passed it on before the watermark that closes its window.
-            None => match self.panes.open(time, self.watermark) {
-                Opened::Pane(pane) => pane,
-                Opened::Closed => return debug_assert!(false, "a partial result came late"),
-                Opened::TooMany => return self.dropped.windows_over_limit.add(records as usize),
-            },
-        };
-        if let Some(into) = pane.get(hash, &key) {
-            self.aggregate.merge(into, accumulator);
-        } else if self.keys < self.keys_max {
-            self.keys += 1;
-            pane.insert(hash, key, accumulator);
-        } else {
-            self.dropped.keys_over_limit.add(records as usize);
-        }
+        Self { key, aggregate, watermark: Timestamp::MIN, state, late, dropped_late }
     }
 
     #[cold]
     fn late(&self, time: Timestamp, value: T) {
         match &self.late {
             Some(edge) => edge.push(time, value),
-            None => self.dropped.late.add(1),
+            None => self.dropped_late.add(1),
         }
     }
 
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
-        while let Some(mut pane) = self.panes.close_due(watermark) {
-            let (start, end) = (pane.start, pane.end);
-            self.keys -= pane.len();
-            for (_, key, accumulator) in pane.drain() {
+        let mut state = self.state.borrow_mut();
+        while let Some(mut pane) = state.close_due(watermark) {
+            let (start, last) = (pane.start, pane.last);
+            let end = last.plus_ms(1);
+            for (key, accumulator) in pane.keys.drain() {
                 let value = self.aggregate.result(accumulator);
-                out.record(end.minus_ms(1), Windowed { key, start, end, value });
+                out.record(last, Windowed { key, start, end, value });
             }
-            self.panes.recycle(pane);
+            state.recycle(pane);
         }
     }
 }
@@ -135,9 +73,21 @@ where
         slice: Slice<T, K, A::Accumulator>,
         _out: &mut impl Collector<Self::Out>,
     ) {
+        let mut state = self.state.borrow_mut();
         match slice {
-            Slice::Record { hash, value } => self.add(time, hash, value),
-            Slice::Partial(partial) => self.merge(time, partial),
+            Slice::Record { hash, value } => {
+                let key = (self.key)(&value);
+                let added = state.add(time, self.watermark, (hash, key), value);
+                drop(state);
+                if let Err(value) = added {
+                    self.late(time, value);
+                }
+            }
+            Slice::Partial(partial) => {
+                let merged = state.merge(time, self.watermark, partial);
+                // The sender passed it on before the watermark that closes its window.
+                debug_assert!(merged.is_ok(), "a partial result came late");
+            }
         }
     }
 

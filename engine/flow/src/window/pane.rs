@@ -1,10 +1,10 @@
-//! Open windows: their keys and accumulators.
+//! Open windows: each with its keys and accumulators.
 
 use std::collections::VecDeque;
 
-use hashbrown::HashTable;
-use thalweg_kernel::Timestamp;
+use thalweg_kernel::{Key, Timestamp};
 
+use super::table::Table;
 use super::tumbling::Tumbling;
 
 /// Emptied panes that wait for reuse, this many at most, each with room for so many keys at most: a
@@ -12,65 +12,51 @@ use super::tumbling::Tumbling;
 const SPARE_PANES_MAX: usize = 4;
 const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
 
-struct Entry<K, A> {
-    hash: u64,
-    key: K,
-    accumulator: A,
-}
-
-/// One open window: its keys densely in the order they came, with a hash index beside them.
+/// One open window.
 pub(super) struct Pane<K, A> {
     /// The first millisecond of the window.
     pub(super) start: Timestamp,
-    /// The first millisecond after it.
-    pub(super) end: Timestamp,
-    entries: Vec<Entry<K, A>>,
-    index: HashTable<u32>,
+    /// The last one.
+    pub(super) last: Timestamp,
+    /// Its keys and their accumulators.
+    pub(super) keys: Table<K, A>,
 }
 
-impl<K: Eq, A> Pane<K, A> {
-    /// The number of keys.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+impl<K: Key, A> Pane<K, A> {
+    /// A pane that nothing falls into.
+    fn nowhere() -> Self {
+        Self { start: Timestamp::MAX, last: Timestamp::MIN, keys: Table::new() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn contains(&self, time: Timestamp) -> bool {
-        self.start <= time && time < self.end
+        self.start <= time && time <= self.last
     }
 
-    /// The accumulator of a key that is here.
-    #[inline]
-    pub(super) fn get(&mut self, hash: u64, key: &K) -> Option<&mut A> {
-        let entries = &self.entries;
-        let found = *self.index.find(hash, |&at| {
-            let entry = &entries[at as usize];
-            entry.hash == hash && entry.key == *key
-        })?;
-        Some(&mut self.entries[found as usize].accumulator)
+    fn is_somewhere(&self) -> bool {
+        self.start <= self.last
     }
 
-    /// Adds a key that is not here.
-    pub(super) fn insert(&mut self, hash: u64, key: K, accumulator: A) {
-        let at = self.entries.len() as u32;
-        self.entries.push(Entry { hash, key, accumulator });
-        let entries = &self.entries;
-        self.index.insert_unique(hash, at, |&at| entries[at as usize].hash);
+    /// Whether `watermark` has reached its last millisecond.
+    #[inline(always)]
+    pub(super) fn is_passed_by(&self, watermark: Timestamp) -> bool {
+        self.last <= watermark
     }
 
-    /// Takes all keys out, with their hashes, in the order they came, and keeps the buffers.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, K, A)> {
-        self.index.clear();
-        self.entries.drain(..).map(|entry| (entry.hash, entry.key, entry.accumulator))
+    fn unless_passed_by(&mut self, watermark: Timestamp) -> Opened<'_, K, A> {
+        if self.is_passed_by(watermark) { Opened::Closed } else { Opened::Pane(self) }
     }
 }
 
-/// The open windows, oldest first.
+/// The open windows.
 pub(super) struct Panes<K, A> {
     windows: Tumbling,
     windows_max: usize,
-    open: VecDeque<Pane<K, A>>,
-    spare: Vec<Pane<K, A>>,
+    /// The newest window, into which nearly all records fall: looked at first. Nowhere if none is open.
+    newest: Pane<K, A>,
+    /// The others, oldest first.
+    older: VecDeque<Pane<K, A>>,
+    spare: Vec<Table<K, A>>,
 }
 
 /// What came of opening a window.
@@ -83,52 +69,78 @@ pub(super) enum Opened<'a, K, A> {
     TooMany,
 }
 
-impl<K: Eq, A> Panes<K, A> {
+impl<K: Key, A> Panes<K, A> {
     pub(super) fn new(windows: Tumbling, windows_max: usize) -> Self {
-        Self { windows, windows_max, open: VecDeque::new(), spare: Vec::new() }
+        let (newest, older) = (Pane::nowhere(), VecDeque::new());
+        Self { windows, windows_max, newest, older, spare: Vec::new() }
     }
 
-    /// The open window that `time` falls into. Nearly always it is the newest.
-    #[inline]
-    pub(super) fn find(&mut self, time: Timestamp) -> Option<&mut Pane<K, A>> {
-        let newest = self.open.len().wrapping_sub(1);
-        if self.open.get(newest).is_some_and(|pane| pane.contains(time)) {
-            return self.open.get_mut(newest);
+    /// The newest open window, if `time` falls into it.
+    #[inline(always)]
+    pub(super) fn newest(&mut self, time: Timestamp) -> Option<&mut Pane<K, A>> {
+        if self.newest.contains(time) { Some(&mut self.newest) } else { None }
+    }
+
+    /// The window that `time` falls into, which is opened if it is not yet, unless `watermark` has
+    /// passed it.
+    pub(super) fn find_or_open(
+        &mut self,
+        time: Timestamp,
+        watermark: Timestamp,
+    ) -> Opened<'_, K, A> {
+        if self.newest.contains(time) {
+            return self.newest.unless_passed_by(watermark);
         }
-        let at = self.open.partition_point(|pane| pane.end <= time);
-        self.open.get_mut(at).filter(|pane| pane.contains(time))
+        let at = self.older.partition_point(|pane| pane.last < time);
+        if self.older.get(at).is_some_and(|pane| pane.contains(time)) {
+            return self.older[at].unless_passed_by(watermark);
+        }
+        self.open(at, time, watermark)
     }
 
-    /// Opens the window that `time` falls into, which is not open.
+    /// Opens the window of `time`, before the older window at `at`.
     #[cold]
-    pub(super) fn open(&mut self, time: Timestamp, watermark: Timestamp) -> Opened<'_, K, A> {
+    fn open(&mut self, at: usize, time: Timestamp, watermark: Timestamp) -> Opened<'_, K, A> {
         let start = self.windows.start_of(time);
-        let end = self.windows.end_of(start);
-        if end.minus_ms(1) <= watermark {
+        let mut pane = Pane::nowhere();
+        (pane.start, pane.last) = (start, self.windows.last_of(start));
+        if pane.is_passed_by(watermark) {
             return Opened::Closed;
         }
-        if self.open.len() >= self.windows_max {
+        let any = self.newest.is_somewhere();
+        if self.older.len() + usize::from(any) >= self.windows_max {
             return Opened::TooMany;
         }
-        let (entries, index) = (Vec::new(), HashTable::new());
-        let mut pane = self.spare.pop().unwrap_or(Pane { start, end, entries, index });
-        (pane.start, pane.end) = (start, end);
-        let at = self.open.partition_point(|pane| pane.start < start);
-        self.open.insert(at, pane);
-        Opened::Pane(&mut self.open[at])
+        pane.keys = self.spare.pop().unwrap_or_else(Table::new);
+        if any && start < self.newest.start {
+            self.older.insert(at, pane);
+            return Opened::Pane(&mut self.older[at]);
+        }
+        let before = std::mem::replace(&mut self.newest, pane);
+        if any {
+            self.older.push_back(before);
+        }
+        Opened::Pane(&mut self.newest)
     }
 
-    /// Takes the oldest window out if `watermark` has passed its last millisecond.
+    /// Whether `watermark` has passed the oldest window.
     #[inline]
-    pub(super) fn close_due(&mut self, watermark: Timestamp) -> Option<Pane<K, A>> {
-        let oldest = self.open.front()?;
-        if oldest.end.minus_ms(1) <= watermark { self.open.pop_front() } else { None }
+    pub(super) fn is_due(&self, watermark: Timestamp) -> bool {
+        let oldest = self.older.front().unwrap_or(&self.newest);
+        oldest.is_somewhere() && oldest.is_passed_by(watermark)
+    }
+
+    /// Takes the oldest window out.
+    #[cold]
+    pub(super) fn take_oldest(&mut self) -> Pane<K, A> {
+        let newest = &mut self.newest;
+        self.older.pop_front().unwrap_or_else(|| std::mem::replace(newest, Pane::nowhere()))
     }
 
     /// Gives an emptied pane back for reuse.
     pub(super) fn recycle(&mut self, pane: Pane<K, A>) {
-        if self.spare.len() < SPARE_PANES_MAX && pane.entries.capacity() <= SPARE_PANE_KEYS_MAX {
-            self.spare.push(pane);
+        if self.spare.len() < SPARE_PANES_MAX && pane.keys.capacity() <= SPARE_PANE_KEYS_MAX {
+            self.spare.push(pane.keys);
         }
     }
 }

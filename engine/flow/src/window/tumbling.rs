@@ -39,10 +39,10 @@ impl Tumbling {
         time.minus_ms(into)
     }
 
-    /// The first millisecond after the window that begins at `start`.
+    /// The last millisecond of the window that begins at `start`.
     #[inline]
-    pub(crate) fn end_of(self, start: Timestamp) -> Timestamp {
-        start.plus_ms(self.size_ms)
+    pub(crate) fn last_of(self, start: Timestamp) -> Timestamp {
+        start.plus_ms(self.size_ms - 1)
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     fn extreme_times_saturate() {
         let windows = Tumbling::of(Duration::from_secs(10));
         let start = windows.start_of(Timestamp::MAX);
-        assert_eq!(windows.end_of(start), Timestamp::MAX);
+        assert_eq!(windows.last_of(start), Timestamp::MAX);
         assert_eq!(windows.start_of(Timestamp::MIN), Timestamp::MIN);
     }
 }
