@@ -2,9 +2,9 @@
 //!
 //! # State
 //! One *pane* per open window, the newest at hand; a pane is a table of keys and is recycled when it has
-//! fired. Records of keys that their shard owns go straight into it; those of other shards' keys are
-//! first added up and then sent (`local.rs`). What crosses carries the key's hash, so a key is hashed
-//! once.
+//! fired. Records are added up on the shard that has them before they are sent, or go straight into
+//! the window where that is cheaper (`local.rs`). What crosses carries the key's hash, so that a record's
+//! key is hashed once.
 //!
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
@@ -143,6 +143,7 @@ where
         let state = Rc::new(RefCell::new(state));
         let functions = (Rc::clone(&key), Rc::clone(&aggregate));
         let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
+        let own = (own, flow.shards() == 1);
         let local = LocalAggregate::new(functions, windows, own, Rc::clone(&state), counted);
         // Part of the window, not an operator that the user knows of: no node of its own.
         let stream = Stream { flow, chain: Then::new(chain, local), at };

@@ -51,7 +51,8 @@ where
             let lanes = mesh.take_senders(shard);
             ports = mesh.take_receivers(shard).into_iter().map(Port::Lane).collect();
             let groups = flow.key_groups();
-            self.close(HashExchange { lanes, groups });
+            let owners = (0..groups.count()).map(|group| groups.owner(group, shards)).collect();
+            self.close(HashExchange { lanes, groups, owners });
         }
         let inbox = flow.counting_inbox(ports, node, count);
         Stream { flow, chain: inbox, at: At { node, producers: shards } }
@@ -69,13 +70,15 @@ pub trait Routed: 'static {
 struct HashExchange<T> {
     lanes: Vec<LaneSender<T>>,
     groups: KeyGroups,
+    /// The shard of each group: looked up, not divided.
+    owners: Box<[usize]>,
 }
 
 impl<T: Routed> Collector<T> for HashExchange<T> {
     #[inline]
     fn record(&mut self, time: Timestamp, value: T) {
-        let shard = self.groups.shard_of(value.hash(), self.lanes.len());
-        self.lanes[shard].record(time, value);
+        let group = self.groups.group_of(value.hash());
+        self.lanes[self.owners[usize::from(group)]].record(time, value);
     }
 
     fn mark(&mut self, mark: Mark) {

@@ -104,24 +104,26 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         )
     }
 
-    /// Merges a partial result into its window. Gives it back if `watermark` has passed that.
+    /// Merges a partial result into its window, which `watermark` must not have passed.
     pub(super) fn merge(
         &mut self,
         time: Timestamp,
         watermark: Timestamp,
         partial: Partial<K, A::Accumulator>,
-    ) -> Result<(), A::Accumulator> {
+    ) {
         self.add_deferred();
         let Partial { hash, key, accumulator, records } = partial;
         let aggregate = Rc::clone(&self.aggregate);
-        self.put(
+        let put = self.put(
             time,
             watermark,
             (hash, key),
             (accumulator, records as usize),
             |into, accumulator| aggregate.merge(into, accumulator),
             |accumulator| accumulator,
-        )
+        );
+        // Its sender passed it on before the watermark that closes its window.
+        debug_assert!(put.is_ok(), "a partial result came late");
     }
 
     /// Takes out the oldest window that `watermark` has passed.
