@@ -6,6 +6,7 @@
 //! | [`json_lines`] | | [`JsonLines`] |
 //! | [`csv`] | | [`Csv`] |
 //! | [`text`] | [`Text`]: a `String` | |
+//! | [`quoted`] | integers written as strings, within JSON | |
 //! | [`raw`] | [`Raw`]: the whole [`RawMessage`] | |
 //!
 //! A decoder never panics on input and never allocates more than in proportion to a payload, which
@@ -14,6 +15,7 @@
 pub mod csv;
 pub mod json;
 pub mod json_lines;
+pub mod quoted;
 pub mod raw;
 pub mod text;
 

@@ -42,7 +42,7 @@ impl Decode for Text {
 #[inline]
 pub(crate) fn checked(payload: &[u8], bytes_max: usize) -> Result<&str, DecodeError> {
     within(payload, bytes_max)?;
-    std::str::from_utf8(payload).map_err(|error| not_utf8(payload, error.valid_up_to()))
+    simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8(payload))
 }
 
 /// Refuses a payload over its bound.
@@ -58,7 +58,8 @@ fn too_large(bytes: usize, bytes_max: usize) -> DecodeError {
 }
 
 #[cold]
-fn not_utf8(payload: &[u8], position: usize) -> DecodeError {
+fn not_utf8(payload: &[u8]) -> DecodeError {
+    let position = std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len);
     let byte = payload.get(position).copied().unwrap_or_default();
     let reason = format!("byte {byte:#04x} is not UTF-8 here");
     DecodeError::new(Cause::InvalidUtf8, reason, Some(position))

@@ -1,14 +1,19 @@
 //! Objects, arrays and enums as serde walks through them.
 
+use std::any::type_name;
+use std::marker::PhantomData;
+
+use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
-    DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, Unexpected, VariantAccess,
-    Visitor,
+    DeserializeSeed, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde::{Deserialize, Deserializer};
 use thalweg_kernel::Str;
 
 use super::de::Word;
 use super::error::Error;
+use super::memory::{Known, Place};
 use super::parser::{Chars, Parser};
 
 impl Parser<'_, '_> {
@@ -22,17 +27,28 @@ impl Parser<'_, '_> {
 /// The fields of an object; those that the topic binds come first in the outermost one, and win.
 pub(super) struct Fields<'p, 'de, 's> {
     parser: &'p mut Parser<'de, 's>,
-    /// Bindings not yet offered; empty but in the outermost object.
-    to_offer: &'de [(Str, &'de str)],
-    outermost: bool,
+    /// Where the next key stands; nowhere once the object is closed.
+    place: Place,
+    topic: Topic,
     /// The fields of the struct; `None` for a map, which takes all.
     wanted: Option<&'static [&'static str]>,
-    /// The binding whose key was given last.
-    bound: Option<&'de (Str, &'de str)>,
+    /// The name of the visitor's type.
+    owner: &'static str,
+    /// Bindings not yet offered.
+    to_offer: &'de [(Str, &'de str)],
     /// Where the last key's quote is.
     key: usize,
-    first: bool,
-    closed: bool,
+}
+
+/// What the topic has to do with an object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topic {
+    /// It binds nothing here.
+    Aside,
+    /// Its fields are being offered.
+    Offers,
+    /// Its fields were offered, and hide the payload's.
+    Hides,
 }
 
 impl<'p, 'de, 's> Fields<'p, 'de, 's> {
@@ -41,26 +57,26 @@ impl<'p, 'de, 's> Fields<'p, 'de, 's> {
     pub(super) fn open(
         parser: &'p mut Parser<'de, 's>,
         wanted: Option<&'static [&'static str]>,
+        owner: &'static str,
     ) -> Result<Self, Error> {
-        let outermost = parser.outermost() && !parser.bindings.is_empty();
-        let to_offer = if outermost { parser.bindings } else { &[] };
-        let key = parser.at;
+        let concerned = parser.outermost() && !parser.bindings.is_empty();
+        let topic = if concerned { Topic::Offers } else { Topic::Aside };
+        let (to_offer, key) = (parser.bindings, parser.at);
         parser.enter()?;
-        let (bound, first, closed) = (None, true, false);
-        Ok(Self { parser, to_offer, outermost, wanted, bound, key, first, closed })
+        Ok(Self { parser, place: Place::First, topic, wanted, owner, to_offer, key })
     }
 
     /// Where an error belongs that has no position: the end of a finished object, where it lacks
     /// something, or the last key.
     #[cold]
     pub(super) fn position(&self) -> usize {
-        if self.closed { self.parser.at - 1 } else { self.key }
+        if self.place == Place::Nowhere { self.parser.at - 1 } else { self.key }
     }
 
     /// The visitor is done: so must the object be.
     #[inline]
     pub(super) fn close(mut self) -> Result<(), Error> {
-        if self.closed || !self.goes_on()? {
+        if self.place == Place::Nowhere || !self.goes_on()? {
             return Ok(());
         }
         Err(self.parser.expected("`}`: the object has more fields than its type"))
@@ -73,15 +89,15 @@ impl<'p, 'de, 's> Fields<'p, 'de, 's> {
             Some(b'}') => {
                 self.parser.at += 1;
                 self.parser.leave();
-                self.closed = true;
+                self.place = Place::Nowhere;
                 return Ok(false);
             }
-            Some(b',') if !self.first => {
+            Some(b',') if self.place == Place::Later => {
                 self.parser.at += 1;
                 self.parser.token();
             }
-            _ if !self.first => return Err(self.parser.unseparated(true)),
-            _ => self.first = false,
+            _ if self.place == Place::Later => return Err(self.parser.unseparated(true)),
+            _ => self.place = Place::Later,
         }
         if self.parser.peek() == Some(b'"') {
             return Ok(true);
@@ -89,13 +105,82 @@ impl<'p, 'de, 's> Fields<'p, 'de, 's> {
         Err(self.parser.expected("a key in quotes"))
     }
 
+    /// The next key, if it is the one that the memory expects: goes to its value.
+    #[inline(always)]
+    fn expected_key(&mut self) -> Option<(usize, Known)> {
+        let memory = self.parser.memory.as_mut()?;
+        let start = self.parser.at;
+        let rest = self.parser.text.as_bytes().get(start..)?;
+        let known = memory.expect(rest, self.place)?;
+        self.place = Place::Later;
+        self.parser.at = start + known.value;
+        Some((start, known))
+    }
+
+    /// The next key whatever it is, if there is one: goes to its value, and remembers the way.
+    fn any_key<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        loop {
+            let (start, place) = (self.parser.at, self.place);
+            if place == Place::Nowhere || !self.goes_on()? {
+                return Ok(None);
+            }
+            self.key = self.parser.at;
+            let (topic, bindings) = (self.topic, self.parser.bindings);
+            let key = self.parser.string()?;
+            let plain = matches!(key, Chars::Borrowed(_));
+            let hidden = topic == Topic::Hides && binds(bindings, key.as_str());
+            if hidden {
+                self.after_key(start, place, plain)?;
+                self.skip_value()?;
+                continue;
+            }
+            let key = seed.deserialize(Word(key))?;
+            self.after_key(start, place, plain)?;
+            return Ok(Some(key));
+        }
+    }
+
+    /// Goes from the end of a key to its value, and remembers the way if the key is written plainly.
+    fn after_key(&mut self, start: usize, place: Place, plain: bool) -> Result<(), Error> {
+        let key = (self.key + 1 - start, self.parser.at - 1 - start);
+        self.parser.colon()?;
+        self.parser.token();
+        match &mut self.parser.memory {
+            Some(memory) if plain => {
+                memory.learn(&self.parser.text.as_bytes()[start..self.parser.at], key, place);
+            }
+            Some(memory) => memory.unknown(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The visitor ignores the value of the last key. If the key is none of the struct's fields it will do
+    /// so again: next time it is not even asked.
+    #[inline(never)]
+    fn learn_ignored(&mut self) {
+        let key = self.key_text();
+        if let Some(memory) = &mut self.parser.memory
+            && self.wanted.is_some_and(|fields| !fields.contains(&key))
+        {
+            memory.ignored(self.owner);
+        }
+    }
+
+    /// Skips the value of the last key.
+    #[inline(always)]
+    fn skip_value(&mut self) -> Result<(), Error> {
+        let position = self.parser.at;
+        self.parser.skip_value().map_err(|error| error.or_at(position).in_field(self.key_text()))
+    }
+
     /// The next binding that is wanted.
     fn next_bound(&mut self) -> Option<&'de (Str, &'de str)> {
         while let Some((binding, others)) = self.to_offer.split_first() {
-            self.to_offer = others;
             if self.wanted.is_none_or(|fields| fields.contains(&binding.0.as_str())) {
                 return Some(binding);
             }
+            self.to_offer = others;
         }
         None
     }
@@ -110,6 +195,10 @@ impl<'p, 'de, 's> Fields<'p, 'de, 's> {
     }
 }
 
+fn binds(bindings: &[(Str, &str)], name: &str) -> bool {
+    bindings.iter().any(|(bound, _)| bound == name)
+}
+
 impl<'de> MapAccess<'de> for &mut Fields<'_, 'de, '_> {
     type Error = Error;
 
@@ -118,41 +207,61 @@ impl<'de> MapAccess<'de> for &mut Fields<'_, 'de, '_> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Error> {
-        if !self.to_offer.is_empty() {
-            self.bound = self.next_bound();
-            if let Some((name, _)) = self.bound {
-                return seed.deserialize(Word(Chars::Borrowed(name))).map(Some);
+        if self.topic == Topic::Offers {
+            match self.next_bound() {
+                Some((name, _)) => return seed.deserialize(Word(Chars::Borrowed(name))).map(Some),
+                None => self.topic = Topic::Hides,
             }
         }
-        self.bound = None;
         loop {
-            if self.closed || !self.goes_on()? {
+            if self.parser.peek() == Some(b'}') && self.place != Place::Nowhere {
+                self.parser.at += 1;
+                self.parser.leave();
+                self.place = Place::Nowhere;
                 return Ok(None);
             }
-            self.key = self.parser.at;
-            let outermost = self.outermost;
-            let bindings = self.parser.bindings;
-            let key = self.parser.string()?;
-            if outermost && bindings.iter().any(|(name, _)| name == key.as_str()) {
-                self.parser.colon()?;
-                self.parser.skip_value()?;
+            let Some((start, known)) = self.expected_key() else {
+                return self.any_key(seed);
+            };
+            if known.ignored_by.is_some_and(|name| std::ptr::eq(name, self.owner)) {
+                let position = self.parser.at;
+                if let Err(error) = self.parser.skip_value() {
+                    self.key = start + known.key.0 - 1;
+                    return Err(error.or_at(position).in_field(self.key_text()));
+                }
                 continue;
             }
-            let key = seed.deserialize(Word(key))?;
-            self.parser.colon()?;
-            return Ok(Some(key));
+            self.key = start + known.key.0 - 1;
+            // There may be more white space before the value than last time.
+            self.parser.token();
+            let name = &self.parser.text[start + known.key.0..start + known.key.1];
+            if self.topic == Topic::Aside || !binds(self.parser.bindings, name) {
+                if self.wanted.is_some() {
+                    // A struct's key is a name and nothing else.
+                    return seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some);
+                }
+                return seed.deserialize(Word(Chars::Borrowed(name))).map(Some);
+            }
+            self.skip_value()?;
         }
     }
 
     #[inline]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        if let Some((name, value)) = self.bound {
+        if self.topic == Topic::Offers
+            && let Some(((name, value), others)) = self.to_offer.split_first()
+        {
+            self.to_offer = others;
             return seed
                 .deserialize(Word(Chars::Borrowed(value)))
                 .map_err(|error| error.in_field(name).bound());
         }
-        self.parser.token();
         let position = self.parser.at;
+        if type_name::<V>() == type_name::<PhantomData<IgnoredAny>>()
+            && self.parser.memory.is_some()
+        {
+            self.learn_ignored();
+        }
         seed.deserialize(&mut *self.parser)
             .map_err(|error| error.or_at(position).in_field(self.key_text()))
     }

@@ -4,6 +4,7 @@ use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::access::{Elements, Fields, Variant};
+use super::digits::Small;
 use super::error::Error;
 use super::number::Number;
 use super::parser::{Chars, Parser};
@@ -67,7 +68,7 @@ impl<'de> Parser<'de, '_> {
         wanted: Option<&'static [&'static str]>,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let mut fields = Fields::open(self, wanted)?;
+        let mut fields = Fields::open(self, wanted, std::any::type_name::<V>())?;
         match visitor.visit_map(&mut fields) {
             Ok(value) => fields.close().map(|()| value),
             Err(error) => Err(error.or_at(fields.position())),
@@ -90,7 +91,7 @@ fn number_of_another_type<'de, V: Visitor<'de>>(
     number: &Number<'de>,
     visitor: &V,
 ) -> Error {
-    let found = format!("the number {}", super::error::shortened(number.text));
+    let found = format!("the number {}", super::error::shortened(number.text()));
     Error::invalid_type(Unexpected::Other(&found), visitor).or_at(position)
 }
 
@@ -98,6 +99,15 @@ macro_rules! integers {
     ($($method:ident)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            let position = self.at;
+            if let Some(number) = self.small_number(Small::is_integer) {
+                let visited = if number.negative && number.mantissa > 0 {
+                    visitor.visit_i64(-number.mantissa.cast_signed())
+                } else {
+                    visitor.visit_u64(number.mantissa)
+                };
+                return visited.map_err(|error: Error| error.or_at(position));
+            }
             let (position, number) = self.due_number(&visitor)?;
             let visited = if let Some(value) = number.as_u64() {
                 visitor.visit_u64(value)
@@ -115,7 +125,7 @@ macro_rules! wide_integers {
     ($($method:ident $visit:ident $type:ty)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             let (position, number) = self.due_number(&visitor)?;
-            match number.text.parse::<$type>() {
+            match number.text().parse::<$type>() {
                 Ok(value) => visitor.$visit(value).map_err(|error: Error| error.or_at(position)),
                 Err(_) => Err(number_of_another_type(position, &number, &visitor)),
             }
@@ -202,6 +212,12 @@ impl<'de> Deserializer<'de> for &mut Parser<'de, '_> {
 
     #[inline]
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let position = self.at;
+        if let Some(number) = self.small_number(|_| true) {
+            return visitor
+                .visit_f64(number.as_f64())
+                .map_err(|error: Error| error.or_at(position));
+        }
         let (position, number) = self.due_number(&visitor)?;
         visitor.visit_f64(number.as_f64(position)?).map_err(|error: Error| error.or_at(position))
     }

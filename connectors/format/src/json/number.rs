@@ -2,10 +2,13 @@
 //!
 //! A decimal of at most 15 digits with a small exponent is computed with one multiplication or
 //! division (Clinger's fast path: both operands are exact, so the result is correctly rounded);
-//! everything else goes through the standard library's parser, which is exact too.
+//! everything else goes through the standard library's parser, which is exact too. Numbers of few
+//! digits, which almost all are, have a path of their own ([`small`]) that gives up at anything
+//! unusual and leaves it to the long one.
 
 use thalweg_kernel::Cause;
 
+use super::digits::{SMALL_BYTES_MAX, Small, digits, small};
 use super::error::{Error, shortened};
 use super::parser::Parser;
 
@@ -19,25 +22,9 @@ pub(crate) struct Number<'de> {
     mantissa: u64,
     digits: u32,
     exponent: i32,
-    /// As written.
-    pub(crate) text: &'de str,
-}
-
-/// The value of a word of eight ASCII digits, the first in the lowest byte; `None` if one of them is
-/// no digit. Pairs, then fours, then all eight are put together, each step for all at once.
-#[inline]
-const fn eight_digits(word: u64) -> Option<u64> {
-    const SIXES: u64 = 0x0606_0606_0606_0606;
-    const HIGH_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    const THREES: u64 = 0x3030_3030_3030_3030;
-    // A digit is 0x30 to 0x39: its high half is 3, and still is when 6 is added.
-    if word & HIGH_HALVES != THREES || word.wrapping_add(SIXES) & HIGH_HALVES != THREES {
-        return None;
-    }
-    let ones = word & !HIGH_HALVES;
-    let pairs = (ones.wrapping_mul(10).wrapping_add(ones >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs.wrapping_mul(100).wrapping_add(pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some(fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff)
+    payload: &'de str,
+    start: usize,
+    end: usize,
 }
 
 /// As many digits as always fit a `u64`.
@@ -47,35 +34,43 @@ const TENS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
+const TENS_U64: [u64; 20] = {
+    let mut tens = [1; 20];
+    let mut i = 1;
+    while i < tens.len() {
+        tens[i] = tens[i - 1] * 10;
+        i += 1;
+    }
+    tens
+};
 const TENS_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 
 impl<'de> Parser<'de, '_> {
     /// Reads the number that begins here.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn number(&mut self) -> Result<Number<'de>, Error> {
+        let bytes = self.text.as_bytes();
         let start = self.at;
-        let negative = self.peek() == Some(b'-');
-        self.at += usize::from(negative);
-        let mut mantissa = 0;
-        let whole = self.digits(&mut mantissa);
-        if whole == 0 {
-            self.at = start;
-            return Err(self.no_value());
+        let negative = bytes.get(start) == Some(&b'-');
+        let whole_at = start + usize::from(negative);
+        let (mut mantissa, whole) = digits(bytes, whole_at);
+        if whole == 0 || (whole > 1 && bytes.get(whole_at) == Some(&b'0')) {
+            return Err(self.no_number(whole, whole_at));
         }
-        if whole > 1 && self.text.as_bytes().get(self.at - whole) == Some(&b'0') {
-            self.at -= whole;
-            return Err(self.malformed("a number must not begin with a superfluous 0"));
-        }
-        let mut digits = whole;
+        self.at = whole_at + whole;
+        let mut count = whole;
         let mut exponent = 0;
         let mut integer = true;
         if self.peek() == Some(b'.') {
             self.at += 1;
-            let fraction = self.digits(&mut mantissa);
+            let (value, fraction) = digits(bytes, self.at);
             if fraction == 0 {
                 return Err(self.expected("a digit after the decimal point"));
             }
-            digits += fraction;
+            self.at += fraction;
+            count += fraction;
+            // With more digits than the table has powers, the mantissa has lost its meaning.
+            mantissa = mantissa.wrapping_mul(TENS_U64[fraction.min(19)]).wrapping_add(value);
             exponent = -i32::try_from(fraction).unwrap_or(i32::MAX);
             integer = false;
         }
@@ -83,43 +78,54 @@ impl<'de> Parser<'de, '_> {
             exponent = exponent.saturating_add(self.exponent()?);
             integer = false;
         }
-        let text = &self.text[start..self.at];
-        let digits = u32::try_from(digits).unwrap_or(u32::MAX);
-        Ok(Number { negative, integer, mantissa, digits, exponent, text })
+        let digits = u32::try_from(count).unwrap_or(u32::MAX);
+        let (payload, end) = (self.text, self.at);
+        Ok(Number { negative, integer, mantissa, digits, exponent, payload, start, end })
     }
 
-    /// Appends the digits that begin here to `mantissa`, and counts them.
+    /// The number that begins here, if it is a small one; takes it.
+    #[inline(always)]
+    pub(super) fn small_number(&mut self, fits: impl FnOnce(&Small) -> bool) -> Option<Small> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        let number = match rest.first_chunk() {
+            Some(text) => small(text)?,
+            None => small_near_end(rest)?,
+        };
+        if !fits(&number) {
+            return None;
+        }
+        self.at += number.len;
+        Some(number)
+    }
+
+    /// Checks and skips the number that begins here.
     #[inline]
-    fn digits(&mut self, mantissa: &mut u64) -> usize {
-        let start = self.at;
-        let mut rest = self.text.as_bytes().get(start..).unwrap_or_default();
-        // A timestamp has thirteen digits: one multiplication after the other would take longer
-        // than all the rest of a small message.
-        while let Some((word, behind)) = rest.split_first_chunk::<8>()
-            && let Some(value) = eight_digits(u64::from_le_bytes(*word))
-        {
-            *mantissa = mantissa.wrapping_mul(100_000_000).wrapping_add(value);
-            self.at += 8;
-            rest = behind;
+    pub(super) fn skip_number(&mut self) -> Result<(), Error> {
+        match self.small_number(|_| true) {
+            Some(_) => Ok(()),
+            None => self.number().map(drop),
         }
-        while let Some((byte, behind)) = rest.split_first()
-            && byte.is_ascii_digit()
-        {
-            *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
-            self.at += 1;
-            rest = behind;
-        }
-        self.at - start
     }
 
+    #[cold]
+    fn no_number(&mut self, whole: usize, whole_at: usize) -> Error {
+        if whole == 0 {
+            return self.no_value();
+        }
+        self.at = whole_at;
+        self.malformed("a number must not begin with a superfluous 0")
+    }
+
+    #[inline(never)]
     fn exponent(&mut self) -> Result<i32, Error> {
         self.at += 1;
         let negative = self.peek() == Some(b'-');
         if let Some(b'-' | b'+') = self.peek() {
             self.at += 1;
         }
-        let mut value = 0;
-        match self.digits(&mut value) {
+        let (value, count) = digits(self.text.as_bytes(), self.at);
+        self.at += count;
+        match count {
             0 => Err(self.expected("a digit of the exponent")),
             // Leading zeros aside, such an exponent is beyond all floats.
             10.. => Ok(if negative { i32::MIN } else { i32::MAX }),
@@ -131,7 +137,35 @@ impl<'de> Parser<'de, '_> {
     }
 }
 
-impl Number<'_> {
+/// The same, with zeros behind the end of the payload.
+#[inline(never)]
+fn small_near_end(rest: &[u8]) -> Option<Small> {
+    let mut text = [0; SMALL_BYTES_MAX];
+    text.get_mut(..rest.len())?.copy_from_slice(rest);
+    small(&text)
+}
+
+impl Small {
+    /// The nearest `f64`: both operands are exact.
+    #[inline]
+    pub(super) fn as_f64(&self) -> f64 {
+        // Signed, since that is one instruction.
+        let value = self.mantissa.cast_signed() as f64 / TENS[self.fraction % 8];
+        if self.negative { -value } else { value }
+    }
+
+    #[inline]
+    pub(super) fn is_integer(&self) -> bool {
+        self.fraction == 0
+    }
+}
+
+impl<'de> Number<'de> {
+    /// The number as written.
+    pub(crate) fn text(&self) -> &'de str {
+        &self.payload[self.start..self.end]
+    }
+
     /// The value as `u64`, if it is written as an integer and fits.
     #[inline]
     pub(super) fn as_u64(&self) -> Option<u64> {
@@ -157,7 +191,7 @@ impl Number<'_> {
             return self.integer.then_some(self.mantissa);
         }
         // Some twenty-digit integers fit; one with a fraction does not parse.
-        self.text.trim_start_matches('-').parse().ok()
+        self.text().trim_start_matches('-').parse().ok()
     }
 
     /// The nearest `f64`.
@@ -172,7 +206,7 @@ impl Number<'_> {
             let value = if self.exponent < 0 { exact / ten } else { exact * ten };
             return Ok(if self.negative { -value } else { value });
         }
-        match self.text.parse::<f64>() {
+        match self.text().parse::<f64>() {
             Ok(value) if value.is_finite() => Ok(value),
             _ => Err(self.beyond("f64", position)),
         }
@@ -190,7 +224,7 @@ impl Number<'_> {
             let value = if self.exponent < 0 { exact / ten } else { exact * ten };
             return Ok(if self.negative { -value } else { value });
         }
-        match self.text.parse::<f32>() {
+        match self.text().parse::<f32>() {
             Ok(value) if value.is_finite() => Ok(value),
             _ => Err(self.beyond("f32", position)),
         }
@@ -198,29 +232,7 @@ impl Number<'_> {
 
     #[cold]
     fn beyond(&self, float: &str, position: usize) -> Error {
-        let what = format!("the number {} is beyond the range of {float}", shortened(self.text));
+        let what = format!("the number {} is beyond the range of {float}", shortened(self.text()));
         Error::new(Cause::NotANumber, what, Some(position))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::eight_digits;
-
-    #[test]
-    fn eight_digits_are_their_value() {
-        let value =
-            |text: &str| eight_digits(u64::from_le_bytes(text.as_bytes().try_into().unwrap()));
-        for number in (0..100_000_000u64).step_by(9_973).chain([99_999_999, 10, 12_345_678]) {
-            assert_eq!(value(&format!("{number:08}")), Some(number));
-        }
-        for place in 0..8 {
-            for byte in (0..=127u8).filter(|byte| !byte.is_ascii_digit()) {
-                let mut text = *b"90909090";
-                text[place] = byte;
-                assert_eq!(value(std::str::from_utf8(&text).unwrap()), None);
-            }
-            assert_eq!(eight_digits(u64::from_le_bytes(*b"90909090") | 0x80 << (8 * place)), None);
-        }
     }
 }

@@ -7,6 +7,7 @@
 use thalweg_kernel::{Cause, Str};
 
 use super::error::Error;
+use super::memory::Memory;
 use super::scan::string_stop;
 
 /// The deepest nesting that can be allowed: skipping keeps one bit per level.
@@ -21,6 +22,8 @@ pub(crate) struct Parser<'de, 's> {
     depth_max: usize,
     /// Unescaped strings; reused from message to message.
     scratch: &'s mut String,
+    /// What keys are expected, if the decoder remembers any.
+    pub(super) memory: Option<&'s mut Memory>,
     /// Fields that the topic gives to the outermost object.
     pub(super) bindings: &'de [(Str, &'de str)],
 }
@@ -43,8 +46,9 @@ impl Chars<'_, '_> {
 }
 
 impl<'de, 's> Parser<'de, 's> {
+    #[inline]
     pub(crate) fn new(text: &'de str, depth_max: usize, scratch: &'s mut String) -> Self {
-        Self { text, at: 0, depth: 0, depth_max, scratch, bindings: &[] }
+        Self { text, at: 0, depth: 0, depth_max, scratch, memory: None, bindings: &[] }
     }
 
     #[inline]
@@ -55,6 +59,13 @@ impl<'de, 's> Parser<'de, 's> {
     /// The first byte of the next token.
     #[inline]
     pub(crate) fn token(&mut self) -> Option<u8> {
+        match self.peek() {
+            Some(byte) if byte <= b' ' => self.token_after_space(),
+            byte => byte,
+        }
+    }
+
+    fn token_after_space(&mut self) -> Option<u8> {
         loop {
             match self.peek() {
                 Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
@@ -114,7 +125,7 @@ impl<'de, 's> Parser<'de, 's> {
     }
 
     /// Reads the string whose opening quote is the next byte.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<Chars<'de, '_>, Error> {
         let start = self.at + 1;
         let stop = string_stop(self.text.as_bytes(), start);
@@ -206,11 +217,19 @@ impl<'de, 's> Parser<'de, 's> {
 
     /// Checks and skips the string whose opening quote is the next byte. Half a surrogate pair is
     /// let through: it is grammatical, and only who wants the text cannot have it.
-    #[inline]
-    fn skip_string(&mut self) -> Result<(), Error> {
-        self.at += 1;
+    #[inline(always)]
+    pub(super) fn skip_string(&mut self) -> Result<(), Error> {
+        self.at = string_stop(self.text.as_bytes(), self.at + 1);
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(());
+        }
+        self.skip_escaped_string()
+    }
+
+    #[inline(never)]
+    fn skip_escaped_string(&mut self) -> Result<(), Error> {
         loop {
-            self.at = string_stop(self.text.as_bytes(), self.at);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -219,6 +238,7 @@ impl<'de, 's> Parser<'de, 's> {
                 Some(b'\\') => _ = self.escape_unit()?,
                 _ => return Err(self.broken_string()),
             }
+            self.at = string_stop(self.text.as_bytes(), self.at);
         }
     }
 
@@ -240,8 +260,12 @@ impl<'de, 's> Parser<'de, 's> {
     /// Checks and skips one whole value.
     #[inline]
     pub(crate) fn skip_value(&mut self) -> Result<(), Error> {
+        if self.peek() == Some(b'"') { self.skip_string() } else { self.skip_no_string() }
+    }
+
+    #[inline(never)]
+    fn skip_no_string(&mut self) -> Result<(), Error> {
         match self.token() {
-            Some(b'"') => self.skip_string(),
             Some(b'{' | b'[') => self.skip_container(),
             _ => self.skip_scalar(),
         }
@@ -259,7 +283,7 @@ impl<'de, 's> Parser<'de, 's> {
     fn skip_scalar(&mut self) -> Result<(), Error> {
         match self.token() {
             Some(b'"') => self.skip_string(),
-            Some(b'-' | b'0'..=b'9') => self.number().map(drop),
+            Some(b'-' | b'0'..=b'9') => self.skip_number(),
             Some(b't') => self.literal("true"),
             Some(b'f') => self.literal("false"),
             Some(b'n') => self.literal("null"),

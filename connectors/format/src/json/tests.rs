@@ -1,5 +1,6 @@
 //! What decoding promises, case by case; `model` compares it with `serde_json` at random.
 
+mod memory;
 mod model;
 mod refusals;
 mod topic;
