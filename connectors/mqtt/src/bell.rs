@@ -10,6 +10,8 @@ use atomic_waker::AtomicWaker;
 pub(crate) struct Bell {
     waker: AtomicWaker,
     rung: AtomicBool,
+    /// The thread waits for a queue that is not worth ringing for otherwise.
+    wanting: AtomicBool,
     /// An orderly end was asked for.
     stop: AtomicBool,
     /// Nobody waits for us any more: end at once and leave what is not acknowledged to the broker.
@@ -39,6 +41,17 @@ impl Bell {
         // First the waker, then the flag: a ring in between is seen by one of the two.
         self.waker.register(waker);
         self.rung.swap(false, Ordering::AcqRel)
+    }
+
+    /// The thread says whether it waits for whatever is put into its queue. Having said so, it must look
+    /// into the queue once more; whoever puts something in asks [`wanted`](Self::wanted) after that.
+    pub(crate) fn want(&self, wanting: bool) {
+        self.wanting.store(wanting, Ordering::SeqCst);
+    }
+
+    /// Whether the thread waits for what was put into its queue just now.
+    pub(crate) fn wanted(&self) -> bool {
+        self.wanting.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stopped(&self) -> bool {

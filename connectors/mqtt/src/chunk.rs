@@ -56,9 +56,9 @@ impl Chunk {
         self.unmatched = 0;
     }
 
-    pub(crate) fn push(&mut self, topic: &str, delivery: Delivery) {
+    pub(crate) fn push(&mut self, delivery: Delivery) {
         let topic_from = self.topics.len();
-        self.topics.push_str(topic);
+        self.topics.push_str(&String::from_utf8_lossy(&delivery.topic));
         let payload_from = self.payloads.len();
         self.payloads.extend_from_slice(&delivery.payload);
         let properties_from = self.properties.len();
@@ -80,6 +80,11 @@ impl Chunk {
 
     pub(crate) fn acks(&self) -> &[(u16, Qos)] {
         &self.acks
+    }
+
+    /// Whether its coming back is news: there is something to acknowledge, or to count.
+    pub(crate) fn is_news(&self) -> bool {
+        !self.acks.is_empty() || self.unmatched > 0
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -117,9 +122,9 @@ mod tests {
 
     use super::*;
 
-    fn delivery(payload: &'static str, packet_id: u16) -> Delivery {
+    fn delivery(topic: &'static str, payload: &'static str, packet_id: u16) -> Delivery {
         Delivery {
-            topic: Bytes::new(),
+            topic: Bytes::from_static(topic.as_bytes()),
             payload: Bytes::from_static(payload.as_bytes()),
             qos: Qos::AtLeastOnce,
             packet_id,
@@ -135,9 +140,9 @@ mod tests {
             let received = Timestamp::from_millis(round);
             chunk.reset(round as u64, received);
             assert!(chunk.is_empty() && chunk.message(0).is_none());
-            chunk.push("a/1", delivery("x", 1));
+            chunk.push(delivery("a/1", "x", 1));
             chunk.push_ack(1, Qos::AtLeastOnce);
-            chunk.push("b", delivery("", 2));
+            chunk.push(delivery("b", "", 2));
             chunk.push_ack(2, Qos::AtMostOnce);
             assert_eq!((chunk.len(), chunk.acks()), (2, &[(1, Qos::AtLeastOnce)][..]));
             let first = chunk.message(0).expect("first");

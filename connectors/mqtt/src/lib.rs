@@ -14,7 +14,7 @@
 //!
 //! ```text
 //!  broker -> rumqttc -> I/O thread == chunks of messages ==> shard: match, decode, emit
-//!                       I/O thread <== the same chunks ====  hand-over: acknowledge now
+//!                       I/O thread <== the same chunks ====  hand-over: acknowledge now (QoS 1, 2)
 //!
 //!  shard: encode == loads of results ==> I/O thread: outbox -> rumqttc -> broker
 //!         <== the same loads, empty ===  once the broker has acknowledged all of them
@@ -22,6 +22,10 @@
 //!
 //! Messages travel in flat buffers that circulate, so nothing is allocated per message here.
 //! (rumqttc itself allocates a few times for each.)
+//!
+//! What a message costs at a high rate is not its decoding but the wake-ups of two threads for it.
+//! Above 8,000 messages a second a source at QoS 0 therefore lets messages gather for 0.4 ms (module
+//! `pace`), and a chunk that has nothing to acknowledge comes back without waking anyone.
 //!
 //! # What is promised
 //! | | source | sink |
@@ -68,6 +72,7 @@ mod config;
 mod link;
 mod meters;
 mod outbox;
+mod pace;
 mod packet_ids;
 mod receive;
 mod retry;

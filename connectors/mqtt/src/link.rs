@@ -165,6 +165,16 @@ impl Link {
         }
     }
 
+    /// What happened at the same time as what [`Link::next`] returned: rumqttc takes up to ten packets
+    /// at once and keeps them in a queue. To be asked until it has none, before the next [`Link::next`].
+    #[inline]
+    pub(crate) fn more(&mut self) -> Option<Event> {
+        match &mut self.event_loop {
+            Loop::V4(event_loop) => event_loop.state.events.pop_front().map(mqtt3::event),
+            Loop::V5(event_loop) => event_loop.state.events.pop_front().map(mqtt5::event),
+        }
+    }
+
     /// The events that a failed connection left behind.
     pub(crate) fn leftovers(&mut self) -> Vec<Event> {
         match &mut self.event_loop {

@@ -6,8 +6,10 @@
 //! id. The broker repeats the message instead.
 //!
 //! **Chunks** circulate: free -> filled here -> read by the shard -> back. A chunk is sent on as
-//! soon as the connection has nothing more to give at once, so a quiet stream waits for nothing.
-//! When none is free the socket is not read, and the broker queues (or, for QoS 0, drops).
+//! soon as the connection has nothing more to give at once, so a quiet stream waits for nothing, and
+//! a fast one is read in gulps ([`Pace`]). A chunk that has nothing to acknowledge comes back in silence,
+//! and is found when it is needed. When none is free the socket is not read, and the broker queues (or,
+//! for QoS 0, drops).
 //!
 //! **Keep-alive under back-pressure.** rumqttc cannot ping without reading, so a socket that is
 //! not read for 1.5 keep-alive periods loses its connection. It is read until the chunks are full,
@@ -37,6 +39,7 @@ use crate::chunk::{CHUNKS_MAX, Chunk};
 use crate::config::Qos;
 use crate::link::{Delivery, Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
 use crate::meters::SourceMeters;
+use crate::pace::Pace;
 use crate::packet_ids::PacketIds;
 use crate::retry::Retry;
 use crate::source::{Hook, ToShard};
@@ -76,8 +79,7 @@ pub(crate) struct Receive {
     unreleased: PacketIds,
     /// Set when a stop was asked for; the last moment of the orderly end once that can be timed.
     stopping: Option<Option<Instant>>,
-    /// Any instant that need not be read from the clock again.
-    started: Instant,
+    pace: Pace,
 }
 
 /// Why waiting for the connection ended.
@@ -119,7 +121,7 @@ impl Receive {
             connected: false,
             unreleased: PacketIds::default(),
             stopping: None,
-            started: Instant::now(),
+            pace: Pace::new(std::time::Instant::now()),
             setup,
         };
         let mut retry = Retry::new();
@@ -133,7 +135,13 @@ impl Receive {
                     if matches!(event, Event::Connected { .. }) {
                         retry.connected();
                     }
-                    if let Err(what) = desk.handle(event).await {
+                    let mut outcome = desk.handle(event).await;
+                    while outcome.is_ok()
+                        && let Some(event) = link.more()
+                    {
+                        outcome = desk.handle(event).await;
+                    }
+                    if let Err(what) = outcome {
                         break Err(what);
                     }
                 }
@@ -166,14 +174,16 @@ impl Receive {
     /// has been gathered as soon as nothing more is ready.
     async fn step(&mut self, link: &mut Link) -> Step {
         let mut next = pin!(link.next());
-        let mut limit = pin!(sleep_until(self.started));
+        let mut limit = pin!(None);
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
             }
             if let Some(deadline) = self.conclude() {
-                limit.as_mut().reset(deadline);
-                if limit.as_mut().poll(cx).is_ready() {
+                if limit.is_none() {
+                    limit.set(Some(sleep_until(deadline)));
+                }
+                if limit.as_mut().as_pin_mut().is_some_and(|limit| limit.poll(cx).is_ready()) {
                     return Poll::Ready(Step::Done);
                 }
             }
@@ -186,6 +196,12 @@ impl Receive {
             if !self.free.is_empty() {
                 self.send();
             }
+            if self.stopping.is_none()
+                && let Some(pause) = self.pace.pause(std::time::Instant::now)
+            {
+                // The thread itself: a timer of the runtime has no less than a millisecond.
+                std::thread::sleep(pause);
+            }
             Poll::Pending
         })
         .await
@@ -194,8 +210,13 @@ impl Receive {
     /// Answers the bell; says whether the source was abandoned.
     fn attend(&mut self, cx: &Context<'_>) -> bool {
         let rung = self.setup.bell.answer(cx.waker());
-        while rung && let Ok(chunk) = self.setup.from_shard.try_recv() {
-            self.take_back(chunk);
+        if rung || self.free.is_empty() {
+            self.take_all_back();
+            let wanting = self.free.is_empty();
+            self.setup.bell.want(wanting);
+            if wanting {
+                self.take_all_back();
+            }
         }
         if self.stopping.is_none() && self.setup.bell.stopped() {
             self.stopping = Some(None);
@@ -220,6 +241,12 @@ impl Receive {
             }
         }
         *stopping
+    }
+
+    fn take_all_back(&mut self) {
+        while let Ok(chunk) = self.setup.from_shard.try_recv() {
+            self.take_back(chunk);
+        }
     }
 
     /// A chunk is back: its messages are handed over.
@@ -312,6 +339,7 @@ impl Receive {
         let Some(chunk) = &mut self.filling else { return };
         let (packet_id, qos) = (delivery.packet_id, delivery.qos);
         let repeated = qos == Qos::ExactlyOnce && !self.unreleased.insert(packet_id);
+        self.pace.count(qos);
         self.meters.received.increment(1);
         self.meters.bytes.increment(delivery.payload.len() as u64);
         if repeated {
@@ -321,8 +349,7 @@ impl Receive {
         } else if delivery.retained && self.setup.skip_retained {
             self.meters.retained_skipped.increment(1);
         } else {
-            let topic = delivery.topic.clone();
-            chunk.push(&String::from_utf8_lossy(&topic), delivery);
+            chunk.push(delivery);
         }
         chunk.push_ack(packet_id, qos);
         if chunk.is_full() {

@@ -64,8 +64,6 @@ pub(crate) struct Send {
     suspect: (u64, u32),
     /// Set when all shards have closed: the last moment of the orderly end.
     stopping: Option<Instant>,
-    /// Any instant that need not be read from the clock again.
-    started: Instant,
 }
 
 enum Step {
@@ -105,7 +103,6 @@ impl Send {
             window: setup.plan.config.inflight,
             suspect: (0, 0),
             stopping: None,
-            started: Instant::now(),
             setup,
         };
         let outcome = desk.work(&mut link).await;
@@ -130,6 +127,9 @@ impl Send {
                         retry.connected();
                     }
                     self.handle(event);
+                    while let Some(event) = link.more() {
+                        self.handle(event);
+                    }
                     if self.leaked <= self.window / 2 {
                         continue;
                     }
@@ -148,14 +148,16 @@ impl Send {
 
     async fn step(&mut self, link: &mut Link) -> Step {
         let mut next = pin!(link.next());
-        let mut limit = pin!(sleep_until(self.started));
+        let mut limit = pin!(None);
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
             }
             if let Some(deadline) = self.conclude() {
-                limit.as_mut().reset(deadline);
-                if limit.as_mut().poll(cx).is_ready() {
+                if limit.is_none() {
+                    limit.set(Some(sleep_until(deadline)));
+                }
+                if limit.as_mut().as_pin_mut().is_some_and(|limit| limit.poll(cx).is_ready()) {
                     return Poll::Ready(Step::Done);
                 }
             }

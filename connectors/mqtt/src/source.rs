@@ -252,8 +252,13 @@ impl<D: Decode> MqttPartition<D> {
     /// Hands a read chunk back, which is what acknowledges its messages. If the thread has gone,
     /// its connection has too, and the broker will send them again.
     fn hand_over(&self, chunk: Chunk) {
+        let news = chunk.is_news();
         let _gone = self.to_io.try_send(chunk);
-        self.bell.ring();
+        // Otherwise the thread finds it when it needs it: a wake-up per chunk would cost more than
+        // the chunk.
+        if news || self.bell.wanted() || self.bell.stopped() {
+            self.bell.ring();
+        }
     }
 }
 

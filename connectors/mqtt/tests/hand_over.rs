@@ -231,6 +231,28 @@ fn a_stalled_shard_pushes_back() {
     }
 }
 
+/// Goal: chunks with nothing to acknowledge come back without a wake-up, and are found when needed.
+/// Method: more of them than there are, from a shard that stalls first, then singly, then stops.
+#[test]
+fn at_qos_0_chunks_come_back_in_silence_and_none_is_missed() {
+    let Some(broker) = Mosquitto::start() else { return };
+    for version in VERSIONS {
+        let config = broker.config().version(version).qos(Qos::AtMostOnce);
+        let mut shard = subscribed(&broker, config, "a");
+        publish(&broker, "a", 0, &numbers(0..20_000));
+        sleep(Duration::from_millis(300));
+        shard.records_max = 1_000;
+        shard.run_until(20_000);
+        for n in 20_000..20_010 {
+            publish(&broker, "a", 0, &numbers(n..n + 1));
+            shard.run_until(n + 1);
+        }
+        shard.stop();
+        let expected: Vec<_> = (0..20_010).map(|n| format!("a {n}")).collect();
+        assert!(shard.seen.lines == expected, "{version:?}");
+    }
+}
+
 #[test]
 fn a_source_that_is_dropped_while_it_pushes_back_lets_go() {
     let options = Mosquitto::options().line("max_inflight_messages 0");
