@@ -44,6 +44,8 @@ mod counters;
 mod exchange;
 mod flow;
 mod graph;
+#[doc(hidden)]
+pub mod internals;
 mod operators;
 mod pipeline;
 mod shard;

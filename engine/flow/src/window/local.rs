@@ -81,8 +81,10 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     /// What is added up, and how many sums that are.
     panes: Panes<K, Gathered<A::Accumulator>>,
     keys: usize,
-    /// Records that go straight before adding up is tried again. On one shard all do, for ever.
+    /// Records that go straight before adding up is tried again.
     straight: usize,
+    /// On one shard all go straight.
+    alone: bool,
     /// The window's own `numRecordsIn`: behind the exchange there are only slices to count.
     records_in: Counter,
 }
@@ -109,22 +111,25 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             state,
             panes: Panes::new(windows, LOCAL_KEYS_MAX),
             keys: 0,
-            straight: if alone { usize::MAX } else { 0 },
+            straight: 0,
+            alone,
             records_in,
         }
     }
 
     /// Passes a record on as it is.
-    #[inline(always)]
+    #[inline]
     fn pass(
         &mut self,
         time: Timestamp,
-        (hash, key): (u64, K),
+        key: K,
         value: T,
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) {
+        let hash = key.key_hash();
         let value = if self.own.contains(hash) {
-            match self.state.borrow_mut().add(time, self.watermark, (hash, key), value) {
+            let key = (key.table_hash_from(hash), key);
+            match self.state.borrow_mut().add(time, self.watermark, key, value) {
                 Ok(()) => return,
                 // That is up to the merged watermark.
                 Err(value) => value,
@@ -146,10 +151,13 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
     ) {
         let pane = match self.panes.find_or_open(time, self.watermark) {
             Opened::Pane(pane) => pane,
-            Opened::Closed => return out.record(time, Slice::Record { hash, value }),
+            Opened::Closed => {
+                let hash = key.key_hash();
+                return out.record(time, Slice::Record { hash, value });
+            }
             Opened::TooMany => {
                 self.make_room(out);
-                return self.pass(time, (hash, key), value, out);
+                return self.pass(time, key, value, out);
             }
         };
         if let Some(gathered) = pane.keys.get(hash, &key) {
@@ -215,11 +223,19 @@ where
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
         self.records_in.add(1);
         let key = (self.key)(&value);
-        let hash = key.key_hash();
+        if self.alone {
+            let key = (key.table_hash(), key);
+            if let Err(value) = self.state.borrow_mut().add(time, self.watermark, key, value) {
+                let hash = (self.key)(&value).key_hash();
+                out.record(time, Slice::Record { hash, value });
+            }
+            return;
+        }
         if self.straight > 0 {
             self.straight -= 1;
-            return self.pass(time, (hash, key), value, out);
+            return self.pass(time, key, value, out);
         }
+        let hash = key.table_hash();
         // The usual case, a key that is in the newest window already, is inlined into the chain.
         if let Some(pane) = self.panes.newest(time)
             && let Some(gathered) = pane.keys.get(hash, &key)

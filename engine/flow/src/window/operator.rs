@@ -77,7 +77,8 @@ where
         match slice {
             Slice::Record { hash, value } => {
                 let key = (self.key)(&value);
-                let added = state.add(time, self.watermark, (hash, key), value);
+                let key = (key.table_hash_from(hash), key);
+                let added = state.add(time, self.watermark, key, value);
                 drop(state);
                 if let Err(value) = added {
                     self.late(time, value);

@@ -19,7 +19,7 @@ use super::tumbling::Tumbling;
 use crate::counters::Counter;
 
 /// Records that are put off together.
-const DEFERRED_MAX: usize = 64;
+const DEFERRED_MAX: usize = 128;
 
 /// See the module.
 pub(super) struct WindowState<K, T, A: Aggregate<T>> {
@@ -59,7 +59,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         Self { aggregate, panes, keys: 0, keys_max, dropped, deferred: Vec::new() }
     }
 
-    /// Adds a record to its window. Gives it back if `watermark` has passed that.
+    /// Adds a record to its window; `hash` is the key's [`Key::table_hash`]. Gives it back if `watermark`
+    /// has passed the window.
     #[inline(always)]
     pub(super) fn add(
         &mut self,
@@ -113,6 +114,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     ) {
         self.add_deferred();
         let Partial { hash, key, accumulator, records } = partial;
+        let hash = key.table_hash_from(hash);
         let aggregate = Rc::clone(&self.aggregate);
         let put = self.put(
             time,
