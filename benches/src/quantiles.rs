@@ -43,6 +43,11 @@ impl Durations {
         self.0.is_empty()
     }
 
+    /// How long this share of them took at most, in microseconds.
+    pub fn micros_at(&self, share: f64) -> f64 {
+        micros(self.0.value_at_quantile(share))
+    }
+
     /// The figures.
     pub fn quantiles(&self) -> Quantiles {
         let at = |share: f64| micros(self.0.value_at_quantile(share));

@@ -2,9 +2,13 @@
 //! interrupts this loop (the hypervisor, other processes) also interrupts what is measured, so
 //! a tail is judged against these gaps.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use serde::Serialize;
+
+use crate::quantiles::Durations;
 
 /// Shorter pauses are interrupts that every program has.
 const GAP_MIN: Duration = Duration::from_micros(50);
@@ -46,6 +50,53 @@ pub fn gaps(time: Duration) -> Gaps {
     }
 }
 
+/// A faster stream would measure the loop's own bookkeeping.
+const RATE_MAX: u64 = 1_000_000;
+
+/// How late a loop that does nothing but read the clock sees events that are due `rate` times a
+/// second (a million at the most): what this machine itself adds to the tail of such a stream.
+///
+/// # Errors
+/// As [`Durations::new`].
+pub fn open_loop(rate: u64, time: Duration) -> anyhow::Result<Durations> {
+    let mut late = Durations::new()?;
+    let period = Duration::from_secs(1) / rate.clamp(1, RATE_MAX) as u32;
+    let begun = Instant::now();
+    let (mut due, end) = (begun + period, begun + time);
+    while due < end {
+        let now = Instant::now();
+        // After a gap, those due within it; not those that would be due after the end.
+        while due <= now && due < end {
+            late.record(now - due);
+            due += period;
+        }
+    }
+    Ok(late)
+}
+
+/// [`open_loop`] on each of the first `cores` cores at the same time, which are those that a job of
+/// so many shards is pinned to.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn open_loops(cores: usize, rate: u64, time: Duration) -> anyhow::Result<Durations> {
+    let ids = core_affinity::get_core_ids().unwrap_or_default();
+    // More shards than cores are not pinned, and then nothing is learnt from more loops than cores.
+    let ids = ids.into_iter().take(cores.max(1));
+    let loops = ids.map(|core| {
+        thread::Builder::new().name("noise".into()).spawn(move || {
+            let _unpinned = core_affinity::set_for_current(core);
+            open_loop(rate, time)
+        })
+    });
+    let loops: Vec<_> = loops.collect::<Result<_, _>>()?;
+    let mut late = Durations::new()?;
+    for spinning in loops {
+        late.add(&spinning.join().map_err(|_| anyhow!("a spinning thread panicked"))??);
+    }
+    Ok(late)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +106,12 @@ mod tests {
         let gaps = gaps(Duration::from_millis(20));
         assert!(gaps.spun_ms >= 20 && gaps.lost_percent <= 100.0, "{gaps:?}");
         assert!(gaps.max_us > 0.0);
+    }
+
+    #[test]
+    fn every_event_that_is_due_is_seen() {
+        let late = open_loops(1, 10_000, Duration::from_millis(20)).unwrap();
+        assert_eq!(late.len(), 199);
+        assert!(late.micros_at(1.0) > 0.0);
     }
 }

@@ -1,0 +1,120 @@
+//! The peer: the same rows by a loop on a raw socket. One thread, one connection; a reading is decoded
+//! by sonic-rs where it was received, and when one of the next second comes the rows of the last
+//! leave in one write. No second attempt, no limits, no metrics; a bad payload ends it.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::{Wire, publish};
+use super::{READINGS, RESULTS, WINDOW_MS};
+
+#[derive(Deserialize)]
+struct Reading<'a> {
+    device: &'a str,
+    ts: i64,
+    temp: f64,
+}
+
+/// A row as the job writes it.
+#[derive(Serialize)]
+struct Row<'a> {
+    key: &'a str,
+    start: i64,
+    end: i64,
+    value: Value,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Value {
+    count: u64,
+    /// The sum, until the row is written.
+    avg: f64,
+    min: f64,
+    max: f64,
+}
+
+const NOTHING: Value = Value { count: 0, avg: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
+
+/// A connected loop.
+pub struct Hand(Wire);
+
+impl Hand {
+    /// Connects and subscribes.
+    ///
+    /// # Errors
+    /// If the broker is not there or refuses.
+    pub fn connect(host: &str, port: u16) -> io::Result<Self> {
+        let mut wire = Wire::connect(host, port, "thalweg-bench-hand")?;
+        wire.subscribe(&format!("{READINGS}+"))?;
+        Ok(Self(wire))
+    }
+
+    /// Ends [`run`](Self::run) from another thread.
+    ///
+    /// # Errors
+    /// If there is no further file descriptor.
+    pub fn stopper(&self) -> io::Result<impl FnOnce() + Send + 'static> {
+        let stream = self.0.writer()?;
+        Ok(move || {
+            // If it has ended already there is nothing to end.
+            let _ended = stream.shutdown(Shutdown::Both);
+        })
+    }
+
+    /// The loop; returns how many readings came.
+    ///
+    /// # Errors
+    /// If the connection breaks or a payload is no reading.
+    pub fn run(mut self) -> io::Result<u64> {
+        let mut out = self.0.writer()?;
+        let mut window = Window { start: 0, values: HashMap::new(), packets: Vec::new() };
+        let mut readings = 0;
+        while self.0.read(|_topic, payload| {
+            readings += 1;
+            let reading = sonic_rs::from_slice(payload).map_err(io::Error::other)?;
+            window.add(&reading, &mut out)
+        })? {}
+        Ok(readings)
+    }
+}
+
+struct Window {
+    start: i64,
+    values: HashMap<Box<str>, Value>,
+    packets: Vec<u8>,
+}
+
+impl Window {
+    fn add(&mut self, reading: &Reading<'_>, out: &mut TcpStream) -> io::Result<()> {
+        if reading.ts >= self.start + WINDOW_MS {
+            self.publish(out)?;
+            self.start = reading.ts - reading.ts.rem_euclid(WINDOW_MS);
+        }
+        let value = match self.values.get_mut(reading.device) {
+            Some(value) => value,
+            None => self.values.entry(reading.device.into()).or_insert(NOTHING),
+        };
+        value.count += 1;
+        value.avg += reading.temp;
+        value.min = value.min.min(reading.temp);
+        value.max = value.max.max(reading.temp);
+        Ok(())
+    }
+
+    fn publish(&mut self, out: &mut TcpStream) -> io::Result<()> {
+        self.packets.clear();
+        for (key, value) in &mut self.values {
+            if value.count > 0 {
+                value.avg /= value.count as f64;
+                let row =
+                    Row { key, start: self.start, end: self.start + WINDOW_MS, value: *value };
+                publish(RESULTS, &serde_json::to_vec(&row)?, &mut self.packets);
+                *value = NOTHING;
+            }
+        }
+        out.write_all(&self.packets)
+    }
+}

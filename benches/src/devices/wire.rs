@@ -1,0 +1,195 @@
+//! As much of MQTT 5 as a loop on a raw socket needs: CONNECT, SUBSCRIBE and PUBLISH at QoS 0 out,
+//! PUBLISH in; properties are stepped over. No pings, no second attempt.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+/// A connection, and what has been read and not yet taken.
+pub struct Wire {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+/// At first; it grows with the packets.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+impl Wire {
+    /// Connects as `client`.
+    ///
+    /// # Errors
+    /// If the broker is not there or refuses.
+    pub fn connect(host: &str, port: u16, client: &str) -> io::Result<Self> {
+        let mut stream = TcpStream::connect((host, port))?;
+        stream.set_nodelay(true)?;
+        let mut packet = Vec::new();
+        // MQTT, level 5, clean start, a ping within 18 hours, no properties.
+        let header = [0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0xff, 0xff, 0];
+        frame(0x10, header.len() + 2 + client.len(), &mut packet);
+        packet.extend(header);
+        text(client, &mut packet);
+        stream.write_all(&packet)?;
+        match &answer(&mut stream)?[..] {
+            [0x20, _flags, 0, ..] => {}
+            refusal => {
+                let what = format!("the broker refused the connection: {refusal:?}");
+                return Err(io::Error::other(what));
+            }
+        }
+        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0 })
+    }
+
+    /// Subscribes to `filter`, and waits for the broker's word.
+    ///
+    /// # Errors
+    /// If the broker refuses or the connection breaks.
+    pub fn subscribe(&mut self, filter: &str) -> io::Result<()> {
+        let mut packet = Vec::new();
+        frame(0x82, 3 + 2 + filter.len() + 1, &mut packet);
+        packet.extend([0, 1, 0]);
+        text(filter, &mut packet);
+        packet.push(0);
+        self.stream.write_all(&packet)?;
+        match &answer(&mut self.stream)?[..] {
+            [0x90, 0, 1, .., 0] => Ok(()),
+            refusal => Err(io::Error::other(format!("the broker refused {filter:?}: {refusal:?}"))),
+        }
+    }
+
+    /// The same connection for someone who writes, or ends it.
+    ///
+    /// # Errors
+    /// If there is no further file descriptor.
+    pub fn writer(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
+    /// Reads once and calls `each` with topic and payload of every publish that is complete. False
+    /// at the end of the connection.
+    ///
+    /// # Errors
+    /// If the connection breaks, a packet is malformed, or `each` fails.
+    pub fn read(
+        &mut self,
+        mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        let fresh = match self.stream.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => return Ok(false),
+            Ok(fresh) => fresh,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        self.filled += fresh;
+        let mut at = 0;
+        while let Some((header, size)) = packet(&self.buffer[at..self.filled])? {
+            let bytes = &self.buffer[at..at + size];
+            if bytes[0] >> 4 == 3 {
+                let body = &bytes[header..];
+                let malformed = || io::Error::from(ErrorKind::InvalidData);
+                let (size, rest) = body.split_first_chunk().ok_or_else(malformed)?;
+                let size = usize::from(u16::from_be_bytes(*size));
+                let (topic, rest) = rest.split_at_checked(size).ok_or_else(malformed)?;
+                let (from, properties) = length(rest)?.ok_or_else(malformed)?;
+                each(topic, rest.get(from + properties..).ok_or_else(malformed)?)?;
+            }
+            at += size;
+        }
+        self.buffer.copy_within(at..self.filled, 0);
+        self.filled -= at;
+        Ok(true)
+    }
+}
+
+/// The first byte and the body of a short packet, which is waited for.
+fn answer(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut header = [0; 2];
+    stream.read_exact(&mut header)?;
+    let mut answer = vec![header[0]; 1 + usize::from(header[1] & 0x7f)];
+    stream.read_exact(&mut answer[1..])?;
+    Ok(answer)
+}
+
+/// Where the body of the first packet begins, and where it ends; `None` while it is not complete.
+fn packet(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
+    let Some((header, size)) = length(bytes.get(1..).unwrap_or_default())? else { return Ok(None) };
+    let (header, end) = (1 + header, 1 + header + size);
+    Ok((bytes.len() >= end).then_some((header, end)))
+}
+
+/// How many bytes a length takes, and the length; `None` while it is not complete.
+fn length(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
+    let mut length = 0;
+    for place in 0..4 {
+        let Some(&byte) = bytes.get(place) else { return Ok(None) };
+        length |= usize::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Ok(Some((place + 1, length)));
+        }
+    }
+    Err(ErrorKind::InvalidData.into())
+}
+
+/// Appends a packet's first byte and the length of the rest.
+fn frame(first: u8, mut length: usize, out: &mut Vec<u8>) {
+    out.push(first);
+    loop {
+        let byte = (length & 0x7f) as u8;
+        length >>= 7;
+        if length == 0 {
+            return out.push(byte);
+        }
+        out.push(byte | 0x80);
+    }
+}
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    out.extend((text.len() as u16).to_be_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// Appends a publish at QoS 0.
+pub fn publish(topic: &str, payload: &[u8], out: &mut Vec<u8>) {
+    frame(0x30, 2 + topic.len() + 1 + payload.len(), out);
+    text(topic, out);
+    out.push(0);
+    out.extend(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn packets_are_found_wherever_reads_cut_them() {
+        let mut sent = Vec::new();
+        let long = vec![b'x'; 100_000];
+        publish("a/b", b"one", &mut sent);
+        sent.extend([0xd0, 0]);
+        publish("c", &long, &mut sent);
+        publish("d", b"", &mut sent);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        let writer = std::thread::spawn(move || {
+            for part in [&sent[..1], &sent[1..9], &sent[9..]] {
+                far.write_all(part).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        let mut wire = Wire { stream, buffer: vec![0; 16], filled: 0 };
+        let mut seen = Vec::new();
+        while wire
+            .read(|topic, payload| {
+                seen.push((String::from_utf8_lossy(topic).into_owned(), payload.len()));
+                Ok(())
+            })
+            .unwrap()
+        {}
+        writer.join().unwrap();
+        assert_eq!(seen, [("a/b".into(), 3), ("c".into(), 100_000), ("d".into(), 0)]);
+    }
+}

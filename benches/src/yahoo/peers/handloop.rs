@@ -1,0 +1,130 @@
+//! No engine: a loop on each core over its slice, with the ad looked up in a hash map as the job asks
+//! and dense counters behind it. The least that any engine could cost.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::thread;
+
+use anyhow::anyhow;
+use hashbrown::HashMap;
+
+use crate::yahoo::workload::{ADS, Ads, Answer, CAMPAIGNS, EventType};
+
+/// The counts of each campaign, by the beginning of the window.
+#[derive(Debug)]
+pub struct Counters {
+    window_ms: i64,
+    windows: BTreeMap<i64, [u64; CAMPAIGNS]>,
+    /// The window that is being counted, out of the tree.
+    open: [u64; CAMPAIGNS],
+    open_from: i64,
+    open_until: i64,
+}
+
+impl Counters {
+    /// For windows of so many milliseconds.
+    pub fn new(window_ms: i64) -> Self {
+        let (open_from, open_until) = (i64::MAX, i64::MIN);
+        let (windows, open) = (BTreeMap::new(), [0; CAMPAIGNS]);
+        Self { window_ms, windows, open, open_from, open_until }
+    }
+
+    /// Counts a view.
+    #[inline]
+    pub fn view(&mut self, campaign: usize, time: i64) {
+        if time >= self.open_until || time < self.open_from {
+            self.turn(time);
+        }
+        self.open[campaign] += 1;
+    }
+
+    #[cold]
+    fn turn(&mut self, time: i64) {
+        self.put_back();
+        self.open_from = time - time.rem_euclid(self.window_ms);
+        self.open_until = self.open_from + self.window_ms;
+    }
+
+    fn put_back(&mut self) {
+        let open = std::mem::replace(&mut self.open, [0; CAMPAIGNS]);
+        if open.iter().any(|&count| count > 0) {
+            add(self.windows.entry(self.open_from).or_insert([0; CAMPAIGNS]), &open);
+        }
+    }
+
+    /// Joins the counters of all slices, and makes rows of them.
+    pub fn answer(slices: impl IntoIterator<Item = Self>, ads: &Ads) -> Answer {
+        let mut all = BTreeMap::<i64, [u64; CAMPAIGNS]>::new();
+        let mut window_ms = 1;
+        for mut slice in slices {
+            slice.put_back();
+            window_ms = slice.window_ms;
+            for (start, counts) in slice.windows {
+                add(all.entry(start).or_insert([0; CAMPAIGNS]), &counts);
+            }
+        }
+        let mut answer = Answer::default();
+        for (start, counts) in all {
+            for (&campaign, count) in ads.campaigns().iter().zip(counts) {
+                if count > 0 {
+                    answer.add(campaign, start, window_ms, count);
+                }
+            }
+        }
+        answer
+    }
+}
+
+fn add(into: &mut [u64; CAMPAIGNS], counts: &[u64; CAMPAIGNS]) {
+    for (sum, count) in into.iter_mut().zip(counts) {
+        *sum += count;
+    }
+}
+
+/// From an ad, under any name, to the index of its campaign.
+pub fn campaign_indices<K: Eq + Hash>(ads: &Ads, name: impl Fn(u64) -> K) -> HashMap<K, usize> {
+    let all = ads.ids().iter().enumerate();
+    all.map(|(i, &ad)| (name(ad), i / (ADS / CAMPAIGNS))).collect()
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If a thread panics.
+pub fn run(cores: usize, events: u64, window_ms: i64) -> anyhow::Result<Answer> {
+    let ads = Ads::default();
+    let slices: Vec<_> = (0..cores)
+        .map(|core| {
+            let ads = ads.clone();
+            thread::spawn(move || {
+                let campaigns = campaign_indices(&ads, |ad| ad);
+                let mut counters = Counters::new(window_ms);
+                for event in ads.slice(core, cores, events) {
+                    if event.event_type == EventType::View
+                        && let Some(&campaign) = campaigns.get(&event.ad_id)
+                    {
+                        counters.view(campaign, event.event_time);
+                    }
+                }
+                counters
+            })
+        })
+        .collect();
+    let counted: Result<Vec<_>, _> = slices.into_iter().map(|slice| slice.join()).collect();
+    let counted = counted.map_err(|_| anyhow!("a thread of the hand loop panicked"))?;
+    Ok(Counters::answer(counted, &ads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yahoo::workload::{event_time, naive};
+
+    #[test]
+    fn counts_as_the_naive_way_does_in_windows_of_any_size() {
+        for (cores, window_ms) in [(1, 10_000), (2, 7), (3, 1)] {
+            let answer = run(cores, 50_123, window_ms).unwrap();
+            assert_eq!(answer, naive(50_123, event_time, window_ms), "{cores} {window_ms}");
+        }
+    }
+}

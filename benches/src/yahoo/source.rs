@@ -1,0 +1,65 @@
+//! The generator inside the engine: a source with a partition per core, as fast as it is polled.
+
+use thalweg::kernel::{
+    ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+};
+
+use super::workload::{Ads, Event, Slice};
+
+/// A source of this many events, in this many partitions.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    /// In all partitions together.
+    pub events: u64,
+    /// Partition `p` of `n` emits every `n`-th event from event `p` on.
+    pub partitions: usize,
+}
+
+impl SourceSpec for Generator {
+    type Item = Event;
+    type Partition = Generating;
+
+    fn describe(&self) -> String {
+        format!("generator of {} ad events", self.events)
+    }
+
+    fn partitions(&self) -> usize {
+        self.partitions
+    }
+
+    fn open(&self, partition: usize, _cx: &OpenContext) -> Result<Generating, ConnectorError> {
+        let slice = Ads::default().slice(partition, self.partitions, self.events);
+        Ok(Generating { slice, stopped: false })
+    }
+}
+
+/// An open partition of a [`Generator`].
+#[derive(Debug)]
+pub struct Generating {
+    slice: Slice,
+    stopped: bool,
+}
+
+impl Source for Generating {
+    type Item = Event;
+
+    fn poll(
+        &mut self,
+        now: Timestamp,
+        records_max: usize,
+        out: &mut impl Emit<Event>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        if self.stopped {
+            return Ok(SourceStatus::Ended);
+        }
+        for _ in 0..records_max {
+            let Some(event) = self.slice.next() else { return Ok(SourceStatus::Ended) };
+            out.record(event, now, &Generated);
+        }
+        Ok(SourceStatus::Ready)
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+    }
+}
