@@ -209,26 +209,32 @@ impl Stepped {
         }
         let now = Now { wall: wall_clock(), steady: self.begun.elapsed() };
         let step = self.shard.step(now)?;
-        let until_publish = self.publish_if_due(now, step == Step::Done);
+        self.publish_if_due(now, step == Step::Done);
         Ok(match step {
             Step::Done => Turn::End,
             Step::Busy => Turn::Again,
-            Step::Idle(_) if self.seat.signal.spin(self.seat.spin) => Turn::Again,
-            Step::Idle(None) => Turn::Sleep(until_publish),
-            Step::Idle(Some(at)) => Turn::Sleep(until_publish.min(at.saturating_sub(now.steady))),
+            Step::Idle(at) => self.wait(at.map_or(self.publish_at, |at| at.min(self.publish_at))),
         })
     }
 
-    /// Publishes if it is time, and says how long until the next time.
-    fn publish_if_due(&mut self, now: Now, last: bool) -> Duration {
-        let left = self.publish_at.saturating_sub(now.steady);
-        if !left.is_zero() && !last {
-            return left;
+    /// How to wait until a steady time: spinning while the time for it lasts, then asleep.
+    fn wait(&self, until: Duration) -> Turn {
+        let left = until.saturating_sub(self.begun.elapsed());
+        if self.seat.signal.spin(self.seat.spin.min(left)) {
+            return Turn::Again;
+        }
+        let left = until.saturating_sub(self.begun.elapsed());
+        if left.is_zero() { Turn::Again } else { Turn::Sleep(left) }
+    }
+
+    /// Publishes if it is time.
+    fn publish_if_due(&mut self, now: Now, last: bool) {
+        if now.steady < self.publish_at && !last {
+            return;
         }
         self.publish_at = now.steady + PUBLISH_EVERY;
         self.publisher.publish(&self.shard);
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
-        PUBLISH_EVERY
     }
 }
 
