@@ -94,13 +94,15 @@ where
             if partition.ended {
                 continue;
             }
+            let latest_believed = wall.plus_ms(self.watermarks.clock_guard_ms);
+            partition.clock.believe(latest_believed);
             let mut emit = Emitting {
                 index,
                 clock: &mut partition.clock,
                 merge: &mut self.merge,
                 watermarks: &self.watermarks,
                 now: wall,
-                latest_believed: wall.plus_ms(self.watermarks.clock_guard_ms),
+                latest_believed,
                 dead_letters: &self.dead_letters,
                 out: &mut out,
                 records: 0,

@@ -16,7 +16,7 @@
 //! [`WindowedStream::keys_max`] says otherwise; a record that would open one more is counted
 //! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory. Likewise
 //! [`WINDOWS_MAX`] windows (`numWindowsOverLimitDropped`), for one that sends timestamps at random.
-//! When a window fires, all its rows leave in one step.
+//! When a window fires, all its rows leave in one step, in no particular order.
 
 pub(crate) mod aggregate;
 mod local;
@@ -143,7 +143,7 @@ where
         let state = Rc::new(RefCell::new(state));
         let functions = (Rc::clone(&key), Rc::clone(&aggregate));
         let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
-        let own = (own, flow.shards() == 1);
+        let own = (own, flow.shards() == 1, late.is_some());
         let local = LocalAggregate::new(functions, windows, own, Rc::clone(&state), counted);
         // Part of the window, not an operator that the user knows of: no node of its own.
         let stream = Stream { flow, chain: Then::new(chain, local), at };
@@ -158,9 +158,9 @@ where
         }
         flow.adopt_counter("numKeysOverLimitDropped", at.node, &dropped.keys_over_limit);
         flow.adopt_counter("numWindowsOverLimitDropped", at.node, &dropped.windows_over_limit);
-        let dropped_late = flow.counter("numLateRecordsDropped", at.node);
+        flow.adopt_counter("numLateRecordsDropped", at.node, &dropped.late);
         let late = late.map(|late| late.edge);
-        let operator = WindowOperator::new(key, aggregate, state, late, dropped_late);
+        let operator = WindowOperator::new(key, aggregate, state, late);
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }

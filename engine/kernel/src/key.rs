@@ -14,18 +14,9 @@ pub trait Key: Clone + Eq + 'static {
     /// The fixed 64-bit hash of this key. Equal keys have equal hashes, on every machine, for ever.
     fn key_hash(&self) -> u64;
 
-    /// A hash for tables in memory, on which nothing depends that is stored or sent: the fixed one, or
-    /// one that is cheaper.
-    #[inline]
-    fn table_hash(&self) -> u64 {
-        self.key_hash()
-    }
-
-    /// The same, where the fixed hash is at hand already.
-    #[inline]
-    fn table_hash_from(&self, fixed: u64) -> u64 {
-        fixed
-    }
+    /// A cheaper hash for tables in memory, on which nothing depends that is stored or sent, where there
+    /// is one: as well spread as the fixed one in its low bits and in its high ones.
+    const TABLE_HASH: Option<fn(&Self) -> u64> = None;
 }
 
 macro_rules! integer_keys {
@@ -37,15 +28,7 @@ macro_rules! integer_keys {
             }
 
             // A third of the instructions of the fixed one.
-            #[inline]
-            fn table_hash(&self) -> u64 {
-                fold(*self as u64)
-            }
-
-            #[inline]
-            fn table_hash_from(&self, _fixed: u64) -> u64 {
-                self.table_hash()
-            }
+            const TABLE_HASH: Option<fn(&Self) -> u64> = Some(|key| fold(*key as u64));
         }
     )*};
 }
@@ -63,10 +46,11 @@ macro_rules! wide_integer_keys {
 }
 wide_integer_keys!(u128, i128);
 
-/// Every bit of the result depends on every bit of the number.
+/// A number's bits, spread over all others. (With most other constants the multiples of some power of two
+/// come to lie together.)
 #[inline(always)]
 const fn fold(number: u64) -> u64 {
-    let product = (number ^ 0x9e37_79b9_7f4a_7c15) as u128 * 0xd6e8_feb8_6659_fd93;
+    let product = (number ^ 0x1319_8a2e_0370_7344) as u128 * 0x9e37_79b9_7f4a_7c15;
     product as u64 ^ (product >> 64) as u64
 }
 

@@ -3,7 +3,6 @@
 use std::any::type_name;
 use std::marker::PhantomData;
 
-use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     DeserializeSeed, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
     VariantAccess, Visitor,
@@ -13,7 +12,7 @@ use thalweg_kernel::Str;
 
 use super::de::Word;
 use super::error::Error;
-use super::memory::{Known, Place};
+use super::memory::{Known, Place, Reader};
 use super::parser::{Chars, Parser};
 
 impl Parser<'_, '_> {
@@ -161,10 +160,17 @@ impl<'p, 'de, 's> Fields<'p, 'de, 's> {
     fn learn_ignored(&mut self) {
         let key = self.key_text();
         if let Some(memory) = &mut self.parser.memory
-            && self.wanted.is_some_and(|fields| !fields.contains(&key))
+            && let Some(fields) = self.wanted
+            && !fields.contains(&key)
         {
-            memory.ignored(self.owner);
+            memory.ignored(Reader::new(fields, self.owner));
         }
+    }
+
+    /// Who reads this object, if it is a struct.
+    #[inline(always)]
+    fn reader(&self) -> Option<Reader> {
+        self.wanted.map(|fields| Reader::new(fields, self.owner))
     }
 
     /// Skips the value of the last key.
@@ -223,7 +229,7 @@ impl<'de> MapAccess<'de> for &mut Fields<'_, 'de, '_> {
             let Some((start, known)) = self.expected_key() else {
                 return self.any_key(seed);
             };
-            if known.ignored_by.is_some_and(|name| std::ptr::eq(name, self.owner)) {
+            if known.ignored_by.is_some() && known.ignored_by == self.reader() {
                 let position = self.parser.at;
                 if let Err(error) = self.parser.skip_value() {
                     self.key = start + known.key.0 - 1;
@@ -236,10 +242,6 @@ impl<'de> MapAccess<'de> for &mut Fields<'_, 'de, '_> {
             self.parser.token();
             let name = &self.parser.text[start + known.key.0..start + known.key.1];
             if self.topic == Topic::Aside || !binds(self.parser.bindings, name) {
-                if self.wanted.is_some() {
-                    // A struct's key is a name and nothing else.
-                    return seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some);
-                }
                 return seed.deserialize(Word(Chars::Borrowed(name))).map(Some);
             }
             self.skip_value()?;

@@ -12,9 +12,12 @@
 //! by a hash of its bytes; nothing grows, and nothing is allocated. When the keys of several
 //! messages in a row come in an order that nobody could expect, the memory rests for a while.
 //!
-//! It also remembers which type ignored a key's value. A struct lists its fields; what it does not
+//! It also remembers who ignored a key's value. A struct lists its fields; what it does not
 //! list and did ignore is skipped the next time without asking it. (A hand-written visitor that
 //! takes one and the same key now and then must list it, which serde asks of it anyway.)
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 
 /// Keys remembered at a time.
 const KEYS_MAX: usize = 252;
@@ -32,6 +35,22 @@ const GAP_BYTES_MAX: usize = 32;
 const STRANGE_MAX: u32 = 4;
 /// ... for this many.
 const REST_MESSAGES: u32 = 100;
+
+/// Who reads an object: the list of the fields it takes, and the name of its type, by their addresses. The
+/// name alone would not do: all struct variants of an enum share one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reader {
+    fields: (NonZeroUsize, usize),
+    name: usize,
+}
+
+impl Reader {
+    #[inline(always)]
+    pub(super) fn new(fields: &'static [&'static str], name: &'static str) -> Self {
+        let address = NonNull::from(fields).cast::<u8>().addr();
+        Self { fields: (address, fields.len()), name: name.as_ptr().addr() }
+    }
+}
 
 /// Where a key stands in its object: before the first one there is no comma.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,9 +74,12 @@ struct Slot {
     place: Place,
     /// The slot of the key that followed last time.
     next: u8,
-    /// The type that ignores the key's value.
-    ignored_by: Option<&'static str>,
+    /// Who ignores the key's value.
+    ignored_by: Option<Reader>,
 }
+
+/// A cache line.
+const _: () = assert!(size_of::<Slot>() == 64);
 
 pub(super) struct Memory {
     slots: [Slot; SLOTS],
@@ -78,8 +100,8 @@ pub(super) struct Memory {
 pub(super) struct Known {
     pub(super) key: (usize, usize),
     pub(super) value: usize,
-    /// The type that ignored its value last time.
-    pub(super) ignored_by: Option<&'static str>,
+    /// Who ignored its value last time.
+    pub(super) ignored_by: Option<Reader>,
 }
 
 impl Memory {
@@ -171,9 +193,9 @@ impl Memory {
         self.next = self.slots[usize::from(index)].next;
     }
 
-    /// Remembers that `owner` ignored the value of the last key.
-    pub(super) fn ignored(&mut self, owner: &'static str) {
-        self.slots[usize::from(self.last)].ignored_by = Some(owner);
+    /// Remembers that `reader` ignored the value of the last key.
+    pub(super) fn ignored(&mut self, reader: Reader) {
+        self.slots[usize::from(self.last)].ignored_by = Some(reader);
     }
 }
 

@@ -143,11 +143,18 @@ impl PartitionClock {
         }
     }
 
-    /// A record before this time changes nothing: the partition speaks already, and a later record
-    /// was believed. So one comparison is all that most records cost.
+    /// A record before this time changes nothing: the partition speaks already, and a later time is
+    /// believed. So one comparison is all that most records cost.
     #[inline(always)]
     pub(crate) fn news_from(&self) -> Timestamp {
         self.news_from
+    }
+
+    /// A poll begins in which event times up to `latest` are believed. (If the clock was set back, that
+    /// is earlier than what was believed before: then every record is looked at.)
+    pub(crate) fn believe(&mut self, latest: Timestamp) {
+        let quiet = !self.idle && self.latest <= latest;
+        self.news_from = if quiet { self.latest.plus_ms(1) } else { Timestamp::MIN };
     }
 
     /// Whether the partition counts as silent.

@@ -15,8 +15,11 @@
 //!
 //! # What stays exactly as without it
 //! Lateness. A record whose window the *sender's* watermark has passed is sent through the exchange by
-//! itself, behind that watermark, and the receiver decides as ever, by the merged one. All others are
-//! in time for the receiver too, whose watermark is never ahead of any sender's.
+//! itself, behind that watermark, and the receiver decides as ever, by the merged one. Others are in
+//! time for the receiver too: its watermark is not ahead of any sender's, unless that was idle. What
+//! comes after that is decided when it arrives, for a sum as for a record, since all records of a sum
+//! lie in one window. (If late records are wanted themselves, a sender that has been idle adds nothing up
+//! any more.)
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,6 +29,7 @@ use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 use super::aggregate::Aggregate;
 use super::pane::{Opened, Panes};
 use super::state::WindowState;
+use super::table::{table_hash, table_hash_from};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
 use crate::exchange::key_by::Routed;
@@ -47,6 +51,8 @@ pub enum Slice<T, K, A> {
         hash: u64,
         /// The record.
         value: T,
+        /// The shard that owns its key had no room for it yet: see `state.rs`.
+        held: bool,
     },
     /// The records of one key and window of one sender, added up.
     Partial(Partial<K, A>),
@@ -58,7 +64,9 @@ pub struct Partial<K, A> {
     pub(super) key: K,
     pub(super) accumulator: A,
     /// How many records it stands for.
-    pub(super) records: u32,
+    pub(super) records: u64,
+    /// As for a record.
+    pub(super) held: bool,
 }
 
 impl<T: 'static, K: 'static, A: 'static> Routed for Slice<T, K, A> {
@@ -85,6 +93,8 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     straight: usize,
     /// On one shard all go straight.
     alone: bool,
+    /// Late records are wanted.
+    late_output: bool,
     /// The window's own `numRecordsIn`: behind the exchange there are only slices to count.
     records_in: Counter,
 }
@@ -92,14 +102,14 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
 /// An accumulator and the number of records in it.
 struct Gathered<A> {
     accumulator: A,
-    records: u32,
+    records: u64,
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
     pub(super) fn new(
         (key, aggregate): (Rc<F>, Rc<A>),
         windows: Tumbling,
-        (own, alone): (Owned, bool),
+        (own, alone, late_output): (Owned, bool, bool),
         state: Rc<RefCell<WindowState<K, T, A>>>,
         records_in: Counter,
     ) -> Self {
@@ -113,6 +123,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             keys: 0,
             straight: 0,
             alone,
+            late_output,
             records_in,
         }
     }
@@ -127,17 +138,19 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) {
         let hash = key.key_hash();
-        let value = if self.own.contains(hash) {
-            let key = (key.table_hash_from(hash), key);
-            match self.state.borrow_mut().add(time, self.watermark, key, value) {
+        let (value, held) = if self.own.contains(hash) {
+            let key = (table_hash_from(&key, hash), key);
+            match self.state.borrow_mut().add_ahead(time, self.watermark, key, value) {
                 Ok(()) => return,
-                // That is up to the merged watermark.
-                Err(value) => value,
+                Err(refused) => {
+                    let held = refused.is_held();
+                    (refused.value, held)
+                }
             }
         } else {
-            value
+            (value, false)
         };
-        out.record(time, Slice::Record { hash, value });
+        out.record(time, Slice::Record { hash, value, held });
     }
 
     /// Adds up a record of another window than the newest, or the first of its key.
@@ -151,10 +164,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
     ) {
         let pane = match self.panes.find_or_open(time, self.watermark) {
             Opened::Pane(pane) => pane,
-            Opened::Closed => {
-                let hash = key.key_hash();
-                return out.record(time, Slice::Record { hash, value });
-            }
+            Opened::Closed => return self.pass(time, key, value, out),
             Opened::TooMany => {
                 self.make_room(out);
                 return self.pass(time, key, value, out);
@@ -188,12 +198,18 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             self.keys -= pane.keys.len();
             for (key, Gathered { accumulator, records }) in pane.keys.drain() {
                 sent += records as usize;
-                let partial = Partial { hash: key.key_hash(), key, accumulator, records };
-                if self.own.contains(partial.hash) {
-                    state.merge(start, Timestamp::MIN, partial);
-                } else {
-                    out.record(start, Slice::Partial(partial));
+                let hash = key.key_hash();
+                let mut partial = Partial { hash, key, accumulator, records, held: false };
+                if self.own.contains(hash) {
+                    match state.merge_ahead(start, partial) {
+                        Ok(()) => continue,
+                        Err(refused) => {
+                            let held = refused.is_held();
+                            partial = Partial { held, ..refused.value };
+                        }
+                    }
                 }
+                out.record(start, Slice::Partial(partial));
             }
             self.panes.recycle(pane);
         }
@@ -224,10 +240,11 @@ where
         self.records_in.add(1);
         let key = (self.key)(&value);
         if self.alone {
-            let key = (key.table_hash(), key);
-            if let Err(value) = self.state.borrow_mut().add(time, self.watermark, key, value) {
-                let hash = (self.key)(&value).key_hash();
-                out.record(time, Slice::Record { hash, value });
+            let key = (table_hash(&key), key);
+            let added = self.state.borrow_mut().add_ahead(time, self.watermark, key, value);
+            if let Err(refused) = added {
+                let (hash, held) = (refused.key.key_hash(), refused.is_held());
+                out.record(time, Slice::Record { hash, value: refused.value, held });
             }
             return;
         }
@@ -235,7 +252,7 @@ where
             self.straight -= 1;
             return self.pass(time, key, value, out);
         }
-        let hash = key.table_hash();
+        let hash = table_hash(&key);
         // The usual case, a key that is in the newest window already, is inlined into the chain.
         if let Some(pane) = self.panes.newest(time)
             && let Some(gathered) = pane.keys.get(hash, &key)
@@ -256,6 +273,9 @@ where
             // Nobody knows when the next record will send these on.
             Mark::Idle | Mark::End => {
                 self.send_due(Timestamp::MAX, out);
+                if self.late_output {
+                    self.straight = usize::MAX;
+                }
             }
             Mark::Active => {}
         }

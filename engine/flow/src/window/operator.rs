@@ -9,8 +9,8 @@ use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 use super::Windowed;
 use super::aggregate::Aggregate;
 use super::local::Slice;
-use super::state::WindowState;
-use crate::counters::Counter;
+use super::state::{Refusal, Refused, WindowState};
+use super::table::table_hash_from;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
 
@@ -18,10 +18,8 @@ use crate::pipeline::Operator;
 pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     key: Rc<F>,
     aggregate: Rc<A>,
-    watermark: Timestamp,
     state: Rc<RefCell<WindowState<K, T, A>>>,
     late: Option<LocalEdge<T>>,
-    dropped_late: Counter,
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
@@ -30,22 +28,14 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         aggregate: Rc<A>,
         state: Rc<RefCell<WindowState<K, T, A>>>,
         late: Option<LocalEdge<T>>,
-        dropped_late: Counter,
     ) -> Self {
-        Self { key, aggregate, watermark: Timestamp::MIN, state, late, dropped_late }
-    }
-
-    #[cold]
-    fn late(&self, time: Timestamp, value: T) {
-        match &self.late {
-            Some(edge) => edge.push(time, value),
-            None => self.dropped_late.add(1),
-        }
+        Self { key, aggregate, state, late }
     }
 
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
         let mut state = self.state.borrow_mut();
-        while let Some(mut pane) = state.close_due(watermark) {
+        state.watermark = watermark;
+        while let Some(mut pane) = state.close_due() {
             let (start, last) = (pane.start, pane.last);
             let end = last.plus_ms(1);
             for (key, accumulator) in pane.keys.drain() {
@@ -75,23 +65,35 @@ where
     ) {
         let mut state = self.state.borrow_mut();
         match slice {
-            Slice::Record { hash, value } => {
+            Slice::Record { hash, value, held } => {
+                if held {
+                    state.arrived();
+                }
                 let key = (self.key)(&value);
-                let key = (key.table_hash_from(hash), key);
-                let added = state.add(time, self.watermark, key, value);
-                drop(state);
-                if let Err(value) = added {
-                    self.late(time, value);
+                let (key, watermark) = ((table_hash_from(&key, hash), key), state.watermark);
+                match (state.add(time, watermark, key, value), &self.late) {
+                    (Ok(()), _) => {}
+                    (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => {
+                        late.push(time, value);
+                    }
+                    (Err(Refused { why, .. }), _) => state.dropped(why, 1),
                 }
             }
-            Slice::Partial(partial) => state.merge(time, self.watermark, partial),
+            Slice::Partial(partial) => {
+                if partial.held {
+                    state.arrived();
+                }
+                if let Err(Refused { why, value: partial, .. }) = state.merge(time, partial) {
+                    // Late only if its sender was idle and has no late output: see `local.rs`.
+                    state.dropped(why, partial.records);
+                }
+            }
         }
     }
 
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
         if let Mark::Watermark(watermark) = mark {
-            self.watermark = watermark;
             self.fire(watermark, out);
         }
         if let Some(late) = &self.late {

@@ -1,4 +1,13 @@
-//! The open windows of the keys that a shard owns, filled from both sides of the exchange.
+//! The open windows of the keys that a shard owns, filled from both sides of the exchange: by the
+//! *operator* behind it, and by the shard's own *sender* in front of it.
+//!
+//! # Two sides
+//! The sender runs ahead of the operator: by what is in the lane, and that is much while a sink is full.
+//! So what it finds is no verdict. It adds what both its own watermark and the operator's leave
+//! open (the operator's may be the later one, after the sender was idle); everything else it sends through
+//! the exchange, where the operator decides in its turn. That is so for limits, too: the windows
+//! that the sender finds in the way may be about to fire. While such a record is on its way, all of
+//! the shard's own keys follow it, so that the records of a key stay in order.
 //!
 //! # Large tables
 //! An update of a key in a table beyond the caches waits for memory, and the rest of a chain fills
@@ -15,6 +24,7 @@ use super::Limits;
 use super::aggregate::Aggregate;
 use super::local::Partial;
 use super::pane::{Opened, Pane, Panes};
+use super::table::table_hash_from;
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
 
@@ -25,6 +35,10 @@ const DEFERRED_MAX: usize = 128;
 pub(super) struct WindowState<K, T, A: Aggregate<T>> {
     aggregate: Rc<A>,
     panes: Panes<K, A::Accumulator>,
+    /// The operator's watermark.
+    pub(super) watermark: Timestamp,
+    /// What the sender had no room for, and is on its way to the operator.
+    held: usize,
     /// Open (key, window) pairs.
     keys: usize,
     keys_max: usize,
@@ -35,6 +49,7 @@ pub(super) struct WindowState<K, T, A: Aggregate<T>> {
 /// Records that take part in no result, by reason.
 #[derive(Clone, Default)]
 pub(super) struct Dropped {
+    pub(super) late: Counter,
     pub(super) keys_over_limit: Counter,
     pub(super) windows_over_limit: Counter,
 }
@@ -47,6 +62,26 @@ struct Deferred<K, T> {
     value: T,
 }
 
+/// Why a record or sum was not added.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The watermark has passed its window.
+    Late,
+    /// As many windows are open as may be.
+    Windows,
+    /// As many keys are open as may be.
+    Keys,
+    /// What must come first is on its way.
+    Behind,
+}
+
+/// What was not added.
+pub(super) struct Refused<K, V> {
+    pub(super) why: Refusal,
+    pub(super) key: K,
+    pub(super) value: V,
+}
+
 impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     pub(super) fn new(
         aggregate: Rc<A>,
@@ -55,12 +90,59 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         dropped: Dropped,
     ) -> Self {
         let Limits { keys_max, windows_max } = limits;
-        let panes = Panes::new(windows, windows_max);
-        Self { aggregate, panes, keys: 0, keys_max, dropped, deferred: Vec::new() }
+        Self {
+            aggregate,
+            panes: Panes::new(windows, windows_max),
+            watermark: Timestamp::MIN,
+            held: 0,
+            keys: 0,
+            keys_max,
+            dropped,
+            deferred: Vec::new(),
+        }
     }
 
-    /// Adds a record to its window; `hash` is the key's [`Key::table_hash`]. Gives it back if `watermark`
-    /// has passed the window.
+    /// Adds a record for the sender; `hash` is the key's [`table_hash`](super::table::table_hash).
+    /// What is refused must go to the operator, and counts as held unless it is late.
+    #[inline(always)]
+    pub(super) fn add_ahead(
+        &mut self,
+        time: Timestamp,
+        watermark: Timestamp,
+        (hash, key): (u64, K),
+        value: T,
+    ) -> Result<(), Refused<K, T>> {
+        if self.held > 0 {
+            return Err(self.hold(Refused { why: Refusal::Behind, key, value }));
+        }
+        let added = self.add(time, watermark.max(self.watermark), (hash, key), value);
+        added.map_err(|refused| self.hold(refused))
+    }
+
+    /// Merges a sum for the sender. What is refused must go to the operator, and counts as held.
+    pub(super) fn merge_ahead(
+        &mut self,
+        time: Timestamp,
+        partial: Partial<K, A::Accumulator>,
+    ) -> Result<(), Refused<(), Partial<K, A::Accumulator>>> {
+        if self.held > 0 {
+            return Err(self.hold(Refused { why: Refusal::Behind, key: (), value: partial }));
+        }
+        self.merge(time, partial).map_err(|refused| self.hold(refused))
+    }
+
+    #[cold]
+    fn hold<Q, V>(&mut self, refused: Refused<Q, V>) -> Refused<Q, V> {
+        self.held += usize::from(refused.is_held());
+        refused
+    }
+
+    /// Something held has arrived at the operator.
+    pub(super) fn arrived(&mut self) {
+        self.held -= 1;
+    }
+
+    /// Adds a record; `hash` is the key's [`table_hash`](super::table::table_hash).
     #[inline(always)]
     pub(super) fn add(
         &mut self,
@@ -68,12 +150,13 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         watermark: Timestamp,
         (hash, key): (u64, K),
         value: T,
-    ) -> Result<(), T> {
+    ) -> Result<(), Refused<K, T>> {
         // The usual case, a key that is in the newest window already, is inlined into the chain.
         if let Some(pane) = self.panes.newest(time)
             && !pane.is_passed_by(watermark)
         {
-            if pane.keys.is_large() {
+            // What is put off must find room later.
+            if pane.keys.is_large() && self.keys + self.deferred.len() < self.keys_max {
                 self.defer(Deferred { time, hash, key, value });
                 return Ok(());
             }
@@ -92,46 +175,58 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         watermark: Timestamp,
         key: (u64, K),
         value: T,
-    ) -> Result<(), T> {
+    ) -> Result<(), Refused<K, T>> {
         self.add_deferred();
         let aggregate = Rc::clone(&self.aggregate);
         self.put(
             time,
             watermark,
             key,
-            (value, 1),
+            value,
             |accumulator, value| aggregate.add(accumulator, value),
             |value| aggregate.of(value),
         )
     }
 
-    /// Merges a partial result into its window, which `watermark` must not have passed.
+    /// Merges a sum into its window.
     pub(super) fn merge(
         &mut self,
         time: Timestamp,
-        watermark: Timestamp,
         partial: Partial<K, A::Accumulator>,
-    ) {
+    ) -> Result<(), Refused<(), Partial<K, A::Accumulator>>> {
         self.add_deferred();
-        let Partial { hash, key, accumulator, records } = partial;
-        let hash = key.table_hash_from(hash);
+        let Partial { hash, key, accumulator, records, held } = partial;
         let aggregate = Rc::clone(&self.aggregate);
         let put = self.put(
             time,
-            watermark,
-            (hash, key),
-            (accumulator, records as usize),
+            self.watermark,
+            (table_hash_from(&key, hash), key),
+            accumulator,
             |into, accumulator| aggregate.merge(into, accumulator),
             |accumulator| accumulator,
         );
-        // Its sender passed it on before the watermark that closes its window.
-        debug_assert!(put.is_ok(), "a partial result came late");
+        put.map_err(|Refused { why, key, value: accumulator }| {
+            let partial = Partial { hash, key, accumulator, records, held };
+            Refused { why, key: (), value: partial }
+        })
     }
 
-    /// Takes out the oldest window that `watermark` has passed.
+    /// Counts what takes part in no result.
+    #[cold]
+    pub(super) fn dropped(&self, why: Refusal, records: u64) {
+        let records = records as usize;
+        match why {
+            Refusal::Late => self.dropped.late.add(records),
+            Refusal::Windows => self.dropped.windows_over_limit.add(records),
+            Refusal::Keys => self.dropped.keys_over_limit.add(records),
+            Refusal::Behind => debug_assert!(false, "the operator is behind nobody"),
+        }
+    }
+
+    /// Takes out the oldest window that the operator's watermark has passed.
     #[inline]
-    pub(super) fn close_due(&mut self, watermark: Timestamp) -> Option<Pane<K, A::Accumulator>> {
-        if !self.panes.is_due(watermark) {
+    pub(super) fn close_due(&mut self) -> Option<Pane<K, A::Accumulator>> {
+        if !self.panes.is_due(self.watermark) {
             return None;
         }
         self.add_deferred();
@@ -171,47 +266,44 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         }
         // Whether they are here is asked again below, and cheaply: this was to load them.
         std::hint::black_box(here);
+        let aggregate = Rc::clone(&self.aggregate);
         for Deferred { time, hash, key, value } in deferred.drain(..) {
             if let Some(pane) = self.panes.newest(time)
                 && let Some(accumulator) = pane.keys.get(hash, &key)
             {
-                self.aggregate.add(accumulator, value);
+                aggregate.add(accumulator, value);
                 continue;
             }
-            let aggregate = Rc::clone(&self.aggregate);
             let put = self.put(
                 time,
                 // Its window was open, and none has fired since.
                 Timestamp::MIN,
                 (hash, key),
-                (value, 1),
+                value,
                 |accumulator, value| aggregate.add(accumulator, value),
                 |value| aggregate.of(value),
             );
-            debug_assert!(put.is_ok(), "a window closed over deferred records");
+            debug_assert!(put.is_ok(), "no room for a record that was put off");
         }
         self.deferred = deferred;
     }
 
-    /// Gives `value`, which stands for so many records, to `add` with the accumulator of its key and
-    /// window, or to `create` if there is none yet; counts it as dropped where a limit is reached.
+    /// Gives `value` to `add` with the accumulator of its key and window, or to `create` if there is
+    /// none yet.
     #[inline]
     fn put<V>(
         &mut self,
         time: Timestamp,
         watermark: Timestamp,
         (hash, key): (u64, K),
-        (value, records): (V, usize),
+        value: V,
         add: impl FnOnce(&mut A::Accumulator, V),
         create: impl FnOnce(V) -> A::Accumulator,
-    ) -> Result<(), V> {
+    ) -> Result<(), Refused<K, V>> {
         let pane = match self.panes.find_or_open(time, watermark) {
             Opened::Pane(pane) => pane,
-            Opened::Closed => return Err(value),
-            Opened::TooMany => {
-                self.dropped.windows_over_limit.add(records);
-                return Ok(());
-            }
+            Opened::Closed => return Err(Refused { why: Refusal::Late, key, value }),
+            Opened::TooMany => return Err(Refused { why: Refusal::Windows, key, value }),
         };
         if let Some(accumulator) = pane.keys.get(hash, &key) {
             add(accumulator, value);
@@ -219,8 +311,15 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             self.keys += 1;
             pane.keys.insert(hash, key, create(value));
         } else {
-            self.dropped.keys_over_limit.add(records);
+            return Err(Refused { why: Refusal::Keys, key, value });
         }
         Ok(())
+    }
+}
+
+impl<K, V> Refused<K, V> {
+    /// Whether it counts as held on its way to the operator.
+    pub(super) fn is_held(&self) -> bool {
+        self.why != Refusal::Late
     }
 }

@@ -1,49 +1,67 @@
 //! A table of keys and what belongs to them.
 //!
-//! Few keys, as most jobs have, lie in an array with eight times as many slots: nearly all of them are in
-//! the slot that their hash names, which costs a load and a comparison, and no branch that the
-//! processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it. (Measured
-//! with a million keys against two of our own: probing slot by slot is no better, since one search
-//! in four goes on to the next slot, and each of those throws away what the processor had begun of
-//! the next ones; a list of entries beside an index takes a third longer, for the second access.)
+//! Few keys, as most jobs have, lie in a list beside an index with eight times as many slots: nearly all
+//! of them are named by the slot of their hash, which costs two loads and a comparison, and no branch
+//! that the processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it.
+//! (Measured with a million keys against two of our own: probing slot by slot is no better, since one
+//! search in four goes on to the next slot, and each of those throws away what the processor had
+//! begun of the next ones; a list beside an index takes a third longer, for the second access.)
 
 use hashbrown::HashTable;
 use thalweg_kernel::Key;
 
-/// A few keys are at most so many.
-const FEW_KEYS_MAX: usize = 256;
+/// A few keys are at most so many: a slot is a byte.
+const FEW_KEYS_MAX: usize = 255;
 /// Slots for each of them.
 const SLOTS_PER_KEY: usize = 8;
-/// The first array has so many.
+/// The first index has so many.
 const SLOTS_MIN: usize = 16;
 
 /// A table of more bytes than this does not stay in a second-level cache.
 const LARGE_BYTES: usize = 512 * 1_024;
 
-/// See the module. Hashes are those of [`Key::table_hash`].
+/// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
-    /// As many as a power of two, or none.
-    few: Vec<Option<(K, V)>>,
-    few_len: usize,
-    /// In use once there were too many for the array.
+    few: Vec<(K, V)>,
+    /// The numbers of the few, from one; zero where nothing is. As many as a power of two, or none.
+    slots: Vec<u8>,
+    /// In use once there were too many for the list.
     many: HashTable<(K, V)>,
+}
+
+/// The hash of a key for a table.
+#[inline(always)]
+pub(super) fn table_hash<K: Key>(key: &K) -> u64 {
+    match K::TABLE_HASH {
+        Some(hash) => hash(key),
+        None => key.key_hash(),
+    }
+}
+
+/// The same, where the key's fixed hash is at hand.
+#[inline(always)]
+pub(super) fn table_hash_from<K: Key>(key: &K, fixed: u64) -> u64 {
+    match K::TABLE_HASH {
+        Some(hash) => hash(key),
+        None => fixed,
+    }
 }
 
 impl<K: Key, V> Table<K, V> {
     /// An empty one, without buffers.
     pub(super) fn new() -> Self {
-        Self { few: Vec::new(), few_len: 0, many: HashTable::new() }
+        Self { few: Vec::new(), slots: Vec::new(), many: HashTable::new() }
     }
 
     /// The number of keys.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.few_len + self.many.len()
+        self.few.len() + self.many.len()
     }
 
     /// How many keys its buffers have room for.
     pub(super) fn capacity(&self) -> usize {
-        self.few.len() / SLOTS_PER_KEY + self.many.capacity()
+        self.few.capacity() + self.many.capacity()
     }
 
     /// Whether a look-up is likely to wait for memory.
@@ -61,27 +79,29 @@ impl<K: Key, V> Table<K, V> {
     /// The value of a key that is here.
     #[inline(always)]
     pub(super) fn get(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        let at = hash as usize & self.few.len().wrapping_sub(1);
-        if let Some(Some((here, _))) = self.few.get(at)
-            && here == key
-        {
-            return self.few[at].as_mut().map(|(_, value)| value);
+        let at = hash as usize & self.slots.len().wrapping_sub(1);
+        if let Some(&slot) = self.slots.get(at) {
+            let number = usize::from(slot).wrapping_sub(1);
+            if self.few.get(number).is_some_and(|entry| entry.0 == *key) {
+                return self.few.get_mut(number).map(|entry| &mut entry.1);
+            }
         }
         self.get_elsewhere(hash, key)
     }
 
-    /// The value of a key that is not in the slot of its hash. (Inlined, its first instructions are
+    /// The value of a key that the slot of its hash does not name. (Inlined, its first instructions are
     /// executed for every key.)
     #[inline(never)]
     fn get_elsewhere(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        if self.few_len == 0 {
+        if self.few.is_empty() {
             return self.many.find_mut(hash, |entry| entry.0 == *key).map(|entry| &mut entry.1);
         }
-        let mask = self.few.len() - 1;
+        let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
-        while let Some((here, _)) = &self.few[at] {
-            if here == key {
-                return self.few[at].as_mut().map(|(_, value)| value);
+        while self.slots[at] != 0 {
+            let number = usize::from(self.slots[at]) - 1;
+            if self.few[number].0 == *key {
+                return Some(&mut self.few[number].1);
             }
             at = (at + 1) & mask;
         }
@@ -90,51 +110,55 @@ impl<K: Key, V> Table<K, V> {
 
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
-        if self.few_len * SLOTS_PER_KEY >= self.few.len() && self.many.capacity() == 0 {
-            self.grow();
-        }
-        if self.many.capacity() > 0 {
-            self.many.insert_unique(hash, (key, value), |entry| entry.0.table_hash());
-        } else {
-            self.few_len += 1;
-            place(&mut self.few, hash, (key, value));
-        }
-    }
-
-    /// Makes room in the array, or gives it up.
-    #[cold]
-    fn grow(&mut self) {
-        let before = std::mem::take(&mut self.few);
-        if self.few_len >= FEW_KEYS_MAX {
-            self.few_len = 0;
-            self.many.reserve(2 * FEW_KEYS_MAX, |entry| entry.0.table_hash());
-            for entry in before.into_iter().flatten() {
-                let hash = entry.0.table_hash();
-                self.many.insert_unique(hash, entry, |entry| entry.0.table_hash());
+        if self.many.capacity() == 0 && self.few.len() < FEW_KEYS_MAX {
+            self.few.push((key, value));
+            if self.few.len() * SLOTS_PER_KEY > self.slots.len() {
+                self.grow();
+            } else {
+                self.name(hash, self.few.len());
             }
             return;
         }
-        self.few.resize_with((before.len() * 2).max(SLOTS_MIN), || None);
-        for entry in before.into_iter().flatten() {
-            place(&mut self.few, entry.0.table_hash(), entry);
+        if !self.few.is_empty() {
+            self.move_to_many();
+        }
+        self.many.insert_unique(hash, (key, value), |entry| table_hash(&entry.0));
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let slots = (self.slots.len() * 2).max(SLOTS_MIN);
+        self.slots.clear();
+        self.slots.resize(slots, 0);
+        for number in 1..=self.few.len() {
+            self.name(table_hash(&self.few[number - 1].0), number);
         }
     }
 
-    /// Takes all keys out, in an order that follows from their hashes, and keeps the buffers.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
-        let few = if self.few_len == 0 { &mut [] } else { &mut self.few[..] };
-        self.few_len = 0;
-        few.iter_mut().filter_map(Option::take).chain(self.many.drain())
+    fn name(&mut self, hash: u64, number: usize) {
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.slots[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = number as u8;
     }
-}
 
-fn place<K, V>(slots: &mut [Option<(K, V)>], hash: u64, entry: (K, V)) {
-    let mask = slots.len() - 1;
-    let mut at = hash as usize & mask;
-    while slots[at].is_some() {
-        at = (at + 1) & mask;
+    #[cold]
+    fn move_to_many(&mut self) {
+        self.slots = Vec::new();
+        self.many.reserve(2 * FEW_KEYS_MAX, |entry| table_hash(&entry.0));
+        for entry in std::mem::take(&mut self.few) {
+            self.many.insert_unique(table_hash(&entry.0), entry, |entry| table_hash(&entry.0));
+        }
     }
-    slots[at] = Some(entry);
+
+    /// Takes all keys out, and keeps the buffers. A few keys come in the order they went in, many in one
+    /// that depends on their hashes and on what the table held before.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
+        self.slots.fill(0);
+        self.few.drain(..).chain(self.many.drain())
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +173,7 @@ mod tests {
 
     impl Key for Weak {
         fn key_hash(&self) -> u64 {
-            self.0.table_hash() & self.1
+            self.0.key_hash() & self.1
         }
     }
 
@@ -158,19 +182,19 @@ mod tests {
         for mask in [0, 1, 0xff, u64::MAX] {
             let mut table = Table::new();
             // Used again it keeps what it has grown to.
-            for keys in [1, 2, 3, 100, 255, 256, 257, 701, 2, 701] {
+            for keys in [1, 2, 3, 100, 254, 255, 256, 257, 701, 2, 701] {
                 let mut map = HashMap::new();
                 for n in 0..3_000_u64 {
                     let key = Weak(n * n % keys, mask);
-                    match table.get(key.table_hash(), &key) {
+                    match table.get(table_hash(&key), &key) {
                         Some(value) => *value += n,
-                        None => table.insert(key.table_hash(), key, n),
+                        None => table.insert(table_hash(&key), key, n),
                     }
                     *map.entry(key).or_insert(0) += n;
                 }
                 assert_eq!(table.len(), map.len());
                 let absent = Weak(9_999, mask);
-                assert!(table.get(absent.table_hash(), &absent).is_none());
+                assert!(table.get(table_hash(&absent), &absent).is_none());
                 for (key, value) in table.drain() {
                     assert_eq!(Some(value), map.remove(&key));
                 }
@@ -178,6 +202,17 @@ mod tests {
                 assert_eq!(table.len(), 0);
                 assert!(table.get(0, &Weak(0, mask)).is_none(), "drained");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_drained_halfway_is_gone() {
+        for keys in [5_u64, 1_000] {
+            let mut table = Table::new();
+            (0..keys).for_each(|key| table.insert(table_hash(&key), key, ()));
+            let _first = table.drain().next();
+            assert_eq!(table.len(), 0);
+            assert!((0..keys).all(|key| table.get(table_hash(&key), &key).is_none()));
         }
     }
 }
