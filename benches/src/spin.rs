@@ -112,6 +112,5 @@ mod tests {
     fn every_event_that_is_due_is_seen() {
         let late = open_loops(1, 10_000, Duration::from_millis(20)).unwrap();
         assert_eq!(late.len(), 199);
-        assert!(late.micros_at(1.0) > 0.0);
     }
 }

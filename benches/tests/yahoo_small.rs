@@ -66,7 +66,8 @@ fn assert_latency(line: &Value, rate: u64) {
     let at = |key: &str| line[key].as_f64().unwrap();
     let quantiles = ["p50_us", "p99_us", "p999_us", "p9999_us", "max_us"].map(at);
     assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{line}");
-    assert!(at("noise_p999_us") > 0.0, "{line}");
+    // A quiet machine has less than is printed.
+    assert!(at("noise_p999_us") >= 0.0, "{line}");
 }
 
 #[test]

@@ -105,7 +105,10 @@ struct Run {
     devices: u64,
     driver: String,
     cores: usize,
+    events: u64,
     secs: f64,
+    events_per_s: f64,
+    cpu_ns_per_event: f64,
     cpu_us_per_message: f64,
     peak_rss_mib: f64,
     #[serde(flatten)]
@@ -191,6 +194,7 @@ fn one(args: &Args, broker: &Broker, role: Role) -> anyhow::Result<Run> {
     let engine = Engine::start(&arguments(role))?;
     let figures: Figures = process::measure(arguments(Role::Load))?;
     let cost = engine.finish()?;
+    let cpu_us_per_message = cost.cpu_us / figures.sent.max(1) as f64;
     Ok(Run {
         engine: role.name(),
         mode: "mqtt",
@@ -199,8 +203,11 @@ fn one(args: &Args, broker: &Broker, role: Role) -> anyhow::Result<Run> {
         devices: args.devices,
         driver: args.driver.to_string(),
         cores: args.cores,
+        events: figures.sent,
         secs: cost.secs,
-        cpu_us_per_message: rounded(cost.cpu_us / figures.sent.max(1) as f64, 3),
+        events_per_s: (figures.sent as f64 / cost.secs).round(),
+        cpu_ns_per_event: (cpu_us_per_message * 1_000.0).round(),
+        cpu_us_per_message: rounded(cpu_us_per_message, 3),
         peak_rss_mib: cost.peak_rss_mib,
         figures,
     })

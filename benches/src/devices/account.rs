@@ -60,6 +60,11 @@ impl Account {
         *self.sent.entry(ts - ts.rem_euclid(WINDOW_MS)).or_default() += count;
     }
 
+    /// The readings of all windows but the last, which nothing closes.
+    pub fn closed(&self) -> u64 {
+        self.sent.values().rev().skip(1).sum()
+    }
+
     /// A row came.
     pub fn row(&mut self, at_us: i64, row: Row) {
         self.rows.push((at_us, row));

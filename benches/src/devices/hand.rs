@@ -2,10 +2,10 @@
 //! by sonic-rs where it was received, and when one of the next second comes the rows of the last
 //! leave in one write. No second attempt, no limits, no metrics; a bad payload ends it.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Wire, publish};

@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use crate::sensors::data::Sample;
 
 const BURST: Duration = Duration::from_millis(1);
 /// How long the last rows may be on their way.
-const ARRIVAL: Duration = Duration::from_millis(1_000);
+const ARRIVAL_MAX: Duration = Duration::from_secs(5);
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +41,16 @@ pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     let mut rows = Wire::connect(host, port, "thalweg-bench-rows")?;
     rows.subscribe(RESULTS)?;
     let ended = rows.writer()?;
-    let receiver = thread::spawn(move || receive(rows));
+    let counted = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&counted);
+    let receiver = thread::spawn(move || receive(rows, &counting));
 
     let mut account = Account::default();
     let sending = send(host, port, load, &mut account).context("the devices lost their broker");
-    thread::sleep(ARRIVAL);
+    let sent = Instant::now();
+    while counted.load(Ordering::Relaxed) < account.closed() && sent.elapsed() < ARRIVAL_MAX {
+        thread::sleep(BURST);
+    }
     // If the broker has ended it already there is nothing to end.
     let _ended = ended.shutdown(Shutdown::Both);
     let rows = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
@@ -52,11 +59,13 @@ pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     account.close()
 }
 
-fn receive(mut wire: Wire) -> io::Result<Vec<(i64, Row)>> {
+fn receive(mut wire: Wire, counted: &AtomicU64) -> io::Result<Vec<(i64, Row)>> {
     let mut rows = Vec::new();
     while wire.read(|_topic, payload| {
         let at_us = now_us();
-        rows.push((at_us, sonic_rs::from_slice(payload).map_err(io::Error::other)?));
+        let row: Row = sonic_rs::from_slice(payload).map_err(io::Error::other)?;
+        counted.fetch_add(row.value.count, Ordering::Relaxed);
+        rows.push((at_us, row));
         Ok(())
     })? {}
     Ok(rows)

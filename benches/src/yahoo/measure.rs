@@ -61,15 +61,17 @@ impl Runs {
         }
     }
 
-    /// Measures `spec` with each of `engines` in turn, so many times.
+    /// Measures `spec` with each of `engines` in turn, so many times, each time another one first.
     ///
     /// # Errors
     /// As [`measure`](Self::measure).
     pub fn rounds(&mut self, spec: &Spec, engines: &[Engine], rounds: u32) -> anyhow::Result<()> {
+        let mut engines = engines.to_vec();
         for round in 1..=rounds {
-            for &engine in engines {
+            for &engine in &engines {
                 self.measure(&Spec { engine, ..spec.clone() }, round)?;
             }
+            engines.rotate_left(1);
         }
         Ok(())
     }

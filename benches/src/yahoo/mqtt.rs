@@ -51,7 +51,7 @@ const TOPIC: &str = "thalweg-bench/yahoo";
 const SUBSCRIBED_MAX: Duration = Duration::from_secs(10);
 
 /// After the last event was sent, silence for this long means that the rest is lost.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Microseconds since the epoch, by this machine's clock.
 fn now_us() -> i64 {

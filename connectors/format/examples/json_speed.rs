@@ -1,6 +1,6 @@
 //! How long decoding takes, by this crate, `sonic-rs` and `serde_json`: the two messages of the
 //! project's benchmarks, and two that are unkind. Prints nanoseconds per message, the best of many
-//! interleaved rounds: `cargo run --release -p thalweg-format --example json_speed`.
+//! interleaved rounds: `cargo run --profile profiling -p thalweg-format --example json_speed`.
 
 use std::hint::black_box;
 use std::time::Instant;
