@@ -4,7 +4,8 @@
 //! One *pane* per open window, the newest at hand; a pane is a table of keys and is recycled when it has
 //! fired. Records are added up on the shard that has them before they are sent, or go straight into
 //! the window where that is cheaper (`local.rs`). What crosses carries the key's hash, so that a record's
-//! key is hashed once.
+//! key is hashed once. `numRecordsIn` counts records before that, `numSlicesIn` what came through the
+//! exchange.
 //!
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
