@@ -16,3 +16,4 @@ pub mod data;
 pub mod hand;
 pub mod job;
 pub mod rows;
+pub(crate) mod sums;

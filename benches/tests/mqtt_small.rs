@@ -3,18 +3,17 @@
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::process::Command;
 
 use serde_json::Value;
 
 /// Runs it and returns its lines of JSON.
 fn run(arguments: &[&str]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_mqtt")).args(arguments).output().unwrap();
-    let (said, failed) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{arguments:?}: {failed}");
+    let said = common::say(env!("CARGO_BIN_EXE_mqtt"), arguments);
     assert!(said.contains("thalweg over handloop"), "{said}");
-    said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    common::json_lines(&said)
 }
 
 #[test]

@@ -4,6 +4,8 @@
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::HashMap;
 use std::process::{Command, Output};
 
@@ -15,12 +17,10 @@ fn yahoo(arguments: &str) -> Output {
 
 /// Runs it, and returns what it says and the JSON lines.
 fn run(arguments: &str) -> (String, Vec<Value>) {
-    let output = yahoo(arguments);
-    let (said, failed) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{arguments}: {failed}");
-    let json = said.lines().filter(|line| line.starts_with('{'));
-    (said.to_string(), json.map(|line| serde_json::from_str(line).unwrap()).collect())
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    let said = common::say(env!("CARGO_BIN_EXE_yahoo"), &arguments);
+    let lines = common::json_lines(&said);
+    (said, lines)
 }
 
 fn mix(i: u64) -> u64 {

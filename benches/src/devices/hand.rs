@@ -6,37 +6,10 @@ use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 
 use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
 
 use super::wire::{Wire, publish};
 use super::{READINGS, RESULTS, WINDOW_MS};
-
-#[derive(Deserialize)]
-struct Reading<'a> {
-    device: &'a str,
-    ts: i64,
-    temp: f64,
-}
-
-/// A row as the job writes it.
-#[derive(Serialize)]
-struct Row<'a> {
-    key: &'a str,
-    start: i64,
-    end: i64,
-    value: Value,
-}
-
-#[derive(Clone, Copy, Serialize)]
-struct Value {
-    count: u64,
-    /// The sum, until the row is written.
-    avg: f64,
-    min: f64,
-    max: f64,
-}
-
-const NOTHING: Value = Value { count: 0, avg: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
+use crate::sensors::sums::{Reading, Sum};
 
 /// A connected loop.
 pub struct Hand(Wire);
@@ -70,7 +43,7 @@ impl Hand {
     /// If the connection breaks or a payload is no reading.
     pub fn run(mut self) -> io::Result<u64> {
         let mut out = self.0.writer()?;
-        let mut window = Window { start: 0, values: HashMap::new(), packets: Vec::new() };
+        let mut window = Window { start: 0, sums: HashMap::new(), packets: Vec::new() };
         let mut readings = 0;
         while self.0.read(|_topic, payload| {
             readings += 1;
@@ -83,7 +56,7 @@ impl Hand {
 
 struct Window {
     start: i64,
-    values: HashMap<Box<str>, Value>,
+    sums: HashMap<Box<str>, Sum>,
     packets: Vec<u8>,
 }
 
@@ -93,26 +66,21 @@ impl Window {
             self.publish(out)?;
             self.start = reading.ts - reading.ts.rem_euclid(WINDOW_MS);
         }
-        let value = match self.values.get_mut(reading.device) {
-            Some(value) => value,
-            None => self.values.entry(reading.device.into()).or_insert(NOTHING),
+        let sum = match self.sums.get_mut(reading.device) {
+            Some(sum) => sum,
+            None => self.sums.entry(reading.device.into()).or_insert(Sum::NOTHING),
         };
-        value.count += 1;
-        value.avg += reading.temp;
-        value.min = value.min.min(reading.temp);
-        value.max = value.max.max(reading.temp);
+        sum.add(reading.temp);
         Ok(())
     }
 
     fn publish(&mut self, out: &mut TcpStream) -> io::Result<()> {
         self.packets.clear();
-        for (key, value) in &mut self.values {
-            if value.count > 0 {
-                value.avg /= value.count as f64;
-                let row =
-                    Row { key, start: self.start, end: self.start + WINDOW_MS, value: *value };
+        for (key, sum) in &mut self.sums {
+            if sum.count > 0 {
+                let row = sum.row(key, self.start, self.start + WINDOW_MS);
                 publish(RESULTS, &serde_json::to_vec(&row)?, &mut self.packets);
-                *value = NOTHING;
+                *sum = Sum::NOTHING;
             }
         }
         out.write_all(&self.packets)

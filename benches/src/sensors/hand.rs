@@ -13,54 +13,12 @@ use std::thread;
 
 use anyhow::{Context, anyhow};
 use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
+
+use super::sums::{Reading, Sum};
 
 const WINDOW_MS: i64 = 10_000;
 const DISORDER_MS: i64 = 5_000;
 const BLOCK_BYTES: usize = 256 * 1024;
-
-#[derive(Deserialize)]
-struct Reading<'a> {
-    device: &'a str,
-    ts: i64,
-    temp: f64,
-}
-
-/// A row as the job writes it.
-#[derive(Serialize)]
-struct Row<'a> {
-    key: &'a str,
-    start: i64,
-    end: i64,
-    value: Value,
-}
-
-#[derive(Serialize)]
-struct Value {
-    count: u64,
-    avg: f64,
-    min: f64,
-    max: f64,
-}
-
-#[derive(Clone, Copy)]
-struct Sum {
-    count: u64,
-    sum: f64,
-    min: f64,
-    max: f64,
-}
-
-const NOTHING: Sum = Sum { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
-
-impl Sum {
-    fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.sum += other.sum;
-        self.min = self.min.min(other.min);
-        self.max = self.max.max(other.max);
-    }
-}
 
 /// Where the sums of a window go when it fires.
 trait Fired {
@@ -73,9 +31,7 @@ struct Rows(BufWriter<File>);
 impl Fired for Rows {
     fn window(&mut self, start: i64, names: &[Box<str>], sums: &[Sum]) -> io::Result<()> {
         for (key, sum) in names.iter().zip(sums).filter(|(_, sum)| sum.count > 0) {
-            let Sum { count, min, max, .. } = *sum;
-            let value = Value { count, avg: sum.sum / count as f64, min, max };
-            serde_json::to_writer(&mut self.0, &Row { key, start, end: start + WINDOW_MS, value })?;
+            serde_json::to_writer(&mut self.0, &sum.row(key, start, start + WINDOW_MS))?;
             self.0.write_all(b"\n")?;
         }
         Ok(())
@@ -90,7 +46,7 @@ impl Fired for Kept {
     fn window(&mut self, start: i64, names: &[Box<str>], sums: &[Sum]) -> io::Result<()> {
         let window = self.0.entry(start).or_default();
         for (name, sum) in names.iter().zip(sums).filter(|(_, sum)| sum.count > 0) {
-            window.entry(name.clone()).or_insert(NOTHING).merge(sum);
+            window.entry(name.clone()).or_insert(Sum::NOTHING).merge(sum);
         }
         Ok(())
     }
@@ -132,13 +88,9 @@ impl Windows {
             }
             let sums = &mut self.open[place];
             if sums.len() <= index {
-                sums.resize(self.names.len().next_power_of_two(), NOTHING);
+                sums.resize(self.names.len().next_power_of_two(), Sum::NOTHING);
             }
-            let sum = &mut sums[index];
-            sum.count += 1;
-            sum.sum += reading.temp;
-            sum.min = sum.min.min(reading.temp);
-            sum.max = sum.max.max(reading.temp);
+            sums[index].add(reading.temp);
         }
         if reading.ts > self.latest {
             self.latest = reading.ts;
