@@ -47,6 +47,7 @@ impl Shard {
             instances: shards,
             waker: Waker::from(Arc::clone(&unpark)),
             shared: Arc::clone(shared),
+            durability: thalweg_kernel::Durability::default(),
         };
         Self { cx, unpark, seen: 0 }
     }

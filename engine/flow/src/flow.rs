@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{ConnectorError, KeyGroups, OpenContext, Shared, Str};
+use thalweg_kernel::{ConnectorError, Durability, KeyGroups, OpenContext, Shared, Str};
 
 use self::dead_letters::DeadLetters;
 use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
@@ -215,6 +215,7 @@ impl Flow {
             instances: producers,
             waker: build.wakers[build.shard].clone(),
             shared: Arc::clone(&build.shared),
+            durability: Durability::default(),
         })
     }
 

@@ -8,19 +8,22 @@
 //! The grammar of a channel, asserted in debug builds by the receiving end:
 //!
 //! ```text
-//! channel = (record | watermark | idle | active)* end
+//! channel = (record | watermark | barrier | idle | active)* end
 //! ```
 //!
-//! Watermarks of one channel only grow. Between `idle` and `active` there are no records; a
-//! record implies `active`, so a sender marks it first.
+//! Watermarks of one channel only grow, and so do the epochs of its barriers. Between `idle` and
+//! `active` there are no records; a record implies `active`, so a sender marks it first. A barrier ends
+//! its batch: what stands behind it comes in another one, which the receiver can leave where it is.
 
-use crate::Timestamp;
+use crate::{Epoch, Timestamp};
 
 /// A mark between two records of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// No record with a timestamp at or below this one is expected any more; those that come are late.
     Watermark(Timestamp),
+    /// What stands before this belongs to the epoch, what stands behind it does not.
+    Barrier(Epoch),
     /// The sender has been silent for its idle timeout: do not wait for its watermark.
     Idle,
     /// The sender speaks again: its watermark counts again.
@@ -97,6 +100,12 @@ impl<T> Batch<T> {
     /// The marks: each stands before the record at its position.
     pub fn marks(&self) -> &[(u32, Mark)] {
         &self.marks
+    }
+
+    /// Whether it ends with a barrier, and so must be closed.
+    #[inline]
+    pub fn ends_with_barrier(&self) -> bool {
+        matches!(self.marks.last(), Some(&(at, Mark::Barrier(_))) if at as usize == self.values.len())
     }
 
     /// Pushes the whole content into `out` in order, and leaves the batch empty with its buffers.

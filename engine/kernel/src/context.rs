@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-use crate::Str;
+use bytes::Bytes;
+
+use crate::{Epoch, Journals, PendingId, Str};
 
 /// What a source partition or a sink is told when it opens on a shard.
 #[derive(Clone, Debug)]
@@ -31,6 +33,27 @@ pub struct OpenContext {
     /// Where this operator's instances on the shards of the job can share one thing, such as the
     /// one I/O thread that owns a file.
     pub shared: Arc<Shared>,
+    /// What outlives the process.
+    pub durability: Durability,
+}
+
+/// What outlives the process, for a connector that opens.
+#[derive(Clone, Debug, Default)]
+pub struct Durability {
+    /// The operator's stable name, by which its state is found again.
+    pub operator: Str,
+    /// The job takes checkpoints. A sink that is to be exactly-once holds results back until their
+    /// epoch exists; without checkpoints it passes them on at once.
+    pub checkpoints: bool,
+    /// The epoch that the job resumes from, if it does.
+    pub restored: Option<Epoch>,
+    /// For a source partition: what [`Source::snapshot`](crate::Source::snapshot) wrote at that epoch.
+    pub position: Option<Bytes>,
+    /// For a sink: the notes that [`Sink::seal`](crate::Sink::seal) left and that are to be committed
+    /// (again), in order. If the number of shards has changed they may be another instance's.
+    pub pending: Vec<(PendingId, Bytes)>,
+    /// Opens journals, where the job has a directory for its state.
+    pub journals: Option<Arc<dyn Journals>>,
 }
 
 /// A registry in which the instances of one operator on several shards find what they share.

@@ -5,6 +5,9 @@
 //! number of groups may ever change for a job that has state**: the hash is xxh3 over a defined
 //! byte form (integers little-endian), not `std::hash`, whose byte form the language may change.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Str;
@@ -17,6 +20,34 @@ pub trait Key: Clone + Eq + 'static {
     /// A cheaper hash for tables in memory, on which nothing depends that is stored or sent, where there
     /// is one: as well spread as the fixed one in its low bits and in its high ones.
     const TABLE_HASH: Option<fn(&Self) -> u64> = None;
+
+    /// Appends the key to `out` as it is stored. Equal keys have equal bytes, others have others, for
+    /// ever; and where the key ends must follow from its bytes, so that others can stand behind them.
+    fn write_key(&self, out: &mut Vec<u8>);
+
+    /// Reads a key from the beginning of `bytes`, which are left with what is behind it; `None` if no
+    /// key stands there.
+    fn read_key(bytes: &mut &[u8]) -> Option<Self>;
+}
+
+/// The first `N` bytes, taken off.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+/// Bytes of any number: their length stands before them.
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn read_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = u32::from_le_bytes(take(bytes)?) as usize;
+    let (head, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(head)
 }
 
 macro_rules! integer_keys {
@@ -29,6 +60,14 @@ macro_rules! integer_keys {
 
             // A third of the instructions of the fixed one.
             const TABLE_HASH: Option<fn(&Self) -> u64> = Some(|key| fold(*key as u64));
+
+            fn write_key(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+                take(bytes).map(Self::from_le_bytes)
+            }
         }
     )*};
 }
@@ -40,6 +79,14 @@ macro_rules! wide_integer_keys {
             #[inline]
             fn key_hash(&self) -> u64 {
                 xxh3_64(&self.to_le_bytes())
+            }
+
+            fn write_key(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+                take(bytes).map(Self::from_le_bytes)
             }
         }
     )*};
@@ -55,21 +102,60 @@ const fn fold(number: u64) -> u64 {
 }
 
 macro_rules! byte_keys {
-    ($($t:ty),*) => {$(
+    ($($t:ty: $read:expr),*) => {$(
         impl Key for $t {
             #[inline]
             fn key_hash(&self) -> u64 {
                 xxh3_64(self.as_ref())
             }
+
+            fn write_key(&self, out: &mut Vec<u8>) {
+                write_bytes(self.as_ref(), out);
+            }
+
+            fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+                let read: fn(&[u8]) -> Option<Self> = $read;
+                read(read_bytes(bytes)?)
+            }
         }
     )*};
 }
-byte_keys!(String, Str, Vec<u8>, &'static str, bytes::Bytes);
+byte_keys! {
+    String: |bytes| std::str::from_utf8(bytes).ok().map(String::from),
+    Str: |bytes| std::str::from_utf8(bytes).ok().map(Str::from),
+    Vec<u8>: |bytes| Some(bytes.to_vec()),
+    bytes::Bytes: |bytes| Some(bytes::Bytes::copy_from_slice(bytes)),
+    &'static str: |bytes| std::str::from_utf8(bytes).ok().map(interned)
+}
+
+/// A string that lives as long as the program. Each is kept once: what is restored again costs nothing.
+fn interned(text: &str) -> &'static str {
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known.get(text) {
+        return found;
+    }
+    let kept: &'static str = Box::leak(text.into());
+    known.insert(kept);
+    kept
+}
 
 impl Key for bool {
     #[inline]
     fn key_hash(&self) -> u64 {
         u8::from(*self).key_hash()
+    }
+
+    fn write_key(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+
+    fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+        match take(bytes)? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
     }
 }
 
@@ -78,6 +164,14 @@ impl Key for char {
     fn key_hash(&self) -> u64 {
         u32::from(*self).key_hash()
     }
+
+    fn write_key(&self, out: &mut Vec<u8>) {
+        u32::from(*self).write_key(out);
+    }
+
+    fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+        u32::read_key(bytes)?.try_into().ok()
+    }
 }
 
 impl Key for () {
@@ -85,12 +179,26 @@ impl Key for () {
     fn key_hash(&self) -> u64 {
         xxh3_64(&[])
     }
+
+    fn write_key(&self, _out: &mut Vec<u8>) {}
+
+    fn read_key(_bytes: &mut &[u8]) -> Option<Self> {
+        Some(())
+    }
 }
 
 impl<const N: usize> Key for [u8; N] {
     #[inline]
     fn key_hash(&self) -> u64 {
         xxh3_64(self)
+    }
+
+    fn write_key(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes)
     }
 }
 
@@ -101,6 +209,17 @@ impl<K: Key> Key for Option<K> {
             None => combine(0, 0),
             Some(key) => combine(1, key.key_hash()),
         }
+    }
+
+    fn write_key(&self, out: &mut Vec<u8>) {
+        self.is_some().write_key(out);
+        if let Some(key) = self {
+            key.write_key(out);
+        }
+    }
+
+    fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+        if bool::read_key(bytes)? { K::read_key(bytes).map(Some) } else { Some(None) }
     }
 }
 
@@ -114,6 +233,16 @@ macro_rules! tuple_keys {
                 let mut hash = 0;
                 $(hash = combine(hash, $name.key_hash());)+
                 hash
+            }
+
+            #[allow(non_snake_case)]
+            fn write_key(&self, out: &mut Vec<u8>) {
+                let ($($name,)+) = self;
+                $($name.write_key(out);)+
+            }
+
+            fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+                Some(($($name::read_key(bytes)?,)+))
             }
         }
     };
@@ -214,6 +343,27 @@ mod tests {
         assert_eq!("d00042".to_owned().key_hash(), 0xa669_33d1_d0e4_4af7);
         assert_eq!(Str::from("d00042").key_hash(), "d00042".key_hash());
         assert_eq!((1_u32, "a").key_hash(), 0x5c90_527f_29c9_a88b);
+    }
+
+    #[test]
+    fn keys_come_back_from_their_bytes_whatever_stands_behind_them() {
+        fn check<K: Key + std::fmt::Debug>(key: K) {
+            let mut bytes = Vec::new();
+            key.write_key(&mut bytes);
+            let length = bytes.len();
+            bytes.extend_from_slice(b"more");
+            let mut rest = &bytes[..];
+            assert_eq!(K::read_key(&mut rest).as_ref(), Some(&key));
+            assert_eq!(rest, b"more");
+            for cut in 0..length {
+                assert_eq!(K::read_key(&mut &bytes[..cut]), None, "{key:?} cut at {cut}");
+            }
+        }
+        check((1_u8, -2_i64, 3_u128));
+        check((String::from("d1"), Str::from(""), "static", vec![1_u8, 2]));
+        check((Some('x'), None::<u32>, true, [1_u8, 2, 3]));
+        check(((), bytes::Bytes::from_static(b"abc")));
+        assert!(std::ptr::eq(interned("the same"), interned(&String::from("the same"))));
     }
 
     #[test]

@@ -14,25 +14,40 @@
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
+//! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
+//! | [`durable`] | [`Durable`]: what can be kept in state |
+//! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
+//! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
+//! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
 
 pub mod batch;
+pub mod changes;
 pub mod context;
 pub mod dead_letter;
+pub mod durable;
+pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod journal;
 pub mod key;
 pub mod sink;
 pub mod source;
+pub mod state;
 pub mod time;
 
 pub use batch::{Batch, Collector, Mark};
-pub use context::{OpenContext, Shared};
+pub use changes::{Change, Changes, ChangesDamaged};
+pub use context::{Durability, OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
+pub use durable::{Durable, StateWriter, ValueDamaged};
+pub use epoch::Epoch;
 pub use error::{ConfigError, ConnectorError};
 pub use format::{Decode, DecodeError, Encode, Message};
+pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
-pub use sink::{Sink, SinkSpec};
+pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
+pub use state::{StateError, StateId, StateInfo, StateKind, StateReader};
 pub use time::Timestamp;
 
 /// A string that stays inline up to 24 bytes: the right type for device names and other keys,

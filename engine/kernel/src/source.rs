@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::format::DecodeError;
-use crate::{Cause, ConnectorError, DeadLetter, OpenContext, Timestamp};
+use crate::{Cause, ConnectorError, DeadLetter, Epoch, OpenContext, Timestamp};
 
 /// What a poll left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,23 @@ pub trait Source {
     /// Asks for an orderly end: take no new input, emit what was already received, then report
     /// [`SourceStatus::Ended`]. Not called after that.
     fn stop(&mut self);
+
+    /// A barrier follows what has been emitted so far: writes the position from which a later start
+    /// goes on, to be found in [`Durability::position`](crate::Durability::position). A source that
+    /// writes nothing begins anew after a restart.
+    fn snapshot(&mut self, _epoch: Epoch, _position: &mut Vec<u8>) {}
+
+    /// Whether what lies before the position of `epoch` can be read again after a crash. While not, the
+    /// checkpoint waits; the source calls its waker when that has changed.
+    ///
+    /// # Errors
+    /// If it never will be; the job ends.
+    fn durable(&mut self, _epoch: Epoch) -> Result<bool, ConnectorError> {
+        Ok(true)
+    }
+
+    /// `epoch` exists, and no position of an epoch before `oldest` will be asked for again.
+    fn committed(&mut self, _epoch: Epoch, _oldest: Epoch) {}
 }
 
 /// The description of a source in a job.

@@ -3,13 +3,27 @@
 use std::fmt;
 use std::time::Duration;
 
+use rkyv::{Archive, Deserialize as FromArchive, Serialize as ToArchive};
 use serde::{Deserialize, Serialize};
 
 /// A point in event or processing time, in milliseconds since the Unix epoch.
 ///
 /// Arithmetic saturates: a hostile timestamp may be wrong, but never panics or wraps around.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    Archive,
+    ToArchive,
+    FromArchive,
 )]
 #[serde(transparent)]
 #[repr(transparent)]

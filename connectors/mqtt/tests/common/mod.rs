@@ -37,6 +37,7 @@ pub(crate) fn context() -> OpenContext {
         instances: 1,
         waker: Waker::from(Arc::new(Unpark(thread::current()))),
         shared: Arc::new(Shared::default()),
+        durability: thalweg_kernel::Durability::default(),
     }
 }
 

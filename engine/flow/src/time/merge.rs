@@ -56,6 +56,7 @@ impl Merge {
                 }
             }
             Mark::End => state.ended = true,
+            Mark::Barrier(_) => return,
         }
         self.advance(&mut emit);
         if mark == Mark::End && self.ended() {

@@ -277,7 +277,7 @@ where
                     self.straight = usize::MAX;
                 }
             }
-            Mark::Active => {}
+            Mark::Active | Mark::Barrier(_) => {}
         }
         out.mark(mark);
     }

@@ -175,6 +175,14 @@ mod tests {
         fn key_hash(&self) -> u64 {
             self.0.key_hash() & self.1
         }
+
+        fn write_key(&self, out: &mut Vec<u8>) {
+            (self.0, self.1).write_key(out);
+        }
+
+        fn read_key(bytes: &mut &[u8]) -> Option<Self> {
+            <(u64, u64)>::read_key(bytes).map(|(number, mask)| Self(number, mask))
+        }
     }
 
     #[test]

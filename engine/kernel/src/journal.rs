@@ -1,0 +1,90 @@
+//! The seam to the journal: the durable log through which a source that cannot be replayed becomes one
+//! that can. A connector appends what it receives, acknowledges it once it is durable, and reads it
+//! again after a restart.
+//!
+//! Records of one journal are numbered from 0 on without gaps, also across restarts. A *position* is
+//! the number of the next record.
+
+use std::fmt;
+use std::task::Waker;
+
+use crate::Timestamp;
+
+/// Opens the journals of a job. Cheap to share; the engine gives it to sources through
+/// [`Durability`](crate::Durability).
+pub trait Journals: Send + Sync + fmt::Debug {
+    /// Opens the journal called `name` (an operator's stable name and a partition), or creates it.
+    /// `durable` is woken when records have become durable, or when there is room again.
+    ///
+    /// # Errors
+    /// If it cannot be opened, is damaged anywhere but at its torn end, or is open already.
+    fn open(&self, name: &str, durable: Waker) -> Result<Box<dyn JournalWriter>, JournalError>;
+
+    /// Reads the records of a journal from position `from` on, up to those that are durable now.
+    ///
+    /// # Errors
+    /// If the journal is damaged, or `from` has been trimmed.
+    fn read(&self, name: &str, from: u64) -> Result<Box<dyn JournalReader>, JournalError>;
+}
+
+/// Appends to one journal. Dropping it makes durable what was appended.
+pub trait JournalWriter: Send {
+    /// The position behind the last record.
+    fn end(&self) -> u64;
+
+    /// Takes a record to be written with the next group; its number. Never waits for the disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`] at the cap: the record was not taken; try again when woken, and do not
+    /// acknowledge meanwhile. Others are final.
+    fn append(&mut self, received: Timestamp, record: &[&[u8]]) -> Result<u64, JournalError>;
+
+    /// Lets the open group go now, as far as the disk keeps up: nothing more is coming soon.
+    fn flush(&mut self);
+
+    /// Records below this position are durable.
+    ///
+    /// # Errors
+    /// A failed write or sync, which is final: the process must end and recover from what is durable.
+    fn durable(&self) -> Result<u64, JournalError>;
+
+    /// No record below `position` will be asked for again. Trimming is by whole segments.
+    fn trim(&mut self, position: u64);
+}
+
+/// Reads a journal in order.
+pub trait JournalReader: Send {
+    /// The next record; `None` behind the last one.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    fn next(&mut self) -> Result<Option<JournalRecord<'_>>, JournalError>;
+}
+
+/// One record of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalRecord<'a> {
+    /// Its number.
+    pub position: u64,
+    /// When it was received.
+    pub received: Timestamp,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A journal cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// At its cap, or the disk is full: acknowledging stops until there is room.
+    #[error("the journal is full: {0}")]
+    Full(String),
+    /// A position that has been trimmed, or that does not exist yet.
+    #[error("{0}")]
+    Position(String),
+    /// Damaged where it must not be: says where, and what to do.
+    #[error("{0}")]
+    Damaged(String),
+    /// Input or output failed; final.
+    #[error("{0}")]
+    Failed(String),
+}
