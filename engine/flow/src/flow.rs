@@ -8,9 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{ConnectorError, Durability, KeyGroups, OpenContext, Shared, Str};
+use bytes::Bytes;
+use thalweg_kernel::{
+    ConnectorError, Durability, KeyGroups, OpenContext, PendingId, Shared, StateError, StateId,
+    StateInfo, StateReader, Str,
+};
 
 use self::dead_letters::DeadLetters;
+use crate::checkpoint::{Checkpoints, Storage};
 use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::Mesh;
@@ -50,6 +55,8 @@ pub struct BuildContext {
     pub key_groups: KeyGroups,
     /// Sizes of queues and batches.
     pub tuning: Tuning,
+    /// Where the job's state lives; without it the job takes no checkpoints.
+    pub storage: Option<Storage>,
 }
 
 impl BuildContext {
@@ -62,6 +69,7 @@ impl BuildContext {
             shared: Arc::default(),
             key_groups: KeyGroups::default(),
             tuning: Tuning::default(),
+            storage: None,
         }
     }
 }
@@ -74,7 +82,12 @@ struct Inner {
     /// `None` when only the graph is wanted: then nothing is opened.
     build: Option<BuildContext>,
     shards: usize,
+    checkpoints: Rc<Checkpoints>,
+    /// Stored state, where there is any.
+    reader: Option<Rc<dyn StateReader>>,
     graph: RefCell<Graph>,
+    /// The stable names of the operators, and which are settled already.
+    uids: RefCell<Vec<(Str, bool)>>,
     /// Nodes whose stream has not been used yet.
     unused: RefCell<BTreeSet<u32>>,
     pipelines: RefCell<Vec<Box<dyn Pipeline>>>,
@@ -89,6 +102,9 @@ pub(crate) struct Described {
     pub(crate) pipelines: Vec<Box<dyn Pipeline>>,
     pub(crate) metrics: Vec<Metric>,
     pub(crate) dead_letters: Option<Rc<DeadLetters>>,
+    pub(crate) checkpoints: Rc<Checkpoints>,
+    pub(crate) states: Arc<[StateInfo]>,
+    pub(crate) reader: Option<Rc<dyn StateReader>>,
 }
 
 impl Flow {
@@ -98,10 +114,22 @@ impl Flow {
         build: Option<BuildContext>,
         shards: usize,
     ) -> Result<Described, ConnectorError> {
+        let storage = build.as_ref().and_then(|build| build.storage.clone());
+        let reader = storage.as_ref().map(|storage| (storage.reader)()).transpose();
+        let reader = reader.map_err(|error| {
+            ConnectorError::new("job", "stored state cannot be opened").caused_by(error)
+        })?;
+        let reader: Option<Rc<dyn StateReader>> = reader.map(Rc::from);
+        let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
+        let shard = build.as_ref().map_or(0, |build| build.shard);
+        let checkpoints = Rc::new(Checkpoints::new(storage.is_some(), groups, shard));
         let flow = Self(Rc::new(Inner {
             build,
             shards,
+            checkpoints,
+            reader,
             graph: RefCell::default(),
+            uids: RefCell::default(),
             unused: RefCell::default(),
             pipelines: RefCell::default(),
             metrics: RefCell::default(),
@@ -118,7 +146,16 @@ impl Flow {
         if let Some(error) = inner.failed.take() {
             return Err(error);
         }
+        let uids = inner.uids.take().into_iter().map(|(uid, _)| uid).collect::<Vec<_>>();
+        let stored = storage.as_ref().and_then(|storage| {
+            let reader = inner.reader.as_deref()?;
+            reader.restored().map(|_| (reader, storage.drop_unknown))
+        });
+        let states = inner.checkpoints.complete(&uids, stored, shards)?;
         Ok(Described {
+            checkpoints: Rc::clone(&inner.checkpoints),
+            states,
+            reader: inner.reader.clone(),
             graph: inner.graph.take(),
             pipelines: inner.pipelines.take(),
             metrics: inner.metrics.take().into_metrics(),
@@ -139,7 +176,9 @@ impl Flow {
     /// Adds the node of a sink, for records of type `T`.
     pub(crate) fn add_sink_node<T>(&self, name: &str, at: At) -> u32 {
         let inputs = vec![(at.node, Edge::Chained)];
-        self.0.graph.borrow_mut().add::<T>(name, at.producers, inputs)
+        let node = self.0.graph.borrow_mut().add::<T>(name, at.producers, inputs);
+        self.name_stably(node);
+        node
     }
 
     /// Adds the node of an operator that emits records of type `T`: a stream that must be used.
@@ -151,7 +190,73 @@ impl Flow {
     ) -> u32 {
         let node = self.0.graph.borrow_mut().add::<T>(name, parallelism, inputs);
         self.0.unused.borrow_mut().insert(node);
+        self.name_stably(node);
         node
+    }
+
+    /// Gives a new node its stable name: what it is, and its number among those that are the same.
+    fn name_stably(&self, node: u32) {
+        let graph = self.0.graph.borrow();
+        let what = &graph.nodes[node as usize].description;
+        let same = graph.nodes.iter().filter(|other| other.description == *what).count();
+        let uid = if same == 1 { what.clone() } else { Str::from(format!("{what} #{same}")) };
+        self.0.uids.borrow_mut().push((uid, false));
+    }
+
+    /// Gives an operator a stable name of the user's.
+    pub(crate) fn set_uid(&self, node: u32, uid: &str) {
+        let (known, settled) = &mut self.0.uids.borrow_mut()[node as usize];
+        if *settled {
+            let what = format!(
+                "{known:?} has opened under its stable name already; use .source_as({uid:?}, ..)"
+            );
+            self.fail(ConnectorError::new("job", what));
+        }
+        *known = uid.into();
+    }
+
+    /// Settles the stable name of an operator that opens now; the number of its state called `state`.
+    pub(crate) fn fix_uid(&self, node: u32, uid: Option<&str>, state: &str) -> StateId {
+        let (known, settled) = &mut self.0.uids.borrow_mut()[node as usize];
+        if let Some(uid) = uid {
+            *known = uid.into();
+        }
+        *settled = true;
+        StateId::of(known, state)
+    }
+
+    /// The states of this shard.
+    pub(crate) fn checkpoints(&self) -> &Rc<Checkpoints> {
+        &self.0.checkpoints
+    }
+
+    /// Stored state, if the job has any.
+    pub(crate) fn reader(&self) -> Option<&Rc<dyn StateReader>> {
+        self.0.reader.as_ref()
+    }
+
+    /// What the instances of a sink noted in the last epoch, as far as it is this one's to commit.
+    pub(crate) fn stored_notes(
+        &self,
+        state: StateId,
+        cx: &OpenContext,
+    ) -> Result<Vec<(PendingId, Bytes)>, ConnectorError> {
+        let mut notes = Vec::new();
+        let Some(reader) = self.reader() else { return Ok(notes) };
+        let (from, to) = state.range(0..u16::MAX);
+        let read = reader.scan(&from, &to, &mut |key, note| {
+            let id = StateId::split_key(key)
+                .and_then(|(instance, rest)| PendingId::read(instance, rest))
+                .ok_or_else(|| StateError::Other("the key of a note is damaged".into()))?;
+            if usize::from(id.instance) % cx.instances == cx.shard {
+                notes.push((id, Bytes::copy_from_slice(note)));
+            }
+            Ok(())
+        });
+        let what = "what it has still to commit cannot be read";
+        read.map_err(|error| ConnectorError::new(cx.operator.as_str(), what).caused_by(error))?;
+        notes.sort_by_key(|&(id, _)| (id.epoch, id.instance, id.number));
+        Ok(notes)
     }
 
     /// The stream that comes out of `node` has been used.
@@ -215,7 +320,14 @@ impl Flow {
             instances: producers,
             waker: build.wakers[build.shard].clone(),
             shared: Arc::clone(&build.shared),
-            durability: Durability::default(),
+            durability: Durability {
+                operator: self.0.uids.borrow()[node as usize].0.clone(),
+                checkpoints: self.0.checkpoints.enabled(),
+                restored: self.0.reader.as_ref().and_then(|reader| reader.restored()),
+                position: None,
+                pending: Vec::new(),
+                journals: build.storage.as_ref().and_then(|storage| storage.journals.clone()),
+            },
         })
     }
 

@@ -40,6 +40,7 @@
 //! A pipeline runs only when everything behind it has room, so pressure travels back to the
 //! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
 
+mod checkpoint;
 mod counters;
 mod exchange;
 mod flow;
@@ -55,6 +56,7 @@ mod stream;
 mod time;
 mod window;
 
+pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
 pub use counters::{Metric, MetricKind};
 pub use exchange::key_by::KeyedStream;
 pub use flow::{BuildContext, Flow, Tuning};

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use thalweg_kernel::{Collector, ConnectorError, Mark, Timestamp};
+use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Timestamp};
 
 /// The two clocks of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,9 @@ pub trait Operator<T>: 'static {
     /// Takes one record.
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>);
 
-    /// Takes a mark; emits what is due because of it, then passes it on.
+    /// Takes a mark; emits what is due because of it, then passes it on. (State that is to survive lives
+    /// in a [process function](crate::KeyedStream::process); what an operator keeps in its own fields
+    /// does not.)
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
         out.mark(mark);
@@ -77,9 +79,23 @@ pub trait Chain: 'static {
     #[doc(hidden)]
     fn ready(&self) -> bool;
 
-    /// Asks its source for an orderly end.
+    /// Lets the head itself emit the barrier of an epoch: a source, or a head that has ended.
     #[doc(hidden)]
+    fn barrier(&mut self, epoch: Epoch, out: impl Collector<Self::Out>);
+
+    /// Its source, if it begins with one.
+    #[doc(hidden)]
+    fn source(&mut self) -> Option<&mut dyn Head>;
+}
+
+/// The source at the head of a chain, apart from its records.
+pub(crate) trait Head {
+    /// Asks for an orderly end.
     fn stop(&mut self);
+    /// Whether what lies before the position of `epoch` can be read again after a crash.
+    fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError>;
+    /// `epoch` exists; none before `oldest` is needed any more.
+    fn committed(&mut self, epoch: Epoch, oldest: Epoch);
 }
 
 /// A chain with one more operator.
@@ -111,8 +127,12 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
         self.operator.ready() && self.chain.ready()
     }
 
-    fn stop(&mut self) {
-        self.chain.stop();
+    fn barrier(&mut self, epoch: Epoch, out: impl Collector<O::Out>) {
+        self.chain.barrier(epoch, Via { operator: &mut self.operator, out });
+    }
+
+    fn source(&mut self) -> Option<&mut dyn Head> {
+        self.chain.source()
     }
 }
 
@@ -136,8 +156,8 @@ impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
     }
 }
 
-/// The terminal as a collector.
-struct Into<'a, S>(&'a mut S);
+/// The terminal as a collector, and the epoch whose barrier it has got.
+struct Into<'a, S>(&'a mut S, &'a mut Epoch);
 
 impl<T, S: Collector<T>> Collector<T> for Into<'_, S> {
     #[inline(always)]
@@ -145,9 +165,13 @@ impl<T, S: Collector<T>> Collector<T> for Into<'_, S> {
         self.0.record(time, value);
     }
 
-    #[inline(always)]
+    #[inline]
     fn mark(&mut self, mark: Mark) {
         self.0.mark(mark);
+        if let Mark::Barrier(epoch) = mark {
+            debug_assert!(*self.1 < epoch, "the barrier of {epoch} came twice");
+            *self.1 = epoch;
+        }
     }
 }
 
@@ -161,31 +185,80 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
 
     /// After the end: whether everything has arrived.
     fn finish(&mut self) -> Result<bool, ConnectorError>;
+
+    /// Whether what came before the barrier of `epoch` would survive a crash where it is now.
+    fn durable(&mut self, _epoch: Epoch) -> Result<bool, ConnectorError> {
+        Ok(true)
+    }
+
+    /// `epoch` exists.
+    fn committed(&mut self, _epoch: Epoch) -> Result<(), ConnectorError> {
+        Ok(())
+    }
 }
 
 /// A pipeline as its shard sees it.
 pub(crate) trait Pipeline {
     fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError>;
+    /// Asks its source for an orderly end.
     fn stop(&mut self);
+    /// Asks its source for nothing more at all.
+    fn hold(&mut self);
+    /// The barrier of `epoch` is to pass: sources emit it at once, others wait for it.
+    fn begin(&mut self, epoch: Epoch);
+    /// Whether the barrier of `epoch` has passed, and what came before it would survive a crash.
+    fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError>;
+    /// `epoch` exists; none before `oldest` is needed any more.
+    fn committed(&mut self, epoch: Epoch, oldest: Epoch) -> Result<(), ConnectorError>;
+    /// Whether it has not ended yet.
+    fn is_running(&self) -> bool;
+    /// Whether it has ended, and the epoch that holds its end has not begun.
+    fn awaits_epoch(&self) -> bool;
 }
 
 /// A chain with its terminal.
+///
+/// # Its end
+/// In a job with checkpoints, a chain that has ended still takes part in one: the position behind the
+/// last record, the windows that the end has fired, and the last results of a transactional sink are
+/// news like any other. So it lets one more barrier pass, and is done when that epoch exists.
 pub(crate) struct Closed<C, S> {
     chain: C,
     terminal: S,
     state: State,
+    checkpoints: bool,
+    held: bool,
+    /// The newest epoch that was begun, and the newest whose barrier has passed.
+    begun: Epoch,
+    passed: Epoch,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
+    /// It has ended; no barrier has passed since.
+    Ended,
+    /// It waits for the epoch that holds its end.
+    Sealed(Epoch),
     Finishing,
     Done,
 }
 
 impl<C, S> Closed<C, S> {
-    pub(crate) fn new(chain: C, terminal: S) -> Self {
-        Self { chain, terminal, state: State::Running }
+    pub(crate) fn new(chain: C, terminal: S, checkpoints: bool) -> Self {
+        let (begun, passed) = (Epoch::NONE, Epoch::NONE);
+        let state = State::Running;
+        Self { chain, terminal, state, checkpoints, held: false, begun, passed }
+    }
+}
+
+impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
+    /// Lets the head emit the barrier that is due.
+    fn emit_barrier(&mut self) {
+        self.chain.barrier(self.begun, Into(&mut self.terminal, &mut self.passed));
+        if self.state == State::Ended {
+            self.state = State::Sealed(self.begun);
+        }
     }
 }
 
@@ -193,15 +266,25 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
     fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
         let mut progress = Progress::Idle(None);
         if self.state == State::Running {
-            if !self.terminal.ready()? || !self.chain.ready() {
+            let held = self.held && self.chain.source().is_some();
+            // Asked first: it sends on what waits there, also of a source that is held.
+            if !self.terminal.ready()? || held || !self.chain.ready() {
                 return Ok(Progress::Idle(None));
             }
-            progress = self.chain.step(cx, Into(&mut self.terminal))?;
+            progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
             self.terminal.flush()?;
             if progress == Progress::Done {
-                self.state = State::Finishing;
                 progress = Progress::Busy;
+                self.state = if self.checkpoints { State::Ended } else { State::Finishing };
+                if self.begun > self.passed {
+                    self.emit_barrier();
+                    self.terminal.flush()?;
+                }
             }
+        }
+        // What the terminal holds must go while an epoch is awaited, too.
+        if matches!(self.state, State::Ended | State::Sealed(_)) {
+            self.terminal.flush()?;
         }
         if self.state == State::Finishing && self.terminal.finish()? {
             self.state = State::Done;
@@ -210,6 +293,58 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
     }
 
     fn stop(&mut self) {
-        self.chain.stop();
+        if let Some(source) = self.chain.source() {
+            source.stop();
+        }
+    }
+
+    fn hold(&mut self) {
+        self.held = true;
+    }
+
+    fn begin(&mut self, epoch: Epoch) {
+        self.begun = epoch;
+        let by_itself = match self.state {
+            State::Running => self.chain.source().is_some(),
+            State::Ended => true,
+            State::Sealed(_) | State::Finishing | State::Done => false,
+        };
+        // Where a shard is told late, the barrier of another may have come through before.
+        if by_itself && self.passed < epoch {
+            self.emit_barrier();
+        }
+    }
+
+    fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
+        let ended = matches!(self.state, State::Sealed(_) | State::Finishing | State::Done);
+        if self.passed < epoch && !ended {
+            return Ok(false);
+        }
+        let read_again = match self.chain.source() {
+            Some(source) => source.durable(epoch)?,
+            None => true,
+        };
+        Ok(read_again && self.terminal.durable(epoch)?)
+    }
+
+    fn committed(&mut self, epoch: Epoch, oldest: Epoch) -> Result<(), ConnectorError> {
+        if let Some(source) = self.chain.source() {
+            source.committed(epoch, oldest);
+        }
+        self.terminal.committed(epoch)?;
+        if let State::Sealed(sealed) = self.state
+            && sealed <= epoch
+        {
+            self.state = State::Finishing;
+        }
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    fn awaits_epoch(&self) -> bool {
+        self.state == State::Ended
     }
 }

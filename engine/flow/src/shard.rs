@@ -4,10 +4,12 @@
 //! is idle, then waits for the shard's waker or for the time the shard named, and steps again.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use thalweg_kernel::{ConnectorError, DeadLetter};
+use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, StateInfo, StateReader};
 
+use crate::checkpoint::{Checkpoints, ShardSnapshot};
 use crate::counters::Metric;
 use crate::flow::dead_letters::DeadLetters;
 use crate::flow::{BuildContext, Described, Flow};
@@ -31,6 +33,12 @@ pub struct Shard {
     metrics: Vec<Metric>,
     dead_letters: Option<Rc<DeadLetters>>,
     step_records_max: usize,
+    shard: usize,
+    checkpoints: Rc<Checkpoints>,
+    states: Arc<[StateInfo]>,
+    reader: Option<Rc<dyn StateReader>>,
+    /// The epoch that was begun and not yet handed over.
+    open: Option<Epoch>,
 }
 
 impl Shard {
@@ -42,13 +50,19 @@ impl Shard {
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
-        let Described { graph, pipelines, metrics, dead_letters } = described;
+        let Described { graph, pipelines, metrics, dead_letters, checkpoints, states, reader } =
+            described;
         check_same_everywhere(&graph, cx)?;
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
             metrics,
             dead_letters,
             step_records_max: cx.tuning.step_records_max,
+            shard: cx.shard,
+            checkpoints,
+            states,
+            reader,
+            open: None,
         })
     }
 
@@ -93,6 +107,60 @@ impl Shard {
     /// reached the sinks; keep stepping it.
     pub fn stop(&mut self) {
         self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.stop());
+    }
+
+    /// Begins an epoch: its barrier leaves the sources. The one before must have been handed over.
+    pub fn begin(&mut self, epoch: Epoch) {
+        debug_assert!(self.open.is_none(), "{epoch} begun before another was handed over");
+        self.open = Some(epoch);
+        self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.begin(epoch));
+        if let Some(dead_letters) = &self.dead_letters {
+            dead_letters.barrier(epoch);
+        }
+    }
+
+    /// The snapshot of the epoch that was begun, once its barrier has passed everywhere and
+    /// what connectors hold would survive a crash. To be asked for after a step.
+    ///
+    /// # Errors
+    /// If a source or sink has failed for good, or a state cannot be written.
+    pub fn snapshot(&mut self) -> Result<Option<ShardSnapshot>, ConnectorError> {
+        let Some(epoch) = self.open else { return Ok(None) };
+        for pipeline in self.pipelines.iter_mut().flatten() {
+            if !pipeline.durable(epoch)? {
+                return Ok(None);
+            }
+        }
+        self.open = None;
+        let (shard, states) = (self.shard, Arc::clone(&self.states));
+        Ok(Some(ShardSnapshot { epoch, shard, changes: self.checkpoints.take_changes()?, states }))
+    }
+
+    /// `epoch` exists, with the snapshots of all shards: sinks commit it, sources forget what came before
+    /// `oldest`, the oldest epoch that can still be restored.
+    ///
+    /// # Errors
+    /// If a sink has failed for good.
+    pub fn committed(&mut self, epoch: Epoch, oldest: Epoch) -> Result<(), ConnectorError> {
+        for pipeline in self.pipelines.iter_mut().flatten() {
+            pipeline.committed(epoch, oldest)?;
+        }
+        let readable = self.reader.as_ref().map_or(Epoch::NONE, |reader| reader.readable());
+        self.checkpoints.committed(epoch, readable);
+        Ok(())
+    }
+
+    /// Whether all its streams have ended, and an epoch is missing that holds their end.
+    pub fn awaits_epoch(&self) -> bool {
+        let open = || self.pipelines.iter().flatten();
+        open().all(|pipeline| !pipeline.is_running())
+            && open().any(|pipeline| pipeline.awaits_epoch())
+    }
+
+    /// Takes nothing more from the sources. What they have emitted still reaches the sinks: with an
+    /// epoch begun before or after this, a job ends where it can go on later.
+    pub fn hold(&mut self) {
+        self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.hold());
     }
 
     /// Sets how many records a source may emit in one step.

@@ -2,8 +2,11 @@
 
 pub(crate) mod collected;
 
-use thalweg_kernel::{Collector, ConnectorError, Mark, Sink, Timestamp};
+use std::rc::Rc;
 
+use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Pending, Sink, StateId, Timestamp};
+
+use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
 use crate::pipeline::Terminal;
 
@@ -14,11 +17,34 @@ pub(crate) struct SinkTerminal<W> {
     written: usize,
     /// A failed write; reported by the flush that follows.
     failed: Option<ConnectorError>,
+    checkpoints: Rc<Checkpoints>,
+    /// Where its notes are kept.
+    state: StateId,
 }
 
 impl<W> SinkTerminal<W> {
-    pub(crate) fn new(writer: W, records_in: Counter) -> Self {
-        Self { writer, records_in, written: 0, failed: None }
+    pub(crate) fn new(
+        writer: W,
+        records_in: Counter,
+        checkpoints: Rc<Checkpoints>,
+        state: StateId,
+    ) -> Self {
+        Self { writer, records_in, written: 0, failed: None, checkpoints, state }
+    }
+
+    fn seal<T>(&mut self, epoch: Epoch)
+    where
+        W: Sink<T>,
+    {
+        let instance = self.checkpoints.shard() as u16;
+        let (state, writer, failed) = (self.state, &mut self.writer, &mut self.failed);
+        self.checkpoints.write(|out| {
+            let mut pending = Pending::new(&mut out.changes, state, epoch, instance);
+            if failed.is_none() {
+                *failed = writer.seal(epoch, &mut pending).err();
+            }
+            Ok(())
+        });
     }
 }
 
@@ -34,7 +60,11 @@ impl<T, W: Sink<T>> Collector<T> for SinkTerminal<W> {
         }
     }
 
-    fn mark(&mut self, _mark: Mark) {}
+    fn mark(&mut self, mark: Mark) {
+        if let Mark::Barrier(epoch) = mark {
+            self.seal(epoch);
+        }
+    }
 }
 
 impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
@@ -55,6 +85,15 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
 
     fn finish(&mut self) -> Result<bool, ConnectorError> {
         self.writer.close()
+    }
+
+    fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
+        self.flush()?;
+        self.writer.sealed(epoch)
+    }
+
+    fn committed(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
+        self.writer.commit(epoch)
     }
 }
 

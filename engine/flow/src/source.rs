@@ -6,16 +6,19 @@ pub(crate) mod collection;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::source::clock_ahead;
 use thalweg_kernel::{
-    Collector, ConnectorError, DeadLetter, Emit, Mark, Origin, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    Collector, ConnectorError, DeadLetter, Durable, Emit, Epoch, Mark, Origin, Source, SourceSpec,
+    SourceStatus, StateId, StateKind, Timestamp,
 };
 
+use crate::checkpoint::{Checkpoints, Description};
 use crate::counters::{Counter, WatermarkGauge};
 use crate::flow::Flow;
 use crate::flow::dead_letters::DeadLetters;
-use crate::pipeline::{Chain, Now, Progress, StepContext};
+use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::stream::{At, Stream};
 use crate::time::merge::Merge;
 use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
@@ -23,9 +26,29 @@ use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
 impl Flow {
     /// Begins a stream at `source`, with event time and watermarks by `watermarks`.
     ///
-    /// Input that cannot become a record goes to [`Flow::dead_letters`].
+    /// Input that cannot become a record goes to [`Flow::dead_letters`]. The source's stable name, by which
+    /// its positions are found again, is what it is and where: another address is another source.
     pub fn source<S: SourceSpec, E: EventTime<S::Item>>(
         &self,
+        source: S,
+        watermarks: Watermarks<E>,
+    ) -> Stream<SourceHead<S::Partition, E>> {
+        self.open_source(None, source, watermarks)
+    }
+
+    /// The same with a stable name of your own.
+    pub fn source_as<S: SourceSpec, E: EventTime<S::Item>>(
+        &self,
+        uid: &str,
+        source: S,
+        watermarks: Watermarks<E>,
+    ) -> Stream<SourceHead<S::Partition, E>> {
+        self.open_source(Some(uid), source, watermarks)
+    }
+
+    fn open_source<S: SourceSpec, E: EventTime<S::Item>>(
+        &self,
+        uid: Option<&str>,
         source: S,
         watermarks: Watermarks<E>,
     ) -> Stream<SourceHead<S::Partition, E>> {
@@ -33,32 +56,65 @@ impl Flow {
         let producers = partitions.clamp(1, self.shards());
         let node =
             self.add_node::<S::Item>(&format!("Source: {}", source.describe()), producers, vec![]);
-        let mut open = Vec::new();
+        let state = self.fix_uid(node, uid, "positions");
+        let describe = Description::of::<u16, PartitionState>(node, "positions", StateKind::Source);
+        self.checkpoints().register(describe, None);
+        let mut head = SourceHead {
+            partitions: Vec::new(),
+            watermarks,
+            merge: Merge::new((self.shard()..partitions).step_by(self.shards()).count()),
+            dead_letters: self.dead_letters_from(node, producers),
+            records_out: self.counter("numRecordsOut", node),
+            watermark: self.watermark("currentOutputWatermark", node),
+            checkpoints: Rc::clone(self.checkpoints()),
+            state,
+            resumed: Vec::new(),
+        };
         if let Some(cx) = self.open_context(node, producers) {
             for partition in (cx.shard..partitions).step_by(cx.shards) {
-                match source.open(partition, &cx) {
-                    Ok(source) => open.push(Partition {
-                        source,
-                        clock: PartitionClock::new(&watermarks),
-                        ended: false,
-                    }),
+                let opened = self.stored_partition(state, partition).and_then(|stored| {
+                    let mut cx = cx.clone();
+                    cx.durability.position =
+                        stored.as_ref().map(|stored| Bytes::copy_from_slice(&stored.position));
+                    Ok((source.open(partition, &cx)?, stored))
+                });
+                match opened {
+                    Ok((source, stored)) => head.add(partition, source, stored),
                     Err(error) => self.fail(error),
                 }
             }
         }
-        let head = SourceHead {
-            merge: Merge::new(open.len()),
-            partitions: open,
-            watermarks,
-            dead_letters: self.dead_letters_from(node, producers),
-            records_out: self.counter("numRecordsOut", node),
-            watermark: self.watermark("currentOutputWatermark", node),
-        };
         Stream { flow: self.clone(), chain: head, at: At { node, producers } }
+    }
+
+    fn stored_partition(
+        &self,
+        state: StateId,
+        partition: usize,
+    ) -> Result<Option<PartitionState>, ConnectorError> {
+        let Some(reader) = self.reader() else { return Ok(None) };
+        let mut key = Vec::new();
+        state.begin_key(partition as u16, &mut key);
+        let mut found = None;
+        let read = reader.get(&key, &mut |value| {
+            found = Some(PartitionState::read(value)?);
+            Ok(())
+        });
+        let what = "the stored position of a source cannot be read";
+        read.map_err(|error| ConnectorError::new("job", what).caused_by(error))?;
+        Ok(found)
     }
 }
 
+/// What is stored of a partition.
+#[derive(Archive, Serialize, Deserialize)]
+struct PartitionState {
+    latest: Timestamp,
+    position: Vec<u8>,
+}
+
 struct Partition<S> {
+    number: u16,
     source: S,
     clock: PartitionClock,
     ended: bool,
@@ -72,6 +128,20 @@ pub struct SourceHead<S, E> {
     dead_letters: Rc<DeadLetters>,
     records_out: Counter,
     watermark: WatermarkGauge,
+    checkpoints: Rc<Checkpoints>,
+    state: StateId,
+    /// Watermarks of an earlier run, to be emitted first.
+    resumed: Vec<(usize, Timestamp)>,
+}
+
+impl<S, E> SourceHead<S, E> {
+    fn add(&mut self, number: usize, source: S, stored: Option<PartitionState>) {
+        let mut clock = PartitionClock::new(&self.watermarks);
+        if let Some(watermark) = stored.and_then(|stored| clock.resume(stored.latest)) {
+            self.resumed.push((self.partitions.len(), watermark));
+        }
+        self.partitions.push(Partition { number: number as u16, source, clock, ended: false });
+    }
 }
 
 #[allow(private_interfaces, reason = "sealed: see the trait")]
@@ -89,6 +159,9 @@ where
         let records_max = (cx.records_max / self.partitions.len().max(1)).max(1);
         let Now { wall, steady } = cx.now;
         let mut busy = false;
+        for (index, watermark) in self.resumed.drain(..) {
+            self.merge.mark(index, Mark::Watermark(watermark), |mark| out.mark(mark));
+        }
         let mut wake_at: Option<Duration> = None;
         for (index, partition) in self.partitions.iter_mut().enumerate() {
             if partition.ended {
@@ -155,9 +228,41 @@ where
         self.dead_letters.has_room()
     }
 
+    fn barrier(&mut self, epoch: Epoch, mut out: impl Collector<S::Item>) {
+        for partition in &mut self.partitions {
+            let mut position = Vec::new();
+            partition.source.snapshot(epoch, &mut position);
+            let state = PartitionState { latest: partition.clock.latest(), position };
+            let key = |out: &mut Vec<u8>| self.state.begin_key(partition.number, out);
+            self.checkpoints.write(|out| out.put(key, &state));
+        }
+        out.mark(Mark::Barrier(epoch));
+    }
+
+    fn source(&mut self) -> Option<&mut dyn Head> {
+        Some(self)
+    }
+}
+
+impl<S: Source, E> Head for SourceHead<S, E> {
     fn stop(&mut self) {
         let open = self.partitions.iter_mut().filter(|partition| !partition.ended);
         open.for_each(|partition| partition.source.stop());
+    }
+
+    fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
+        for partition in &mut self.partitions {
+            if !partition.source.durable(epoch)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn committed(&mut self, epoch: Epoch, oldest: Epoch) {
+        for partition in &mut self.partitions {
+            partition.source.committed(epoch, oldest);
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! [`Stream`]: a flow of records under construction.
 
-use thalweg_kernel::{Collector, SinkSpec};
+use std::rc::Rc;
 
+use thalweg_kernel::{Collector, PendingId, SinkSpec, StateKind};
+
+use crate::checkpoint::Description;
 use crate::exchange::local::{LocalEdge, LocalInbox};
 use crate::flow::Flow;
 use crate::graph::Edge;
@@ -35,25 +38,48 @@ impl<C: Chain> Stream<C> {
         self
     }
 
+    /// Gives the operator that this stream comes out of a stable name, by which its state is found again
+    /// when the job has changed. (A source has its own: [`Flow::source_as`].)
+    pub fn uid(self, uid: &str) -> Self {
+        self.flow.set_uid(self.at.node, uid);
+        self
+    }
+
     /// The job this stream belongs to.
     pub fn flow(&self) -> &Flow {
         &self.flow
     }
 
-    /// Ends the stream in `sink`.
+    /// Ends the stream in `sink`. Its stable name is what it is and where.
     pub fn sink(self, sink: impl SinkSpec<C::Out>) {
+        self.open_sink(None, sink);
+    }
+
+    /// Ends the stream in `sink`, with a stable name of your own.
+    pub fn sink_as(self, uid: &str, sink: impl SinkSpec<C::Out>) {
+        self.open_sink(Some(uid), sink);
+    }
+
+    fn open_sink(self, uid: Option<&str>, sink: impl SinkSpec<C::Out>) {
         let name = format!("Sink: {}", sink.describe());
         let node = self.flow.add_sink_node::<C::Out>(&name, self.at);
-        if let Some(cx) = self.flow.open_context(node, self.at.producers) {
-            match sink.open(&cx) {
-                Ok(writer) => {
-                    let records_in = self.flow.counter("numRecordsIn", node);
-                    self.close(SinkTerminal::new(writer, records_in));
-                }
-                Err(error) => self.flow.fail(error),
+        let state = self.flow.fix_uid(node, uid, "pending");
+        let describe = Description::of::<PendingId, Vec<u8>>(node, "pending", StateKind::Sink);
+        self.flow.checkpoints().register(describe, None);
+        let Some(mut cx) = self.flow.open_context(node, self.at.producers) else {
+            return self.flow.used(self.at.node);
+        };
+        let opened = self.flow.stored_notes(state, &cx).and_then(|pending| {
+            cx.durability.pending = pending;
+            sink.open(&cx)
+        });
+        match opened {
+            Ok(writer) => {
+                let records_in = self.flow.counter("numRecordsIn", node);
+                let checkpoints = Rc::clone(self.flow.checkpoints());
+                self.close(SinkTerminal::new(writer, records_in, checkpoints, state));
             }
-        } else {
-            self.flow.used(self.at.node);
+            Err(error) => self.flow.fail(error),
         }
     }
 
@@ -76,7 +102,8 @@ impl<C: Chain> Stream<C> {
     pub(crate) fn close(self, terminal: impl Terminal<C::Out>) {
         self.flow.used(self.at.node);
         if self.flow.runs_here(self.at.producers) {
-            self.flow.add_pipeline(Box::new(Closed::new(self.chain, terminal)));
+            let checkpoints = self.flow.checkpoints().enabled();
+            self.flow.add_pipeline(Box::new(Closed::new(self.chain, terminal, checkpoints)));
         }
     }
 

@@ -20,6 +20,7 @@
 //! When a window fires, all its rows leave in one step, in no particular order.
 
 pub(crate) mod aggregate;
+mod kept;
 mod local;
 mod operator;
 mod pane;
@@ -31,13 +32,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use serde::Serialize;
-use thalweg_kernel::{ConnectorError, Key, Timestamp};
+use thalweg_kernel::{ConnectorError, Key, StateKind, Timestamp};
 
 use self::aggregate::Aggregate;
+use self::kept::Kepts;
 use self::local::{LocalAggregate, Slice};
 use self::operator::WindowOperator;
 use self::state::{Dropped, WindowState};
 use self::tumbling::Tumbling;
+use crate::checkpoint::Description;
 use crate::counters::Counter;
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::key_by::KeyedStream;
@@ -140,7 +143,9 @@ where
         let counted = records_in.clone();
         let Stream { flow, chain, at } = keyed.stream;
         let dropped = Dropped::default();
-        let state = WindowState::new(Rc::clone(&aggregate), windows, limits, dropped.clone());
+        let checkpoints = Rc::clone(flow.checkpoints());
+        let kept = Kepts::new(&checkpoints, flow.shards());
+        let state = WindowState::new(Rc::clone(&aggregate), windows, limits, dropped.clone(), kept);
         let state = Rc::new(RefCell::new(state));
         let functions = (Rc::clone(&key), Rc::clone(&aggregate));
         let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
@@ -161,7 +166,10 @@ where
         flow.adopt_counter("numWindowsOverLimitDropped", at.node, &dropped.windows_over_limit);
         flow.adopt_counter("numLateRecordsDropped", at.node, &dropped.late);
         let late = late.map(|late| late.edge);
-        let operator = WindowOperator::new(key, aggregate, state, late);
+        let kind = StateKind::Windows;
+        let describe = Description::of::<K, A::Accumulator>(at.node, "windows", kind);
+        checkpoints.register(describe, Some(Rc::clone(&state) as _));
+        let operator = WindowOperator::new(key, aggregate, state, late, checkpoints);
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }

@@ -8,12 +8,13 @@
 //! The grammar of a channel, asserted in debug builds by the receiving end:
 //!
 //! ```text
-//! channel = (record | watermark | barrier | idle | active)* end
+//! channel = (record | watermark | barrier | idle | active)* end barrier*
 //! ```
 //!
 //! Watermarks of one channel only grow, and so do the epochs of its barriers. Between `idle` and
 //! `active` there are no records; a record implies `active`, so a sender marks it first. A barrier ends
-//! its batch: what stands behind it comes in another one, which the receiver can leave where it is.
+//! its batch: what stands behind it comes in another one, which the receiver can leave where it is. A sender that
+//! has ended takes part in one more epoch, whose barrier its receivers do not wait for.
 
 use crate::{Epoch, Timestamp};
 

@@ -79,6 +79,12 @@ impl Changes {
         self.count = 0;
     }
 
+    /// Adds the changes of `other` behind these, and empties it.
+    pub fn append(&mut self, other: &mut Self) {
+        self.bytes.append(&mut other.bytes);
+        self.count += std::mem::take(&mut other.count);
+    }
+
     /// Puts a value. Keys over [`STATE_KEY_BYTES_MAX`] and values over 4 GiB are cut off: bound them
     /// where they come from.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {

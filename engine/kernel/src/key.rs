@@ -299,6 +299,12 @@ impl KeyGroups {
         group as usize * shards / self.0 as usize
     }
 
+    /// The groups that `shard` of `shards` owns.
+    pub fn groups_of(self, shard: usize, shards: usize) -> std::ops::Range<u16> {
+        let first = |shard: usize| (shard * usize::from(self.0)).div_ceil(shards) as u16;
+        first(shard)..first(shard + 1)
+    }
+
     /// The hashes of the keys that `shard` of `shards` owns.
     pub fn owned_by(self, shard: usize, shards: usize) -> Owned {
         let groups = usize::from(self.0);
@@ -373,6 +379,11 @@ mod tests {
             let owners: Vec<_> =
                 (0..groups.count()).map(|group| groups.owner(group, shards)).collect();
             assert!(owners.is_sorted());
+            for shard in 0..shards {
+                let theirs =
+                    (0..groups.count()).filter(|&group| owners[usize::from(group)] == shard);
+                assert!(theirs.eq(groups.groups_of(shard, shards)));
+            }
             assert_eq!((owners[0], owners[127]), (0, shards - 1));
         }
     }

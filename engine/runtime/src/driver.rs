@@ -54,6 +54,7 @@ pub(crate) fn start(
             shared: Arc::clone(&shared),
             key_groups: config.key_groups,
             tuning: config.tuning,
+            storage: None,
         };
         let seat = Seat {
             shard,

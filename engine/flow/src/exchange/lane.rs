@@ -151,8 +151,9 @@ impl<T> Collector<T> for LaneSender<T> {
     #[inline]
     fn mark(&mut self, mark: Mark) {
         self.open.mark(mark);
-        // A destination that gets no records must not gather marks without bound.
-        if self.open.marks().len() >= self.batch_records {
+        // A barrier ends its batch; and a destination that gets no records must not gather marks
+        // without bound.
+        if matches!(mark, Mark::Barrier(_)) || self.open.marks().len() >= self.batch_records {
             self.send_open();
         }
     }

@@ -1,7 +1,9 @@
 //! A queue between two pipelines of one shard: one open batch, which the reader swaps for an empty
-//! one. Nothing needs flushing, so operators may push side outputs into it as they run.
+//! one. Nothing needs flushing, so operators may push side outputs into it as they run. A barrier closes
+//! the batch, so that the reader can stop behind it.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
@@ -11,7 +13,13 @@ use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 const LOCAL_RECORDS_MAX: usize = 4_096;
 
 /// The writing end. Clones write into the same queue.
-pub(crate) struct LocalEdge<T>(Rc<RefCell<Batch<T>>>);
+pub(crate) struct LocalEdge<T>(Rc<RefCell<Queue<T>>>);
+
+struct Queue<T> {
+    /// Batches that a barrier has closed.
+    closed: VecDeque<Batch<T>>,
+    open: Batch<T>,
+}
 
 impl<T> Clone for LocalEdge<T> {
     fn clone(&self) -> Self {
@@ -21,37 +29,47 @@ impl<T> Clone for LocalEdge<T> {
 
 impl<T> LocalEdge<T> {
     pub(crate) fn new() -> (Self, LocalInbox<T>) {
-        let queue = Rc::default();
+        let queue = Queue { closed: VecDeque::new(), open: Batch::default() };
+        let queue = Rc::new(RefCell::new(queue));
         (Self(Rc::clone(&queue)), LocalInbox(queue))
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        let open = self.0.borrow();
-        open.len().max(open.marks().len()) < LOCAL_RECORDS_MAX
+        let queue = self.0.borrow();
+        let batches = queue.closed.iter().chain([&queue.open]);
+        batches.map(|batch| batch.len().max(batch.marks().len())).sum::<usize>() < LOCAL_RECORDS_MAX
     }
 
     #[inline]
     pub(crate) fn push(&self, time: Timestamp, value: T) {
-        self.0.borrow_mut().record(time, value);
+        self.0.borrow_mut().open.record(time, value);
     }
 
     #[inline]
     pub(crate) fn push_mark(&self, mark: Mark) {
-        self.0.borrow_mut().mark(mark);
+        let queue = &mut *self.0.borrow_mut();
+        queue.open.mark(mark);
+        if matches!(mark, Mark::Barrier(_)) {
+            queue.closed.push_back(std::mem::take(&mut queue.open));
+        }
     }
 }
 
 /// The reading end.
-pub(crate) struct LocalInbox<T>(Rc<RefCell<Batch<T>>>);
+pub(crate) struct LocalInbox<T>(Rc<RefCell<Queue<T>>>);
 
 impl<T> LocalInbox<T> {
     /// Swaps what is there for the empty `batch`; false if there is nothing.
     pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
-        let mut open = self.0.borrow_mut();
-        if open.is_empty() {
+        let queue = &mut *self.0.borrow_mut();
+        if let Some(closed) = queue.closed.pop_front() {
+            *batch = closed;
+            return true;
+        }
+        if queue.open.is_empty() {
             return false;
         }
-        std::mem::swap(&mut *open, batch);
+        std::mem::swap(&mut queue.open, batch);
         true
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use thalweg_kernel::{Cause, DeadLetter, Mark, Timestamp};
+use thalweg_kernel::{Cause, DeadLetter, Epoch, Mark, Timestamp};
 
 use super::Flow;
 use crate::counters::{Counter, MetricKind};
@@ -51,6 +51,15 @@ impl DeadLetters {
 
     pub(crate) fn has_room(&self) -> bool {
         self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
+    }
+
+    /// Every source of the shard has emitted the barrier of `epoch`.
+    pub(crate) fn barrier(&self, epoch: Epoch) {
+        if self.sources_open.get() > 0
+            && let Some(queue) = &*self.queue.borrow()
+        {
+            queue.push_mark(Mark::Barrier(epoch));
+        }
     }
 
     /// One of the sources has ended.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use thalweg_kernel::{
-    ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
+    Timestamp,
 };
 
 /// A source that yields the elements of in-memory partitions, in order.
@@ -38,7 +39,10 @@ impl<T: Clone + 'static> SourceSpec for Collection<T> {
         let records = self.0.get(partition).cloned().ok_or_else(|| {
             ConnectorError::new(cx.operator.as_str(), format!("there is no partition {partition}"))
         })?;
-        Ok(CollectionPartition { records, next: 0 })
+        let position = cx.durability.position.as_deref().and_then(|bytes| bytes.try_into().ok());
+        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes) as usize);
+        let next = next.min(records.len());
+        Ok(CollectionPartition { records, next })
     }
 }
 
@@ -69,5 +73,9 @@ impl<T: Clone> Source for CollectionPartition<T> {
 
     fn stop(&mut self) {
         self.next = self.records.len();
+    }
+
+    fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
+        position.extend_from_slice(&(self.next as u64).to_le_bytes());
     }
 }

@@ -33,6 +33,11 @@ impl Merge {
         self.inputs.iter().all(|input| input.ended)
     }
 
+    /// Whether an input has ended.
+    pub(crate) fn has_ended(&self, input: usize) -> bool {
+        self.inputs[input].ended
+    }
+
     /// Whether the grammar allows a record of this input now.
     pub(crate) fn may_send_records(&self, input: usize) -> bool {
         !self.inputs[input].idle && !self.inputs[input].ended
@@ -56,6 +61,7 @@ impl Merge {
                 }
             }
             Mark::End => state.ended = true,
+            // Not a matter of time: see the inbox.
             Mark::Barrier(_) => return,
         }
         self.advance(&mut emit);

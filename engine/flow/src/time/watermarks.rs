@@ -143,6 +143,16 @@ impl PartitionClock {
         }
     }
 
+    /// The latest event time so far.
+    pub(crate) fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
+    /// Goes on where an earlier run left off; the watermark there, if there was any.
+    pub(crate) fn resume(&mut self, latest: Timestamp) -> Option<Timestamp> {
+        self.observe(latest)
+    }
+
     /// A record before this time changes nothing: the partition speaks already, and a later time is
     /// believed. So one comparison is all that most records cost.
     #[inline(always)]

@@ -2,12 +2,14 @@
 
 use std::ops::AddAssign;
 
+use rkyv::{Archive, Deserialize as FromArchive, Serialize as ToArchive};
 use serde::{Deserialize, Serialize};
+use thalweg_kernel::Durable;
 
 /// Builds a result record by record, so that a window keeps an accumulator and not its records.
 pub trait Aggregate<T>: 'static {
-    /// What is kept while the window is open.
-    type Accumulator: 'static;
+    /// What is kept while the window is open, and in checkpoints.
+    type Accumulator: Durable;
     /// What the window yields.
     type Output: 'static;
 
@@ -70,7 +72,7 @@ impl<F> Sum<F> {
 
 impl<T, N, F> Aggregate<T> for Sum<F>
 where
-    N: Default + AddAssign + 'static,
+    N: Default + AddAssign + Durable,
     F: Fn(&T) -> N + 'static,
 {
     type Accumulator = N;
@@ -158,6 +160,7 @@ macro_rules! extremes {
         impl<T, N, F> Aggregate<T> for $name<F>
         where
             N: PartialOrd + 'static,
+            Option<N>: Durable,
             F: Fn(&T) -> N + 'static,
         {
             type Accumulator = Option<N>;
@@ -256,7 +259,7 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
 }
 
 /// What [`Stats`] keeps while a window is open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Archive, ToArchive, FromArchive)]
 pub struct StatsSum {
     count: u64,
     sum: f64,
@@ -278,7 +281,10 @@ impl<F> Reduce<F> {
     }
 }
 
-impl<T: 'static, F: Fn(T, T) -> T + 'static> Aggregate<T> for Reduce<F> {
+impl<T: 'static, F: Fn(T, T) -> T + 'static> Aggregate<T> for Reduce<F>
+where
+    Option<T>: Durable,
+{
     type Accumulator = Option<T>;
     /// `None` only where a window had no record, which does not fire.
     type Output = Option<T>;
@@ -329,7 +335,7 @@ impl<C, A, M> Fold<C, A, M> {
 
 impl<T, S, C, A, M> Aggregate<T> for Fold<C, A, M>
 where
-    S: 'static,
+    S: Durable,
     C: Fn() -> S + 'static,
     A: Fn(&mut S, T) + 'static,
     M: Fn(&mut S, S) + 'static,

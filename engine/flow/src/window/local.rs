@@ -277,7 +277,11 @@ where
                     self.straight = usize::MAX;
                 }
             }
-            Mark::Active | Mark::Barrier(_) => {}
+            Mark::Barrier(_) => {
+                self.send_due(Timestamp::MAX, out);
+                self.state.borrow_mut().barrier_ahead();
+            }
+            Mark::Active => {}
         }
         out.mark(mark);
     }

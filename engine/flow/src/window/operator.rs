@@ -11,6 +11,7 @@ use super::aggregate::Aggregate;
 use super::local::Slice;
 use super::state::{Refusal, Refused, WindowState};
 use super::table::table_hash_from;
+use crate::checkpoint::Checkpoints;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
 
@@ -20,6 +21,7 @@ pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     aggregate: Rc<A>,
     state: Rc<RefCell<WindowState<K, T, A>>>,
     late: Option<LocalEdge<T>>,
+    checkpoints: Rc<Checkpoints>,
 }
 
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
@@ -28,8 +30,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         aggregate: Rc<A>,
         state: Rc<RefCell<WindowState<K, T, A>>>,
         late: Option<LocalEdge<T>>,
+        checkpoints: Rc<Checkpoints>,
     ) -> Self {
-        Self { key, aggregate, state, late }
+        Self { key, aggregate, state, late, checkpoints }
     }
 
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
@@ -38,8 +41,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
         while let Some(mut pane) = state.close_due() {
             let (start, last) = (pane.start, pane.last);
             let end = last.plus_ms(1);
-            for (key, accumulator) in pane.keys.drain() {
-                let value = self.aggregate.result(accumulator);
+            for (key, kept) in pane.keys.drain() {
+                let value = self.aggregate.result(kept.accumulator);
                 out.record(last, Windowed { key, start, end, value });
             }
             state.recycle(pane);
@@ -93,8 +96,13 @@ where
 
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
-        if let Mark::Watermark(watermark) = mark {
-            self.fire(watermark, out);
+        match mark {
+            Mark::Watermark(watermark) => self.fire(watermark, out),
+            Mark::Barrier(epoch) => {
+                self.checkpoints.take(&*self.state, epoch);
+                self.state.borrow_mut().barrier_arrived();
+            }
+            Mark::Idle | Mark::Active | Mark::End => {}
         }
         if let Some(late) = &self.late {
             late.push_mark(mark);

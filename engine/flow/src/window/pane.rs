@@ -20,12 +20,22 @@ pub(super) struct Pane<K, A> {
     pub(super) last: Timestamp,
     /// Its keys and their accumulators.
     pub(super) keys: Table<K, A>,
+    /// The hashes of the keys that have changed since the last barrier.
+    pub(super) dirty: Vec<u64>,
+    /// Whether an epoch has any of its keys.
+    pub(super) stored: bool,
 }
 
 impl<K: Key, A> Pane<K, A> {
     /// A pane that nothing falls into.
     fn nowhere() -> Self {
-        Self { start: Timestamp::MAX, last: Timestamp::MIN, keys: Table::new() }
+        Self {
+            start: Timestamp::MAX,
+            last: Timestamp::MIN,
+            keys: Table::new(),
+            dirty: Vec::new(),
+            stored: false,
+        }
     }
 
     #[inline(always)]
@@ -121,6 +131,27 @@ impl<K: Key, A> Panes<K, A> {
             self.older.push_back(before);
         }
         Opened::Pane(&mut self.newest)
+    }
+
+    /// The window that begins at `start`, from an earlier run, whatever the limits; `None` if no window
+    /// begins there.
+    pub(super) fn restore(&mut self, start: Timestamp) -> Option<&mut Pane<K, A>> {
+        if self.windows.start_of(start) != start {
+            return None;
+        }
+        let windows_max = std::mem::replace(&mut self.windows_max, usize::MAX);
+        let _opened = self.find_or_open(start, Timestamp::MIN);
+        self.windows_max = windows_max;
+        match self.find_or_open(start, Timestamp::MIN) {
+            Opened::Pane(pane) => Some(pane),
+            Opened::Closed | Opened::TooMany => None,
+        }
+    }
+
+    /// All open windows.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Pane<K, A>> {
+        let newest = Some(&mut self.newest).filter(|pane| pane.is_somewhere());
+        self.older.iter_mut().chain(newest)
     }
 
     /// Whether `watermark` has passed the oldest window.

@@ -15,6 +15,11 @@
 //! put off, up to [`DEFERRED_MAX`] of them; then their keys are looked for in one tight loop, whose
 //! accesses overlap, and added in a second one that finds them in the cache. Nobody can see the
 //! difference: whatever reads a window, or adds to it by another way, has them added first.
+//!
+//! # Barriers
+//! What follows a barrier must not be in the windows before the operator has handed them over, and
+//! the sender is ahead of it. So the barrier itself counts as something held that is on its way.
+//! What a window then hands over is in `kept.rs`.
 
 use std::rc::Rc;
 
@@ -22,6 +27,7 @@ use thalweg_kernel::{Key, Timestamp};
 
 use super::Limits;
 use super::aggregate::Aggregate;
+use super::kept::{Kept, Kepts};
 use super::local::Partial;
 use super::pane::{Opened, Pane, Panes};
 use super::table::table_hash_from;
@@ -34,13 +40,17 @@ const DEFERRED_MAX: usize = 128;
 /// See the module.
 pub(super) struct WindowState<K, T, A: Aggregate<T>> {
     aggregate: Rc<A>,
-    panes: Panes<K, A::Accumulator>,
+    pub(super) panes: Panes<K, Kept<A::Accumulator>>,
+    /// What is to be handed over at the next barrier.
+    pub(super) kept: Kepts,
     /// The operator's watermark.
     pub(super) watermark: Timestamp,
     /// What the sender had no room for, and is on its way to the operator.
     held: usize,
+    /// Barriers among that.
+    barriers: usize,
     /// Open (key, window) pairs.
-    keys: usize,
+    pub(super) keys: usize,
     keys_max: usize,
     dropped: Dropped,
     deferred: Vec<Deferred<K, T>>,
@@ -88,13 +98,16 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         windows: Tumbling,
         limits: Limits,
         dropped: Dropped,
+        kept: Kepts,
     ) -> Self {
         let Limits { keys_max, windows_max } = limits;
         Self {
             aggregate,
             panes: Panes::new(windows, windows_max),
+            kept,
             watermark: Timestamp::MIN,
             held: 0,
+            barriers: 0,
             keys: 0,
             keys_max,
             dropped,
@@ -137,6 +150,20 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         refused
     }
 
+    /// The sender has passed a barrier on.
+    pub(super) fn barrier_ahead(&mut self) {
+        self.held += 1;
+        self.barriers += 1;
+    }
+
+    /// The operator has got a barrier, perhaps one of the sender's.
+    pub(super) fn barrier_arrived(&mut self) {
+        if self.barriers > 0 {
+            self.barriers -= 1;
+            self.arrived();
+        }
+    }
+
     /// Something held has arrived at the operator.
     pub(super) fn arrived(&mut self) {
         self.held -= 1;
@@ -160,8 +187,12 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                 self.defer(Deferred { time, hash, key, value });
                 return Ok(());
             }
-            if let Some(accumulator) = pane.keys.get(hash, &key) {
-                self.aggregate.add(accumulator, value);
+            if let Some(kept) = pane.keys.get(hash, &key) {
+                self.aggregate.add(&mut kept.accumulator, value);
+                if kept.stamp != self.kept.stamp {
+                    kept.stamp = self.kept.stamp;
+                    pane.dirty.push(hash);
+                }
                 return Ok(());
             }
         }
@@ -225,18 +256,19 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
 
     /// Takes out the oldest window that the operator's watermark has passed.
     #[inline]
-    pub(super) fn close_due(&mut self) -> Option<Pane<K, A::Accumulator>> {
+    pub(super) fn close_due(&mut self) -> Option<Pane<K, Kept<A::Accumulator>>> {
         if !self.panes.is_due(self.watermark) {
             return None;
         }
         self.add_deferred();
         let pane = self.panes.take_oldest();
         self.keys -= pane.keys.len();
+        self.kept.forget(&pane);
         Some(pane)
     }
 
     /// Gives an emptied pane back for reuse.
-    pub(super) fn recycle(&mut self, pane: Pane<K, A::Accumulator>) {
+    pub(super) fn recycle(&mut self, pane: Pane<K, Kept<A::Accumulator>>) {
         self.panes.recycle(pane);
     }
 
@@ -249,7 +281,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     }
 
     #[inline]
-    fn add_deferred(&mut self) {
+    pub(super) fn add_deferred(&mut self) {
         if !self.deferred.is_empty() {
             self.add_all_deferred();
         }
@@ -269,9 +301,13 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let aggregate = Rc::clone(&self.aggregate);
         for Deferred { time, hash, key, value } in deferred.drain(..) {
             if let Some(pane) = self.panes.newest(time)
-                && let Some(accumulator) = pane.keys.get(hash, &key)
+                && let Some(kept) = pane.keys.get(hash, &key)
             {
-                aggregate.add(accumulator, value);
+                aggregate.add(&mut kept.accumulator, value);
+                if kept.stamp != self.kept.stamp {
+                    kept.stamp = self.kept.stamp;
+                    pane.dirty.push(hash);
+                }
                 continue;
             }
             let put = self.put(
@@ -305,11 +341,19 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             Opened::Closed => return Err(Refused { why: Refusal::Late, key, value }),
             Opened::TooMany => return Err(Refused { why: Refusal::Windows, key, value }),
         };
-        if let Some(accumulator) = pane.keys.get(hash, &key) {
-            add(accumulator, value);
+        let stamp = self.kept.stamp;
+        if let Some(kept) = pane.keys.get(hash, &key) {
+            add(&mut kept.accumulator, value);
+            if kept.stamp != stamp {
+                kept.stamp = stamp;
+                pane.dirty.push(hash);
+            }
         } else if self.keys < self.keys_max {
             self.keys += 1;
-            pane.keys.insert(hash, key, create(value));
+            pane.keys.insert(hash, key, Kept { accumulator: create(value), stamp });
+            if self.kept.is_on() {
+                pane.dirty.push(hash);
+            }
         } else {
             return Err(Refused { why: Refusal::Keys, key, value });
         }

@@ -108,6 +108,24 @@ impl<K: Key, V> Table<K, V> {
         None
     }
 
+    /// Gives `each` the entries whose keys have this hash, or nearly: at least those.
+    pub(super) fn with_hash(&self, hash: u64, mut each: impl FnMut(&K, &V)) {
+        let mask = self.slots.len().wrapping_sub(1);
+        let mut at = hash as usize & mask;
+        while let Some(slot) = self.slots.get(at)
+            && let Some((key, value)) = self.few.get(usize::from(*slot).wrapping_sub(1))
+        {
+            each(key, value);
+            at = (at + 1) & mask;
+        }
+        self.many.iter_hash(hash).for_each(|(key, value)| each(key, value));
+    }
+
+    /// All entries, in no particular order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.few.iter().chain(self.many.iter())
+    }
+
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
         if self.many.capacity() == 0 && self.few.len() < FEW_KEYS_MAX {

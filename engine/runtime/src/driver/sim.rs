@@ -137,6 +137,7 @@ impl Simulation {
                 batch_records: self.size(config.tuning.batch_records),
                 lane_batches: self.size(config.tuning.lane_batches),
             },
+            storage: None,
         };
         let mut shards = Vec::new();
         for (shard, signal) in signals.into_iter().enumerate() {

@@ -191,7 +191,7 @@ fn some_ten_second_averages_exceed_80_degrees_and_only_those_of_hot_devices() {
         .filter(|(_, (sum, count))| sum / f64::from(*count) > 80.0)
         .map(|((device, _), _)| device)
         .collect();
-    assert_eq!(alarmed, generator.roles().hot.into_iter().collect());
+    assert_eq!(alarmed, generator.roles().hot.into_iter().collect::<HashSet<_>>());
 }
 
 #[test]

@@ -1,0 +1,327 @@
+//! Checkpoints as a shard sees them: which states there are, what they were restored from, and what they
+//! have changed.
+//!
+//! # The way of a barrier
+//! A shard is told to [begin](crate::Shard::begin) an epoch. Its sources note their positions and emit a
+//! barrier, which takes its place among their records. An operator with several inputs lets none of
+//! them go on behind it until all have brought it; then it hands over what its state has changed, and
+//! passes it on. A sink seals what it was given. When the barrier has passed every pipeline of a
+//! shard, and what its connectors hold would survive a crash, the shard gives the coordinator a
+//! [`ShardSnapshot`]. Once that of every shard is stored the epoch exists, and sinks
+//! commit it.
+//!
+//! One epoch at a time: none is begun before every shard has handed over the one before. So changes
+//! gather in one block. A snapshot whose epoch is never stored costs nothing: its changes must be stored
+//! with the next one, in order.
+//!
+//! # Names
+//! State is found again by the stable name of its operator (see [`Stream::uid`](crate::Stream::uid)) and
+//! its own name within it. Without one an operator is known by what it is, and by its number among those that are
+//! the same: other operators may come and go.
+
+use std::any::type_name;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use thalweg_kernel::{
+    Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, StateError, StateId, StateInfo,
+    StateKind, StateReader, StateWriter, Str, ValueDamaged,
+};
+
+/// Where a job's state lives. Without one a job takes no checkpoints.
+#[derive(Clone)]
+pub struct Storage {
+    /// Opens stored state for one shard.
+    pub reader: OpenReader,
+    /// Opens journals.
+    pub journals: Option<Arc<dyn Journals>>,
+    /// Whether stored state that the job has no operator for is dropped. If not, the job does not start.
+    pub drop_unknown: bool,
+}
+
+/// Opens stored state for one shard.
+pub type OpenReader = Arc<dyn Fn() -> Result<Box<dyn StateReader>, StateError> + Send + Sync>;
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("journals", &self.journals).finish_non_exhaustive()
+    }
+}
+
+/// What a shard has to say about an epoch.
+#[derive(Clone, Debug)]
+pub struct ShardSnapshot {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The shard.
+    pub shard: usize,
+    /// What has changed since the epoch before, as the bytes of [`Changes`].
+    pub changes: Vec<u8>,
+    /// All states of the job: the same on every shard.
+    pub states: Arc<[StateInfo]>,
+}
+
+/// Which part of stored state an instance of an operator is for.
+pub(crate) struct Stored<'a> {
+    pub(crate) reader: &'a dyn StateReader,
+    /// The key groups of this shard.
+    pub(crate) groups: Range<u16>,
+}
+
+impl Stored<'_> {
+    /// Gives `each` the entries of the shard's own groups: group, own part of the key, value.
+    pub(crate) fn own(
+        &self,
+        id: StateId,
+        each: &mut dyn FnMut(u16, &[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let (from, to) = id.range(self.groups.clone());
+        self.reader.scan(&from, &to, &mut |key, value| match StateId::split_key(key) {
+            Some((group, rest)) => each(group, rest, value),
+            None => Err(StateError::Other("a stored key is too short to be one".into())),
+        })
+    }
+}
+
+/// Something that is kept: part of an operator, shared with whoever fills it.
+pub(crate) trait Stateful {
+    /// Its number in storage is known, and what was stored, if the job resumes.
+    fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError>;
+
+    /// Writes what has changed since the epoch before. What changes from now on belongs to the next one.
+    fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged>;
+
+    /// `epoch` exists; what was changed up to `readable` can be read from storage.
+    fn committed(&mut self, _epoch: Epoch, _readable: Epoch) {}
+}
+
+/// The changes of the open epoch, under construction.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    pub(crate) changes: Changes,
+    writer: StateWriter,
+}
+
+impl Outgoing {
+    /// Puts a value under the key that `key` writes.
+    #[inline]
+    pub(crate) fn put(
+        &mut self,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: &impl Durable,
+    ) -> Result<(), ValueDamaged> {
+        self.put_with(key, |writer, out| writer.write(out, value))
+    }
+
+    /// The same with a value that `value` writes.
+    #[inline]
+    pub(crate) fn put_with(
+        &mut self,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut StateWriter, Vec<u8>) -> Result<Vec<u8>, ValueDamaged>,
+    ) -> Result<(), ValueDamaged> {
+        let Self { changes, writer } = self;
+        let mut failed = None;
+        changes.put_with(key, |out| {
+            value(writer, out).unwrap_or_else(|error| {
+                failed = Some(error);
+                Vec::new()
+            })
+        });
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What a state is, as it is registered.
+#[derive(Clone)]
+pub(crate) struct Description {
+    pub(crate) node: u32,
+    pub(crate) name: Str,
+    pub(crate) kind: StateKind,
+    pub(crate) schema: u32,
+    pub(crate) types: String,
+}
+
+impl Description {
+    /// A state of `node` with keys and values of these types.
+    pub(crate) fn of<K, V>(node: u32, name: &str, kind: StateKind) -> Self {
+        let types = format!("{} -> {}", type_name::<K>(), type_name::<V>());
+        Self { node, name: name.into(), kind, schema: 1, types }
+    }
+}
+
+struct Registered {
+    description: Description,
+    id: StateId,
+    /// `None` where the operator does not run.
+    part: Option<Rc<RefCell<dyn Stateful>>>,
+}
+
+/// The states of a shard's operators, and the epoch in the making.
+pub(crate) struct Checkpoints {
+    enabled: bool,
+    groups: KeyGroups,
+    shard: usize,
+    states: RefCell<Vec<Registered>>,
+    out: RefCell<Outgoing>,
+    /// A value that could not be written; reported with the snapshot.
+    failed: Cell<Option<ValueDamaged>>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(enabled: bool, groups: KeyGroups, shard: usize) -> Self {
+        let (states, out) = (RefCell::default(), RefCell::default());
+        Self { enabled, groups, shard, states, out, failed: Cell::new(None) }
+    }
+
+    /// Whether the job takes checkpoints.
+    pub(crate) fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// The job's key groups.
+    pub(crate) fn groups(&self) -> KeyGroups {
+        self.groups
+    }
+
+    /// The shard.
+    pub(crate) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// One more state of the job.
+    pub(crate) fn register(
+        &self,
+        description: Description,
+        part: Option<Rc<RefCell<dyn Stateful>>>,
+    ) {
+        let id = StateId::of("", "");
+        self.states.borrow_mut().push(Registered { description, id, part });
+    }
+
+    /// Hands over what a state has changed: its operator has got the barrier.
+    pub(crate) fn take(&self, part: &RefCell<dyn Stateful>, epoch: Epoch) {
+        self.write(|out| part.borrow_mut().snapshot(epoch, out));
+    }
+
+    /// Writes to the open epoch.
+    pub(crate) fn write(&self, write: impl FnOnce(&mut Outgoing) -> Result<(), ValueDamaged>) {
+        if let Err(error) = write(&mut self.out.borrow_mut()) {
+            self.failed.set(Some(error));
+        }
+    }
+
+    /// Takes what was handed over.
+    pub(crate) fn take_changes(&self) -> Result<Vec<u8>, ConnectorError> {
+        if let Some(error) = self.failed.take() {
+            return Err(
+                ConnectorError::new("checkpoint", "state cannot be stored").caused_by(error)
+            );
+        }
+        let changes = &mut self.out.borrow_mut().changes;
+        let bytes = changes.as_bytes().to_vec();
+        changes.clear();
+        Ok(bytes)
+    }
+
+    pub(crate) fn committed(&self, epoch: Epoch, readable: Epoch) {
+        for part in self.states.borrow().iter().filter_map(|state| state.part.as_ref()) {
+            part.borrow_mut().committed(epoch, readable);
+        }
+    }
+
+    /// The description is complete: numbers the states by the stable names of their operators, and
+    /// restores them.
+    pub(crate) fn complete(
+        &self,
+        uids: &[Str],
+        storage: Option<(&dyn StateReader, bool)>,
+        shards: usize,
+    ) -> Result<Arc<[StateInfo]>, ConnectorError> {
+        let mut known = HashMap::new();
+        let mut infos = Vec::new();
+        for state in self.states.borrow_mut().iter_mut() {
+            let Description { node, name, kind, schema, types } = state.description.clone();
+            let operator = uids[node as usize].clone();
+            state.id = StateId::of(&operator, &name);
+            if let Some(other) = known.insert(state.id, (operator.clone(), name.clone())) {
+                return Err(twice(&other, &(operator, name)));
+            }
+            infos.push(StateInfo { id: state.id, operator, name, kind, schema, types });
+        }
+        let stored = storage.map(|(reader, drop_unknown)| {
+            (Stored { reader, groups: self.groups.groups_of(self.shard, shards) }, drop_unknown)
+        });
+        if let Some((stored, drop_unknown)) = &stored {
+            self.compare(stored.reader.states(), &infos, *drop_unknown)?;
+        }
+        for (state, info) in self.states.borrow().iter().zip(&infos) {
+            let Some(part) = &state.part else { continue };
+            let restored =
+                part.borrow_mut().restore(state.id, stored.as_ref().map(|(stored, _)| stored));
+            restored.map_err(|error| {
+                let what = format!("its state {:?} cannot be restored", info.name.as_str());
+                ConnectorError::new(info.operator.as_str(), what).caused_by(error)
+            })?;
+        }
+        Ok(infos.into())
+    }
+
+    /// Compares stored states with those of the job.
+    fn compare(
+        &self,
+        stored: &[StateInfo],
+        ours: &[StateInfo],
+        drop_unknown: bool,
+    ) -> Result<(), ConnectorError> {
+        for there in stored {
+            let (operator, name) = (there.operator.as_str(), there.name.as_str());
+            let Some(here) = ours.iter().find(|here| here.id == there.id) else {
+                if !drop_unknown {
+                    let what = format!(
+                        "there is stored state {name:?} of an operator {operator:?}, which the job \
+                         does not have; give operators stable names with .uid(..), or allow stored \
+                         state to be dropped"
+                    );
+                    return Err(ConnectorError::new("job", what));
+                }
+                if self.shard == 0 {
+                    let (from, _) = there.id.range(0..0);
+                    let (_, mut to) = there.id.range(0..u16::MAX);
+                    to.push(u8::MAX);
+                    self.out.borrow_mut().changes.delete_range(&from, &to);
+                }
+                continue;
+            };
+            if here.schema < there.schema || here.kind != there.kind {
+                let what = format!(
+                    "its state {name:?} was stored with schema {} ({}), and the job has schema {} \
+                     ({}); start a version of the job that can read it",
+                    there.schema, there.types, here.schema, here.types
+                );
+                return Err(ConnectorError::new(operator, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn twice(first: &(Str, Str), second: &(Str, Str)) -> ConnectorError {
+    let what = if first == second {
+        format!(
+            "two operators have the stable name {:?}, or one has two states called {:?}; give each \
+             its own with .uid(..)",
+            first.0, first.1
+        )
+    } else {
+        format!(
+            "{first:?} and {second:?} have the same number in storage; rename one with .uid(..)"
+        )
+    };
+    ConnectorError::new("job", what)
+}

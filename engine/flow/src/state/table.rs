@@ -1,0 +1,421 @@
+//! The hot part of a keyed state on a shard: what is in memory, and what of it the store does not know yet.
+//!
+//! An entry is marked when it changes; a [snapshot](KeyedTable::snapshot) at a barrier writes the
+//! marked ones and takes their marks away, so that it costs what has changed. The table grows in small
+//! steps ([`segments`]), and what it does unasked is bounded for each call.
+//!
+//! # Removed keys
+//! A removed key that the store may have is written as a delete at the next snapshot. It is remembered
+//! for longer than that: until the store can read the epoch of the snapshot ([`removed`]). Until then
+//! the store would still answer with the old value.
+//!
+//! # Cold keys
+//! [`evict_clean`](KeyedTable::evict_clean) drops entries that the store has. From then on a key that is
+//! not here may be in the store: a look-up ends with [`Found::Cold`], and the caller reads the store and
+//! [loads](KeyedTable::load) what it finds. In a table that never dropped any, a miss is final.
+//!
+//! # Time to live
+//! Every entry has a last millisecond, [`NEVER`] for those that do not expire. After it the
+//! entry is not there for anybody: a look-up that meets it takes it out, [`expire`](KeyedTable::expire)
+//! finds those that nobody looks for. What is cold and expired is taken out when it is loaded and met.
+
+mod removed;
+mod segments;
+#[cfg(test)]
+mod tests;
+
+use thalweg_kernel::{Changes, Epoch, Key, KeyGroups, StateId, Timestamp};
+
+use removed::Removed;
+pub(in crate::state) use segments::{Hashed, Segments};
+use segments::{Looked, Place, Verdict};
+
+/// The last millisecond of what does not expire.
+pub const NEVER: Timestamp = Timestamp::MAX;
+
+/// A call looks at so many buckets at most in search of entries to drop.
+const EVICT_BUCKETS_MAX: usize = 1_024;
+/// The search for the least recently used key ends after so many entries.
+const LEAST_USED_ENTRIES_MAX: usize = 64;
+
+/// Marks of an entry, below the epoch of its last change.
+const DIRTY: u64 = 1;
+const USED: u64 = 2;
+const STORED: u64 = 4;
+const EPOCH_SHIFT: u32 = 3;
+
+/// The hash of a key for tables in memory.
+#[inline(always)]
+pub fn table_hash<K: Key>(key: &K) -> u64 {
+    match K::TABLE_HASH {
+        Some(hash) => hash(key),
+        None => key.key_hash(),
+    }
+}
+
+/// See the module. Hashes are those of [`table_hash`].
+pub struct KeyedTable<K, V> {
+    entries: Segments<Entry<K, V>>,
+    removed: Removed<K>,
+    /// The epoch that is under way.
+    epoch: Epoch,
+    /// Whether an entry was ever dropped that the store has.
+    evicted: bool,
+    /// Where the search for what to drop goes on; and for what has expired.
+    hand: Place,
+    sweep: Place,
+    barren: Barren,
+    weigh: fn(&K, &V) -> usize,
+    weight: usize,
+}
+
+struct Entry<K, V> {
+    key: K,
+    /// Whether it has changed since the last snapshot, was used since the hand came by, and may be in the
+    /// store; and the epoch in which it changed last.
+    marks: u64,
+    held: Held<V>,
+}
+
+/// A value and how long it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held<V> {
+    /// The value.
+    pub value: V,
+    /// The last millisecond at which it is there.
+    pub lives_until: Timestamp,
+}
+
+/// What a look-up has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<T> {
+    /// It is here.
+    Here(T),
+    /// There is none, neither here nor in the store.
+    Absent,
+    /// It is not here, but the store may have it.
+    Cold,
+}
+
+/// A search that found nothing to drop, and need not be repeated before there can be something.
+#[derive(Default)]
+struct Barren {
+    /// Buckets since something was dropped.
+    buckets: usize,
+    readable: Epoch,
+}
+
+impl<K: Key, V> Hashed for Entry<K, V> {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        table_hash(&self.key)
+    }
+}
+
+impl<K: Key, V> Default for KeyedTable<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Key, V> KeyedTable<K, V> {
+    /// An empty one, in the first epoch.
+    pub fn new() -> Self {
+        Self::weighed_by(|_, _| 0)
+    }
+
+    /// An empty one that keeps account of the bytes that keys and values hold outside of it, as `weigh`
+    /// estimates them. It is called when an entry comes or goes; [`grow_by`](Self::grow_by) is for
+    /// values that change.
+    pub fn weighed_by(weigh: fn(&K, &V) -> usize) -> Self {
+        Self {
+            entries: Segments::new(),
+            removed: Removed::new(),
+            epoch: Epoch::NONE.next(),
+            evicted: false,
+            hand: Place::default(),
+            sweep: Place::default(),
+            barren: Barren::default(),
+            weigh,
+            weight: 0,
+        }
+    }
+
+    /// The number of keys in memory, with those that have expired and were not met yet.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An estimate of its memory, in bytes: its own buffers, which takes a walk over about a
+    /// thousandth of the entries, and what `weigh` has found.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.memory_bytes() + self.removed.memory_bytes() + self.weight
+    }
+
+    /// What `weigh` has found, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight
+    }
+
+    /// A value has grown by so many bytes where it lies, or shrunk.
+    #[inline]
+    pub fn grow_by(&mut self, bytes: isize) {
+        self.weight = self.weight.saturating_add_signed(bytes);
+    }
+
+    /// The value of a key, to read.
+    #[inline(always)]
+    pub fn get(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&Held<V>> {
+        match self.look(hash, key, now, USED) {
+            Found::Here(entry) => {
+                entry.marks |= USED;
+                Found::Here(&entry.held)
+            }
+            Found::Absent => Found::Absent,
+            Found::Cold => Found::Cold,
+        }
+    }
+
+    /// The value of a key, to change: it will be part of the next snapshot.
+    #[inline(always)]
+    pub fn get_mut(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&mut Held<V>> {
+        let changed = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED;
+        match self.look(hash, key, now, DIRTY) {
+            Found::Here(entry) => {
+                // In the usual case there is nothing to write.
+                if entry.marks & (DIRTY | USED) != DIRTY | USED {
+                    entry.marks = changed | entry.marks & STORED;
+                }
+                Found::Here(&mut entry.held)
+            }
+            Found::Absent => Found::Absent,
+            Found::Cold => Found::Cold,
+        }
+    }
+
+    /// The entry of a key, which is marked if it is to be `DIRTY`.
+    #[inline(always)]
+    fn look(
+        &mut self,
+        hash: u64,
+        key: &K,
+        now: Timestamp,
+        to_be: u64,
+    ) -> Found<&mut Entry<K, V>> {
+        let looked = self.entries.look(
+            hash,
+            |entry| entry.key == *key,
+            |entry| entry.held.lives_until < now,
+            |entry| to_be == DIRTY && entry.marks & DIRTY == 0,
+        );
+        match looked {
+            Looked::Here(entry) => Found::Here(entry),
+            Looked::Dead(entry) => {
+                let Self { removed, weight, weigh, epoch, .. } = self;
+                forget(removed, weight, *weigh, *epoch, entry);
+                Found::Absent
+            }
+            // Which it is is asked out of line, lest the usual case waits for registers.
+            Looked::Absent if self.evicted && !self.removed.contains(hash, key) => Found::Cold,
+            Looked::Absent => Found::Absent,
+        }
+    }
+
+    /// Adds a key that is not here, neither in the store; or one that is [`Cold`](Found::Cold) and whose
+    /// stored value does not matter.
+    #[inline]
+    pub fn insert(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V> {
+        debug_assert!(self.entries.find(hash, |entry| entry.key == key).is_none(), "it is here");
+        let stored = self.removed.take(hash, &key) || self.evicted;
+        let stored = if stored { STORED } else { 0 };
+        let marks = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED | stored;
+        self.weight += (self.weigh)(&key, &value);
+        let held = Held { value, lives_until };
+        &mut self.entries.insert(Entry { key, marks, held }, true).held
+    }
+
+    /// Sets the value of a key, whatever it was.
+    #[inline]
+    pub fn put(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) {
+        let weigh = self.weigh;
+        // What has expired is overwritten, too.
+        if let Found::Here(held) = self.get_mut(hash, &key, Timestamp::MIN) {
+            let (before, after) = (weigh(&key, &held.value), weigh(&key, &value));
+            *held = Held { value, lives_until };
+            self.weight = (self.weight + after).saturating_sub(before);
+        } else {
+            self.insert(hash, key, value, lives_until);
+        }
+    }
+
+    /// Adds a key that is not here as the store has it: when the job begins, or when it was cold.
+    #[inline]
+    pub fn load(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V> {
+        debug_assert!(self.entries.find(hash, |entry| entry.key == key).is_none(), "it is here");
+        self.weight += (self.weigh)(&key, &value);
+        self.barren.buckets = 0;
+        let held = Held { value, lives_until };
+        &mut self.entries.insert(Entry { key, marks: STORED | USED, held }, false).held
+    }
+
+    /// Takes a key out. If it was cold it is deleted all the same.
+    #[inline]
+    pub fn remove(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<V> {
+        let Some((entry, _)) = self.entries.remove(hash, |entry| entry.key == *key) else {
+            if self.evicted && !self.removed.contains(hash, key) {
+                self.removed.insert(key.clone(), self.epoch);
+                return Found::Cold;
+            }
+            return Found::Absent;
+        };
+        let expired = entry.held.lives_until < now;
+        let Self { removed, weight, weigh, epoch, .. } = self;
+        let value = forget(removed, weight, *weigh, *epoch, entry);
+        if expired { Found::Absent } else { Found::Here(value) }
+    }
+
+    /// All keys in memory that have not expired, in no particular order.
+    pub fn iter(&self, now: Timestamp) -> impl Iterator<Item = (&K, &Held<V>)> {
+        let alive = self.entries.iter().filter(move |entry| entry.held.lives_until >= now);
+        alive.map(|entry| (&entry.key, &entry.held))
+    }
+
+    /// Frees entries that have expired, from so many buckets at most, going on where the last call ended;
+    /// how many they were.
+    pub fn expire(&mut self, now: Timestamp, buckets: usize) -> usize {
+        let Self { entries, removed, weight, weigh, epoch, sweep, .. } = self;
+        let before = entries.len();
+        let judge = |entry: &mut Entry<K, V>| match entry.held.lives_until < now {
+            true => Verdict::Take,
+            false => Verdict::Keep,
+        };
+        entries.walk(sweep, buckets, judge, |entry| {
+            forget(removed, weight, *weigh, *epoch, entry);
+        });
+        before - self.entries.len()
+    }
+
+    /// Drops entries that can be read in the store, because they changed last in an epoch that is
+    /// `readable` there, until `keep` are left; how many. Those go first that were not used since the
+    /// search came by last. A call does a bounded piece of the search: call again while more are here.
+    pub fn evict_clean(&mut self, readable: Epoch, keep: usize) -> usize {
+        let before = self.entries.len();
+        if before <= keep {
+            return 0;
+        }
+        if self.barren.readable != readable {
+            self.barren = Barren { buckets: 0, readable };
+        } else if self.barren.buckets > EVICT_BUCKETS_MAX
+            && self.barren.buckets > 2 * self.entries.buckets()
+        {
+            return 0;
+        }
+        let Self { entries, weight, weigh, hand, .. } = self;
+        let mut left = before;
+        let judge = |entry: &mut Entry<K, V>| {
+            if left <= keep {
+                Verdict::Stop
+            } else if entry.marks & DIRTY != 0 || entry.marks >> EPOCH_SHIFT > readable.number() {
+                Verdict::Keep
+            } else if entry.marks & USED != 0 {
+                entry.marks &= !USED;
+                Verdict::Keep
+            } else {
+                left -= 1;
+                Verdict::Take
+            }
+        };
+        entries.walk(hand, EVICT_BUCKETS_MAX, judge, |entry| {
+            *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
+        });
+        let evicted = before - self.entries.len();
+        self.evicted |= evicted > 0;
+        self.barren.buckets = if evicted > 0 { 0 } else { self.barren.buckets + EVICT_BUCKETS_MAX };
+        evicted
+    }
+
+    /// A key that was not used for long, to make room where nothing may be dropped; `None` of an empty
+    /// table. It is the first that was not used since the search came by last; if all were that
+    /// it has looked at, then the one that changed the longest ago.
+    pub fn least_recently_used(&mut self) -> Option<K> {
+        let Self { entries, hand, .. } = self;
+        if entries.len() == 0 {
+            return None;
+        }
+        let (mut oldest, mut seen) = (None::<(u64, K)>, 0);
+        while seen < LEAST_USED_ENTRIES_MAX {
+            let mut unused = false;
+            let judge = |entry: &mut Entry<K, V>| {
+                seen += 1;
+                unused = entry.marks & USED == 0;
+                entry.marks &= !USED;
+                let changed = entry.marks >> EPOCH_SHIFT;
+                if unused || oldest.as_ref().is_none_or(|(epoch, _)| changed < *epoch) {
+                    oldest = Some((changed, entry.key.clone()));
+                }
+                match unused || seen >= LEAST_USED_ENTRIES_MAX {
+                    true => Verdict::Stop,
+                    false => Verdict::Keep,
+                }
+            };
+            entries.walk(hand, EVICT_BUCKETS_MAX, judge, drop);
+            if unused {
+                break;
+            }
+        }
+        oldest.map(|(_, key)| key)
+    }
+
+    /// Writes what has changed since the last snapshot, deletes before puts. `write` appends a value to
+    /// the block and returns it.
+    ///
+    /// The changes must reach the store, or the table must be built anew from there: what was written is
+    /// clean from now on.
+    pub fn snapshot(
+        &mut self,
+        id: StateId,
+        groups: KeyGroups,
+        out: &mut Changes,
+        mut write: impl FnMut(&Held<V>, Vec<u8>) -> Vec<u8>,
+    ) {
+        let begin = |key: &K, out: &mut Vec<u8>| {
+            id.begin_key(groups.group_of(key.key_hash()), out);
+            key.write_key(out);
+        };
+        self.removed.take_pending(|key| out.delete_with(|out| begin(key, out)));
+        self.entries.take_marked(|entry| {
+            entry.marks = entry.marks & !DIRTY | STORED;
+            out.put_with(|out| begin(&entry.key, out), |out| write(&entry.held, out));
+        });
+    }
+
+    /// Begins the next epoch, after a snapshot. The store can read all epochs up to `readable`. (Of a
+    /// table that never drops entries, it may be said of the epoch that has just ended: removed
+    /// keys are forgotten then.)
+    pub fn begin_epoch(&mut self, epoch: Epoch, readable: Epoch) {
+        debug_assert!(self.epoch <= epoch, "epochs grow");
+        self.epoch = epoch;
+        self.removed.readable(readable);
+    }
+}
+
+/// Keeps account of an entry that was taken out; its value.
+#[inline]
+fn forget<K: Key, V>(
+    removed: &mut Removed<K>,
+    weight: &mut usize,
+    weigh: fn(&K, &V) -> usize,
+    epoch: Epoch,
+    entry: Entry<K, V>,
+) -> V {
+    *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
+    if entry.marks & STORED != 0 {
+        removed.insert(entry.key, epoch);
+    }
+    entry.held.value
+}

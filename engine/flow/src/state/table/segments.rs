@@ -1,0 +1,435 @@
+//! A hash table that grows and shrinks in small steps, and knows which of its entries are marked.
+//!
+//! It is made of many `hashbrown` tables, the segments, and grows by *linear hashing*: whenever there are
+//! more than [`ENTRIES_PER_SEGMENT`] entries for each segment, the next segment in turn is split in two.
+//! So no operation moves more than about two thousand entries, however many there are, and no buffer is
+//! large. (One large table, even one that moves its entries step by step, asks the system for all the
+//! memory of its next size at once and gives the old one back at once: milliseconds with a million
+//! entries.) A look-up costs one access more than in a bare table, to the list of segments, which
+//! stays in a second-level cache.
+//!
+//! Marks are a bit per bucket, beside the table: marking is a store, no list of marked entries grows
+//! without bound, and whoever collects the marked ones finds them in the order in which they lie in memory.
+//!
+//! Equal and otherwise bad hashes cost time, as in any table, and the steps are as long as such a segment;
+//! nothing else goes wrong.
+
+use hashbrown::HashTable;
+
+/// A segment is split when there are so many entries for each: the ones that wait for their turn have
+/// up to twice as many, and then just fit into 2,048 buckets.
+const ENTRIES_PER_SEGMENT: usize = 800;
+/// Two segments are joined when there are so few for each.
+const ENTRIES_PER_SEGMENT_MIN: usize = 200;
+/// Buckets are chosen by the bits of a hash below these, segments by these. (The highest seven tell the
+/// entries of a segment apart.)
+const SEGMENT_BITS: u32 = 11;
+
+/// What knows its own hash.
+pub(in crate::state) trait Hashed {
+    /// The hash: well spread in its low and in its high bits.
+    fn hash(&self) -> u64;
+}
+
+/// See the module.
+pub(in crate::state) struct Segments<T> {
+    /// Never empty.
+    segments: Vec<Segment<T>>,
+    /// `2n - 1` for the largest power of two `n` that is not over the number of segments.
+    wide: usize,
+    len: usize,
+    /// The segments in which something was marked; those that are gone may be among them.
+    listed: Vec<u32>,
+}
+
+/// A table of a size that is moved in one go. One cache line.
+#[repr(align(64))]
+struct Segment<T> {
+    table: HashTable<T>,
+    /// A bit for each bucket.
+    marks: Vec<u64>,
+    /// Whether it is in the list of those with marks.
+    listed: bool,
+}
+
+/// Where an entry lies, until something is inserted or removed; or where a walk goes on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::state) struct Place {
+    segment: usize,
+    bucket: usize,
+}
+
+/// What becomes of an entry on a walk.
+pub(in crate::state) enum Verdict {
+    /// It stays.
+    Keep,
+    /// It is taken out.
+    Take,
+    /// It stays, and the walk ends here.
+    Stop,
+}
+
+/// What a look-up has come to.
+pub(in crate::state) enum Looked<'a, T> {
+    /// The entry.
+    Here(&'a mut T),
+    /// It was dead and has been taken out.
+    Dead(T),
+    /// There is none.
+    Absent,
+}
+
+impl<T: Hashed> Segment<T> {
+    fn with_capacity(entries: usize) -> Self {
+        let table = HashTable::with_capacity(entries);
+        let marks = vec![0; table.num_buckets().div_ceil(64)];
+        Self { table, marks, listed: false }
+    }
+
+    #[inline]
+    fn is_marked(&self, bucket: usize) -> bool {
+        self.marks[bucket / 64] & 1 << (bucket % 64) != 0
+    }
+
+    /// Takes a mark away; whether there was one.
+    #[inline]
+    fn unmark(&mut self, bucket: usize) -> bool {
+        let marked = self.is_marked(bucket);
+        self.marks[bucket / 64] &= !(1 << (bucket % 64));
+        marked
+    }
+
+    /// Adds an entry; its bucket.
+    #[inline]
+    fn insert(&mut self, hash: u64, entry: T, marked: bool) -> usize {
+        // A table that makes room by itself would move entries away from their marks.
+        if self.table.len() == self.table.capacity() {
+            self.rebuild();
+        }
+        let bucket = self.table.insert_unique(hash, entry, T::hash).bucket_index();
+        if marked {
+            self.marks[bucket / 64] |= 1 << (bucket % 64);
+        }
+        bucket
+    }
+
+    /// Makes room: for twice as many, or only by clearing up what removals have left.
+    #[cold]
+    fn rebuild(&mut self) {
+        let len = self.table.len();
+        let mut larger = Self::with_capacity(len + len / 4 + 4);
+        larger.listed = self.listed;
+        self.empty_into(|_| 0, &mut [&mut larger]);
+        *self = larger;
+    }
+
+    /// Moves each entry into the one of `others` that `choose` names for its hash.
+    fn empty_into(&mut self, choose: impl Fn(u64) -> usize, others: &mut [&mut Self]) {
+        for bucket in 0..self.table.num_buckets() {
+            if let Ok(found) = self.table.get_bucket_entry(bucket) {
+                let (entry, _) = found.remove();
+                let (hash, marked) = (entry.hash(), self.is_marked(bucket));
+                others[choose(hash)].insert(hash, entry, marked);
+            }
+        }
+        self.marks.fill(0);
+    }
+}
+
+impl<T: Hashed> Segments<T> {
+    /// An empty one.
+    pub(in crate::state) fn new() -> Self {
+        let segments = vec![Segment::with_capacity(0)];
+        Self { segments, wide: 1, len: 0, listed: Vec::new() }
+    }
+
+    /// The number of entries.
+    #[inline]
+    pub(in crate::state) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The number of buckets, with an entry or without.
+    pub(in crate::state) fn buckets(&self) -> usize {
+        self.segments.iter().map(|segment| segment.table.num_buckets()).sum()
+    }
+
+    /// The bytes of its buffers.
+    pub(in crate::state) fn memory_bytes(&self) -> usize {
+        let of = |segment: &Segment<T>| segment.table.allocation_size() + segment.marks.len() * 8;
+        self.segments.capacity() * size_of::<Segment<T>>()
+            + self.segments.iter().map(of).sum::<usize>()
+    }
+
+    #[inline(always)]
+    fn segment_of(&self, hash: u64) -> usize {
+        let at = (hash >> SEGMENT_BITS) as usize & self.wide;
+        if at < self.segments.len() { at } else { at & (self.wide >> 1) }
+    }
+
+    /// The entry of this hash that `is` it.
+    #[inline(always)]
+    pub(in crate::state) fn find(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
+        self.segments[self.segment_of(hash)].table.find(hash, is)
+    }
+
+    /// The number of entries of this hash that are `is`.
+    pub(in crate::state) fn count(&self, hash: u64, is: impl Fn(&T) -> bool) -> usize {
+        let table = &self.segments[self.segment_of(hash)].table;
+        table.iter_hash(hash).filter(|entry| is(entry)).count()
+    }
+
+    /// The entry of this hash that `is` it, if it is not `dead`; it is marked if it is `to_mark`.
+    #[inline(always)]
+    pub(in crate::state) fn look(
+        &mut self,
+        hash: u64,
+        is: impl Fn(&T) -> bool,
+        dead: impl FnOnce(&T) -> bool,
+        to_mark: impl FnOnce(&T) -> bool,
+    ) -> Looked<'_, T> {
+        let at = self.segment_of(hash);
+        let Segment { table, marks, listed } = &mut self.segments[at];
+        let Ok(found) = table.find_entry(hash, is) else { return Looked::Absent };
+        if dead(found.get()) {
+            let bucket = found.bucket_index();
+            marks[bucket / 64] &= !(1 << (bucket % 64));
+            self.len -= 1;
+            return Looked::Dead(found.remove().0);
+        }
+        if to_mark(found.get()) {
+            let bucket = found.bucket_index();
+            marks[bucket / 64] |= 1 << (bucket % 64);
+            if !*listed {
+                *listed = true;
+                self.listed.push(at as u32);
+            }
+        }
+        Looked::Here(found.into_mut())
+    }
+
+    /// Adds an entry that is not here.
+    #[inline]
+    pub(in crate::state) fn insert(&mut self, entry: T, marked: bool) -> &mut T {
+        if self.len >= self.segments.len() * ENTRIES_PER_SEGMENT {
+            self.split();
+        }
+        self.len += 1;
+        let hash = entry.hash();
+        let at = self.segment_of(hash);
+        if marked {
+            self.list(at);
+        }
+        let segment = &mut self.segments[at];
+        // `insert` of the segment cannot be used: it lends no entry.
+        if segment.table.len() == segment.table.capacity() {
+            segment.rebuild();
+        }
+        let entry = segment.table.insert_unique(hash, entry, T::hash);
+        if marked {
+            let bucket = entry.bucket_index();
+            segment.marks[bucket / 64] |= 1 << (bucket % 64);
+        }
+        entry.into_mut()
+    }
+
+    /// Takes an entry out; and whether it was marked.
+    #[inline]
+    pub(in crate::state) fn remove(
+        &mut self,
+        hash: u64,
+        is: impl Fn(&T) -> bool,
+    ) -> Option<(T, bool)> {
+        let at = self.segment_of(hash);
+        let segment = &mut self.segments[at];
+        let found = segment.table.find_entry(hash, is).ok()?;
+        let bucket = found.bucket_index();
+        let (entry, _) = found.remove();
+        let marked = segment.unmark(bucket);
+        self.removed_one();
+        Some((entry, marked))
+    }
+
+    #[inline]
+    fn removed_one(&mut self) {
+        self.len -= 1;
+        if self.len < (self.segments.len() - 1) * ENTRIES_PER_SEGMENT_MIN {
+            self.join();
+        }
+    }
+
+    /// Notes that something in this segment is marked.
+    #[inline]
+    fn list(&mut self, segment: usize) {
+        if !self.segments[segment].listed {
+            self.segments[segment].listed = true;
+            self.listed.push(segment as u32);
+        }
+    }
+
+    /// Adds a segment, filled from the one whose turn it is.
+    #[cold]
+    fn split(&mut self) {
+        let new = self.segments.len();
+        if new > self.wide {
+            self.wide = self.wide * 2 + 1;
+        }
+        let (wide, at) = (self.wide, new & (self.wide >> 1));
+        let halves = self.segments[at].table.len() * 17 / 32;
+        let (mut low, mut high) = (Segment::with_capacity(halves), Segment::with_capacity(halves));
+        let is_high = |hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
+        self.segments[at].empty_into(is_high, &mut [&mut low, &mut high]);
+        let listed = self.segments[at].listed;
+        low.listed = listed;
+        self.segments[at] = low;
+        self.segments.push(high);
+        if listed {
+            self.list(new);
+        }
+    }
+
+    /// Takes the newest segment away and moves what is in it back to where it came from.
+    #[cold]
+    fn join(&mut self) {
+        let Some(mut last) = self.segments.pop() else { return };
+        if self.segments.len() <= self.wide >> 1 {
+            self.wide >>= 1;
+        }
+        let at = self.segments.len() & (self.wide >> 1);
+        if last.listed {
+            self.list(at);
+        }
+        last.empty_into(|_| 0, &mut [&mut self.segments[at]]);
+    }
+
+    /// Walks over so many buckets at most, from where the last walk ended, round and round. What is taken
+    /// out goes to `taken`.
+    pub(in crate::state) fn walk(
+        &mut self,
+        hand: &mut Place,
+        buckets: usize,
+        mut judge: impl FnMut(&mut T) -> Verdict,
+        mut taken: impl FnMut(T),
+    ) {
+        for _ in 0..buckets {
+            if hand.segment >= self.segments.len() {
+                *hand = Place::default();
+            }
+            let segment = &mut self.segments[hand.segment];
+            let Some(entry) = segment.table.get_bucket_mut(hand.bucket) else {
+                hand.bucket += 1;
+                if hand.bucket >= segment.table.num_buckets() {
+                    *hand = Place { segment: hand.segment + 1, bucket: 0 };
+                }
+                continue;
+            };
+            match judge(entry) {
+                Verdict::Keep => {}
+                Verdict::Stop => return,
+                Verdict::Take => {
+                    if let Ok(found) = segment.table.get_bucket_entry(hand.bucket) {
+                        let (entry, _) = found.remove();
+                        segment.unmark(hand.bucket);
+                        self.removed_one();
+                        taken(entry);
+                    }
+                }
+            }
+            hand.bucket += 1;
+        }
+    }
+
+    /// Gives each marked entry to `each`, and takes its mark away.
+    pub(in crate::state) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
+        for at in self.listed.drain(..) {
+            let Some(segment) = self.segments.get_mut(at as usize) else { continue };
+            segment.listed = false;
+            for (word, marks) in segment.marks.iter_mut().enumerate() {
+                let mut marks = std::mem::take(marks);
+                while marks != 0 {
+                    let bucket = word * 64 + marks.trailing_zeros() as usize;
+                    marks &= marks - 1;
+                    if let Some(entry) = segment.table.get_bucket_mut(bucket) {
+                        each(entry);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All entries.
+    pub(in crate::state) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.segments.iter().flat_map(|segment| segment.table.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    struct Number(u64, u64);
+
+    impl Hashed for Number {
+        fn hash(&self) -> u64 {
+            hash(self.0, self.1)
+        }
+    }
+
+    fn hash(number: u64, mask: u64) -> u64 {
+        let product = u128::from(number ^ 0x1319_8a2e_0370_7344) * 0x9e37_79b9_7f4a_7c15;
+        (product as u64 ^ (product >> 64) as u64) & mask
+    }
+
+    #[test]
+    fn entries_and_marks_survive_growing_and_shrinking() {
+        for mask in [u64::MAX, 0x3ff, !0 << SEGMENT_BITS] {
+            let (mut table, mut model) = (Segments::new(), BTreeMap::new());
+            let keys = if mask == u64::MAX { 40_000 } else { 3_000 };
+            let steps = (0..keys).chain(0..keys).chain(0..keys / 2);
+            for (n, number) in steps.enumerate() {
+                let at = hash(number, mask);
+                if n as u64 >= keys {
+                    let removed = table.remove(at, |entry: &Number| entry.0 == number);
+                    let expected = model.remove(&number);
+                    assert_eq!(removed.map(|(entry, marked)| (entry.0, marked)),
+                        expected.map(|marked| (number, marked)));
+                } else {
+                    table.insert(Number(number, mask), number % 3 == 0);
+                    model.insert(number, number % 3 == 0);
+                }
+                if n as u64 == keys * 3 / 2 {
+                    let mut marked = Vec::new();
+                    table.take_marked(|entry| marked.push(entry.0));
+                    marked.sort_unstable();
+                    let expected = model.iter_mut().filter(|(_, marked)| std::mem::take(*marked));
+                    assert_eq!(marked, expected.map(|(&number, _)| number).collect::<Vec<_>>());
+                }
+                assert_eq!(table.len(), model.len());
+            }
+            assert_eq!((table.len(), table.iter().count()), (0, 0));
+            assert_eq!(table.segments.len(), 1, "it shrinks back");
+        }
+    }
+
+    #[test]
+    fn a_walk_meets_every_entry_and_takes_out_what_it_is_told_to() {
+        let mut table = Segments::new();
+        (0..10_000).for_each(|n| _ = table.insert(Number(n, u64::MAX), true));
+        let (mut hand, mut met, mut out) = (Place::default(), Vec::new(), Vec::new());
+        while met.len() < 10_000 {
+            let judge = |entry: &mut Number| {
+                met.push(entry.0);
+                if entry.0 % 10 == 0 { Verdict::Take } else { Verdict::Keep }
+            };
+            table.walk(&mut hand, 100, judge, |entry| out.push(entry.0));
+        }
+        met.sort_unstable();
+        assert!(met.iter().copied().eq(0..10_000));
+        assert!(out.len() == 1_000 && table.len() == 9_000);
+        let mut marked = 0;
+        table.take_marked(|entry| marked += usize::from(entry.0 % 10 != 0));
+        assert_eq!(marked, 9_000);
+    }
+}

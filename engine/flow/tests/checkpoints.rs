@@ -1,0 +1,129 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+//! Jobs that crash anywhere and go on, on other numbers of shards, have the results of one that did not.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Ended, Life, Random, Store, Table};
+use thalweg_flow::{Average, Collection, Count, Flow, Sum, Tumbling, Watermarks, Windowed};
+
+type Reading = (u32, i64, i64);
+
+/// Partitions of readings that are up to 20 ms out of order, with `late` beyond that.
+fn readings(random: &mut Random, late: bool) -> Vec<Vec<Reading>> {
+    let partitions = if late { 1 } else { 1 + random.below(4) };
+    let keys = [3, 40, 700][random.below(3)];
+    (0..partitions)
+        .map(|_| {
+            let mut time = 0;
+            (0..random.below(600))
+                .map(|n| {
+                    time += random.below(5) as i64;
+                    let back = if late && random.one_in(4) { 60 } else { 20 };
+                    let time = (time - random.below(back) as i64).max(0);
+                    (random.below(keys) as u32, time, n as i64)
+                })
+                .collect()
+        })
+        .collect()
+}
+
+/// Windows, windows of windows, a late output, a split and a union.
+fn job(readings: Vec<Vec<Reading>>, table: &Table) -> impl Fn(&Flow) + use<> {
+    let sink = table.sink();
+    move |flow| {
+        let watermarks = Watermarks::bounded_out_of_orderness(Duration::from_millis(20))
+            .timestamps(|&(_, time, _): &Reading| time);
+        let source = flow.source(Collection::partitioned(readings.clone()), watermarks);
+        let [all, copy] = source.filter(|&(key, _, _)| key % 7 != 6).split();
+        let (windows, late) = all
+            .key_by(|&(key, _, _)| key)
+            .window(Tumbling::of(Duration::from_millis(30)))
+            .late_output();
+        let sums = windows.aggregate(Sum::of(|&(_, _, value): &Reading| value));
+        let [first, second] = sums.split();
+        first.map(|row| ("sum", row.key, row.value)).sink_as("sums", sink.clone());
+        second
+            .key_by(|row: &Windowed<u32, i64>| row.key % 5)
+            .window(Tumbling::of(Duration::from_millis(90)))
+            .aggregate(Average::of(|row: &Windowed<u32, i64>| row.value as f64))
+            .map(|row| ("average", row.key, row.value as i64))
+            .sink_as("averages", sink.clone());
+        let late = late.map(|(key, _, value)| ("late", key, value));
+        let copy = copy.map(|(key, _, value)| ("copy", key, value));
+        late.union(copy)
+            .key_by(|&(_, key, _)| key)
+            // So long that what is late does not depend on the order in which a union merges.
+            .window(Tumbling::of(Duration::from_secs(10_000)))
+            .aggregate(Count)
+            .sink_as("counts", sink.clone());
+    }
+}
+
+fn undisturbed(readings: &[Vec<Reading>]) -> Vec<String> {
+    let (store, table, mut random) = (Store::default(), Table::default(), Random(7));
+    let life = Life {
+        shards: 1,
+        store: &store,
+        random: &mut random,
+        moves_max: 1_000_000,
+        epoch_every: usize::MAX,
+    };
+    assert_eq!(life.live(&job(readings.to_vec(), &table)), Ended::Done);
+    table.rows()
+}
+
+fn assert_same(rows: &[String], expected: &[String], seed: u64) {
+    let only = |these: &[String], those: &[String]| {
+        let mut those = those.to_vec();
+        let mut only = these.to_vec();
+        only.retain(|row| match those.iter().position(|other| other == row) {
+            Some(at) => {
+                those.swap_remove(at);
+                false
+            }
+            None => true,
+        });
+        only
+    };
+    let (repeated, lost) = (only(rows, expected), only(expected, rows));
+    assert!(
+        lost.is_empty() && repeated.is_empty(),
+        "seed {seed}: lost {lost:?}, repeated or wrong {repeated:?}"
+    );
+}
+
+#[test]
+fn a_job_that_crashes_anywhere_has_the_results_of_one_that_did_not() {
+    let mut crashes = 0;
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let late = random.one_in(3);
+        let readings = readings(&mut random, late);
+        let expected = undisturbed(&readings);
+        let (store, table) = (Store::default(), Table::default());
+        let epoch_every = 1 + random.below(60);
+        for life in 0.. {
+            let moves_max = if life < 8 { 5 + random.below(150) } else { 1_000_000 };
+            let shards = 1 + random.below(4);
+            let life = Life { shards, store: &store, random: &mut random, moves_max, epoch_every };
+            if life.live(&job(readings.clone(), &table)) == Ended::Done {
+                break;
+            }
+            crashes += 1;
+        }
+        assert_same(&table.rows(), &expected, seed);
+        // A job that has ended and is started again has nothing more to say.
+        let life = Life {
+            shards: 3,
+            store: &store,
+            random: &mut random,
+            moves_max: 1_000_000,
+            epoch_every,
+        };
+        assert_eq!(life.live(&job(readings.clone(), &table)), Ended::Done);
+        assert_same(&table.rows(), &expected, seed);
+    }
+    assert!(crashes > 600, "only {crashes} crashes");
+}
