@@ -5,7 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Ended, Life, Random, Store, Table};
+use common::world::{Store, Table};
+use common::{Ended, Life, Random};
 use thalweg_flow::{Average, Collection, Count, Flow, Sum, Tumbling, Watermarks, Windowed};
 
 type Reading = (u32, i64, i64);

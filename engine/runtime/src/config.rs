@@ -7,6 +7,9 @@ use std::time::Duration;
 use thalweg_flow::Tuning;
 use thalweg_kernel::{ConfigError, KeyGroups};
 
+use crate::restart::RestartStrategy;
+use crate::storage::StateBackend;
+
 /// Who steps the shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverKind {
@@ -48,6 +51,49 @@ impl fmt::Display for DriverKind {
     }
 }
 
+/// When checkpoints are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointRules {
+    /// The time from the beginning of one to that of the next: 10 s.
+    pub interval: Duration,
+    /// The time from the end of one to the beginning of the next, at least: none.
+    pub pause_min: Duration,
+    /// How long one may take: 10 minutes. After that it counts as failed.
+    pub timeout: Duration,
+    /// How many may fail in a row before the job does: none.
+    pub failures_max: u32,
+}
+
+impl Default for CheckpointRules {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            pause_min: Duration::ZERO,
+            timeout: Duration::from_secs(600),
+            failures_max: 0,
+        }
+    }
+}
+
+/// A job's stored state.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// Where it is.
+    pub backend: StateBackend,
+    /// When checkpoints are taken.
+    pub checkpoints: CheckpointRules,
+    /// Whether stored state that the job has no operator for is dropped: no. Otherwise such a job does
+    /// not start.
+    pub drop_unknown: bool,
+}
+
+impl StateConfig {
+    /// State in `backend`, with the defaults.
+    pub fn new(backend: StateBackend) -> Self {
+        Self { backend, checkpoints: CheckpointRules::default(), drop_unknown: false }
+    }
+}
+
 /// How a job is run.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -66,6 +112,10 @@ pub struct RuntimeConfig {
     pub key_groups: KeyGroups,
     /// Sizes of batches and queues.
     pub tuning: Tuning,
+    /// Where the job's state outlives the process; without it the job takes no checkpoints.
+    pub state: Option<StateConfig>,
+    /// What happens when the job fails.
+    pub restart: RestartStrategy,
 }
 
 impl Default for RuntimeConfig {
@@ -77,6 +127,8 @@ impl Default for RuntimeConfig {
             spin: Duration::ZERO,
             key_groups: KeyGroups::default(),
             tuning: Tuning::default(),
+            state: None,
+            restart: RestartStrategy::Auto,
         }
     }
 }
@@ -91,6 +143,12 @@ impl RuntimeConfig {
         if self.shards == 0 || self.shards > usize::from(groups) {
             let allowed = format!("1 to {groups} (the number of key groups)");
             return Err(ConfigError::new("shards", self.shards, allowed));
+        }
+        if let Some(state) = &self.state
+            && state.checkpoints.interval.is_zero()
+        {
+            let allowed = "1 ms or more; 10 ms is practical";
+            return Err(ConfigError::new("checkpoint.interval", "0", allowed));
         }
         let Tuning { step_records_max, batch_records, lane_batches } = self.tuning;
         let sizes = [

@@ -8,18 +8,18 @@ mod threads;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
-use thalweg_flow::{BuildContext, Now, Shard, Step};
-use thalweg_kernel::{ConnectorError, Shared, Str, Timestamp, time::millis};
+use thalweg_flow::{BuildContext, Now, Shard, Step, Storage};
+use thalweg_kernel::{ConnectorError, Epoch, Shared, Str, Timestamp, time::millis};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::driver::sim::Simulation;
 use crate::job::Describe;
 use crate::metrics::{PUBLISH_EVERY, Publisher};
-use crate::running::{Control, JobError, Phase, Running};
+use crate::running::{Attempt, Control, JobError, News, Phase};
 use crate::signal::Signal;
 
 /// The simulation that `config` asks for, if it does.
@@ -30,57 +30,79 @@ pub(crate) fn simulation(config: &RuntimeConfig) -> Option<Simulation> {
     }
 }
 
-/// Starts a job on one thread per shard.
-pub(crate) fn start(
-    job: Str,
-    describe: Describe,
-    config: &RuntimeConfig,
-) -> Result<Running, JobError> {
-    config.validate()?;
-    let driver = decide(config.driver)?;
-    let signals: Vec<_> = (0..config.shards).map(|_| Arc::<Signal>::default()).collect();
-    let wakers = signals.iter().map(Signal::waker).collect::<Vec<_>>().into();
-    let control = Arc::new(Control::new(Arc::clone(&wakers)));
-    let shared = Arc::<Shared>::default();
-    let cores = cores(config);
-    let (built, all_built) = flume::bounded(config.shards);
-    // From here on, an early return drops the handle, and that ends the shards already started.
-    let mut running = Running::new(Arc::clone(&control), driver);
-    for (shard, signal) in signals.into_iter().enumerate() {
-        let cx = BuildContext {
-            job: job.clone(),
-            shard,
-            wakers: Arc::clone(&wakers),
-            shared: Arc::clone(&shared),
-            key_groups: config.key_groups,
-            tuning: config.tuning,
-            storage: None,
-        };
-        let seat = Seat {
-            shard,
-            core: cores.get(shard).copied(),
-            spin: config.spin,
-            signal,
-            control: Arc::clone(&control),
-        };
-        let describe = Arc::clone(&describe);
-        let built = built.clone();
-        let run = move || run_shard(&cx, &describe, seat, driver, &built);
-        let thread = thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
-        running.adopt(thread.map_err(|error| JobError::Driver {
-            driver,
-            reason: format!("cannot start a thread for shard {shard}: {error}"),
-        })?);
+/// A job's shards on threads of their own: one life of it.
+pub(crate) struct Shards {
+    pub(crate) attempt: Arc<Attempt>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What a life of a job needs to know.
+pub(crate) struct Spec<'a> {
+    pub(crate) job: &'a Str,
+    pub(crate) describe: &'a Describe,
+    pub(crate) config: &'a RuntimeConfig,
+    pub(crate) driver: DriverKind,
+    pub(crate) control: &'a Arc<Control>,
+    pub(crate) storage: Option<Storage>,
+}
+
+impl Shards {
+    /// Starts a thread for each shard. Each reports when it is built and when it has ended.
+    pub(crate) fn start(spec: &Spec<'_>, news: &flume::Sender<News>) -> Result<Self, JobError> {
+        let Spec { job, describe, config, driver, control, storage } = spec;
+        let signals: Vec<_> = (0..config.shards).map(|_| Arc::<Signal>::default()).collect();
+        let wakers: Arc<[_]> = signals.iter().map(Signal::waker).collect::<Vec<_>>().into();
+        let attempt = Arc::new(Attempt::new(Arc::clone(&wakers), news.clone()));
+        control.adopt(&attempt);
+        let shared = Arc::<Shared>::default();
+        let cores = cores(config);
+        let mut shards = Self { attempt: Arc::clone(&attempt), threads: Vec::new() };
+        for (shard, signal) in signals.into_iter().enumerate() {
+            let cx = BuildContext {
+                job: (*job).clone(),
+                shard,
+                wakers: Arc::clone(&wakers),
+                shared: Arc::clone(&shared),
+                key_groups: config.key_groups,
+                tuning: config.tuning,
+                storage: storage.clone(),
+            };
+            let seat = Seat {
+                shard,
+                core: cores.get(shard).copied(),
+                spin: config.spin,
+                signal,
+                attempt: Arc::clone(&attempt),
+                control: Arc::clone(control),
+            };
+            let (describe, driver) = (Arc::clone(describe), *driver);
+            let run = move || run_shard(&cx, &describe, seat, driver);
+            let thread = thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
+            match thread {
+                Ok(thread) => shards.threads.push(thread),
+                Err(error) => {
+                    attempt.enter(Phase::Aborting);
+                    shards.join();
+                    let reason = format!("cannot start a thread for shard {shard}: {error}");
+                    return Err(JobError::Driver { driver, reason });
+                }
+            }
+        }
+        Ok(shards)
     }
-    drop(built);
-    let ready = all_built.iter().take(config.shards).count();
-    if ready < config.shards {
-        // Some shard failed, and with it the job; `wait` joins them all and tells the first error.
-        return Err(running.wait().err().unwrap_or(JobError::Aborted));
+
+    /// Waits for the threads to end.
+    pub(crate) fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // Whatever panicked there was caught and reported.
+            let _ = thread.join();
+        }
     }
-    let shards = config.shards;
-    tracing::info!(job = %job, shards, %driver, pinned = !cores.is_empty(), "job started");
-    Ok(running)
+}
+
+/// Whether the driver of `config` works on this machine, and which one it is.
+pub(crate) fn decided(config: &RuntimeConfig) -> Result<DriverKind, JobError> {
+    decide(config.driver)
 }
 
 /// Settles [`DriverKind::Auto`].
@@ -120,6 +142,7 @@ struct Seat {
     core: Option<CoreId>,
     spin: Duration,
     signal: Arc<Signal>,
+    attempt: Arc<Attempt>,
     control: Arc<Control>,
 }
 
@@ -136,29 +159,21 @@ impl Seat {
 }
 
 /// The life of a shard's thread.
-fn run_shard(
-    cx: &BuildContext,
-    describe: &Describe,
-    seat: Seat,
-    driver: DriverKind,
-    built: &flume::Sender<()>,
-) {
-    let (shard, control) = (seat.shard, Arc::clone(&seat.control));
+fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverKind) {
+    let (shard, attempt) = (seat.shard, Arc::clone(&seat.attempt));
     let life = || -> Result<(), JobError> {
         let stepped = Stepped::new(Shard::build(&**describe, cx)?, cx, seat);
-        // The receiver waits for every shard, so it is there.
-        let _ = built.send(());
+        attempt.tell(News::Built);
         match driver {
             DriverKind::Glommio => glommio::drive(stepped),
             _ => Ok(threads::drive(stepped)?),
         }
     };
-    let error = match catch_unwind(AssertUnwindSafe(life)) {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error,
-        Err(panic) => JobError::Panicked { shard, message: message_of(&*panic) },
+    let ended = match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(ended) => ended,
+        Err(panic) => Err(JobError::Panicked { shard, message: message_of(&*panic) }),
     };
-    control.fail(error);
+    attempt.tell(News::Ended(shard, ended));
 }
 
 /// The message of a caught panic.
@@ -183,33 +198,66 @@ struct Stepped {
     shard: Shard,
     seat: Seat,
     publisher: Publisher,
-    begun: Instant,
+    started: Instant,
     /// The steady time of the next publishing.
     publish_at: Duration,
-    draining: bool,
+    phase: Phase,
+    /// The newest epochs that this shard knows to have begun, and to be stored.
+    begun: Epoch,
+    stored: Epoch,
+    /// It has said that it awaits an epoch.
+    awaits_epoch: bool,
 }
 
 impl Stepped {
     fn new(shard: Shard, cx: &BuildContext, seat: Seat) -> Self {
         let publisher = Publisher::new(&cx.job, seat.shard, shard.metrics());
-        let (begun, publish_at) = (Instant::now(), Duration::ZERO);
-        Self { shard, seat, publisher, begun, publish_at, draining: false }
+        let (started, publish_at) = (Instant::now(), Duration::ZERO);
+        Self {
+            shard,
+            seat,
+            publisher,
+            started,
+            publish_at,
+            phase: Phase::Running,
+            begun: Epoch::NONE,
+            stored: Epoch::NONE,
+            awaits_epoch: false,
+        }
     }
 
     /// Steps once and does what is due around it.
     fn turn(&mut self) -> Result<Turn, ConnectorError> {
         self.seat.signal.clear();
-        match self.seat.control.phase() {
-            Phase::Running => {}
-            Phase::Draining if self.draining => {}
-            Phase::Draining => {
-                self.draining = true;
-                self.shard.stop();
-            }
-            Phase::Aborting => return Ok(Turn::End),
+        // In this order: see `Attempt::begun`.
+        let begun = self.seat.attempt.begun();
+        if self.seat.attempt.phase() > self.phase && self.change_phase() {
+            return Ok(Turn::End);
         }
-        let now = Now { wall: wall_clock(), steady: self.begun.elapsed() };
+        if begun > self.begun {
+            self.begun = begun;
+            self.awaits_epoch = false;
+            self.shard.begin(begun);
+        }
+        let (stored, oldest) = self.seat.attempt.stored();
+        if stored > self.stored {
+            self.stored = stored;
+            self.shard.committed(stored, oldest)?;
+            if stored >= self.seat.attempt.last() {
+                return Ok(Turn::End);
+            }
+        }
+        let now = Now { wall: wall_clock(), steady: self.started.elapsed() };
         let step = self.shard.step(now)?;
+        if self.begun > Epoch::NONE
+            && let Some(snapshot) = self.shard.snapshot()?
+        {
+            self.seat.attempt.tell(News::Snapshot(snapshot));
+        }
+        if step != Step::Busy && !self.awaits_epoch && self.shard.awaits_epoch() {
+            self.awaits_epoch = true;
+            self.seat.attempt.tell(News::AwaitsEpoch(self.seat.shard));
+        }
         self.publish_if_due(now, step == Step::Done);
         Ok(match step {
             Step::Done => Turn::End,
@@ -218,13 +266,26 @@ impl Stepped {
         })
     }
 
+    /// The job is asked for something else; whether that ends the shard.
+    #[cold]
+    fn change_phase(&mut self) -> bool {
+        self.phase = self.seat.attempt.phase();
+        match self.phase {
+            Phase::Running => {}
+            Phase::Suspending => self.shard.hold(),
+            Phase::Draining => self.shard.stop(),
+            Phase::Aborting => return true,
+        }
+        false
+    }
+
     /// How to wait until a steady time: spinning while the time for it lasts, then asleep.
     fn wait(&self, until: Duration) -> Turn {
-        let left = until.saturating_sub(self.begun.elapsed());
+        let left = until.saturating_sub(self.started.elapsed());
         if self.seat.signal.spin(self.seat.spin.min(left)) {
             return Turn::Again;
         }
-        let left = until.saturating_sub(self.begun.elapsed());
+        let left = until.saturating_sub(self.started.elapsed());
         if left.is_zero() { Turn::Again } else { Turn::Sleep(left) }
     }
 
@@ -240,7 +301,7 @@ impl Stepped {
 }
 
 /// This machine's clock.
-fn wall_clock() -> Timestamp {
+pub(crate) fn wall_clock() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp::from_millis(since_epoch.map_or(0, millis))
 }

@@ -10,6 +10,7 @@ use crate::config::RuntimeConfig;
 use crate::driver;
 use crate::metrics::Snapshot;
 use crate::running::{JobError, Running};
+use crate::supervisor;
 
 /// A job: its name, and the closure that describes its dataflow.
 ///
@@ -49,7 +50,7 @@ impl Job {
     /// If the configuration is wrong, the driver is not available, or a source or sink does not
     /// open. The simulated driver cannot be started, only [run](Self::run).
     pub fn start(&self, config: &RuntimeConfig) -> Result<Running, JobError> {
-        driver::start(self.name.clone(), Arc::clone(&self.describe), config)
+        supervisor::start(self.name.clone(), Arc::clone(&self.describe), config)
     }
 
     /// Runs the job to its end on the default configuration.

@@ -13,18 +13,29 @@
 //! # The life of a job
 //! [`Job::start`] builds a shard on each thread (sources and sinks open there) and reports back when
 //! all are built. [`Running::stop`] drains: sources stop, what is in flight reaches the sinks, the
-//! sinks close. [`Running::abort`] does not wait for that. If a shard fails or panics, the others
-//! are aborted and [`Running::wait`] returns the first error.
+//! sinks close. [`Running::suspend`] ends a job with stored state so that it can go on later: nothing
+//! more is taken in, one more epoch is stored, windows stay open. [`Stopper::abort`] waits for nothing.
+//!
+//! A *supervisor* has a thread of its own. It lets epochs begin, stores them when all shards have
+//! handed over, and tells the shards so. If a shard fails or panics it ends the others, and starts the
+//! job again from the newest epoch, if its [`RestartStrategy`] allows; otherwise
+//! [`Running::wait`] returns the first error.
 
 mod config;
+mod coordinator;
 mod driver;
 mod job;
 mod metrics;
+mod restart;
 mod running;
 mod signal;
+mod storage;
+mod supervisor;
 
-pub use config::{DriverKind, RuntimeConfig};
+pub use config::{CheckpointRules, DriverKind, RuntimeConfig, StateConfig};
 pub use driver::sim::Simulation;
 pub use job::Job;
 pub use metrics::{MetricSample, PrometheusError, Snapshot, serve_prometheus};
-pub use running::{JobError, Running};
+pub use restart::RestartStrategy;
+pub use running::{CheckpointStats, JobError, Running, Stopper};
+pub use storage::{EpochRecord, EpochStore, OpenedStore, Opening, StateBackend, StoreError};

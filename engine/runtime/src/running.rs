@@ -1,12 +1,15 @@
-//! [`Running`]: the handle of a started job, and how jobs fail.
+//! [`Running`]: the handle of a started job, what its shards are asked to do, and how jobs fail.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use thalweg_kernel::{ConfigError, ConnectorError};
+use thalweg_flow::ShardSnapshot;
+use thalweg_kernel::{ConfigError, ConnectorError, Epoch};
 
 use crate::config::DriverKind;
 use crate::metrics::{Board, Snapshot};
@@ -38,6 +41,18 @@ pub enum JobError {
         /// The panic's message.
         message: String,
     },
+    /// Stored state cannot be used, or an epoch could not be stored. The process should end and start again
+    /// from what is durable.
+    #[error("stored state: {0}")]
+    Storage(String),
+    /// More checkpoints failed in a row than are tolerated.
+    #[error("checkpoint {epoch} was not complete in time: {failures} in a row")]
+    Checkpoint {
+        /// Which one.
+        epoch: Epoch,
+        /// How many in a row.
+        failures: u32,
+    },
     /// It was aborted, by its [`Stopper`].
     #[error("the job was ended at once, without draining: what was in flight is lost")]
     Aborted,
@@ -47,6 +62,13 @@ pub enum JobError {
         /// The seed that shows it.
         seed: u64,
     },
+}
+
+impl JobError {
+    /// Whether another start may mend it.
+    pub(crate) fn may_be_mended(&self) -> bool {
+        matches!(self, Self::Connector(_) | Self::Panicked { .. } | Self::Checkpoint { .. })
+    }
 }
 
 impl fmt::Debug for JobError {
@@ -60,66 +82,209 @@ impl fmt::Debug for JobError {
 #[repr(u8)]
 pub(crate) enum Phase {
     Running,
+    /// Nothing more is taken from the sources; the job ends with an epoch, from which it can go on.
+    Suspending,
+    /// The sources are at an end.
     Draining,
     Aborting,
 }
 
-/// What the shards of a job share with its handle.
-pub(crate) struct Control {
-    phase: AtomicU8,
-    wakers: Arc<[Waker]>,
-    error: Mutex<Option<JobError>>,
-    pub(crate) board: Board,
+/// What a shard, or the job's handle, has to tell the supervisor.
+///
+/// Its queue has no bound of its own: a shard has at most one of each kind on its way.
+pub(crate) enum News {
+    Built,
+    Snapshot(ShardSnapshot),
+    AwaitsEpoch(usize),
+    /// A shard has ended; its thread is about to.
+    Ended(usize, Result<(), JobError>),
+    /// The job is asked for something else.
+    Wish,
+    Savepoint(PathBuf, flume::Sender<Result<Epoch, JobError>>),
 }
 
-impl Control {
-    pub(crate) fn new(wakers: Arc<[Waker]>) -> Self {
-        let board = Board::new(wakers.len());
-        Self { phase: AtomicU8::new(Phase::Running as u8), wakers, error: Mutex::default(), board }
+/// One life of a job: what its shards share with the supervisor.
+pub(crate) struct Attempt {
+    phase: AtomicU8,
+    begun: AtomicU64,
+    stored: AtomicU64,
+    oldest: AtomicU64,
+    /// Set where the job is being suspended: a shard ends with this epoch.
+    last: AtomicU64,
+    wakers: Arc<[Waker]>,
+    news: flume::Sender<News>,
+}
+
+impl Attempt {
+    pub(crate) fn new(wakers: Arc<[Waker]>, news: flume::Sender<News>) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Running as u8),
+            begun: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+            last: AtomicU64::new(u64::MAX),
+            wakers,
+            news,
+        }
     }
 
     #[inline]
     pub(crate) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Running,
-            1 => Phase::Draining,
+            1 => Phase::Suspending,
+            2 => Phase::Draining,
             _ => Phase::Aborting,
         }
+    }
+
+    /// The newest epoch that is to begin. Read it before the phase: the epoch that a job is suspended
+    /// with begins after that was said.
+    #[inline]
+    pub(crate) fn begun(&self) -> Epoch {
+        Epoch::new(self.begun.load(Ordering::Acquire))
+    }
+
+    /// The newest epoch that is stored, and the oldest that can be restored.
+    #[inline]
+    pub(crate) fn stored(&self) -> (Epoch, Epoch) {
+        let stored = self.stored.load(Ordering::Acquire);
+        (Epoch::new(stored), Epoch::new(self.oldest.load(Ordering::Relaxed)))
+    }
+
+    /// The epoch to end with.
+    pub(crate) fn last(&self) -> Epoch {
+        Epoch::new(self.last.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn begin(&self, epoch: Epoch) {
+        self.begun.store(epoch.number(), Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn end_with(&self, epoch: Epoch) {
+        self.last.store(epoch.number(), Ordering::Release);
+    }
+
+    pub(crate) fn announce(&self, stored: Epoch, oldest: Epoch) {
+        self.oldest.store(oldest.number(), Ordering::Relaxed);
+        self.stored.store(stored.number(), Ordering::Release);
+        self.wake();
     }
 
     /// Moves on to `phase`; never back.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Tells the supervisor, which outlives the shards.
+    pub(crate) fn tell(&self, news: News) {
+        let _ = self.news.send(news);
+    }
+
+    fn wake(&self) {
         self.wakers.iter().for_each(Waker::wake_by_ref);
     }
+}
 
-    /// Ends the job with `error`; the first one counts.
+/// What a job shares with its handle.
+pub(crate) struct Control {
+    wish: Mutex<Wish>,
+    news: flume::Sender<News>,
+    stateful: bool,
+    error: Mutex<Option<JobError>>,
+    stats: Mutex<CheckpointStats>,
+    pub(crate) board: Board,
+}
+
+struct Wish {
+    phase: Phase,
+    attempt: Option<Arc<Attempt>>,
+}
+
+/// The checkpoints of a job so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStats {
+    /// The newest epoch that is stored.
+    pub newest: Epoch,
+    /// How many were stored since the job was started.
+    pub completed: u64,
+    /// How many were not complete in time.
+    pub failed: u64,
+    /// How long the newest took, from its beginning until it was stored.
+    pub duration: Duration,
+    /// The bytes that the newest has changed.
+    pub bytes: u64,
+    /// How often the job was started again after a failure.
+    pub restarts: u64,
+    /// The epoch that the job was resumed from at its start, or restart.
+    pub restored: Option<Epoch>,
+}
+
+impl Control {
+    pub(crate) fn new(shards: usize, stateful: bool, news: flume::Sender<News>) -> Self {
+        Self {
+            wish: Mutex::new(Wish { phase: Phase::Running, attempt: None }),
+            news,
+            stateful,
+            error: Mutex::default(),
+            stats: Mutex::default(),
+            board: Board::new(shards),
+        }
+    }
+
+    /// What the job is asked to do.
+    pub(crate) fn wish(&self) -> Phase {
+        locked(&self.wish).phase
+    }
+
+    /// Asks the job for `phase`; never back.
+    fn ask(&self, phase: Phase) {
+        let mut wish = locked(&self.wish);
+        wish.phase = wish.phase.max(phase);
+        if let Some(attempt) = &wish.attempt {
+            attempt.enter(phase);
+        }
+        let _gone = self.news.send(News::Wish);
+    }
+
+    /// A new life begins: it is asked for what the job is asked for.
+    pub(crate) fn adopt(&self, attempt: &Arc<Attempt>) {
+        let mut wish = locked(&self.wish);
+        attempt.enter(wish.phase);
+        wish.attempt = Some(Arc::clone(attempt));
+    }
+
+    /// The job ends with `error`.
     pub(crate) fn fail(&self, error: JobError) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.enter(Phase::Aborting);
+        locked(&self.error).get_or_insert(error);
     }
 
-    fn take_error(&self) -> Option<JobError> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn stats(&self) -> MutexGuard<'_, CheckpointStats> {
+        locked(&self.stats)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A job that has been started. Dropping the handle aborts the job.
 #[must_use = "dropping the handle aborts the job; call `wait`"]
 pub struct Running {
     control: Arc<Control>,
-    threads: Vec<JoinHandle<()>>,
+    supervisor: Option<JoinHandle<()>>,
     driver: DriverKind,
 }
 
 impl Running {
-    pub(crate) fn new(control: Arc<Control>, driver: DriverKind) -> Self {
-        Self { control, threads: Vec::new(), driver }
-    }
-
-    /// Takes charge of a shard's thread.
-    pub(crate) fn adopt(&mut self, thread: JoinHandle<()>) {
-        self.threads.push(thread);
+    pub(crate) fn new(
+        control: Arc<Control>,
+        supervisor: JoinHandle<()>,
+        driver: DriverKind,
+    ) -> Self {
+        Self { control, supervisor: Some(supervisor), driver }
     }
 
     /// The driver that runs it: [`DriverKind::Auto`] has been decided.
@@ -130,7 +295,13 @@ impl Running {
     /// Asks for an orderly end: sources stop, everything in flight reaches the sinks, open windows
     /// fire. Returns at once; [`wait`](Self::wait) returns when it is done.
     pub fn stop(&self) {
-        self.control.enter(Phase::Draining);
+        self.stopper().stop();
+    }
+
+    /// Asks for an end from which the job can go on: nothing more is taken from the sources, one more
+    /// epoch is stored, and windows stay open. A job without stored state is stopped instead.
+    pub fn suspend(&self) {
+        self.stopper().suspend();
     }
 
     /// A handle that can stop or abort the job from elsewhere, such as a signal handler.
@@ -138,9 +309,9 @@ impl Running {
         Stopper(Arc::clone(&self.control))
     }
 
-    /// Whether all shards have ended.
+    /// Whether the job has ended.
     pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.supervisor.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// The metrics as the shards last published them, about a second ago at most.
@@ -148,33 +319,52 @@ impl Running {
         self.control.board.snapshot()
     }
 
+    /// The checkpoints so far.
+    pub fn checkpoints(&self) -> CheckpointStats {
+        *self.control.stats()
+    }
+
+    /// Takes a checkpoint now and writes it as a savepoint at `path`; its epoch. Waits for it.
+    ///
+    /// # Errors
+    /// If the job has no stored state or has ended, or the savepoint cannot be written: the job goes on.
+    pub fn savepoint(&self, path: &Path) -> Result<Epoch, JobError> {
+        if !self.control.stateful {
+            let what = "the job has no state directory, so there is nothing to save";
+            return Err(JobError::Storage(what.into()));
+        }
+        let (answer, answered) = flume::bounded(1);
+        let _gone = self.control.news.send(News::Savepoint(path.to_owned(), answer));
+        answered.recv().unwrap_or_else(|_| Err(JobError::Storage("the job has ended".into())))
+    }
+
     /// Waits for the end of the job and returns its last metrics.
     ///
     /// # Errors
-    /// The first error of any shard; [`JobError::Aborted`] if the job was aborted.
+    /// What the job has failed with; [`JobError::Aborted`] if the job was aborted.
     pub fn wait(mut self) -> Result<Snapshot, JobError> {
         self.join();
-        match self.control.take_error() {
+        match locked(&self.control.error).take() {
             Some(error) => Err(error),
-            None if self.control.phase() == Phase::Aborting => Err(JobError::Aborted),
+            None if self.control.wish() == Phase::Aborting => Err(JobError::Aborted),
             None => Ok(self.control.board.snapshot()),
         }
     }
 
     fn join(&mut self) {
-        for (shard, thread) in self.threads.drain(..).enumerate() {
-            if thread.join().is_err() {
-                let message = "outside of a step".into();
-                self.control.fail(JobError::Panicked { shard, message });
-            }
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.join().is_err()
+        {
+            let message = "its supervisor did".into();
+            self.control.fail(JobError::Panicked { shard: 0, message });
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.control.enter(Phase::Aborting);
+        if self.supervisor.is_some() {
+            self.stopper().abort();
             self.join();
         }
     }
@@ -187,11 +377,16 @@ pub struct Stopper(Arc<Control>);
 impl Stopper {
     /// As [`Running::stop`].
     pub fn stop(&self) {
-        self.0.enter(Phase::Draining);
+        self.0.ask(Phase::Draining);
+    }
+
+    /// As [`Running::suspend`].
+    pub fn suspend(&self) {
+        self.0.ask(if self.0.stateful { Phase::Suspending } else { Phase::Draining });
     }
 
     /// Ends the job without draining it.
     pub fn abort(&self) {
-        self.0.enter(Phase::Aborting);
+        self.0.ask(Phase::Aborting);
     }
 }

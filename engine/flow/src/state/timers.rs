@@ -38,6 +38,9 @@ const WARMED: usize = 32;
 /// With fewer timers there is nothing to wait for.
 const WARMED_FROM: usize = 16 * 1_024;
 
+/// Flipped, it makes times compare as bytes do.
+const SIGN: u64 = 1 << 63;
+
 /// See the module. Hashes are those of [`table_hash`].
 pub struct Timers<K> {
     /// Those that are not in the store yet are marked.
@@ -121,12 +124,25 @@ impl<K: Key> Timers<K> {
         self.live.memory_bytes() + self.agenda.memory_bytes() + gone * size_of::<Timer<K>>()
     }
 
-    /// Adds a timer.
+    /// The time of the earliest timer.
+    #[inline]
+    pub fn next(&mut self) -> Option<Timestamp> {
+        loop {
+            let item = self.agenda.next()?;
+            let is_live = self.next_is_live || live_count(&self.live)(item) > 0;
+            self.next_is_live = is_live;
+            if is_live {
+                return Some(item.time());
+            }
+            self.agenda.pop();
+        }
+    }
+
+    /// Adds a timer. Its time may be any: what is in the past is due at once.
     #[inline]
     pub fn insert(&mut self, time: Timestamp, hash: u64, key: K) -> Inserted {
-        let timer_hash = timer_hash(time, hash);
         let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
-        if self.live.find(timer_hash, is).is_some() {
+        if self.live.find(timer_hash(time, hash), is).is_some() {
             return Inserted::Present;
         }
         if self.live.len() >= self.timers_max {
@@ -138,9 +154,9 @@ impl<K: Key> Timers<K> {
 
     #[inline]
     fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) {
+        // First the agenda, which may count what is live.
+        self.next_is_live |= self.agenda.insert(Item::new(time, hash), live_count(&self.live));
         self.live.insert(Timer { time, key }, marked);
-        let is_next = self.agenda.insert(Item::new(time, hash), &self.live_count());
-        self.next_is_live |= is_next;
     }
 
     /// Deletes a timer; whether there was one.
@@ -153,13 +169,110 @@ impl<K: Key> Timers<K> {
         if !marked {
             self.note_gone(timer);
         }
-        let was_next = self.agenda.delete(Item::new(time, hash), &self.live_count());
+        let was_next = self.agenda.delete(Item::new(time, hash), live_count(&self.live));
         self.next_is_live &= !was_next;
         true
     }
 
-    /// Counts the live timers that an item stands for.
-    fn live_count(&self) -> impl Fn(Item) -> usize + '_ {
-        |item| self.live.count(timer_hash(item.time(), item.hash()), |timer| timer.is(item))
+    /// Takes out the earliest timer, if its time is not after `until`. Those of equal times come in an
+    /// order that depends on nothing but their keys.
+    #[inline]
+    pub fn pop_due(&mut self, until: Timestamp) -> Option<(Timestamp, K)> {
+        while self.agenda.begins_by(until) {
+            if self.warmed == 0 && self.live.len() >= WARMED_FROM {
+                self.warm();
+            }
+            self.warmed = self.warmed.saturating_sub(1);
+            self.next_is_live = false;
+            let item = self.agenda.pop()?;
+            let hash = timer_hash(item.time(), item.hash());
+            if let Some((timer, marked)) = self.live.remove(hash, |timer| timer.is(item)) {
+                self.agenda.fired();
+                let fired = (timer.time, timer.key.clone());
+                if !marked {
+                    self.note_gone(timer);
+                }
+                return Some(fired);
+            }
+        }
+        None
     }
+
+    /// Looks for the next timers, to have them in the cache.
+    #[inline(never)]
+    fn warm(&mut self) {
+        let mut live = 0;
+        for &item in self.agenda.coming(WARMED) {
+            let hash = timer_hash(item.time(), item.hash());
+            live += usize::from(self.live.find(hash, |timer| timer.is(item)).is_some());
+            self.warmed += 1;
+        }
+        // Whether they are live is asked again, and cheaply.
+        std::hint::black_box(live);
+    }
+
+    /// Takes out all timers, one after the other.
+    pub fn clear(&mut self) {
+        while self.pop_due(Timestamp::MAX).is_some() {}
+    }
+
+    /// Notes that the store has a timer that is gone.
+    #[inline]
+    fn note_gone(&mut self, timer: Timer<K>) {
+        match self.gone.last_mut() {
+            Some(block) if block.len() < GONE_BLOCK => block.push(timer),
+            _ => self.note_gone_in_new_block(timer),
+        }
+    }
+
+    #[cold]
+    fn note_gone_in_new_block(&mut self, timer: Timer<K>) {
+        let mut block = Vec::with_capacity(GONE_BLOCK);
+        block.push(timer);
+        self.gone.push(block);
+    }
+
+    /// Writes what has changed since the last snapshot, deletes before puts.
+    ///
+    /// The changes must reach the store, or the timers must be built anew from there: what was written
+    /// counts as stored from now on.
+    pub fn snapshot(&mut self, id: StateId, groups: KeyGroups, out: &mut Changes) {
+        let write = |timer: &Timer<K>, out: &mut Vec<u8>| {
+            id.begin_key(groups.group_of(timer.key.key_hash()), out);
+            let time = timer.time.as_millis() as u64 ^ SIGN;
+            out.extend_from_slice(&time.to_be_bytes());
+            timer.key.write_key(out);
+        };
+        for timer in self.gone.iter().flatten() {
+            out.delete_with(|out| write(timer, out));
+        }
+        // One block is kept for the next epoch.
+        self.gone.truncate(1);
+        self.gone.iter_mut().for_each(Vec::clear);
+        self.live.take_marked(|timer| out.put_with(|out| write(timer, out), |out| out));
+    }
+
+    /// Adds a stored timer: `rest` is the part of its key behind state and group, as
+    /// [`StateId::split_key`] gives it. One that was stored is never refused.
+    ///
+    /// # Errors
+    /// If these are not the bytes of a timer with such a key.
+    pub fn restore(&mut self, rest: &[u8]) -> Result<(), ValueDamaged> {
+        let damaged = ValueDamaged::key::<(Timestamp, K)>;
+        let (time, mut rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let time = Timestamp::from_millis((u64::from_be_bytes(*time) ^ SIGN) as i64);
+        let key = K::read_key(&mut rest).filter(|_| rest.is_empty()).ok_or_else(damaged)?;
+        let hash = table_hash(&key);
+        let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
+        if self.live.find(timer_hash(time, hash), is).is_none() {
+            self.add(time, hash, key, false);
+        }
+        Ok(())
+    }
+}
+
+/// Counts the live timers that an item of the agenda stands for.
+#[inline(always)]
+fn live_count<K: Key>(live: &Segments<Timer<K>>) -> impl Fn(Item) -> usize + '_ {
+    |item| live.count(timer_hash(item.time(), item.hash()), |timer| timer.is(item))
 }

@@ -1,0 +1,232 @@
+//! When epochs begin, and when they are complete: the decisions, without clock, threads or storage.
+//!
+//! One epoch is open at a time. It is complete when every shard that has not ended has handed over its
+//! snapshot, and the next one begins when it is stored, its interval has passed and the pause has, or
+//! at once where somebody waits for it: a savepoint, a job that is to be suspended, or shards whose
+//! streams have all ended.
+//!
+//! An epoch that is not complete in time counts as failed, which the job may tolerate. It is not given
+//! up: its barriers are on their way, and behind them nothing could overtake. It is stored when
+//! they have arrived.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thalweg_flow::ShardSnapshot;
+use thalweg_kernel::{Epoch, StateInfo};
+
+use crate::config::CheckpointRules;
+
+/// See the module. Times are steady.
+pub(crate) struct Coordinator {
+    rules: CheckpointRules,
+    shards: Vec<ShardProgress>,
+    next: Epoch,
+    open: Option<Open>,
+    /// An epoch is complete and not stored yet.
+    storing: bool,
+    begin_at: Duration,
+    wanted: bool,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct ShardProgress {
+    ended: bool,
+    awaits_epoch: bool,
+}
+
+struct Open {
+    epoch: Epoch,
+    begun: Duration,
+    late: bool,
+    snapshots: Vec<Option<ShardSnapshot>>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Tell every shard to begin this epoch.
+    Begin(Epoch),
+    /// The epoch has failed to be complete in time; it is so many in a row, tolerated or not.
+    Late { epoch: Epoch, failures: u32, tolerated: bool },
+}
+
+/// An epoch to be stored.
+#[derive(Debug)]
+pub(crate) struct Complete {
+    pub(crate) epoch: Epoch,
+    pub(crate) begun: Duration,
+    /// What has changed, in the order of shards.
+    pub(crate) blocks: Vec<Vec<u8>>,
+    pub(crate) states: Arc<[StateInfo]>,
+}
+
+impl Coordinator {
+    /// For a job that starts `now` on so many shards, after the epoch `newest`.
+    pub(crate) fn new(rules: CheckpointRules, shards: usize, newest: Epoch, now: Duration) -> Self {
+        Self {
+            rules,
+            shards: vec![ShardProgress::default(); shards],
+            next: newest.next(),
+            open: None,
+            storing: false,
+            begin_at: now.saturating_add(rules.interval),
+            wanted: false,
+            failures: 0,
+        }
+    }
+
+    /// The next epoch is wanted as soon as possible; its number.
+    pub(crate) fn want(&mut self) -> Epoch {
+        self.wanted = true;
+        self.next
+    }
+
+    /// A shard's streams have ended but for an epoch.
+    pub(crate) fn awaits_epoch(&mut self, shard: usize) {
+        self.shards[shard].awaits_epoch = true;
+    }
+
+    /// A shard has ended. The epoch that is complete by that, if one is.
+    pub(crate) fn ended(&mut self, shard: usize) -> Option<Complete> {
+        self.shards[shard].ended = true;
+        self.complete()
+    }
+
+    /// What is due.
+    pub(crate) fn due(&mut self, now: Duration) -> Option<Due> {
+        if let Some(open) = &mut self.open {
+            if open.late || now < open.begun.saturating_add(self.rules.timeout) {
+                return None;
+            }
+            open.late = true;
+            self.failures += 1;
+            let (epoch, failures) = (open.epoch, self.failures);
+            let tolerated = failures <= self.rules.failures_max;
+            return Some(Due::Late { epoch, failures, tolerated });
+        }
+        let mut running = self.shards.iter().filter(|shard| !shard.ended).peekable();
+        running.peek()?;
+        let at_once = self.wanted || running.all(|shard| shard.awaits_epoch);
+        if self.storing || !at_once && now < self.begin_at {
+            return None;
+        }
+        let epoch = self.next;
+        let snapshots = self.shards.iter().map(|_| None).collect();
+        self.open = Some(Open { epoch, begun: now, late: false, snapshots });
+        self.next = epoch.next();
+        self.wanted = false;
+        self.shards.iter_mut().for_each(|shard| shard.awaits_epoch = false);
+        Some(Due::Begin(epoch))
+    }
+
+    /// When something will be due if nothing happens before.
+    pub(crate) fn due_at(&self) -> Option<Duration> {
+        match &self.open {
+            Some(open) if open.late => None,
+            Some(open) => Some(open.begun.saturating_add(self.rules.timeout)),
+            None if self.storing => None,
+            None => Some(self.begin_at),
+        }
+    }
+
+    /// A shard hands over. The epoch that is complete by that, if one is.
+    pub(crate) fn hand_over(&mut self, snapshot: ShardSnapshot) -> Option<Complete> {
+        let open = self.open.as_mut().filter(|open| open.epoch == snapshot.epoch)?;
+        let shard = snapshot.shard;
+        open.snapshots[shard] = Some(snapshot);
+        self.complete()
+    }
+
+    fn complete(&mut self) -> Option<Complete> {
+        let open = self.open.as_ref()?;
+        let mut shards = open.snapshots.iter().zip(&self.shards);
+        if !shards.all(|(snapshot, shard)| snapshot.is_some() || shard.ended) {
+            return None;
+        }
+        let Open { epoch, begun, snapshots, .. } = self.open.take()?;
+        self.begin_at = begun.saturating_add(self.rules.interval);
+        let snapshots: Vec<_> = snapshots.into_iter().flatten().collect();
+        let states = Arc::clone(&snapshots.first()?.states);
+        self.storing = true;
+        let blocks = snapshots.into_iter().map(|snapshot| snapshot.changes).collect();
+        Some(Complete { epoch, begun, blocks, states })
+    }
+
+    /// The complete epoch has been stored.
+    pub(crate) fn stored(&mut self, now: Duration) {
+        self.storing = false;
+        self.failures = 0;
+        self.begin_at = self.begin_at.max(now.saturating_add(self.rules.pause_min));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn rules() -> CheckpointRules {
+        CheckpointRules {
+            interval: MS(100),
+            pause_min: MS(30),
+            timeout: MS(1_000),
+            failures_max: 0,
+        }
+    }
+
+    fn snapshot(epoch: u64, shard: usize) -> ShardSnapshot {
+        let (epoch, changes) = (Epoch::new(epoch), vec![shard as u8]);
+        ShardSnapshot { epoch, shard, changes, states: [].into() }
+    }
+
+    #[test]
+    fn epochs_follow_each_other_by_interval_and_pause() {
+        let mut coordinator = Coordinator::new(rules(), 2, Epoch::new(4), MS(0));
+        assert_eq!((coordinator.due(MS(99)), coordinator.due_at()), (None, Some(MS(100))));
+        assert_eq!(coordinator.due(MS(100)), Some(Due::Begin(Epoch::new(5))));
+        assert_eq!(coordinator.due(MS(300)), None, "one at a time");
+        assert!(coordinator.hand_over(snapshot(5, 1)).is_none());
+        let complete = coordinator.hand_over(snapshot(5, 0)).unwrap();
+        assert_eq!((complete.epoch, complete.blocks), (Epoch::new(5), vec![vec![0], vec![1]]));
+        assert_eq!((coordinator.due(MS(310)), coordinator.due_at()), (None, None), "not stored");
+        coordinator.stored(MS(320));
+        assert_eq!((coordinator.due(MS(349)), coordinator.due_at()), (None, Some(MS(350))));
+        assert_eq!(coordinator.due(MS(350)), Some(Due::Begin(Epoch::new(6))));
+    }
+
+    #[test]
+    fn who_waits_gets_an_epoch_that_begins_after_that() {
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::NONE, MS(0));
+        assert_eq!(coordinator.want(), Epoch::new(1));
+        assert_eq!(coordinator.due(MS(1)), Some(Due::Begin(Epoch::new(1))));
+        assert_eq!(coordinator.want(), Epoch::new(2));
+        coordinator.hand_over(snapshot(1, 0)).unwrap();
+        coordinator.stored(MS(2));
+        assert_eq!(coordinator.due(MS(2)), Some(Due::Begin(Epoch::new(2))));
+    }
+
+    #[test]
+    fn the_end_of_all_streams_does_not_wait_for_the_interval() {
+        let mut coordinator = Coordinator::new(rules(), 3, Epoch::NONE, MS(0));
+        coordinator.awaits_epoch(0);
+        assert!(coordinator.ended(1).is_none());
+        assert_eq!(coordinator.due(MS(1)), None, "shard 2 still runs");
+        coordinator.awaits_epoch(2);
+        assert_eq!(coordinator.due(MS(1)), Some(Due::Begin(Epoch::new(1))));
+        assert!(coordinator.hand_over(snapshot(1, 0)).is_none());
+        assert!(coordinator.ended(2).is_some(), "whoever has ended has nothing to hand over");
+    }
+
+    #[test]
+    fn an_epoch_that_is_late_counts_once_and_is_stored_all_the_same() {
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::NONE, MS(0));
+        coordinator.due(MS(100)).unwrap();
+        let (epoch, failures, tolerated) = (Epoch::new(1), 1, false);
+        assert_eq!(coordinator.due(MS(1_100)), Some(Due::Late { epoch, failures, tolerated }));
+        assert_eq!(coordinator.due(MS(1_200)), None);
+        assert!(coordinator.hand_over(snapshot(1, 0)).is_some());
+    }
+}

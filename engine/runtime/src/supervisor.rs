@@ -1,0 +1,407 @@
+//! The supervisor of a job: a thread that starts its shards, stores their epochs, and starts them again
+//! when they have failed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::metrics::{counter, gauge};
+use thalweg_flow::Storage;
+use thalweg_kernel::{Epoch, Journals, Str};
+
+use crate::config::{DriverKind, RuntimeConfig};
+use crate::coordinator::{Complete, Coordinator, Due};
+use crate::driver::{self, Shards, Spec};
+use crate::job::Describe;
+use crate::restart::Restarts;
+use crate::running::{Attempt, Control, JobError, News, Phase, Running};
+use crate::storage::{EpochRecord, EpochStore, OpenedStore, Opening, StoreError};
+
+/// How often a store that was full is tried again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// Work that the store has put off waits for so long without news.
+const TIDY_AFTER: Duration = Duration::from_millis(1);
+
+/// Starts a job. Returns once every source and sink is open.
+pub(crate) fn start(
+    job: Str,
+    describe: Describe,
+    config: &RuntimeConfig,
+) -> Result<Running, JobError> {
+    config.validate()?;
+    let driver = driver::decided(config)?;
+    let store = match &config.state {
+        None => None,
+        Some(state) => {
+            let opening = Opening { job: job.clone(), key_groups: config.key_groups.count() };
+            let opened = (state.backend.open)(&opening)?;
+            check_record(&opened, &opening)?;
+            Some(opened)
+        }
+    };
+    let (tell, news) = flume::unbounded();
+    let control = Arc::new(Control::new(config.shards, store.is_some(), tell.clone()));
+    let (started, has_started) = flume::bounded(1);
+    let (store, journals) = match store {
+        Some(OpenedStore { store, journals }) => (Some(store), journals),
+        None => (None, None),
+    };
+    let supervisor = Supervisor {
+        job,
+        describe,
+        config: config.clone(),
+        driver,
+        control: Arc::clone(&control),
+        store,
+        journals,
+        tell,
+        news,
+        steady: Instant::now(),
+        started: Some(started),
+        savepoints: Vec::new(),
+        full: None,
+        untidy: false,
+    };
+    let thread = thread::Builder::new().name("supervisor".into()).spawn(move || supervisor.run());
+    let thread = thread.map_err(|error| JobError::Driver {
+        driver,
+        reason: format!("cannot start a thread for the supervisor: {error}"),
+    })?;
+    let running = Running::new(control, thread, driver);
+    match has_started.recv() {
+        Ok(()) => Ok(running),
+        // It has ended instead, and says why.
+        Err(_) => Err(running.wait().err().unwrap_or(JobError::Aborted)),
+    }
+}
+
+/// What is stored must be of this job, with the same key groups.
+fn check_record(opened: &OpenedStore, opening: &Opening) -> Result<(), JobError> {
+    let Some(record) = opened.store.newest() else { return Ok(()) };
+    if record.job != opening.job {
+        return Err(JobError::Storage(format!(
+            "the state directory belongs to the job {:?}, not to {:?}; give each job its own",
+            record.job, opening.job
+        )));
+    }
+    if record.key_groups != opening.key_groups {
+        return Err(JobError::Storage(format!(
+            "the state was written with {} key groups, and the job has {}; their number can never \
+             change",
+            record.key_groups, opening.key_groups
+        )));
+    }
+    Ok(())
+}
+
+struct Supervisor {
+    job: Str,
+    describe: Describe,
+    config: RuntimeConfig,
+    driver: DriverKind,
+    control: Arc<Control>,
+    store: Option<Box<dyn EpochStore>>,
+    journals: Option<Arc<dyn Journals>>,
+    tell: flume::Sender<News>,
+    news: flume::Receiver<News>,
+    steady: Instant,
+    /// To be told once, when the first life has begun.
+    started: Option<flume::Sender<()>>,
+    /// Savepoints that wait for an epoch from this one on.
+    savepoints: Vec<(Epoch, PathBuf, flume::Sender<Result<Epoch, JobError>>)>,
+    /// An epoch that found no room, and when to try again.
+    full: Option<(Complete, Duration)>,
+    untidy: bool,
+}
+
+impl Supervisor {
+    fn run(mut self) {
+        let mut restarts = Restarts::new(self.config.restart, self.store.is_some());
+        loop {
+            let Err(error) = self.live() else { return };
+            let wanted = self.control.wish() < Phase::Aborting && self.started.is_none();
+            let delay = if wanted && error.may_be_mended() {
+                restarts.failed(self.now(), chance())
+            } else {
+                None
+            };
+            let Some(delay) = delay else { return self.control.fail(error) };
+            tracing::error!(job = %self.job, %error, restart_in = ?delay, "the job has failed");
+            if !self.rest(delay) {
+                return self.control.fail(error);
+            }
+            self.control.stats().restarts += 1;
+            counter!("thalweg_numRestarts", "job" => self.job.to_string()).increment(1);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.steady.elapsed()
+    }
+
+    /// Waits before a restart; false if the job is to end instead.
+    fn rest(&self, delay: Duration) -> bool {
+        let until = self.now() + delay;
+        while self.now() < until {
+            let left = until.saturating_sub(self.now());
+            // Savepoints asked for meanwhile are answered by dropping the question.
+            let _ = self.news.recv_timeout(left);
+            if self.control.wish() > Phase::Running {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// One life of the job, from its newest epoch to its end.
+    fn live(&mut self) -> Result<(), JobError> {
+        let storage = self.store.as_ref().map(|store| Storage {
+            reader: store.reader(),
+            journals: self.journals.clone(),
+            drop_unknown: self.config.state.as_ref().is_some_and(|state| state.drop_unknown),
+        });
+        let spec = Spec {
+            job: &self.job,
+            describe: &self.describe,
+            config: &self.config,
+            driver: self.driver,
+            control: &self.control,
+            storage,
+        };
+        let mut shards = Shards::start(&spec, &self.tell)?;
+        let newest = self.newest();
+        let mut life = Life {
+            attempt: Arc::clone(&shards.attempt),
+            coordinator: self.config.state.as_ref().map(|state| {
+                Coordinator::new(state.checkpoints, self.config.shards, newest, self.now())
+            }),
+            building: self.config.shards,
+            living: self.config.shards,
+            suspending: None,
+            error: None,
+        };
+        self.control.stats().restored = Some(newest).filter(|&newest| newest > Epoch::NONE);
+        if newest > Epoch::NONE {
+            // Sources and sinks learn what exists, as they would have from the life before.
+            let oldest = self.store.as_ref().map_or(newest, |store| store.oldest());
+            life.attempt.announce(newest, oldest);
+        }
+        while life.living > 0 {
+            if let Err(error) = self.turn(&mut life) {
+                life.fail(error);
+            }
+        }
+        shards.join();
+        self.savepoints.clear();
+        self.full = None;
+        life.error.map_or(Ok(()), Err)
+    }
+
+    fn newest(&self) -> Epoch {
+        let newest = self.store.as_ref().and_then(|store| store.newest());
+        newest.map_or(Epoch::NONE, |record| record.epoch)
+    }
+
+    /// Does what is due, then waits for news and takes one.
+    fn turn(&mut self, life: &mut Life) -> Result<(), JobError> {
+        let now = self.now();
+        if let Some((complete, retry_at)) = self.full.take() {
+            if now < retry_at {
+                self.full = Some((complete, retry_at));
+            } else {
+                self.store_epoch(life, complete)?;
+            }
+        }
+        if life.building == 0
+            && let Some(coordinator) = &mut life.coordinator
+        {
+            match coordinator.due(now) {
+                Some(Due::Begin(epoch)) => {
+                    if life.suspending == Some(epoch) {
+                        life.attempt.end_with(epoch);
+                    }
+                    life.attempt.begin(epoch);
+                }
+                Some(Due::Late { epoch, failures, tolerated }) => {
+                    tracing::error!(job = %self.job, %epoch, "a checkpoint is not complete in time");
+                    self.control.stats().failed += 1;
+                    counter!("thalweg_numberOfFailedCheckpoints", "job" => self.job.to_string())
+                        .increment(1);
+                    if !tolerated {
+                        life.fail(JobError::Checkpoint { epoch, failures });
+                    }
+                }
+                None => {}
+            }
+        }
+        match self.next_news(life) {
+            Some(news) => self.take(life, news),
+            None => self.tidy(),
+        }
+    }
+
+    /// Waits for news until something is due.
+    fn next_news(&self, life: &Life) -> Option<News> {
+        let coordinated = life.coordinator.as_ref().filter(|_| life.building == 0);
+        let due_at = coordinated.and_then(|coordinator| coordinator.due_at());
+        let retry_at = self.full.as_ref().map(|&(_, at)| at);
+        let tidy_at = self.untidy.then(|| self.now() + TIDY_AFTER);
+        match [due_at, retry_at, tidy_at].into_iter().flatten().min() {
+            None => self.news.recv().ok(),
+            Some(at) => self.news.recv_timeout(at.saturating_sub(self.now())).ok(),
+        }
+    }
+
+    fn take(&mut self, life: &mut Life, news: News) -> Result<(), JobError> {
+        match news {
+            News::Built => {
+                life.building -= 1;
+                if life.building == 0 {
+                    self.tell_started();
+                }
+            }
+            News::Snapshot(snapshot) => {
+                let complete = life.coordinator.as_mut().and_then(|c| c.hand_over(snapshot));
+                if let Some(complete) = complete {
+                    self.store_epoch(life, complete)?;
+                }
+            }
+            News::AwaitsEpoch(shard) => {
+                if let Some(coordinator) = &mut life.coordinator {
+                    coordinator.awaits_epoch(shard);
+                }
+            }
+            News::Ended(shard, ended) => {
+                life.living -= 1;
+                if let Err(error) = ended {
+                    life.fail(error);
+                } else if let Some(complete) =
+                    life.coordinator.as_mut().and_then(|c| c.ended(shard))
+                {
+                    self.store_epoch(life, complete)?;
+                }
+            }
+            News::Wish => {
+                if self.control.wish() == Phase::Suspending
+                    && let Some(coordinator) = &mut life.coordinator
+                {
+                    life.suspending.get_or_insert_with(|| coordinator.want());
+                }
+            }
+            News::Savepoint(path, answer) => {
+                if let Some(coordinator) = &mut life.coordinator {
+                    self.savepoints.push((coordinator.want(), path, answer));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_started(&mut self) {
+        let Some(started) = self.started.take() else {
+            return tracing::info!(job = %self.job, "the job goes on");
+        };
+        let (shards, driver) = (self.config.shards, self.driver);
+        let restored = self.control.stats().restored.map(Epoch::number);
+        tracing::info!(job = %self.job, shards, %driver, restored, "job started");
+        let _ = started.send(());
+    }
+
+    fn store_epoch(&mut self, life: &mut Life, complete: Complete) -> Result<(), JobError> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let epoch = complete.epoch;
+        let record = EpochRecord {
+            epoch,
+            job: self.job.clone(),
+            key_groups: self.config.key_groups.count(),
+            shards: self.config.shards,
+            stored_at: driver::wall_clock(),
+            states: complete.states.to_vec(),
+        };
+        match store.commit(record, &complete.blocks) {
+            Ok(()) => {}
+            Err(StoreError::Full(what)) => {
+                tracing::error!(job = %self.job, %epoch, "a checkpoint finds no room: {what}");
+                self.full = Some((complete, self.steady.elapsed() + FULL_RETRY));
+                return Ok(());
+            }
+            Err(StoreError::Failed(what)) => return Err(JobError::Storage(what)),
+        }
+        let oldest = store.oldest();
+        self.untidy = true;
+        life.attempt.announce(epoch, oldest);
+        let now = self.steady.elapsed();
+        if let Some(coordinator) = &mut life.coordinator {
+            coordinator.stored(now);
+        }
+        let bytes = complete.blocks.iter().map(|block| block.len() as u64).sum::<u64>();
+        self.publish(epoch, now.saturating_sub(complete.begun), bytes);
+        self.write_savepoints(epoch);
+        Ok(())
+    }
+
+    fn publish(&self, epoch: Epoch, duration: Duration, bytes: u64) {
+        let mut stats = self.control.stats();
+        stats.newest = epoch;
+        stats.completed += 1;
+        (stats.duration, stats.bytes) = (duration, bytes);
+        drop(stats);
+        let job = || self.job.to_string();
+        counter!("thalweg_numberOfCompletedCheckpoints", "job" => job()).increment(1);
+        gauge!("thalweg_lastCheckpointDuration", "job" => job()).set(duration.as_secs_f64() * 1e3);
+        gauge!("thalweg_lastCheckpointSize", "job" => job()).set(bytes as f64);
+    }
+
+    fn write_savepoints(&mut self, epoch: Epoch) {
+        let Some(store) = &mut self.store else { return };
+        for (_, path, answer) in self.savepoints.extract_if(.., |(from, _, _)| *from <= epoch) {
+            let written = store.savepoint(&path);
+            let written = written.map_err(|error| JobError::Storage(error.to_string()));
+            let _ = answer.send(written.map(|()| epoch));
+        }
+    }
+
+    /// Nothing is due: the store may do what it has put off.
+    fn tidy(&mut self) -> Result<(), JobError> {
+        let Some(store) = self.store.as_mut().filter(|_| self.untidy) else { return Ok(()) };
+        match store.tidy() {
+            Ok(more) => self.untidy = more,
+            Err(StoreError::Full(what)) => {
+                tracing::error!(job = %self.job, "stored state cannot be tidied: {what}");
+                self.untidy = false;
+            }
+            Err(StoreError::Failed(what)) => return Err(JobError::Storage(what)),
+        }
+        Ok(())
+    }
+}
+
+/// A life of the job, as the supervisor sees it.
+struct Life {
+    attempt: Arc<Attempt>,
+    coordinator: Option<Coordinator>,
+    /// Shards that are still being built, and that have not ended.
+    building: usize,
+    living: usize,
+    /// The epoch to end with.
+    suspending: Option<Epoch>,
+    /// The first error.
+    error: Option<JobError>,
+}
+
+impl Life {
+    fn fail(&mut self, error: JobError) {
+        self.error.get_or_insert(error);
+        self.coordinator = None;
+        self.attempt.enter(Phase::Aborting);
+    }
+}
+
+/// From 0 to 1.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+
+    RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
+}

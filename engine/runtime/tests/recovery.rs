@@ -1,0 +1,275 @@
+//! Jobs with stored state on real threads: they fail, are suspended, and go on.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../../flow/tests/common/world.rs"]
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use thalweg_flow::*;
+use thalweg_kernel::{
+    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
+    Timestamp,
+};
+use thalweg_runtime::*;
+use world::{Store, Table};
+
+/// The world of the flow's own tests as a backend.
+struct InMemory {
+    store: Store,
+    newest: Option<EpochRecord>,
+    full: Arc<AtomicBool>,
+}
+
+impl EpochStore for InMemory {
+    fn newest(&self) -> Option<&EpochRecord> {
+        self.newest.as_ref()
+    }
+
+    fn oldest(&self) -> Epoch {
+        self.store.epoch()
+    }
+
+    fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError> {
+        if self.full.load(SeqCst) {
+            return Err(StoreError::Full("the test's disk is full".into()));
+        }
+        let snapshot = |changes: &Vec<u8>| ShardSnapshot {
+            epoch: record.epoch,
+            shard: 0,
+            changes: changes.clone(),
+            states: record.states.clone().into(),
+        };
+        self.store.commit(record.epoch, &blocks.iter().map(snapshot).collect::<Vec<_>>());
+        self.newest = Some(record);
+        Ok(())
+    }
+
+    fn reader(&self) -> OpenReader {
+        self.store.storage().reader
+    }
+
+    fn savepoint(&mut self, _path: &Path) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[derive(Clone, Default)]
+struct World {
+    store: Store,
+    table: Table,
+    full: Arc<AtomicBool>,
+}
+
+impl World {
+    fn config(&self, shards: usize, driver: DriverKind) -> RuntimeConfig {
+        let (store, full) = (self.store.clone(), Arc::clone(&self.full));
+        let backend = StateBackend::new(move |opening| {
+            let newest = (store.epoch() > Epoch::NONE).then(|| EpochRecord {
+                epoch: store.epoch(),
+                job: opening.job.clone(),
+                key_groups: opening.key_groups,
+                shards: 0,
+                stored_at: Timestamp::default(),
+                states: Vec::new(),
+            });
+            let store = InMemory { store: store.clone(), newest, full: Arc::clone(&full) };
+            Ok(OpenedStore { store: Box::new(store), journals: None })
+        });
+        let mut state = StateConfig::new(backend);
+        state.checkpoints.interval = Duration::from_millis(3);
+        let delay = Duration::from_millis(1);
+        let restart = RestartStrategy::FixedDelay { delay, restarts_max: 1_000 };
+        RuntimeConfig { shards, driver, state: Some(state), restart, ..RuntimeConfig::default() }
+    }
+}
+
+/// Counts from where it was to `end`, a few at a time.
+#[derive(Clone)]
+struct Counter {
+    end: u64,
+    reached: Arc<AtomicU64>,
+}
+
+struct Counting {
+    spec: Counter,
+    next: u64,
+}
+
+impl SourceSpec for Counter {
+    type Item = u64;
+    type Partition = Counting;
+
+    fn describe(&self) -> String {
+        "counter".into()
+    }
+
+    fn open(&self, _: usize, cx: &OpenContext) -> Result<Counting, ConnectorError> {
+        let position = cx.durability.position.as_deref();
+        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
+        Ok(Counting { spec: self.clone(), next })
+    }
+}
+
+impl Source for Counting {
+    type Item = u64;
+
+    fn poll(
+        &mut self,
+        now: Timestamp,
+        _: usize,
+        out: &mut impl Emit<u64>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        for _ in 0..20 {
+            if self.next == self.spec.end {
+                return Ok(SourceStatus::Ended);
+            }
+            out.record(self.next, now, &Generated);
+            self.next += 1;
+        }
+        self.spec.reached.fetch_max(self.next, SeqCst);
+        Ok(SourceStatus::Waiting(Some(Duration::from_micros(200))))
+    }
+
+    fn stop(&mut self) {
+        self.spec.end = self.next;
+    }
+
+    fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
+        position.extend_from_slice(&self.next.to_le_bytes());
+    }
+}
+
+const END: u64 = 20_000;
+
+/// Windows of 100 ms over a count in milliseconds, by ten keys; `fail` is called with each record.
+fn job(
+    world: &World,
+    end: u64,
+    reached: &Arc<AtomicU64>,
+    fail: impl Fn(u64) + Send + Sync + Clone + 'static,
+) -> Job {
+    let (sink, counter) = (world.table.sink(), Counter { end, reached: Arc::clone(reached) });
+    Job::new("recovery", move |flow| {
+        let fail = fail.clone();
+        flow.source(counter.clone(), Watermarks::monotonous().timestamps(|&n: &u64| n as i64))
+            .inspect(move |_, &n| fail(n))
+            .key_by(|n| n % 10)
+            .window(Tumbling::of(Duration::from_millis(100)))
+            .aggregate(Sum::of(|&n: &u64| n))
+            .sink(sink.clone());
+    })
+}
+
+fn expected(end: u64) -> Vec<String> {
+    let mut rows = Vec::new();
+    for start in (0..end).step_by(100) {
+        for key in 0..10 {
+            let value = (start..start + 100).filter(|n| n % 10 == key).sum::<u64>();
+            let (first, last) = (start as i64, start as i64 + 100);
+            let row = Windowed { key, start: first.into(), end: last.into(), value };
+            rows.push(format!("{} {row:?}", last - 1));
+        }
+    }
+    rows.sort();
+    rows
+}
+
+const DRIVERS: [DriverKind; 2] = [DriverKind::Glommio, DriverKind::Threads];
+
+#[test]
+fn a_job_that_panics_again_and_again_has_every_result_once() {
+    for driver in DRIVERS {
+        for shards in [1, 2] {
+            let world = World::default();
+            let panics = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&panics);
+            // Fails at a dozen places, and at each but once.
+            let fail = move |n: u64| {
+                let due = count.load(SeqCst) * 1_600 + 777;
+                if n == due {
+                    count.fetch_add(1, SeqCst);
+                    panic!("as the test wants it");
+                }
+            };
+            let reached = Arc::default();
+            let running = job(&world, END, &reached, fail).start(&world.config(shards, driver));
+            let running = running.unwrap();
+            while !running.is_finished() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let stats = running.checkpoints();
+            running.wait().unwrap();
+            assert_eq!(stats.restarts, panics.load(SeqCst), "{driver}, {shards}");
+            assert!(stats.restarts >= 12 && stats.completed > 3, "{stats:?}");
+            assert_eq!(world.table.rows(), expected(END), "{driver}, {shards}");
+        }
+    }
+}
+
+#[test]
+fn a_suspended_job_goes_on_with_its_windows_open_on_another_number_of_shards() {
+    for driver in DRIVERS {
+        let world = World::default();
+        let reached = Arc::new(AtomicU64::new(0));
+        for (life, shards) in [1, 2, 3, 1].into_iter().enumerate() {
+            let job = job(&world, END, &reached, |_| {});
+            let running = job.start(&world.config(shards, driver)).unwrap();
+            let mark = 3_000 * (life as u64 + 1) + 50;
+            while reached.load(SeqCst) < mark {
+                thread::sleep(Duration::from_millis(1));
+            }
+            running.suspend();
+            running.wait().unwrap();
+            // Nothing of a window that is open has come out.
+            assert!(world.table.rows().len() as u64 <= reached.load(SeqCst) / 100 * 10);
+        }
+        let last = job(&world, END, &reached, |_| {});
+        last.run_with(&world.config(2, driver)).unwrap();
+        assert_eq!(world.table.rows(), expected(END), "{driver}");
+    }
+}
+
+#[test]
+fn a_full_store_holds_results_back_until_there_is_room() {
+    let world = World::default();
+    world.full.store(true, SeqCst);
+    let reached = Arc::new(AtomicU64::new(0));
+    let config = world.config(2, DriverKind::Threads);
+    let running = job(&world, 4_000, &reached, |_| {}).start(&config).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(running.checkpoints().completed, 0);
+    assert!(world.table.rows().is_empty() && !running.is_finished());
+    world.full.store(false, SeqCst);
+    running.wait().unwrap();
+    assert_eq!(world.table.rows(), expected(4_000));
+}
+
+#[test]
+fn a_strategy_without_restarts_ends_with_the_error() {
+    let world = World::default();
+    let mut config = world.config(2, DriverKind::Threads);
+    config.restart = RestartStrategy::Never;
+    let job = job(&world, END, &Arc::default(), |n| assert_ne!(n, 500, "as the test wants it"));
+    let error = job.run_with(&config).unwrap_err();
+    assert!(matches!(error, JobError::Panicked { .. }), "{error}");
+}
+
+#[test]
+fn a_savepoint_is_an_epoch_of_its_own() {
+    let world = World::default();
+    let mut config = world.config(2, DriverKind::Threads);
+    config.state.as_mut().unwrap().checkpoints.interval = Duration::from_secs(3_600);
+    let running = job(&world, u64::MAX, &Arc::default(), |_| {}).start(&config).unwrap();
+    for epoch in 1..4 {
+        assert_eq!(running.savepoint(Path::new("unused")).unwrap(), Epoch::new(epoch));
+    }
+    running.suspend();
+    running.wait().unwrap();
+    assert_eq!(world.store.epoch(), Epoch::new(4));
+}
