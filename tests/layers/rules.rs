@@ -33,6 +33,7 @@ const PLACES: &[(&str, Place)] = &[
     ("thalweg-format", Place::Connector),
     ("thalweg-file", Place::Connector),
     ("thalweg-mqtt", Place::Connector),
+    ("thalweg-sqlite", Place::Connector),
     ("thalweg-tests", Place::Leaf),
     ("thalweg-examples", Place::Leaf),
     ("thalweg-benches", Place::Leaf),
@@ -40,8 +41,8 @@ const PLACES: &[(&str, Place)] = &[
 
 const NODE_LAYER: u8 = 3;
 
-/// Files that may contain `unsafe`, each with its own proofs. Empty, and proud of it.
-const UNSAFE_ISLANDS: &[&str] = &[];
+/// Files that may contain `unsafe`, each with its own proofs.
+const UNSAFE_ISLANDS: &[&str] = &["engine/journal/src/ring.rs"];
 
 /// No file may be longer; from half of it on, think of splitting.
 const LINES_MAX: usize = 1_000;

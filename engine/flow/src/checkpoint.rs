@@ -63,6 +63,8 @@ pub struct ShardSnapshot {
     pub changes: Vec<u8>,
     /// All states of the job: the same on every shard.
     pub states: Arc<[StateInfo]>,
+    /// State takes more memory than it may, and could give some back if it were readable in storage.
+    pub crowded: bool,
 }
 
 /// Which part of stored state an instance of an operator is for.
@@ -95,15 +97,21 @@ pub(crate) trait Stateful {
     /// Writes what has changed since the epoch before. What changes from now on belongs to the next one.
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged>;
 
-    /// `epoch` exists; what was changed up to `readable` can be read from storage.
-    fn committed(&mut self, _epoch: Epoch, _readable: Epoch) {}
+    /// About how many bytes of memory it takes, as far as it could give any back.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
+    /// Drops from memory what can be read from storage, because it changed last in an epoch that is
+    /// `readable` there, until about so many bytes are left.
+    fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) {}
 }
 
 /// The changes of the open epoch, under construction.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     pub(crate) changes: Changes,
-    writer: StateWriter,
+    pub(crate) writer: StateWriter,
 }
 
 impl Outgoing {
@@ -168,14 +176,64 @@ pub(crate) struct Checkpoints {
     shard: usize,
     states: RefCell<Vec<Registered>>,
     out: RefCell<Outgoing>,
-    /// A value that could not be written; reported with the snapshot.
-    failed: Cell<Option<ValueDamaged>>,
+    /// A value that could not be written or read; reported with the next step.
+    failed: Cell<Option<StateError>>,
+    memory_bytes_max: usize,
+    readable: Cell<Epoch>,
 }
 
 impl Checkpoints {
-    pub(crate) fn new(enabled: bool, groups: KeyGroups, shard: usize) -> Self {
-        let (states, out) = (RefCell::default(), RefCell::default());
-        Self { enabled, groups, shard, states, out, failed: Cell::new(None) }
+    pub(crate) fn new(
+        enabled: bool,
+        groups: KeyGroups,
+        shard: usize,
+        memory_bytes_max: usize,
+    ) -> Self {
+        Self {
+            enabled,
+            groups,
+            shard,
+            states: RefCell::default(),
+            out: RefCell::default(),
+            failed: Cell::new(None),
+            memory_bytes_max,
+            readable: Cell::new(Epoch::NONE),
+        }
+    }
+
+    /// How much memory state may take on a shard.
+    pub(crate) fn memory_bytes_max(&self) -> usize {
+        self.memory_bytes_max
+    }
+
+    /// What was changed up to this epoch can be read from storage.
+    pub(crate) fn readable(&self) -> Epoch {
+        self.readable.get()
+    }
+
+    /// Stored state cannot be read: the job ends.
+    #[cold]
+    pub(crate) fn fail(&self, error: StateError) {
+        self.failed.set(Some(error));
+    }
+
+    /// The error of a state, if there was one.
+    pub(crate) fn check(&self) -> Result<(), ConnectorError> {
+        match self.failed.take() {
+            None => Ok(()),
+            Some(error) => Err(ConnectorError::new("state", "it cannot be kept").caused_by(error)),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let states = self.states.borrow();
+        let parts = states.iter().filter_map(|state| state.part.as_ref());
+        parts.map(|part| part.borrow().memory_bytes()).sum()
+    }
+
+    /// Whether state takes more memory than it may.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.memory_bytes() > self.memory_bytes_max
     }
 
     /// Whether the job takes checkpoints.
@@ -211,26 +269,30 @@ impl Checkpoints {
     /// Writes to the open epoch.
     pub(crate) fn write(&self, write: impl FnOnce(&mut Outgoing) -> Result<(), ValueDamaged>) {
         if let Err(error) = write(&mut self.out.borrow_mut()) {
-            self.failed.set(Some(error));
+            self.fail(error.into());
         }
     }
 
     /// Takes what was handed over.
     pub(crate) fn take_changes(&self) -> Result<Vec<u8>, ConnectorError> {
-        if let Some(error) = self.failed.take() {
-            return Err(
-                ConnectorError::new("checkpoint", "state cannot be stored").caused_by(error)
-            );
-        }
+        self.check()?;
         let changes = &mut self.out.borrow_mut().changes;
         let bytes = changes.as_bytes().to_vec();
         changes.clear();
         Ok(bytes)
     }
 
-    pub(crate) fn committed(&self, epoch: Epoch, readable: Epoch) {
+    /// What was changed up to `readable` can be read from storage: memory need not keep it.
+    pub(crate) fn committed(&self, readable: Epoch) {
+        self.readable.set(readable);
+        let used = self.memory_bytes();
+        if used <= self.memory_bytes_max {
+            return;
+        }
         for part in self.states.borrow().iter().filter_map(|state| state.part.as_ref()) {
-            part.borrow_mut().committed(epoch, readable);
+            let mut part = part.borrow_mut();
+            let bytes = part.memory_bytes() as u128 * self.memory_bytes_max as u128 / used as u128;
+            part.shrink_to(readable, bytes as usize);
         }
     }
 

@@ -32,11 +32,19 @@ pub struct Tuning {
     pub batch_records: usize,
     /// A lane from one shard to another holds this many batches: 16.
     pub lane_batches: usize,
+    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
+    /// more is read from storage, in a job that has stored state.
+    pub state_memory_bytes_max: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { step_records_max: 1_024, batch_records: 256, lane_batches: 16 }
+        Self {
+            step_records_max: 1_024,
+            batch_records: 256,
+            lane_batches: 16,
+            state_memory_bytes_max: 128 * 1_024 * 1_024,
+        }
     }
 }
 
@@ -122,7 +130,10 @@ impl Flow {
         let reader: Option<Rc<dyn StateReader>> = reader.map(Rc::from);
         let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
         let shard = build.as_ref().map_or(0, |build| build.shard);
-        let checkpoints = Rc::new(Checkpoints::new(storage.is_some(), groups, shard));
+        let tuning = build.as_ref().map_or_else(Tuning::default, |build| build.tuning);
+        let checkpoints =
+            Checkpoints::new(storage.is_some(), groups, shard, tuning.state_memory_bytes_max);
+        let checkpoints = Rc::new(checkpoints);
         let flow = Self(Rc::new(Inner {
             build,
             shards,
@@ -286,7 +297,7 @@ impl Flow {
         self.0.graph.borrow_mut().nodes[node as usize].inputs = inputs;
     }
 
-    fn name_of(&self, node: u32) -> Ref<'_, Str> {
+    pub(crate) fn name_of(&self, node: u32) -> Ref<'_, Str> {
         Ref::map(self.0.graph.borrow(), |graph| &graph.nodes[node as usize].name)
     }
 

@@ -49,9 +49,11 @@ mod graph;
 pub mod internals;
 mod operators;
 mod pipeline;
+mod process;
 mod shard;
 mod sink;
 mod source;
+mod state;
 mod stream;
 mod time;
 mod window;
@@ -63,9 +65,14 @@ pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::side_output::Side;
 pub use pipeline::{Chain, Now, Operator, StepContext};
+pub use process::{Addressed, Context, KeyedProcess, Process, SideTag, TIMERS_MAX};
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};
 pub use source::collection::Collection;
+pub use state::{
+    AggregatingState, ListState, MapState, Overflow, ReducingState, Refresh, STATE_ENTRIES_MAX,
+    STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,
+};
 pub use stream::Stream;
 pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
 pub use window::WindowedStream;

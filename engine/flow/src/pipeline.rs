@@ -37,6 +37,20 @@ pub(crate) enum Progress {
     Done,
 }
 
+impl Progress {
+    /// The same, but awake when something is due at a time of the machine's clock.
+    fn or_at(self, due_at: Option<Timestamp>, now: Now) -> Self {
+        match (self, due_at) {
+            (Self::Idle(at), Some(due_at)) => {
+                let left = u64::try_from(due_at.ms_since(now.wall)).unwrap_or(0);
+                let due_at = now.steady.saturating_add(Duration::from_millis(left));
+                Self::Idle(Some(at.map_or(due_at, |at| at.min(due_at))))
+            }
+            (progress, _) => progress,
+        }
+    }
+}
+
 /// One step of processing in a chain. It takes records and marks and emits records and marks.
 ///
 /// An operator is pure: what it does depends on what it was given and on its own state.
@@ -53,6 +67,13 @@ pub trait Operator<T>: 'static {
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
         out.mark(mark);
+    }
+
+    /// Called with every step: emits what is due because of this machine's clock. The time on that
+    /// clock at which more will be due, if any is known.
+    #[inline]
+    fn tick(&mut self, _now: Now, _out: &mut impl Collector<Self::Out>) -> Option<Timestamp> {
+        None
     }
 
     /// Whether its side outputs have room.
@@ -82,6 +103,10 @@ pub trait Chain: 'static {
     /// Lets the head itself emit the barrier of an epoch: a source, or a head that has ended.
     #[doc(hidden)]
     fn barrier(&mut self, epoch: Epoch, out: impl Collector<Self::Out>);
+
+    /// Lets its operators emit what is due because of the clock; when more will be due.
+    #[doc(hidden)]
+    fn tick(&mut self, now: Now, out: impl Collector<Self::Out>) -> Option<Timestamp>;
 
     /// Its source, if it begins with one.
     #[doc(hidden)]
@@ -131,6 +156,13 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
         self.chain.barrier(epoch, Via { operator: &mut self.operator, out });
     }
 
+    fn tick(&mut self, now: Now, mut out: impl Collector<O::Out>) -> Option<Timestamp> {
+        let (operator, lent) = (&mut self.operator, Lent(&mut out));
+        let before = self.chain.tick(now, Via { operator, out: lent });
+        let here = self.operator.tick(now, &mut out);
+        [before, here].into_iter().flatten().min()
+    }
+
     fn source(&mut self) -> Option<&mut dyn Head> {
         self.chain.source()
     }
@@ -153,6 +185,19 @@ impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
     #[inline]
     fn mark(&mut self, mark: Mark) {
         self.operator.mark(mark, &mut self.out);
+    }
+}
+
+/// A collector for one call more.
+struct Lent<'a, C>(&'a mut C);
+
+impl<T, C: Collector<T>> Collector<T> for Lent<'_, C> {
+    fn record(&mut self, time: Timestamp, value: T) {
+        self.0.record(time, value);
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.0.mark(mark);
     }
 }
 
@@ -271,7 +316,9 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             if !self.terminal.ready()? || held || !self.chain.ready() {
                 return Ok(Progress::Idle(None));
             }
+            let due_at = self.chain.tick(cx.now, Into(&mut self.terminal, &mut self.passed));
             progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+            progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;
             if progress == Progress::Done {
                 progress = Progress::Busy;

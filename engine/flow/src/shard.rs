@@ -96,6 +96,7 @@ impl Shard {
             }
             open = true;
         }
+        self.checkpoints.check()?;
         Ok(match (open, busy) {
             (false, _) => Step::Done,
             (true, true) => Step::Busy,
@@ -114,9 +115,6 @@ impl Shard {
         debug_assert!(self.open.is_none(), "{epoch} begun before another was handed over");
         self.open = Some(epoch);
         self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.begin(epoch));
-        if let Some(dead_letters) = &self.dead_letters {
-            dead_letters.barrier(epoch);
-        }
     }
 
     /// The snapshot of the epoch that was begun, once its barrier has passed everywhere and
@@ -133,7 +131,9 @@ impl Shard {
         }
         self.open = None;
         let (shard, states) = (self.shard, Arc::clone(&self.states));
-        Ok(Some(ShardSnapshot { epoch, shard, changes: self.checkpoints.take_changes()?, states }))
+        let crowded = self.checkpoints.is_crowded();
+        let changes = self.checkpoints.take_changes()?;
+        Ok(Some(ShardSnapshot { epoch, shard, changes, states, crowded }))
     }
 
     /// `epoch` exists, with the snapshots of all shards: sinks commit it, sources forget what came before
@@ -146,7 +146,7 @@ impl Shard {
             pipeline.committed(epoch, oldest)?;
         }
         let readable = self.reader.as_ref().map_or(Epoch::NONE, |reader| reader.readable());
-        self.checkpoints.committed(epoch, readable);
+        self.checkpoints.committed(readable);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use thalweg_kernel::{
 use crate::checkpoint::{Checkpoints, Description};
 use crate::counters::{Counter, WatermarkGauge};
 use crate::flow::Flow;
-use crate::flow::dead_letters::DeadLetters;
+use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::stream::{At, Stream};
 use crate::time::merge::Merge;
@@ -125,7 +125,7 @@ pub struct SourceHead<S, E> {
     partitions: Vec<Partition<S>>,
     watermarks: Watermarks<E>,
     merge: Merge,
-    dead_letters: Rc<DeadLetters>,
+    dead_letters: DeadLetterOutput,
     records_out: Counter,
     watermark: WatermarkGauge,
     checkpoints: Rc<Checkpoints>,
@@ -236,7 +236,12 @@ where
             let key = |out: &mut Vec<u8>| self.state.begin_key(partition.number, out);
             self.checkpoints.write(|out| out.put(key, &state));
         }
+        self.dead_letters.barrier(epoch);
         out.mark(Mark::Barrier(epoch));
+    }
+
+    fn tick(&mut self, _now: Now, _out: impl Collector<S::Item>) -> Option<Timestamp> {
+        None
     }
 
     fn source(&mut self) -> Option<&mut dyn Head> {
@@ -274,7 +279,7 @@ struct Emitting<'a, E, C> {
     watermarks: &'a Watermarks<E>,
     now: Timestamp,
     latest_believed: Timestamp,
-    dead_letters: &'a DeadLetters,
+    dead_letters: &'a DeadLetterOutput,
     out: &'a mut C,
     records: usize,
     letters: usize,

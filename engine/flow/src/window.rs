@@ -25,7 +25,7 @@ mod local;
 mod operator;
 mod pane;
 mod state;
-mod table;
+pub(crate) mod table;
 pub(crate) mod tumbling;
 
 use std::cell::RefCell;

@@ -328,6 +328,7 @@ fn fuzz(idle: bool, seeds: std::ops::Range<u64>, lists_late: bool) -> Vec<String
             step_records_max: 1 + r.below(40) as usize,
             batch_records: 1 + r.below(8) as usize,
             lane_batches: 1 + r.below(4) as usize,
+            ..Tuning::default()
         };
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut shards = build(shards_n, tuning, &|flow| {
@@ -433,6 +434,7 @@ fn fuzz_limits() {
             step_records_max: 1 + r.below(40) as usize,
             batch_records: 1 + r.below(8) as usize,
             lane_batches: 1 + r.below(4) as usize,
+            ..Tuning::default()
         };
         let mut shards = build(shards_n, tuning, &|flow| {
             flow.source(src.clone(), wm(10))
@@ -490,6 +492,7 @@ fn fuzz_chained() {
             step_records_max: 1 + r.below(40) as usize,
             batch_records: 1 + r.below(8) as usize,
             lane_batches: 1 + r.below(4) as usize,
+            ..Tuning::default()
         };
         let mut shards = build(shards_n, tuning, &|flow| {
             let all = flow.source(a.clone(), wm(10)).union(flow.source(b.clone(), wm(20)));

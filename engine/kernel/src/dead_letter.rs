@@ -31,11 +31,13 @@ pub enum Cause {
     NotANumber,
     /// The timestamp is further ahead of this machine's clock than the clock guard allows.
     ClockAhead,
+    /// Its key would be one more than an operator may keep state of.
+    StateFull,
 }
 
 impl Cause {
     /// Every cause, in order: for tables and counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::MissingField,
         Self::WrongType,
@@ -44,6 +46,7 @@ impl Cause {
         Self::TooDeep,
         Self::NotANumber,
         Self::ClockAhead,
+        Self::StateFull,
     ];
 
     /// The name used in metrics, logs and dead-letter files.
@@ -57,6 +60,7 @@ impl Cause {
             Self::TooDeep => "too_deep",
             Self::NotANumber => "not_a_number",
             Self::ClockAhead => "clock_ahead",
+            Self::StateFull => "state_full",
         }
     }
 }

@@ -179,7 +179,7 @@ mod tests {
 
     fn snapshot(epoch: u64, shard: usize) -> ShardSnapshot {
         let (epoch, changes) = (Epoch::new(epoch), vec![shard as u8]);
-        ShardSnapshot { epoch, shard, changes, states: [].into() }
+        ShardSnapshot { epoch, shard, changes, states: [].into(), crowded: false }
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl EpochStore for InMemory {
             epoch: record.epoch,
             shard: 0,
             changes: changes.clone(),
+            crowded: false,
             states: record.states.clone().into(),
         };
         self.store.commit(record.epoch, &blocks.iter().map(snapshot).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 use super::lane::LaneReceiver;
 use super::local::LocalInbox;
 use crate::counters::{Counter, WatermarkGauge};
-use crate::pipeline::{Chain, Head, Progress, StepContext};
+use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::time::merge::Merge;
 
 /// Where batches come from.
@@ -87,6 +87,10 @@ impl<T: 'static> Chain for Inbox<T> {
 
     fn barrier(&mut self, epoch: Epoch, mut out: impl Collector<T>) {
         out.mark(Mark::Barrier(epoch));
+    }
+
+    fn tick(&mut self, _now: Now, _out: impl Collector<T>) -> Option<Timestamp> {
+        None
     }
 
     fn source(&mut self) -> Option<&mut dyn Head> {

@@ -7,6 +7,7 @@ use super::inbox::{Inbox, Port};
 use super::lane::LaneSender;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Terminal};
+use crate::process::{Bounds, SideEdge};
 use crate::stream::{At, Stream};
 use crate::window::WindowedStream;
 use crate::window::tumbling::Tumbling;
@@ -16,6 +17,9 @@ use crate::window::tumbling::Tumbling;
 pub struct KeyedStream<C: Chain, F> {
     pub(crate) stream: Stream<C>,
     pub(crate) key: F,
+    /// For a process function.
+    pub(crate) bounds: Bounds,
+    pub(crate) sides: Vec<SideEdge>,
 }
 
 impl<C: Chain> Stream<C> {
@@ -23,7 +27,7 @@ impl<C: Chain> Stream<C> {
     /// shard that has it and on the one that owns the key; only the hash travels. Short strings
     /// should be [`Str`](thalweg_kernel::Str), whose clones up to 24 bytes do not allocate.
     pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, F> {
-        KeyedStream { stream: self, key }
+        KeyedStream { stream: self, key, bounds: Bounds::default(), sides: Vec::new() }
     }
 }
 

@@ -1,6 +1,8 @@
-//! The dead-letter output of a job: where its sources put what could not become a record.
+//! The dead-letter output of a job: where its sources put what could not become a record, and its
+//! operators what they cannot keep. A barrier passes when all of them have got it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use thalweg_kernel::{Cause, DeadLetter, Epoch, Mark, Timestamp};
@@ -19,16 +21,85 @@ pub(crate) struct DeadLetters {
     /// The latest one, for the driver's log.
     latest: RefCell<Option<DeadLetter>>,
     watermark: Cell<Timestamp>,
-    sources_open: Cell<usize>,
-    /// The graph nodes of the sources that can write here, and of the stream that reads.
-    sources: RefCell<Vec<u32>>,
+    writers_open: Cell<usize>,
+    /// The newest epoch whose barrier has gone on, how many operators have got the next one, and what
+    /// they wrote behind it.
+    aligned: Cell<Epoch>,
+    waiting: Cell<usize>,
+    held: RefCell<Vec<DeadLetter>>,
+    /// The graph nodes of the operators that can write here, and of the stream that reads.
+    writers: RefCell<Vec<u32>>,
     reader: Cell<Option<u32>>,
 }
 
-impl DeadLetters {
+/// Where one operator writes its dead letters.
+pub(crate) struct DeadLetterOutput {
+    shared: Rc<DeadLetters>,
+    /// The newest epoch whose barrier the operator has got.
+    passed: Cell<Epoch>,
+    state: Cell<OutputState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OutputState {
+    Open,
+    /// The operator has ended, or does not run here.
+    Ended,
+    /// The operator reads dead letters itself: its own are counted and logged, and not read again.
+    Apart,
+}
+
+impl DeadLetterOutput {
     #[cold]
     pub(crate) fn push(&self, letter: DeadLetter) {
-        self.counters[letter.cause as usize].add(1);
+        self.shared.counters[letter.cause as usize].add(1);
+        if self.state.get() == OutputState::Apart {
+            *self.shared.latest.borrow_mut() = Some(letter);
+        } else if self.is_ahead() {
+            self.shared.held.borrow_mut().push(letter);
+        } else {
+            self.shared.write(letter);
+        }
+    }
+
+    /// Whether it has got a barrier that has not gone on, because others have not.
+    fn is_ahead(&self) -> bool {
+        self.passed.get() > self.shared.aligned.get()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared.has_room()
+    }
+
+    /// The operator has got the barrier of `epoch`.
+    pub(crate) fn barrier(&self, epoch: Epoch) {
+        if self.state.get() == OutputState::Open {
+            self.passed.set(epoch);
+            self.shared.waiting.set(self.shared.waiting.get() + 1);
+            self.shared.align(epoch);
+        }
+    }
+
+    /// The operator has ended.
+    pub(crate) fn end(&self) {
+        if self.state.get() != OutputState::Open {
+            return;
+        }
+        self.state.set(OutputState::Ended);
+        let shared = &self.shared;
+        shared.writers_open.set(shared.writers_open.get() - 1);
+        if self.is_ahead() {
+            shared.waiting.set(shared.waiting.get() - 1);
+        }
+        if shared.waiting.get() > 0 {
+            shared.align(shared.aligned.get().next());
+        }
+        shared.seal();
+    }
+}
+
+impl DeadLetters {
+    fn write(&self, letter: DeadLetter) {
         let Some(queue) = &*self.queue.borrow() else {
             *self.latest.borrow_mut() = Some(letter);
             return;
@@ -49,37 +120,35 @@ impl DeadLetters {
         self.latest.borrow_mut().take()
     }
 
-    pub(crate) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
     }
 
-    /// Every source of the shard has emitted the barrier of `epoch`.
-    pub(crate) fn barrier(&self, epoch: Epoch) {
-        if self.sources_open.get() > 0
-            && let Some(queue) = &*self.queue.borrow()
-        {
+    /// Passes the barrier on if every operator has got it.
+    fn align(&self, epoch: Epoch) {
+        if self.waiting.get() < self.writers_open.get() {
+            return;
+        }
+        self.waiting.set(0);
+        self.aligned.set(epoch);
+        if let Some(queue) = &*self.queue.borrow() {
             queue.push_mark(Mark::Barrier(epoch));
         }
+        self.held.take().into_iter().for_each(|letter| self.write(letter));
     }
 
-    /// One of the sources has ended.
-    pub(crate) fn end(&self) {
-        self.sources_open.set(self.sources_open.get() - 1);
-        self.seal();
-    }
-
-    /// The description is complete: draws the stream's edges, and ends it where no source writes.
+    /// The description is complete: draws the stream's edges, and ends it where nobody writes.
     pub(super) fn complete(&self, graph: &mut Graph) {
         if let Some(reader) = self.reader.get() {
-            let edges = self.sources.borrow().iter().map(|&node| (node, Edge::Local)).collect();
+            let edges = self.writers.borrow().iter().map(|&node| (node, Edge::Local)).collect();
             graph.nodes[reader as usize].inputs = edges;
         }
         self.seal();
     }
 
-    /// Ends the stream of dead letters if no source is left to write any.
+    /// Ends the stream of dead letters if no operator is left to write any.
     fn seal(&self) {
-        if self.sources_open.get() == 0
+        if self.writers_open.get() == 0
             && let Some(queue) = &*self.queue.borrow()
         {
             queue.push_mark(Mark::Active);
@@ -90,7 +159,7 @@ impl DeadLetters {
 }
 
 impl Flow {
-    /// The dead letters of every source of this job, with their time of arrival as event time.
+    /// The dead letters of this job's sources and operators, with their time of arrival as event time.
     ///
     /// Without this, dead letters are only counted, by cause (`numDeadLetters`), and the latest one
     /// is logged about once a second. There is one such stream in a job: a second call fails the job.
@@ -110,14 +179,38 @@ impl Flow {
         Stream { flow: self.clone(), chain: inbox, at: At { node, producers: self.shards() } }
     }
 
-    /// The dead letters, for the source at `node`.
-    pub(crate) fn dead_letters_from(&self, node: u32, producers: usize) -> Rc<DeadLetters> {
+    /// The dead letters, for the operator at `node`.
+    pub(crate) fn dead_letters_from(&self, node: u32, producers: usize) -> DeadLetterOutput {
         let shared = self.shared_dead_letters();
-        shared.sources.borrow_mut().push(node);
-        if self.runs_here(producers) {
-            shared.sources_open.set(shared.sources_open.get() + 1);
+        let state = if !self.runs_here(producers) {
+            OutputState::Ended
+        } else if self.reads_dead_letters(node) {
+            // Its barrier would wait for itself.
+            OutputState::Apart
+        } else {
+            shared.writers_open.set(shared.writers_open.get() + 1);
+            OutputState::Open
+        };
+        if state != OutputState::Apart {
+            shared.writers.borrow_mut().push(node);
         }
-        shared
+        DeadLetterOutput { shared, passed: Cell::default(), state: Cell::new(state) }
+    }
+
+    /// Whether the dead letters of the job are among what `node` reads.
+    fn reads_dead_letters(&self, node: u32) -> bool {
+        let Some(reader) = self.shared_dead_letters().reader.get() else { return false };
+        let graph = self.0.graph.borrow();
+        let (mut open, mut seen) = (vec![node], BTreeSet::new());
+        while let Some(next) = open.pop() {
+            if next == reader {
+                return true;
+            }
+            if seen.insert(next) {
+                open.extend(graph.nodes[next as usize].inputs.iter().map(|&(input, _)| input));
+            }
+        }
+        false
     }
 
     fn shared_dead_letters(&self) -> Rc<DeadLetters> {
@@ -137,8 +230,11 @@ impl Flow {
                 queue: RefCell::default(),
                 latest: RefCell::default(),
                 watermark: Cell::new(Timestamp::MIN),
-                sources_open: Cell::new(0),
-                sources: RefCell::default(),
+                writers_open: Cell::new(0),
+                aligned: Cell::default(),
+                waiting: Cell::new(0),
+                held: RefCell::default(),
+                writers: RefCell::default(),
                 reader: Cell::new(None),
             })
         });

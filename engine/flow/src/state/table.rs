@@ -69,12 +69,14 @@ pub struct KeyedTable<K, V> {
     weight: usize,
 }
 
+/// The first and the last field are the first and the last bytes.
+#[repr(C)]
 struct Entry<K, V> {
     key: K,
+    held: Held<V>,
     /// Whether it has changed since the last snapshot, was used since the hand came by, and may be in the
     /// store; and the epoch in which it changed last.
     marks: u64,
-    held: Held<V>,
 }
 
 /// A value and how long it lives.
@@ -109,6 +111,11 @@ impl<K: Key, V> Hashed for Entry<K, V> {
     #[inline(always)]
     fn hash(&self) -> u64 {
         table_hash(&self.key)
+    }
+
+    #[inline(always)]
+    fn touch(&self) -> u64 {
+        self.hash() ^ self.marks
     }
 }
 
@@ -151,6 +158,13 @@ impl<K: Key, V> KeyedTable<K, V> {
         self.len() == 0
     }
 
+    /// Whether it has ever dropped an entry that the store has, so that a look-up may end with
+    /// [`Found::Cold`].
+    #[inline(always)]
+    pub fn has_evicted(&self) -> bool {
+        self.evicted
+    }
+
     /// An estimate of its memory, in bytes: its own buffers, which takes a walk over about a
     /// thousandth of the entries, and what `weigh` has found.
     pub fn memory_bytes(&self) -> usize {
@@ -171,11 +185,12 @@ impl<K: Key, V> KeyedTable<K, V> {
     /// The value of a key, to read.
     #[inline(always)]
     pub fn get(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&Held<V>> {
-        match self.look(hash, key, now, USED) {
-            Found::Here(entry) => {
-                entry.marks |= USED;
-                Found::Here(&entry.held)
-            }
+        let touch = |entry: &mut Entry<K, V>| {
+            entry.marks |= USED;
+            false
+        };
+        match self.look(hash, key, now, USED, touch) {
+            Found::Here(held) => Found::Here(held),
             Found::Absent => Found::Absent,
             Found::Cold => Found::Cold,
         }
@@ -185,20 +200,15 @@ impl<K: Key, V> KeyedTable<K, V> {
     #[inline(always)]
     pub fn get_mut(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&mut Held<V>> {
         let changed = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED;
-        match self.look(hash, key, now, DIRTY) {
-            Found::Here(entry) => {
-                // In the usual case there is nothing to write.
-                if entry.marks & (DIRTY | USED) != DIRTY | USED {
-                    entry.marks = changed | entry.marks & STORED;
-                }
-                Found::Here(&mut entry.held)
-            }
-            Found::Absent => Found::Absent,
-            Found::Cold => Found::Cold,
-        }
+        let touch = |entry: &mut Entry<K, V>| {
+            let to_mark = entry.marks & DIRTY == 0;
+            entry.marks = changed | entry.marks & STORED;
+            to_mark
+        };
+        self.look(hash, key, now, DIRTY | USED, touch)
     }
 
-    /// The entry of a key, which is marked if it is to be `DIRTY`.
+    /// The value of a key, which `touch` has seen if it was not all that it is to be.
     #[inline(always)]
     fn look(
         &mut self,
@@ -206,21 +216,23 @@ impl<K: Key, V> KeyedTable<K, V> {
         key: &K,
         now: Timestamp,
         to_be: u64,
-    ) -> Found<&mut Entry<K, V>> {
+        touch: impl FnOnce(&mut Entry<K, V>) -> bool,
+    ) -> Found<&mut Held<V>> {
         let looked = self.entries.look(
             hash,
             |entry| entry.key == *key,
+            // One branch.
+            |entry| (entry.marks & to_be == to_be) & (entry.held.lives_until >= now),
             |entry| entry.held.lives_until < now,
-            |entry| to_be == DIRTY && entry.marks & DIRTY == 0,
+            touch,
         );
         match looked {
-            Looked::Here(entry) => Found::Here(entry),
+            Looked::Here(entry) => Found::Here(&mut entry.held),
             Looked::Dead(entry) => {
                 let Self { removed, weight, weigh, epoch, .. } = self;
                 forget(removed, weight, *weigh, *epoch, entry);
                 Found::Absent
             }
-            // Which it is is asked out of line, lest the usual case waits for registers.
             Looked::Absent if self.evicted && !self.removed.contains(hash, key) => Found::Cold,
             Looked::Absent => Found::Absent,
         }

@@ -4,8 +4,8 @@
 //! Two structures hold a timer. A hash table ([`Segments`]) says which pairs there are: it makes the
 //! same pair one timer, and takes a deleted one out. An [`Agenda`] holds what the order needs, sixteen
 //! bytes for each, the time and the hash of the key; a deleted timer's stay there until they are met or
-//! until they are too many among their neighbours. So an insert, a delete and a firing each wait once for
-//! memory, whatever the times are.
+//! until they are too many among their neighbours. So an insert, a delete and a firing each wait for
+//! memory in the hash table only, whatever the times are.
 //!
 //! Times are only compared. There is no wheel that turns, none to jump ahead in, and no range of time that
 //! costs more than another. No operation handles more than about two thousand timers at once.
@@ -75,8 +75,8 @@ pub enum Inserted {
 #[inline(always)]
 fn timer_hash(time: Timestamp, hash: u64) -> u64 {
     let time = (time.as_millis() as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let product = u128::from(hash ^ time.rotate_left(32) ^ 0x2545_f491_4f6c_dd1d)
-        * 0x9e37_79b9_7f4a_7c15;
+    let product =
+        u128::from(hash ^ time.rotate_left(32) ^ 0x2545_f491_4f6c_dd1d) * 0x9e37_79b9_7f4a_7c15;
     product as u64 ^ (product >> 64) as u64
 }
 
@@ -126,7 +126,7 @@ impl<K: Key> Timers<K> {
 
     /// The time of the earliest timer.
     #[inline]
-    pub fn next(&mut self) -> Option<Timestamp> {
+    pub fn earliest(&mut self) -> Option<Timestamp> {
         loop {
             let item = self.agenda.next()?;
             let is_live = self.next_is_live || live_count(&self.live)(item) > 0;

@@ -40,7 +40,7 @@ pub(super) fn table_hash<K: Key>(key: &K) -> u64 {
 
 /// The same, where the key's fixed hash is at hand.
 #[inline(always)]
-pub(super) fn table_hash_from<K: Key>(key: &K, fixed: u64) -> u64 {
+pub(crate) fn table_hash_from<K: Key>(key: &K, fixed: u64) -> u64 {
     match K::TABLE_HASH {
         Some(hash) => hash(key),
         None => fixed,

@@ -52,6 +52,8 @@ impl Life<'_> {
             step_records_max: 1 + random.below(40),
             batch_records: 1 + random.below(20),
             lane_batches: 1 + random.below(4),
+            // Often so little that nearly every key is read from storage.
+            state_memory_bytes_max: [0, 20_000, usize::MAX][random.below(3)],
         };
         let shared = Arc::<Shared>::default();
         let mut shards: Vec<_> = (0..count)

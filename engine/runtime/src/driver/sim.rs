@@ -136,6 +136,7 @@ impl Simulation {
                 step_records_max: config.tuning.step_records_max,
                 batch_records: self.size(config.tuning.batch_records),
                 lane_batches: self.size(config.tuning.lane_batches),
+                state_memory_bytes_max: config.tuning.state_memory_bytes_max,
             },
             storage: None,
         };

@@ -81,7 +81,9 @@ impl<K: Key> Removed<K> {
             let is = |gone: &Gone<K>| {
                 gone.pending && gone.epoch == epoch && table_hash(&gone.key) == hash
             };
-            if let super::Looked::Here(gone) = self.keys.look(hash, is, |_| false, |_| false) {
+            if let super::Looked::Here(gone) =
+                self.keys.look(hash, is, |_| true, |_| false, |_| false)
+            {
                 gone.pending = false;
                 write(&gone.key);
             }

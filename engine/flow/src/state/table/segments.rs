@@ -15,6 +15,7 @@
 //! nothing else goes wrong.
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::OccupiedEntry;
 
 /// A segment is split when there are so many entries for each: the ones that wait for their turn have
 /// up to twice as many, and then just fit into 2,048 buckets.
@@ -29,6 +30,12 @@ const SEGMENT_BITS: u32 = 11;
 pub(in crate::state) trait Hashed {
     /// The hash: well spread in its low and in its high bits.
     fn hash(&self) -> u64;
+
+    /// Some number, for which its first and its last bytes are read.
+    #[inline(always)]
+    fn touch(&self) -> u64 {
+        self.hash()
+    }
 }
 
 /// See the module.
@@ -123,6 +130,21 @@ impl<T: Hashed> Segment<T> {
         *self = larger;
     }
 
+    /// Looks at the marked entries, one after the other, to have them in the cache: the accesses overlap,
+    /// as they would not with work in between.
+    fn warm_marked(&self) {
+        let mut all = 0;
+        for (word, &marks) in self.marks.iter().enumerate() {
+            let mut marks = marks;
+            while marks != 0 {
+                let bucket = word * 64 + marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                all ^= self.table.get_bucket(bucket).map_or(0, T::touch);
+            }
+        }
+        std::hint::black_box(all);
+    }
+
     /// Moves each entry into the one of `others` that `choose` names for its hash.
     fn empty_into(&mut self, choose: impl Fn(u64) -> usize, others: &mut [&mut Self]) {
         for bucket in 0..self.table.num_buckets() {
@@ -179,33 +201,27 @@ impl<T: Hashed> Segments<T> {
         table.iter_hash(hash).filter(|entry| is(entry)).count()
     }
 
-    /// The entry of this hash that `is` it, if it is not `dead`; it is marked if it is `to_mark`.
+    /// The entry of this hash that `is` it. Unless it is as `usual`, it is taken out if it is `dead`, and
+    /// else given to `touch`, which says whether to mark it.
     #[inline(always)]
     pub(in crate::state) fn look(
         &mut self,
         hash: u64,
         is: impl Fn(&T) -> bool,
+        usual: impl FnOnce(&T) -> bool,
         dead: impl FnOnce(&T) -> bool,
-        to_mark: impl FnOnce(&T) -> bool,
+        touch: impl FnOnce(&mut T) -> bool,
     ) -> Looked<'_, T> {
         let at = self.segment_of(hash);
         let Segment { table, marks, listed } = &mut self.segments[at];
         let Ok(found) = table.find_entry(hash, is) else { return Looked::Absent };
-        if dead(found.get()) {
-            let bucket = found.bucket_index();
-            marks[bucket / 64] &= !(1 << (bucket % 64));
-            self.len -= 1;
-            return Looked::Dead(found.remove().0);
+        if usual(found.get()) {
+            return Looked::Here(found.into_mut());
         }
-        if to_mark(found.get()) {
-            let bucket = found.bucket_index();
-            marks[bucket / 64] |= 1 << (bucket % 64);
-            if !*listed {
-                *listed = true;
-                self.listed.push(at as u32);
-            }
-        }
-        Looked::Here(found.into_mut())
+        let list = (listed, &mut self.listed, at);
+        let looked = look_closer(found, marks, list, dead, touch);
+        self.len -= usize::from(matches!(looked, Looked::Dead(_)));
+        looked
     }
 
     /// Adds an entry that is not here.
@@ -344,6 +360,7 @@ impl<T: Hashed> Segments<T> {
         for at in self.listed.drain(..) {
             let Some(segment) = self.segments.get_mut(at as usize) else { continue };
             segment.listed = false;
+            segment.warm_marked();
             for (word, marks) in segment.marks.iter_mut().enumerate() {
                 let mut marks = std::mem::take(marks);
                 while marks != 0 {
@@ -361,6 +378,30 @@ impl<T: Hashed> Segments<T> {
     pub(in crate::state) fn iter(&self) -> impl Iterator<Item = &T> {
         self.segments.iter().flat_map(|segment| segment.table.iter())
     }
+}
+
+/// The unusual part of a look-up.
+#[inline(never)]
+fn look_closer<'a, T>(
+    mut found: OccupiedEntry<'a, T>,
+    marks: &mut [u64],
+    (listed, list, at): (&mut bool, &mut Vec<u32>, usize),
+    dead: impl FnOnce(&T) -> bool,
+    touch: impl FnOnce(&mut T) -> bool,
+) -> Looked<'a, T> {
+    let bucket = found.bucket_index();
+    if dead(found.get()) {
+        marks[bucket / 64] &= !(1 << (bucket % 64));
+        return Looked::Dead(found.remove().0);
+    }
+    if touch(found.get_mut()) {
+        marks[bucket / 64] |= 1 << (bucket % 64);
+        if !*listed {
+            *listed = true;
+            list.push(at as u32);
+        }
+    }
+    Looked::Here(found.into_mut())
 }
 
 #[cfg(test)]
@@ -393,8 +434,10 @@ mod tests {
                 if n as u64 >= keys {
                     let removed = table.remove(at, |entry: &Number| entry.0 == number);
                     let expected = model.remove(&number);
-                    assert_eq!(removed.map(|(entry, marked)| (entry.0, marked)),
-                        expected.map(|marked| (number, marked)));
+                    assert_eq!(
+                        removed.map(|(entry, marked)| (entry.0, marked)),
+                        expected.map(|marked| (number, marked))
+                    );
                 } else {
                     table.insert(Number(number, mask), number % 3 == 0);
                     model.insert(number, number % 3 == 0);
@@ -403,9 +446,9 @@ mod tests {
                     let mut marked = Vec::new();
                     table.take_marked(|entry| marked.push(entry.0));
                     marked.sort_unstable();
-                    let expected = model.iter_mut().filter_map(|(&number, marked)| {
-                        std::mem::take(marked).then_some(number)
-                    });
+                    let expected = model
+                        .iter_mut()
+                        .filter_map(|(&number, marked)| std::mem::take(marked).then_some(number));
                     assert_eq!(marked, expected.collect::<Vec<_>>());
                 }
                 assert_eq!(table.len(), model.len());
@@ -423,7 +466,7 @@ mod tests {
         for _ in 0..table.buckets() / 100 + 1 + 10_000 / 100 {
             let judge = |entry: &mut Number| {
                 met.push(entry.0);
-                if entry.0 % 10 == 0 { Verdict::Take } else { Verdict::Keep }
+                if entry.0.is_multiple_of(10) { Verdict::Take } else { Verdict::Keep }
             };
             table.walk(&mut hand, 100, judge, |entry| out.push(entry.0));
         }

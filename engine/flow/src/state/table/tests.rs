@@ -233,7 +233,10 @@ fn run<K: Key + Ord + std::fmt::Debug>(seed: u64, steps: u64, mut key: impl FnMu
             94..97 if rig.evicts => {
                 let (before, keep) = (rig.table.len(), random.below(keys) as usize);
                 let evicted = rig.table.evict_clean(rig.read, keep);
-                assert!(rig.table.len() + evicted == before && (evicted == 0 || rig.table.len() >= keep));
+                assert!(
+                    rig.table.len() + evicted == before
+                        && (evicted == 0 || rig.table.len() >= keep)
+                );
             }
             97 => {
                 let used_least = rig.table.least_recently_used();

@@ -9,9 +9,9 @@
 //! step is over after [`ITEMS_MAX`] items or so, and the buckets fit whatever times there are.
 //! Items are ordered by hash where times are equal: many of one millisecond are split like all others.
 //!
-//! Deleted items stay where they are; only their bucket counts them, and when they are more than the live
-//! ones it asks for each item whether it is live. So there are never more dead ones than live ones, but
-//! for a few, in any bucket. An item that was deleted and came again is there twice until then.
+//! Deleted items stay where they are; only their bucket counts them, and when three quarters
+//! of a bucket are dead it asks for each item whether it is live. So no bucket has more than three dead
+//! ones for each live one, but for a few. An item that was deleted and came again is there twice until then.
 
 use std::cmp::Reverse;
 
@@ -19,7 +19,7 @@ use thalweg_kernel::Timestamp;
 
 /// A bucket is split when it has so many. A power of two: what cannot be split because all its items are
 /// equal is tried again when it has twice as many.
-const ITEMS_MAX: usize = 1_024;
+const ITEMS_MAX: usize = 512;
 /// In a bucket with fewer items the dead ones are left alone.
 const ITEMS_MIN: usize = 64;
 
@@ -63,12 +63,20 @@ struct Bucket {
 
 impl Bucket {
     fn has_many_dead(&self) -> bool {
-        self.live * 2 < self.items.len() && self.items.len() > ITEMS_MIN
+        self.live * 4 < self.items.len() && self.items.len() > ITEMS_MIN
     }
 
-    /// Keeps what is live. Equal items must lie together.
+    /// Keeps what is live.
     #[cold]
-    fn clean(&mut self, live: impl Fn(Item) -> usize) {
+    fn clean(&mut self, is_run: bool, live: impl Fn(Item) -> usize) {
+        self.items.retain(|&item| live(item) > 0);
+        if self.items.len() == self.live {
+            return;
+        }
+        // Some came again, and are there twice.
+        if !is_run {
+            self.items.sort_unstable();
+        }
         let (mut like, mut left) = (None, 0);
         self.items.retain(|&item| {
             if like != Some(item) {
@@ -85,17 +93,24 @@ impl Bucket {
         self.items.len() >= ITEMS_MAX && self.items.len().is_power_of_two()
     }
 
-    /// Where to split sorted items, near the middle, with equal ones on one side.
-    fn middle(&self) -> Option<usize> {
-        let items = &self.items;
-        let middle = items.get(items.len() / 2)?;
-        // The same for both directions of sorting.
-        let equal = |item: &Item| item == middle;
-        let from = items.iter().position(equal)?;
-        if from > 0 {
-            return Some(from);
+    /// Splits items near the middle, so that all of one part are before all of the other and equal ones
+    /// lie together; the part that is later in the list. Sorted items stay sorted.
+    fn split(&mut self, is_run: bool) -> Option<Vec<Item>> {
+        let items = &mut self.items;
+        let mut at = items.len() / 2;
+        if !is_run {
+            let (before, &mut middle, _) = items.select_nth_unstable(at);
+            if !before.contains(&middle) {
+                return Some(items.split_off(at));
+            }
+            items.sort_unstable();
         }
-        items.iter().position(|item| !equal(item))
+        let middle = *items.get(at)?;
+        at = items.iter().position(|&item| item == middle)?;
+        if at == 0 {
+            at = items.iter().position(|&item| item != middle)?;
+        }
+        Some(items.split_off(at))
     }
 }
 
@@ -113,7 +128,16 @@ impl Agenda {
     /// The number of the bucket of an item; their number, if it is the run.
     #[inline]
     fn bucket_of(&self, item: Item) -> usize {
-        self.bounds.partition_point(|bound| *bound > item)
+        // Without a branch that depends on the item: a wrong guess would throw away the beginning of the
+        // next operation's access to memory.
+        let (mut at, mut left) = (0, self.bounds.len());
+        while left > 0 {
+            let half = left.div_ceil(2);
+            let is_after = self.bounds[at + half - 1] > item;
+            at = std::hint::select_unpredictable(is_after, at + half, at);
+            left -= half;
+        }
+        at
     }
 
     /// Adds an item, which `live` does not count yet; whether it is the next one now.
@@ -146,8 +170,7 @@ impl Agenda {
                 self.bounds.remove(at);
                 self.buckets.remove(at);
             } else if bucket.has_many_dead() {
-                bucket.items.sort_unstable();
-                bucket.clean(live);
+                bucket.clean(false, live);
             }
             return false;
         }
@@ -156,7 +179,7 @@ impl Agenda {
         if self.run.live == 0 {
             self.run.items.clear();
         } else if self.run.has_many_dead() {
-            self.run.clean(live);
+            self.run.clean(true, live);
         }
         was_next
     }
@@ -166,17 +189,13 @@ impl Agenda {
     fn make_room(&mut self, at: usize, live: impl Fn(Item) -> usize) {
         let is_run = at == self.buckets.len();
         let bucket = self.buckets.get_mut(at).unwrap_or(&mut self.run);
-        if !is_run {
-            bucket.items.sort_unstable();
-        }
         if bucket.live < bucket.items.len() {
-            bucket.clean(live);
+            bucket.clean(is_run, live);
             if bucket.items.len() < ITEMS_MAX * 3 / 4 {
                 return;
             }
         }
-        let Some(middle) = bucket.middle() else { return };
-        let items = bucket.items.split_off(middle);
+        let Some(items) = bucket.split(is_run) else { return };
         let mut later = Bucket { live: items.len(), items };
         bucket.live = bucket.items.len();
         bucket.items.shrink_to_fit();
@@ -184,8 +203,7 @@ impl Agenda {
         if is_run {
             std::mem::swap(bucket, &mut later);
         }
-        let first = if is_run { later.items.last() } else { later.items.first() };
-        if let Some(&first) = first {
+        if let Some(&first) = later.items.iter().min() {
             self.bounds.insert(at, first);
             self.buckets.insert(at, later);
         }

@@ -90,8 +90,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
 ) {
     let random = &mut Random(seed);
     let timers_max = if random.below(4) == 0 { 50 } else { usize::MAX };
-    let (mut timers, mut model, mut kept) =
-        (Timers::new(timers_max), Model::new(), Store::new());
+    let (mut timers, mut model, mut kept) = (Timers::new(timers_max), Model::new(), Store::new());
     let (inserts, deletes) = (random.below(60) + 20, random.below(60));
     for step in 0..steps as u64 {
         let what = random.below(inserts + deletes + 30);
@@ -140,7 +139,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
         }
         assert_eq!(timers.len(), model.len());
         if random.below(4) == 0 {
-            assert_eq!(timers.next(), model.first().map(|first| first.0));
+            assert_eq!(timers.earliest(), model.first().map(|first| first.0));
         }
     }
     store(&mut timers, &mut kept);
@@ -149,7 +148,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
         let fired = drained(timers);
         assert!(fired.is_sorted_by_key(|fired| fired.0));
         assert_eq!(fired.into_iter().collect::<Model<K>>(), model);
-        assert_eq!((timers.len(), timers.next()), (0, None));
+        assert_eq!((timers.len(), timers.earliest()), (0, None));
     }
     store(&mut timers, &mut kept);
     assert!(kept.is_empty());
@@ -261,5 +260,5 @@ fn bytes_that_are_no_timer_are_damaged() {
     }
     assert!(timers.restore(&[0; 12]).is_ok());
     assert!(timers.restore(&[0; 12]).is_ok(), "twice is once");
-    assert_eq!((timers.len(), timers.next()), (1, Some(Timestamp::MIN)));
+    assert_eq!((timers.len(), timers.earliest()), (1, Some(Timestamp::MIN)));
 }

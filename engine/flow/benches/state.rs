@@ -1,0 +1,168 @@
+//! Keyed state and timers, each beside the least that anything could take for the same work.
+//! `cargo bench -p thalweg-flow --bench state`; under `cargo test` each runs once.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use hashbrown::HashMap;
+use thalweg_flow::internals::{Found, Inserted, KeyedTable, NEVER, Timers, table_hash};
+use thalweg_kernel::{Changes, Epoch, KeyGroups, StateId, Timestamp};
+
+/// Operations in a measured iteration.
+const STEP: u64 = 1_024;
+/// Timers that live, and keys of a large table.
+const MANY: u64 = if cfg!(debug_assertions) { 10_000 } else { 1_000_000 };
+const NOW: Timestamp = Timestamp::MIN;
+
+#[inline(always)]
+fn mix(i: u64) -> u64 {
+    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[inline(always)]
+fn key_of(n: u64, keys: u64) -> u64 {
+    (((mix(n) >> 16) & 0xffff_ffff) * keys) >> 32
+}
+
+/// Updates of random keys, beside those of a bare map.
+fn update(c: &mut Criterion) {
+    let mut group = c.benchmark_group("state update");
+    group.throughput(Throughput::Elements(STEP));
+    for keys in [100, MANY] {
+        let mut table = KeyedTable::new();
+        (0..keys).for_each(|key| _ = table.insert(table_hash(&key), key, 0_u64, NEVER));
+        let mut n = 0;
+        group.bench_function(BenchmarkId::new("table", keys), |b| {
+            b.iter(|| {
+                for _ in 0..STEP {
+                    n += 1;
+                    let key = black_box(key_of(n, keys));
+                    if let Found::Here(held) = table.get_mut(table_hash(&key), &key, NOW) {
+                        held.value += 1;
+                    }
+                }
+            });
+        });
+        let mut map: HashMap<u64, u64> = (0..keys).map(|key| (key, 0)).collect();
+        let mut n = 0;
+        group.bench_function(BenchmarkId::new("bare map", keys), |b| {
+            b.iter(|| {
+                for _ in 0..STEP {
+                    n += 1;
+                    *map.entry(black_box(key_of(n, keys))).or_default() += 1;
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A snapshot of a tenth of the keys with values of 64 bytes, beside the copy of as many bytes.
+fn snapshot(c: &mut Criterion) {
+    let mut group = c.benchmark_group("snapshot");
+    let (id, groups) = (StateId::of("bench", "value"), KeyGroups::default());
+    for dirty in [MANY / 1_000, MANY / 10, MANY] {
+        let mut table = KeyedTable::new();
+        (0..MANY).for_each(|key| _ = table.insert(table_hash(&key), key, [0_u64; 8], NEVER));
+        let (mut changes, mut epoch, mut n) = (Changes::new(), Epoch::NONE.next(), 0);
+        table.snapshot(id, groups, &mut changes, |_, out| out);
+        group.bench_function(BenchmarkId::new("dirty keys", dirty), |b| {
+            b.iter_custom(|times| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..times {
+                    epoch = epoch.next();
+                    table.begin_epoch(epoch, epoch);
+                    for _ in 0..dirty {
+                        n += 1;
+                        let key = mix(n % dirty) % MANY;
+                        if let Found::Here(held) = table.get_mut(table_hash(&key), &key, NOW) {
+                            held.value[0] = n;
+                        }
+                    }
+                    changes.clear();
+                    let start = Instant::now();
+                    table.snapshot(id, groups, &mut changes, |held, mut out| {
+                        held.value
+                            .iter()
+                            .for_each(|part| out.extend_from_slice(&part.to_le_bytes()));
+                        out
+                    });
+                    taken += start.elapsed();
+                }
+                taken
+            });
+        });
+        let (bytes, mut copy) = (changes.as_bytes().to_vec(), Vec::new());
+        group.bench_function(BenchmarkId::new("a copy of as many bytes", dirty), |b| {
+            b.iter(|| {
+                copy.clear();
+                copy.extend_from_slice(black_box(&bytes));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A timer in, one out, with a million of them live, beside the same with a binary heap, which can neither
+/// delete nor tell that two are the same.
+fn timers(c: &mut Criterion) {
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+    const DAY: u64 = 86_400_000;
+    let mut group = c.benchmark_group("timers");
+    group.throughput(Throughput::Elements(STEP));
+    let mut timers = Timers::new(usize::MAX);
+    let mut heap = BinaryHeap::new();
+    let time = |n: u64, since: i64| Timestamp::from(since + (mix(n) % DAY) as i64);
+    for n in 0..MANY {
+        timers.insert(time(n, 0), table_hash(&n), n);
+        heap.push(Reverse((time(n, 0), n)));
+    }
+    let (mut n, mut since) = (MANY, 0);
+    group.bench_function("fire one, insert one", |b| {
+        b.iter(|| {
+            for _ in 0..STEP {
+                let (now, _) = timers.pop_due(Timestamp::MAX).unwrap();
+                since = now.as_millis();
+                n += 1;
+                assert_eq!(timers.insert(time(n, since), table_hash(&n), n), Inserted::Added);
+            }
+        });
+    });
+    group.bench_function("insert one, delete it", |b| {
+        b.iter(|| {
+            for at in n..n + STEP {
+                timers.insert(time(at, since), table_hash(&at), at);
+            }
+            for at in n..n + STEP {
+                assert!(timers.delete(time(at, since), table_hash(&at), &at));
+            }
+        });
+    });
+    let (mut n, mut since) = (MANY, 0);
+    group.bench_function("a binary heap: pop one, push one", |b| {
+        b.iter(|| {
+            for _ in 0..STEP {
+                let Reverse((now, _)) = heap.pop().unwrap();
+                since = now.as_millis();
+                n += 1;
+                heap.push(Reverse((time(n, since), n)));
+            }
+        });
+    });
+    black_box(since);
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
+    targets = update, snapshot, timers
+}
+criterion_main!(benches);

@@ -1,0 +1,277 @@
+//! Keyed state and timers: what a [process function](crate::KeyedStream::process) remembers of each key.
+//!
+//! A function asks for its states when it is made, by name, and uses them through handles, always for
+//! the key of the record or timer at hand. What lives in handles and timers is part of every checkpoint; no code
+//! of the function is asked for that.
+//!
+//! | handle | for a key |
+//! |---|---|
+//! | [`ValueState`] | one value |
+//! | [`ListState`] | values in the order they were added |
+//! | [`MapState`] | values by a key of its own |
+//! | [`ReducingState`] | one value, into which others are reduced |
+//! | [`AggregatingState`] | an [accumulator](crate::Aggregate) |
+//!
+//! # Bounds
+//! An operator keeps at most [`STATE_KEYS_MAX`] keys on a shard, unless told otherwise, and
+//! [`Overflow`] says what happens to a record with one more. Lists and maps have at most
+//! [`STATE_ENTRIES_MAX`] entries for a key. An entry is written whole when any of it has changed, so
+//! what grows without bound belongs into a key of the stream.
+//!
+//! # Memory and the store
+//! Entries that the store has need not stay in memory. When state takes more of it than
+//! [`Tuning::state_memory_bytes_max`](crate::Tuning), entries that were not used for long are dropped, and
+//! read from the store in place when their key comes again.
+//!
+//! # Time to live
+//! With [`StateOptions::ttl`] an entry is there for so long after it was written, or, as [`Refresh`] says,
+//! read. After that nobody sees it, and its memory is freed while the stream goes on.
+
+mod handles;
+pub(crate) mod keyed;
+pub(crate) mod table;
+pub(crate) mod timers;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use thalweg_kernel::{Durable, Key, StateKind, Timestamp, ValueDamaged, time::millis};
+
+pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
+use self::keyed::{AnyKeyed, Keyed};
+use crate::checkpoint::Description;
+use crate::flow::Flow;
+use crate::window::aggregate::Aggregate;
+
+/// The default bound on the keys of one operator's state on one shard.
+pub const STATE_KEYS_MAX: usize = 1_000_000;
+
+/// A list or map of one key has at most so many entries; what would be one more is counted and not added.
+pub const STATE_ENTRIES_MAX: usize = 65_536;
+
+/// What happens to a record whose key would be one more than the operator may keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It goes to the job's [dead letters](Flow::dead_letters), with its key.
+    #[default]
+    DeadLetter,
+    /// The state of the key that was used least recently is dropped to make room, and counted
+    /// (`numKeysEvicted`).
+    EvictLeastRecentlyUsed,
+}
+
+/// Which clock time to live goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeDomain {
+    /// The operator's watermark: as right as the stream's own times.
+    EventTime,
+    /// This machine's clock, which may jump.
+    ProcessingTime,
+}
+
+/// What begins an entry's time to live anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// Writing it.
+    #[default]
+    OnWrite,
+    /// Writing or reading it.
+    OnReadAndWrite,
+}
+
+/// How long an entry lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl {
+    pub(crate) lives_ms: i64,
+    pub(crate) domain: TimeDomain,
+    pub(crate) refresh: Refresh,
+}
+
+impl Ttl {
+    /// `lives` after it was written, in event time.
+    pub fn event_time(lives: Duration) -> Self {
+        let (domain, refresh) = (TimeDomain::EventTime, Refresh::OnWrite);
+        Self { lives_ms: millis(lives), domain, refresh }
+    }
+
+    /// `lives` after it was written, by this machine's clock.
+    pub fn processing_time(lives: Duration) -> Self {
+        Self { domain: TimeDomain::ProcessingTime, ..Self::event_time(lives) }
+    }
+
+    /// What begins it anew.
+    #[must_use]
+    pub fn refresh(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
+    }
+}
+
+/// Reads a value that was written with an earlier schema.
+type Migration<V> = (u32, Rc<dyn Fn(&[u8]) -> Result<V, ValueDamaged>>);
+
+/// How a state is kept: time to live, and how earlier versions of it are read.
+pub struct StateOptions<V> {
+    pub(crate) ttl: Option<Ttl>,
+    pub(crate) schema: u32,
+    pub(crate) migrations: Vec<Migration<V>>,
+}
+
+impl<V> Default for StateOptions<V> {
+    fn default() -> Self {
+        Self { ttl: None, schema: 1, migrations: Vec::new() }
+    }
+}
+
+impl<V: 'static> StateOptions<V> {
+    /// Entries live for ever; the first schema.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Entries expire.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The number of the schema, 1 by default. A job whose value type has changed says another, higher one, and
+    /// [how](Self::migrate) the earlier ones are read.
+    #[must_use]
+    pub fn schema(mut self, number: u32) -> Self {
+        self.schema = number;
+        self
+    }
+
+    /// Reads entries of the earlier schema `number`, whose values were of type `Old`. They are written
+    /// anew with the next checkpoint.
+    #[must_use]
+    pub fn migrate<Old: Durable>(
+        mut self,
+        number: u32,
+        migrate: impl Fn(Old) -> V + 'static,
+    ) -> Self {
+        self.migrations.push((number, Rc::new(move |bytes| Old::read(bytes).map(&migrate))));
+        self
+    }
+}
+
+/// Where a process function asks for its states, when it is made.
+pub struct States<'a, K> {
+    flow: &'a Flow,
+    node: u32,
+    keyed: Vec<Rc<RefCell<dyn AnyKeyed<K>>>>,
+}
+
+impl<'a, K: Key> States<'a, K> {
+    pub(crate) fn new(flow: &'a Flow, node: u32) -> Self {
+        Self { flow, node, keyed: Vec::new() }
+    }
+
+    pub(crate) fn into_keyed(self) -> Vec<Rc<RefCell<dyn AnyKeyed<K>>>> {
+        self.keyed
+    }
+
+    /// One value for each key.
+    pub fn value<V: Durable>(&mut self, name: &str) -> ValueState<K, V> {
+        self.value_with(name, StateOptions::new())
+    }
+
+    /// One value for each key, kept as `options` say.
+    pub fn value_with<V: Durable>(
+        &mut self,
+        name: &str,
+        options: StateOptions<V>,
+    ) -> ValueState<K, V> {
+        ValueState(self.keep(name, options))
+    }
+
+    /// A list of values for each key.
+    pub fn list<V>(&mut self, name: &str) -> ListState<K, V>
+    where
+        Vec<V>: Durable,
+    {
+        self.list_with(name, StateOptions::new())
+    }
+
+    /// A list of values for each key, kept as `options` say.
+    pub fn list_with<V>(&mut self, name: &str, options: StateOptions<Vec<V>>) -> ListState<K, V>
+    where
+        Vec<V>: Durable,
+    {
+        ListState(
+            self.keep(name, options),
+            self.flow.counter("numEntriesOverLimitDropped", self.node),
+        )
+    }
+
+    /// A map for each key.
+    pub fn map<M: Ord, V>(&mut self, name: &str) -> MapState<K, M, V>
+    where
+        Vec<(M, V)>: Durable,
+    {
+        self.map_with(name, StateOptions::new())
+    }
+
+    /// A map for each key, kept as `options` say. It is stored as its entries in order.
+    pub fn map_with<M: Ord, V>(
+        &mut self,
+        name: &str,
+        options: StateOptions<Vec<(M, V)>>,
+    ) -> MapState<K, M, V>
+    where
+        Vec<(M, V)>: Durable,
+    {
+        MapState(
+            self.keep(name, options),
+            self.flow.counter("numEntriesOverLimitDropped", self.node),
+        )
+    }
+
+    /// One value for each key, into which others are reduced by `reduce`.
+    pub fn reducing<V: Durable, F: Fn(V, V) -> V>(
+        &mut self,
+        name: &str,
+        reduce: F,
+    ) -> ReducingState<K, V, F>
+    where
+        Option<V>: Durable,
+    {
+        ReducingState { kept: self.keep(name, StateOptions::new()), reduce }
+    }
+
+    /// What `aggregate` has made of the records that were added for each key.
+    pub fn aggregating<T, A: Aggregate<T>>(
+        &mut self,
+        name: &str,
+        aggregate: A,
+    ) -> AggregatingState<K, T, A> {
+        AggregatingState { kept: self.keep(name, StateOptions::new()), aggregate }
+    }
+
+    fn keep<V: Durable>(
+        &mut self,
+        name: &str,
+        options: StateOptions<V>,
+    ) -> Rc<RefCell<Keyed<K, V>>> {
+        let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
+        describe.schema = options.schema;
+        let keyed = Keyed::new(options, self.flow.checkpoints(), self.flow.reader().cloned());
+        let keyed = Rc::new(RefCell::new(keyed));
+        let here = self.flow.runs_here(self.flow.shards());
+        self.flow.checkpoints().register(describe, here.then(|| Rc::clone(&keyed) as _));
+        self.keyed.push(Rc::clone(&keyed) as _);
+        keyed
+    }
+}
+
+/// The key at hand, with what handles need beside it.
+pub(crate) struct AtKey<'a, K> {
+    pub(crate) key: &'a K,
+    /// The key's hash for tables.
+    pub(crate) hash: u64,
+    pub(crate) watermark: Timestamp,
+    pub(crate) processing_time: Timestamp,
+}

@@ -1,0 +1,170 @@
+//! [`FileDisk`]: a journal's directory on a real file system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use crate::config::Backend;
+use crate::disk::{Disk, WriteError};
+use crate::ring::Ring;
+
+/// Zeros are written so many bytes at a time, each synced: a group that is written meanwhile waits for
+/// one such piece, not for a whole segment.
+const FILL_BYTES: usize = 1 << 20;
+
+/// A journal's directory.
+pub struct FileDisk {
+    path: PathBuf,
+    /// The directory itself, to sync it and to lock it.
+    directory: Arc<File>,
+    ring: Option<Ring>,
+}
+
+impl FileDisk {
+    /// The directory at `path`, which is there. With [`Backend::Auto`] and [`Backend::Plain`] groups are
+    /// written by plain calls.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or if io_uring is asked for and the kernel forbids it.
+    pub fn new(path: &Path, backend: Backend) -> io::Result<Self> {
+        let directory = Arc::new(File::open(path)?);
+        let ring = match backend {
+            Backend::Auto | Backend::Plain => None,
+            Backend::Uring => Some(Ring::new().map_err(no_ring)?),
+        };
+        Ok(Self { path: path.to_owned(), directory, ring })
+    }
+
+    /// Takes the directory's lock; whether it was free. It is held until this disk and its clones are gone.
+    ///
+    /// # Errors
+    /// If the file system has no locks.
+    pub fn lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&*self.directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether this kernel lets this process use io_uring.
+pub fn uring_allowed() -> bool {
+    Ring::new().is_ok()
+}
+
+#[cold]
+fn no_ring(error: io::Error) -> io::Error {
+    let hint = "set journal.backend = \"auto\", or allow io_uring (sysctl kernel.io_uring_disabled, the \
+                container's seccomp profile)";
+    io::Error::new(error.kind(), format!("io_uring is not to be had: {error}; {hint}"))
+}
+
+/// The clone writes by plain calls: a ring belongs to one thread.
+impl Clone for FileDisk {
+    fn clone(&self) -> Self {
+        Self { path: self.path.clone(), directory: Arc::clone(&self.directory), ring: None }
+    }
+}
+
+impl std::fmt::Debug for FileDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileDisk({})", self.path.display())
+    }
+}
+
+impl Disk for FileDisk {
+    type File = File;
+
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        let names =
+            fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        // What is not even text is not ours.
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).open(self.path.join(name))
+    }
+
+    fn open(&mut self, name: &str, write: bool) -> io::Result<File> {
+        OpenOptions::new().read(true).write(write).open(self.path.join(name))
+    }
+
+    fn size(&mut self, file: &File) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
+    }
+
+    fn allocate(&mut self, file: &File, from: u64, to: u64, fill: bool) -> io::Result<()> {
+        let reserved = rustix::fs::fallocate(file, FallocateFlags::empty(), from, to - from);
+        let fill = match reserved {
+            Ok(()) => fill,
+            // A file system that cannot reserve: writing zeros does it too.
+            Err(rustix::io::Errno::OPNOTSUPP) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if fill {
+            let zeros = vec![0; FILL_BYTES.min((to - from) as usize)];
+            let mut at = from;
+            while at < to {
+                let piece = zeros.len().min((to - at) as usize);
+                file.write_all_at(&zeros[..piece], at)?;
+                file.sync_data()?;
+                at += piece as u64;
+            }
+        }
+        file.sync_all()
+    }
+
+    fn read_at(&mut self, file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < into.len() {
+            match file.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&mut self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn write_durably(&mut self, file: &File, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
+        let written = match &mut self.ring {
+            Some(ring) => ring.write_and_sync(file.as_fd(), bytes, offset)?,
+            None => 0,
+        };
+        if written < bytes.len() || self.ring.is_none() {
+            let rest = file.write_all_at(&bytes[written..], offset + written as u64);
+            rest.map_err(WriteError::Write)?;
+            file.sync_data().map_err(WriteError::Sync)?;
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+}

@@ -1,0 +1,8 @@
+//! A journal without real files, for simulators: [`SimDisk`] loses, tears and refuses as told by a seed;
+//! [`SimJournals`] are a job's journals on such disks, stepped by their owner.
+
+mod disk;
+mod journals;
+
+pub use disk::{SimDisk, SimFile};
+pub use journals::SimJournals;

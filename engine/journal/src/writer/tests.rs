@@ -1,0 +1,226 @@
+//! The thread and its handle on a disk that fails when told to.
+
+use std::sync::atomic::AtomicUsize;
+use std::task::Wake;
+use std::thread::sleep;
+
+use super::*;
+use crate::reader::Reader;
+use crate::sim::SimDisk;
+use thalweg_kernel::JournalReader;
+
+const NAME: &str = "threads";
+const NOW: Timestamp = Timestamp::from_millis(1);
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn config() -> JournalConfig {
+    JournalConfig {
+        segment_bytes: 4096,
+        cap_bytes: 16 << 10,
+        group_bytes_max: 1024,
+        record_bytes_max: 1000,
+        full_retry: Duration::from_millis(2),
+        ..JournalConfig::default()
+    }
+}
+
+fn open(disk: &SimDisk, config: &JournalConfig) -> (Writer, Arc<Count>) {
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let (writer, _) = Writer::open(disk.clone(), NAME, config, 5, waker).unwrap();
+    (writer, count)
+}
+
+/// Waits, with a bound that only a bug reaches.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..5_000 {
+        if done() {
+            return;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// Appends, waiting where it is full; the position.
+fn append(writer: &mut Writer, content: &[u8]) -> u64 {
+    let mut position = None;
+    until("there is room", || match writer.append(NOW, &[content]) {
+        Ok(at) => {
+            position = Some(at);
+            true
+        }
+        Err(JournalError::Full(_)) => false,
+        Err(error) => panic!("{error}"),
+    });
+    position.unwrap()
+}
+
+#[test]
+fn what_is_appended_becomes_durable_and_the_waker_is_called() {
+    let disk = SimDisk::new(1);
+    let (mut writer, count) = open(&disk, &config());
+    for position in 0..100 {
+        assert_eq!(append(&mut writer, &[position as u8; 30]), position);
+        if position % 10 == 0 {
+            writer.flush();
+            until("it is durable", || writer.durable() == Ok(position + 1));
+        }
+    }
+    assert!(count.0.load(Ordering::SeqCst) >= 10);
+    until("all is durable", || writer.durable() == Ok(100));
+    assert_eq!(writer.end(), 100);
+    let mut reader = Reader::new(disk, NAME, 0, 100).unwrap();
+    for position in 0..100 {
+        assert_eq!(reader.next().unwrap().unwrap().bytes, [position as u8; 30]);
+    }
+}
+
+#[test]
+fn dropping_it_makes_durable_what_was_appended() {
+    let disk = SimDisk::new(2);
+    for round in 1..20 {
+        let (mut writer, _) = open(&disk, &config());
+        append(&mut writer, b"one");
+        append(&mut writer, b"two");
+        drop(writer);
+        disk.power_on();
+        let (writer, _) = open(&disk, &config());
+        assert_eq!((writer.end(), writer.durable()), (2 * round, Ok(2 * round)));
+    }
+    assert_eq!(disk.content("spare"), None, "nothing is left behind");
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let disk = SimDisk::new(3);
+    let (mut writer, count) = open(&disk, &config());
+    append(&mut writer, b"one");
+    until("it is durable", || writer.durable() == Ok(1));
+    let woken = count.0.load(Ordering::SeqCst);
+    disk.sync_fails_in(0);
+    append(&mut writer, b"two");
+    until("it has failed", || writer.durable().is_err());
+    until("it was told", || count.0.load(Ordering::SeqCst) > woken);
+    let error = writer.append(NOW, &[b"three"]).unwrap_err();
+    assert!(matches!(&error, JournalError::Failed(why) if why.contains("syncing")), "{error}");
+    assert_eq!(writer.durable(), Err(error));
+    drop(writer);
+    disk.power_on();
+    assert!(open(&disk, &config()).0.end() >= 1);
+}
+
+#[test]
+fn a_full_disk_takes_nothing_and_goes_on_when_there_is_room() {
+    let disk = SimDisk::new(4);
+    let (mut writer, _) = open(&disk, &config());
+    append(&mut writer, b"first");
+    until("it is durable", || writer.durable() == Ok(1));
+    disk.set_budget(Some(disk.used_bytes()));
+    let mut refused = None;
+    until("the disk is full", || {
+        let result = writer.append(NOW, &[&[7; 900]]);
+        refused = result.err().filter(|error| error.to_string().contains("the disk has no room"));
+        refused.is_some()
+    });
+    let (end, durable) = (writer.end(), writer.durable().unwrap());
+    assert!(durable < end, "the group that found no room waits");
+    sleep(Duration::from_millis(10));
+    assert_eq!(writer.durable(), Ok(durable));
+    disk.set_budget(None);
+    until("all is durable", || writer.durable() == Ok(end));
+    assert_eq!(append(&mut writer, b"next"), end);
+}
+
+#[test]
+fn closing_on_a_full_disk_does_not_hang() {
+    let disk = SimDisk::new(5);
+    let (mut writer, _) = open(&disk, &config());
+    disk.set_budget(Some(0));
+    // The first may have its segment prepared already.
+    for _ in 0..20 {
+        let _ = writer.append(NOW, &[&[7; 900]]);
+        sleep(Duration::from_micros(300));
+    }
+    let durable = writer.durable().unwrap();
+    drop(writer);
+    disk.set_budget(None);
+    assert!(open(&disk, &config()).0.end() >= durable);
+}
+
+#[test]
+fn at_the_cap_it_refuses_until_it_is_trimmed() {
+    let disk = SimDisk::new(6);
+    let (mut writer, count) = open(&disk, &config());
+    let mut refused = None;
+    until("it is at its cap", || {
+        let error = writer.append(NOW, &[&[7; 900]]).err();
+        refused = error.filter(|error| error.to_string().contains("journal.cap_bytes"));
+        refused.is_some()
+    });
+    let end = writer.end();
+    until("all is durable", || writer.durable() == Ok(end));
+    assert!(disk.used_bytes() <= 16 << 10, "{}", disk.used_bytes());
+    assert!(writer.append(NOW, &[&[7; 900]]).is_err(), "and goes on to");
+    let woken = count.0.load(Ordering::SeqCst);
+    writer.trim(end);
+    until("it was told", || count.0.load(Ordering::SeqCst) > woken);
+    assert_eq!(append(&mut writer, &[7; 900]), end);
+    until("it is durable", || writer.durable() == Ok(end + 1));
+    assert!(Reader::new(disk, NAME, 0, end).is_err(), "trimmed");
+}
+
+#[test]
+fn a_group_waits_as_long_as_asked_unless_flushed() {
+    let disk = SimDisk::new(7);
+    let config = JournalConfig { group_wait: Duration::from_secs(3600), ..config() };
+    let (mut writer, _) = open(&disk, &config);
+    append(&mut writer, b"one");
+    sleep(Duration::from_millis(5));
+    append(&mut writer, b"two");
+    sleep(Duration::from_millis(5));
+    assert_eq!(writer.durable(), Ok(0));
+    writer.flush();
+    until("it is durable", || writer.durable() == Ok(2));
+    // A group that is half full goes too.
+    append(&mut writer, &[1; 600]);
+    until("it is durable", || writer.durable() == Ok(3));
+    append(&mut writer, b"last");
+    drop(writer);
+    assert_eq!(open(&disk, &config).0.end(), 4);
+}
+
+/// Goal: no wake-up is lost between handle and thread, whatever the timing.
+/// Method: a hundred thousand records, waiting for some of them, trimming on the way.
+#[test]
+fn handle_and_thread_never_wait_for_each_other() {
+    let disk = SimDisk::new(8);
+    let (mut writer, _) = open(&disk, &config());
+    let mut state = 1_u64;
+    for position in 0..100_000_u64 {
+        append(&mut writer, &position.to_le_bytes());
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        if state >> 60 == 0 {
+            writer.flush();
+        }
+        if state >> 54 == 0 {
+            until("it is durable", || writer.durable() == Ok(position + 1));
+            writer.trim(position);
+        }
+        writer.trim(position.saturating_sub(100).min(writer.durable().unwrap()));
+    }
+    until("all is durable", || writer.durable() == Ok(100_000));
+    let end = 100_000;
+    let mut reader = Reader::new(disk, NAME, end - 50, end).unwrap();
+    for position in end - 50..end {
+        assert_eq!(reader.next().unwrap().unwrap().bytes, position.to_le_bytes());
+    }
+}

@@ -1,0 +1,234 @@
+//! Journals in real files: open, lock, read, read on, find by time, trim, look into.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use thalweg_journal::{Backend, FileJournals, JournalConfig, inspect};
+use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Timestamp};
+
+fn config() -> JournalConfig {
+    JournalConfig {
+        segment_bytes: 16 << 10,
+        cap_bytes: 256 << 10,
+        group_bytes_max: 4096,
+        record_bytes_max: 20_000,
+        ..JournalConfig::default()
+    }
+}
+
+fn waker() -> Waker {
+    Waker::noop().clone()
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+fn append(writer: &mut dyn JournalWriter, received: Timestamp, content: &[u8]) {
+    until("there is room", || match writer.append(received, &[content]) {
+        Ok(_) => true,
+        Err(JournalError::Full(_)) => false,
+        Err(error) => panic!("{error}"),
+    });
+}
+
+fn settle(writer: &mut dyn JournalWriter) {
+    writer.flush();
+    until("all is durable", || writer.durable() == Ok(writer.end()));
+}
+
+#[test]
+fn records_outlive_their_writer_with_either_back_end() {
+    for backend in [Backend::Auto, Backend::Plain, Backend::Uring] {
+        if backend == Backend::Uring && !thalweg_journal::files::uring_allowed() {
+            continue;
+        }
+        for zero_fill in [true, false] {
+            let place = tempfile::tempdir().unwrap();
+            let config = JournalConfig { backend, zero_fill, ..config() };
+            let journals = FileJournals::new(place.path().join("a/b"), config).unwrap();
+            for round in 0..3_u64 {
+                let mut writer = journals.open("in/0", waker()).unwrap();
+                assert_eq!(writer.end(), round * 500);
+                for position in writer.end()..writer.end() + 499 {
+                    append(&mut *writer, at(position as i64), &position.to_le_bytes());
+                }
+                append(&mut *writer, at(0), &[round as u8; 20_000]);
+            }
+            let mut reader = journals.reader("in/0", 3).unwrap();
+            for position in 3..1500_u64 {
+                let record = reader.next().unwrap().unwrap();
+                assert_eq!(record.position, position);
+                match position % 500 {
+                    499 => assert_eq!(record.bytes, [(position / 500) as u8; 20_000]),
+                    _ => assert_eq!(record.bytes, position.to_le_bytes()),
+                }
+            }
+            assert_eq!(reader.next(), Ok(None));
+        }
+    }
+}
+
+#[test]
+fn a_journal_has_one_owner() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let others = FileJournals::new(place.path(), config()).unwrap();
+    let writer = journals.open("a", waker()).unwrap();
+    for second in [&journals, &others] {
+        let error = second.open("a", waker()).err().unwrap().to_string();
+        assert!(error.contains("open already") && error.contains("locked"), "{error}");
+    }
+    let _b = others.open("b", waker()).unwrap();
+    drop(writer);
+    assert!(others.open("a", waker()).is_ok());
+}
+
+/// Goal: a source reads what was kept, then goes live, and misses nothing.
+/// Method: the writer's end at opening is where reading ends and what is appended begins.
+#[test]
+fn reading_to_the_end_and_going_live_leaves_no_gap() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    assert_eq!(journals.read("a", 0).unwrap().next(), Ok(None), "never written");
+    let mut writer = journals.open("a", waker()).unwrap();
+    (0..100).for_each(|n| append(&mut *writer, at(n), b"before"));
+    drop(writer);
+
+    let mut writer = journals.open("a", waker()).unwrap();
+    let mut reader = journals.reader("a", 40).unwrap();
+    append(&mut *writer, at(100), b"live");
+    let mut read = 40;
+    while let Some(record) = reader.next().unwrap() {
+        assert_eq!(record.position, read);
+        read += 1;
+    }
+    assert_eq!((read, writer.end()), (100, 101));
+    // And the same reader can go on, as far as is durable, across segments.
+    for n in 101..3000 {
+        append(&mut *writer, at(n), b"more");
+        if n % 100 == 0 {
+            reader.extend(writer.durable().unwrap());
+            while let Some(record) = reader.next().unwrap() {
+                assert_eq!(record.position, read);
+                assert_eq!(record.bytes, if read == 100 { &b"live"[..] } else { b"more" });
+                read += 1;
+            }
+        }
+    }
+    settle(&mut *writer);
+    reader.extend(3000);
+    while reader.next().unwrap().is_some() {
+        read += 1;
+    }
+    assert_eq!((read, reader.position(), reader.end()), (3000, 3000, 3000));
+}
+
+#[test]
+fn positions_that_are_gone_or_not_there_yet_are_named() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let mut writer = journals.open("a", waker()).unwrap();
+    (0..2000).for_each(|n| append(&mut *writer, at(n), &[1; 20]));
+    settle(&mut *writer);
+    let before = inspect::segments(place.path(), "a").unwrap();
+    writer.trim(1000);
+    // Exactly the segments that lie below it go.
+    let kept: Vec<_> = before.segments.into_iter().filter(|s| s.end > 1000).collect();
+    let first = kept[0].first;
+    until("it is trimmed", || inspect::segments(place.path(), "a").unwrap().first() == first);
+    let info = inspect::segments(place.path(), "a").unwrap();
+    assert_eq!(info.segments, kept);
+    let error = journals.read("a", 0).err().unwrap();
+    let oldest = format!("the oldest record kept is {}", info.first());
+    assert!(matches!(&error, JournalError::Position(why) if why.contains(&oldest)), "{error}");
+    let error = journals.read("a", 2001).err().unwrap();
+    assert!(matches!(&error, JournalError::Position(why) if why.contains("ends at 2000")));
+    assert!(matches!(journals.read("b", 7), Err(JournalError::Position(_))));
+    assert!(journals.read("a", 2000).unwrap().next().unwrap().is_none());
+}
+
+#[test]
+fn a_time_is_found_even_if_the_clock_has_jumped() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let mut writer = journals.open("a", waker()).unwrap();
+    for n in 0..1000_i64 {
+        // From 500 on the clock is 300 ms behind.
+        append(&mut *writer, at(if n < 500 { n } else { n - 300 }), &[0; 50]);
+    }
+    settle(&mut *writer);
+    for (time, position) in
+        [(-5, 0), (0, 0), (1, 1), (499, 499), (500, 800), (699, 999), (700, 1000)]
+    {
+        let mut reader = journals.read_from_time("a", at(time)).unwrap();
+        assert_eq!(reader.position(), position, "{time}");
+        let first = reader.next().unwrap().map(|record| record.position);
+        assert_eq!(first, (position < 1000).then_some(position));
+        let seen = inspect::read_from_time(place.path(), "a", at(time)).unwrap();
+        assert_eq!(seen.position(), position);
+    }
+}
+
+#[test]
+fn a_journal_can_be_looked_into_while_it_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let mut writer = journals.open("a/b", waker()).unwrap();
+    let _empty = journals.open("empty", waker()).unwrap();
+    std::fs::create_dir(place.path().join("lost+found")).unwrap();
+    for n in 0..1000 {
+        append(&mut *writer, at(5000 - n), &[3; 40]);
+    }
+    settle(&mut *writer);
+    let journals = inspect::list(place.path()).unwrap();
+    let names: Vec<&str> = journals.iter().map(|journal| journal.name.as_str()).collect();
+    assert_eq!(names, ["a/b", "empty"]);
+    let [first, .., last] = &journals[0].segments[..] else { panic!("{journals:?}") };
+    assert_eq!((journals[0].first(), journals[0].end()), (0, 1000));
+    assert_eq!((first.first, last.end), (0, 1000));
+    assert_eq!(first.times.unwrap().1, at(5000));
+    assert_eq!(last.times.unwrap().0, at(4001));
+    assert!(first.used_bytes <= first.bytes && first.bytes == 16 << 10, "{first:?}");
+    assert_eq!(journals[1].bytes(), 0);
+
+    let verified = inspect::verify(place.path(), "a/b").unwrap();
+    assert_eq!((verified.records, verified.damage), (1000, None));
+    let mut reader = inspect::read(place.path(), "a/b", None).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().received, at(5000));
+
+    // A damaged one: what is before can be read, and the damage is named.
+    let file = place.path().join("a%2Fb").join(&first.file);
+    let mut content = std::fs::read(&file).unwrap();
+    content[600] ^= 4;
+    std::fs::write(&file, content).unwrap();
+    let damage = inspect::verify(place.path(), "a/b").unwrap().damage.unwrap();
+    assert!(damage.contains("at byte 576, where record 1 begins"), "{damage}");
+    let mut reader = inspect::read(place.path(), "a/b", None).unwrap();
+    assert!(reader.next().is_ok() && reader.next().is_err());
+}
+
+#[test]
+fn what_is_too_large_or_wrongly_named_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    assert!(journals.open("", waker()).is_err());
+    let mut writer = journals.open("..", waker()).unwrap();
+    let error = writer.append(at(0), &[&[0; 20_001]]).unwrap_err().to_string();
+    assert!(error.contains("20001") && error.contains("record_bytes_max = 20000"), "{error}");
+    assert_eq!(writer.append(at(0), &[&[0; 20_000]]), Ok(0), "others are taken");
+    settle(&mut *writer);
+    assert!(place.path().join("%2E.").is_dir());
+    let wrong = JournalConfig { cap_bytes: 1, ..config() };
+    assert!(FileJournals::new(place.path(), wrong).is_err());
+}
