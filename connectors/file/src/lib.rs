@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | [`FileSource`]: lines of files, of named pipes and of standard input |
 //! | [`sink`] | [`FileSink`]: one line per record into one file, from all shards |
+//! | [`rolling`] | [`RollingFiles`]: part files in a directory, exactly once |
 //! | [`stdout`] | [`StdoutSink`]: a table on a terminal, JSON lines in a pipe |
 //! | `reader` | the thread behind each partition of a source |
 //! | `egress` | the I/O thread that both sinks share their code for |
@@ -13,6 +14,7 @@
 
 mod egress;
 mod reader;
+pub mod rolling;
 pub mod sink;
 pub mod source;
 pub mod stdout;
@@ -20,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use rolling::RollingFiles;
 pub use sink::FileSink;
 pub use source::FileSource;
 pub use stdout::StdoutSink;

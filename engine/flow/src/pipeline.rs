@@ -312,8 +312,12 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         let mut progress = Progress::Idle(None);
         if self.state == State::Running {
             let held = self.held && self.chain.source().is_some();
-            // Asked first: it sends on what waits there, also of a source that is held.
-            if !self.terminal.ready()? || held || !self.chain.ready() {
+            // Asked in any case: it sends on what waits there, also of a source that is held.
+            let ready = self.terminal.ready()? && self.chain.ready();
+            // What stands before a barrier is let through: a sink may be full of what only the epoch will
+            // let it commit. It is no more than the queues hold.
+            let barrier_due = self.begun > self.passed;
+            if held || !ready && !barrier_due {
                 return Ok(Progress::Idle(None));
             }
             let due_at = self.chain.tick(cx.now, Into(&mut self.terminal, &mut self.passed));

@@ -133,7 +133,7 @@ impl Gather {
     /// Takes a record; its number.
     ///
     /// # Errors
-    /// `Full` if it has to wait, `Failed` if it is too large; it was not taken then.
+    /// `Full` if it has to wait, `TooLarge` if it is; it was not taken then.
     #[inline]
     pub(crate) fn append(
         &mut self,
@@ -191,7 +191,7 @@ impl Gather {
 
 #[cold]
 fn too_large(bytes: usize, most: usize) -> JournalError {
-    JournalError::Failed(format!(
+    JournalError::TooLarge(format!(
         "a record of {bytes} bytes is larger than the journal takes (journal.record_bytes_max = {most}); \
          it was not taken, and others still are. Raise the limit, or refuse such input at the source"
     ))
@@ -253,7 +253,7 @@ mod tests {
         let group = gather.take(Vec::new()).unwrap();
         assert_eq!((group.first, group.count), (7, 2));
         assert_eq!(gather.append(NOW, &[&[1; 2000], &[2; 8000]]), Ok(9));
-        assert!(matches!(gather.append(NOW, &[&[1; 10_001]]), Err(JournalError::Failed(_))));
+        assert!(matches!(gather.append(NOW, &[&[1; 10_001]]), Err(JournalError::TooLarge(_))));
     }
 
     #[test]

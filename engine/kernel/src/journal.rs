@@ -36,7 +36,8 @@ pub trait JournalWriter: Send {
     ///
     /// # Errors
     /// [`JournalError::Full`] at the cap: the record was not taken; try again when woken, and do not
-    /// acknowledge meanwhile. Others are final.
+    /// acknowledge meanwhile. [`JournalError::TooLarge`]: this record never will be taken, others still
+    /// are. Others are final.
     fn append(&mut self, received: Timestamp, record: &[&[u8]]) -> Result<u64, JournalError>;
 
     /// Lets the open group go now, as far as the disk keeps up: nothing more is coming soon.
@@ -78,6 +79,9 @@ pub enum JournalError {
     /// At its cap, or the disk is full: acknowledging stops until there is room.
     #[error("the journal is full: {0}")]
     Full(String),
+    /// A record over the journal's limit: it was not taken, and others still are.
+    #[error("{0}")]
+    TooLarge(String),
     /// A position that has been trimmed, or that does not exist yet.
     #[error("{0}")]
     Position(String),

@@ -42,7 +42,8 @@ pub trait Sink<T> {
     /// If the sink has failed for good; the job ends.
     fn ready(&mut self) -> Result<bool, ConnectorError>;
 
-    /// Takes one record. Called only after [`Sink::ready`] said yes, possibly many times.
+    /// Takes one record. Called only after [`Sink::ready`] said yes, possibly many times; and, whatever it
+    /// said, for what stands before a barrier that is due, which is no more than the queues of the engine hold.
     ///
     /// # Errors
     /// As for [`Sink::ready`].

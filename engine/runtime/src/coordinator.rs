@@ -60,15 +60,17 @@ pub(crate) struct Complete {
     /// What has changed, in the order of shards.
     pub(crate) blocks: Vec<Vec<u8>>,
     pub(crate) states: Arc<[StateInfo]>,
+    /// State takes more memory than it may.
+    pub(crate) crowded: bool,
 }
 
 impl Coordinator {
-    /// For a job that starts `now` on so many shards, after the epoch `newest`.
-    pub(crate) fn new(rules: CheckpointRules, shards: usize, newest: Epoch, now: Duration) -> Self {
+    /// For a job that starts `now` on so many shards, whose first epoch has the number `next`.
+    pub(crate) fn new(rules: CheckpointRules, shards: usize, next: Epoch, now: Duration) -> Self {
         Self {
             rules,
             shards: vec![ShardProgress::default(); shards],
-            next: newest.next(),
+            next,
             open: None,
             storing: false,
             begin_at: now.saturating_add(rules.interval),
@@ -150,8 +152,9 @@ impl Coordinator {
         let snapshots: Vec<_> = snapshots.into_iter().flatten().collect();
         let states = Arc::clone(&snapshots.first()?.states);
         self.storing = true;
+        let crowded = snapshots.iter().any(|snapshot| snapshot.crowded);
         let blocks = snapshots.into_iter().map(|snapshot| snapshot.changes).collect();
-        Some(Complete { epoch, begun, blocks, states })
+        Some(Complete { epoch, begun, blocks, states, crowded })
     }
 
     /// The complete epoch has been stored.
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn epochs_follow_each_other_by_interval_and_pause() {
-        let mut coordinator = Coordinator::new(rules(), 2, Epoch::new(4), MS(0));
+        let mut coordinator = Coordinator::new(rules(), 2, Epoch::new(5), MS(0));
         assert_eq!((coordinator.due(MS(99)), coordinator.due_at()), (None, Some(MS(100))));
         assert_eq!(coordinator.due(MS(100)), Some(Due::Begin(Epoch::new(5))));
         assert_eq!(coordinator.due(MS(300)), None, "one at a time");
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn who_waits_gets_an_epoch_that_begins_after_that() {
-        let mut coordinator = Coordinator::new(rules(), 1, Epoch::NONE, MS(0));
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::new(1), MS(0));
         assert_eq!(coordinator.want(), Epoch::new(1));
         assert_eq!(coordinator.due(MS(1)), Some(Due::Begin(Epoch::new(1))));
         assert_eq!(coordinator.want(), Epoch::new(2));
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_end_of_all_streams_does_not_wait_for_the_interval() {
-        let mut coordinator = Coordinator::new(rules(), 3, Epoch::NONE, MS(0));
+        let mut coordinator = Coordinator::new(rules(), 3, Epoch::new(1), MS(0));
         coordinator.awaits_epoch(0);
         assert!(coordinator.ended(1).is_none());
         assert_eq!(coordinator.due(MS(1)), None, "shard 2 still runs");
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_epoch_that_is_late_counts_once_and_is_stored_all_the_same() {
-        let mut coordinator = Coordinator::new(rules(), 1, Epoch::NONE, MS(0));
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::new(1), MS(0));
         coordinator.due(MS(100)).unwrap();
         let (epoch, failures, tolerated) = (Epoch::new(1), 1, false);
         assert_eq!(coordinator.due(MS(1_100)), Some(Due::Late { epoch, failures, tolerated }));

@@ -38,4 +38,7 @@ pub use job::Job;
 pub use metrics::{MetricSample, PrometheusError, Snapshot, serve_prometheus};
 pub use restart::RestartStrategy;
 pub use running::{CheckpointStats, JobError, Running, Stopper};
-pub use storage::{EpochRecord, EpochStore, OpenedStore, Opening, StateBackend, StoreError};
+pub use storage::directory::StateDirectory;
+pub use storage::{EpochStore, OpenedStore, Opening, StateBackend};
+pub use thalweg_journal::JournalConfig;
+pub use thalweg_store::{EpochRecord, StoreError, StoreOptions};

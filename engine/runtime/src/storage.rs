@@ -1,47 +1,24 @@
 //! Where epochs are stored: the seam between the supervisor of a job and its store.
 
+pub(crate) mod directory;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use thalweg_flow::OpenReader;
-use thalweg_kernel::{Epoch, Journals, StateInfo, Str, Timestamp};
+use thalweg_kernel::{Epoch, Journals, Str};
+use thalweg_store::{EpochRecord, StoreError};
 
 use crate::running::JobError;
-
-/// What is told of an epoch beside its changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// Its number.
-    pub epoch: Epoch,
-    /// The job's name.
-    pub job: Str,
-    /// The job's key groups, which can never change.
-    pub key_groups: u16,
-    /// On how many shards it ran.
-    pub shards: usize,
-    /// When it was stored, by this machine's clock.
-    pub stored_at: Timestamp,
-    /// The states of the job.
-    pub states: Vec<StateInfo>,
-}
-
-/// Why an epoch could not be stored.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// There is no room: nothing was changed, and it may be tried again when there is.
-    #[error("{0}")]
-    Full(String),
-    /// What is stored is unknown or unusable: the process must end and recover from it.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// Stores the epochs of a job.
 pub trait EpochStore: Send {
     /// The newest epoch, with what was told of it.
     fn newest(&self) -> Option<&EpochRecord>;
+
+    /// The number of the next epoch, or a lower bound of it.
+    fn next(&self) -> Epoch;
 
     /// The oldest epoch that can be restored.
     fn oldest(&self) -> Epoch;
@@ -49,16 +26,23 @@ pub trait EpochStore: Send {
     /// Stores an epoch: it exists if and only if this succeeds, whole.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// [`StoreError::Full`] changes nothing and may be tried again; all others are final.
     fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError>;
 
-    /// Opens what the newest epoch holds, for one shard at a time.
-    fn reader(&self) -> OpenReader;
+    /// Opens what the newest epoch holds, for as many shards as are said. No reader of an earlier call
+    /// is left.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn readers(&mut self, shards: usize) -> Result<OpenReader, StoreError>;
+
+    /// State takes more memory than it may: what was stored should become readable soon.
+    fn crowded(&mut self) {}
 
     /// Does some of the work that can be put off, for some milliseconds at most; whether more is due.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// As for [`commit`](Self::commit).
     fn tidy(&mut self) -> Result<bool, StoreError> {
         Ok(false)
     }

@@ -1,6 +1,7 @@
 //! The supervisor of a job: a thread that starts its shards, stores their epochs, and starts them again
 //! when they have failed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{counter, gauge};
 use thalweg_flow::Storage;
 use thalweg_kernel::{Epoch, Journals, Str};
+use thalweg_store::{EpochRecord, StoreError};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::coordinator::{Complete, Coordinator, Due};
@@ -16,7 +18,7 @@ use crate::driver::{self, Shards, Spec};
 use crate::job::Describe;
 use crate::restart::Restarts;
 use crate::running::{Attempt, Control, JobError, News, Phase, Running};
-use crate::storage::{EpochRecord, EpochStore, OpenedStore, Opening, StoreError};
+use crate::storage::{EpochStore, OpenedStore, Opening};
 
 /// How often a store that was full is tried again.
 const FULL_RETRY: Duration = Duration::from_secs(1);
@@ -157,11 +159,14 @@ impl Supervisor {
 
     /// One life of the job, from its newest epoch to its end.
     fn live(&mut self) -> Result<(), JobError> {
-        let storage = self.store.as_ref().map(|store| Storage {
-            reader: store.reader(),
-            journals: self.journals.clone(),
-            drop_unknown: self.config.state.as_ref().is_some_and(|state| state.drop_unknown),
-        });
+        let storage = match &mut self.store {
+            None => None,
+            Some(store) => Some(Storage {
+                reader: store.readers(self.config.shards).map_err(storage_error)?,
+                journals: self.journals.clone(),
+                drop_unknown: self.config.state.as_ref().is_some_and(|state| state.drop_unknown),
+            }),
+        };
         let spec = Spec {
             job: &self.job,
             describe: &self.describe,
@@ -171,11 +176,11 @@ impl Supervisor {
             storage,
         };
         let mut shards = Shards::start(&spec, &self.tell)?;
-        let newest = self.newest();
+        let (newest, next) = self.newest();
         let mut life = Life {
             attempt: Arc::clone(&shards.attempt),
             coordinator: self.config.state.as_ref().map(|state| {
-                Coordinator::new(state.checkpoints, self.config.shards, newest, self.now())
+                Coordinator::new(state.checkpoints, self.config.shards, next, self.now())
             }),
             building: self.config.shards,
             living: self.config.shards,
@@ -199,9 +204,11 @@ impl Supervisor {
         life.error.map_or(Ok(()), Err)
     }
 
-    fn newest(&self) -> Epoch {
-        let newest = self.store.as_ref().and_then(|store| store.newest());
-        newest.map_or(Epoch::NONE, |record| record.epoch)
+    /// The newest epoch, and the number of the next.
+    fn newest(&self) -> (Epoch, Epoch) {
+        let Some(store) = &self.store else { return (Epoch::NONE, Epoch::NONE.next()) };
+        let newest = store.newest().map_or(Epoch::NONE, |record| record.epoch);
+        (newest, store.next().max(newest.next()))
     }
 
     /// Does what is due, then waits for news and takes one.
@@ -316,9 +323,11 @@ impl Supervisor {
             epoch,
             job: self.job.clone(),
             key_groups: self.config.key_groups.count(),
-            shards: self.config.shards,
-            stored_at: driver::wall_clock(),
+            shards: self.config.shards as u32,
+            at: driver::wall_clock(),
             states: complete.states.to_vec(),
+            counts: BTreeMap::new(),
+            oldest: Epoch::NONE,
         };
         match store.commit(record, &complete.blocks) {
             Ok(()) => {}
@@ -327,7 +336,10 @@ impl Supervisor {
                 self.full = Some((complete, self.steady.elapsed() + FULL_RETRY));
                 return Ok(());
             }
-            Err(StoreError::Failed(what)) => return Err(JobError::Storage(what)),
+            Err(error) => return Err(storage_error(error)),
+        }
+        if complete.crowded {
+            store.crowded();
         }
         let oldest = store.oldest();
         self.untidy = true;
@@ -358,7 +370,7 @@ impl Supervisor {
         let Some(store) = &mut self.store else { return };
         for (_, path, answer) in self.savepoints.extract_if(.., |(from, _, _)| *from <= epoch) {
             let written = store.savepoint(&path);
-            let written = written.map_err(|error| JobError::Storage(error.to_string()));
+            let written = written.map_err(storage_error);
             let _ = answer.send(written.map(|()| epoch));
         }
     }
@@ -372,7 +384,7 @@ impl Supervisor {
                 tracing::error!(job = %self.job, "stored state cannot be tidied: {what}");
                 self.untidy = false;
             }
-            Err(StoreError::Failed(what)) => return Err(JobError::Storage(what)),
+            Err(error) => return Err(storage_error(error)),
         }
         Ok(())
     }
@@ -397,6 +409,10 @@ impl Life {
         self.coordinator = None;
         self.attempt.enter(Phase::Aborting);
     }
+}
+
+fn storage_error(error: StoreError) -> JobError {
+    JobError::Storage(error.to_string())
 }
 
 /// From 0 to 1.

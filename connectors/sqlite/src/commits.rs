@@ -1,0 +1,62 @@
+//! Exactly once into an SQL database, whatever the database: rows gathered per epoch, kept in the
+//! epoch's notes, and applied in one transaction with the number of the epoch.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`cell`] | [`Value`] and [`Cell`]: what a column can hold |
+//! | [`columns`] | [`Columns`]: how a record becomes a row |
+//! | [`note`] | [`Note`]: rows as bytes, describing themselves |
+//! | [`writer`] | [`RowWriter`]: the sink's instance on a shard |
+//! | [`ledger`] | what is to be applied next: pure |
+//! | [`database`] | [`Database`]: the seam that a database implements |
+//! | [`desk`] | the thread behind the shards |
+//!
+//! # The protocol
+//! 1. A shard encodes rows into notes; at a barrier it leaves them in the epoch. They are durable if and
+//!    only if the epoch is, so nothing needs to be written before.
+//! 2. Once *all* instances have been told that an epoch exists, its rows, and those of epochs before it,
+//!    are applied in one transaction. A reader sees whole epochs of the whole job.
+//! 3. The same transaction notes, per instance, the newest epoch that was applied. Notes of that epoch and
+//!    of older ones are refused: however often an epoch is committed, and by whichever instance
+//!    after the number of shards has changed, it has the effect of once.
+//! 4. Notes that were applied are deleted with a later epoch.
+//!
+//! After a restart the notes that are left are applied first, in the order of their epochs, when all
+//! instances have opened.
+//!
+//! # Going back
+//! A job that begins anew, or that resumes from an epoch older than the table has seen, would find its
+//! results refused. So commits of epochs that do not exist (any more) are forgotten at the start,
+//! and that is logged: rows of those epochs stay, and are written again. With key columns that
+//! replaces them; without, they are there twice.
+//!
+//! # Bounds
+//! An instance is ready while the rows that it holds (written, but not applied) are fewer than
+//! [`HELD_ROWS_MAX`] and [`HELD_BYTES_MAX`]. They leave it only through a commit, so the bound is also
+//! one on rows per epoch: where it is reached, the sink waits for the next epoch. What is written
+//! nevertheless, such as what stands in front of a barrier, is taken.
+
+pub mod cell;
+pub mod columns;
+pub mod database;
+pub mod desk;
+pub mod ledger;
+pub mod note;
+pub mod writer;
+
+#[cfg(test)]
+mod model_tests;
+
+pub use cell::{Cell, Kind, Value};
+pub use columns::Columns;
+pub use database::{Database, Transaction, Trouble};
+pub use desk::{Desk, Office};
+pub use note::Note;
+pub use writer::{Limits, RowWriter};
+
+/// A shard holds at most this many rows that are not applied, unless it is told otherwise.
+pub const HELD_ROWS_MAX: usize = 1_000_000;
+/// A shard holds at most this many bytes of rows that are not applied, unless it is told otherwise.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A note is closed when it has this many bytes.
+pub const NOTE_BYTES: usize = 256 * 1024;

@@ -1,0 +1,226 @@
+//! [`RowWriter`]: the sink's instance on a shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use bytes::Bytes;
+use thalweg_kernel::{ConnectorError, Durability, Epoch, Pending, PendingId, Sink, Timestamp};
+
+use super::columns::Columns;
+use super::desk::{Common, Port, upto};
+use super::ledger::{Direct, Held, Message};
+use super::{HELD_BYTES_MAX, HELD_ROWS_MAX, NOTE_BYTES, note};
+
+/// How much a shard may hold before it is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows.
+    pub rows_max: usize,
+    /// Bytes of encoded rows.
+    pub bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { rows_max: HELD_ROWS_MAX, bytes_max: HELD_BYTES_MAX }
+    }
+}
+
+/// A sink into an SQL database on one shard; see [`commits`](super).
+pub struct RowWriter<T> {
+    columns: Columns<T>,
+    /// What each note begins with.
+    head: Vec<u8>,
+    limits: Limits,
+    /// Rows wait for their epoch.
+    holds: bool,
+    /// The note under construction, and its rows.
+    open: Vec<u8>,
+    open_rows: u64,
+    /// Finished notes of the open epoch.
+    full: Vec<(Bytes, u64)>,
+    /// Notes of epochs that do not exist yet, as far as is known.
+    sealed: VecDeque<Held>,
+    /// Notes in the store.
+    stored: VecDeque<PendingId>,
+    /// Rows written up to a seal that are not held back for it.
+    marks: VecDeque<(Epoch, u64)>,
+    /// All rows of finished notes, and their bytes, in this run.
+    rows: u64,
+    bytes: u64,
+    /// The newest epoch whose notes were committed.
+    committed: Epoch,
+    closed: bool,
+    port: Arc<Port>,
+    to_desk: flume::Sender<Message>,
+    common: Arc<Common>,
+}
+
+impl<T> RowWriter<T> {
+    pub(super) fn new(
+        columns: Columns<T>,
+        limits: Limits,
+        holds: bool,
+        port: Arc<Port>,
+        to_desk: flume::Sender<Message>,
+        common: Arc<Common>,
+        durability: &Durability,
+    ) -> Self {
+        let recovered = durability.pending.iter().map(|(id, note)| {
+            let (id, note) = (*id, note.clone());
+            Held { id, rows: 0, note }
+        });
+        let restored = durability.restored.unwrap_or_default();
+        let writer = Self {
+            head: note::begin(&columns.names()),
+            columns,
+            limits,
+            holds,
+            open: Vec::new(),
+            open_rows: 0,
+            full: Vec::new(),
+            sealed: VecDeque::new(),
+            stored: durability.pending.iter().map(|(id, _)| *id).collect(),
+            marks: VecDeque::new(),
+            rows: 0,
+            bytes: 0,
+            committed: Epoch::NONE,
+            closed: false,
+            port,
+            to_desk,
+            common,
+        };
+        writer.say(Message::Open(restored, recovered.collect()));
+        writer
+    }
+
+    fn say(&self, message: Message) {
+        // Should the thread have gone, it has told why.
+        let _ = self.to_desk.send(message);
+    }
+
+    /// Finishes the open note.
+    fn finish_note(&mut self) {
+        if self.open_rows == 0 {
+            return;
+        }
+        let rows = std::mem::take(&mut self.open_rows);
+        let note = Bytes::from(std::mem::take(&mut self.open));
+        self.rows += rows;
+        self.bytes += note.len() as u64;
+        if self.holds {
+            self.full.push((note, rows));
+        } else {
+            self.say(Message::Direct(Direct { instance: self.port.instance, rows, note }));
+        }
+    }
+
+    fn applied_rows(&self) -> u64 {
+        self.port.rows.load(SeqCst)
+    }
+
+    /// Notes that were applied need not be kept.
+    fn delete_applied(&mut self, pending: &mut Pending<'_>) {
+        if !self.port.recovered.load(SeqCst) {
+            return;
+        }
+        let upto = upto(&self.port);
+        while let Some(id) = self.stored.pop_front_if(|id| id.epoch <= upto) {
+            pending.delete(id);
+        }
+    }
+}
+
+impl<T> Sink<T> for RowWriter<T> {
+    fn ready(&mut self) -> Result<bool, ConnectorError> {
+        self.common.check()?;
+        let rows = self.rows + self.open_rows - self.applied_rows();
+        let bytes = self.bytes + self.open.len() as u64 - self.port.bytes.load(SeqCst);
+        // The thread counts first and wakes then, so a no is always followed by a call.
+        Ok(rows < self.limits.rows_max as u64 && bytes < self.limits.bytes_max as u64)
+    }
+
+    #[inline]
+    fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
+        if self.open.is_empty() {
+            self.open.extend_from_slice(&self.head);
+        }
+        self.columns.write(&value, &mut self.open);
+        self.open_rows += 1;
+        if self.open.len() >= NOTE_BYTES {
+            self.finish_note();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        if !self.holds {
+            self.finish_note();
+        }
+        self.common.check()
+    }
+
+    fn close(&mut self) -> Result<bool, ConnectorError> {
+        self.flush()?;
+        let unsealed = self.open_rows + self.full.iter().map(|(_, rows)| rows).sum::<u64>();
+        let waiting = unsealed + self.sealed.iter().map(|held| held.rows).sum::<u64>();
+        if waiting > 0 {
+            let what = format!("ended with {waiting} rows that belong to no epoch");
+            return Err(ConnectorError::new(&self.common.name, what));
+        }
+        let done = self.port.recovered.load(SeqCst)
+            && upto(&self.port) >= self.committed
+            && self.applied_rows() == self.rows;
+        if done && !self.closed {
+            self.closed = true;
+            self.say(Message::Close(self.port.instance));
+        }
+        // A failure is told before anything else is, so whoever sees no answer sees the failure.
+        self.common.check().map(|()| done)
+    }
+
+    fn seal(&mut self, epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
+        self.finish_note();
+        self.delete_applied(pending);
+        if !self.holds {
+            self.marks.push_back((epoch, self.rows));
+        }
+        for (note, rows) in self.full.drain(..) {
+            let id = pending.put(&note);
+            self.stored.push_back(id);
+            self.sealed.push_back(Held { id, rows, note });
+        }
+        self.common.check()
+    }
+
+    fn sealed(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
+        // What is held back is in the epoch itself. What is not must be in the table before the
+        // sources may forget it.
+        let applied = self.applied_rows();
+        while self.marks.pop_front_if(|(_, rows)| *rows <= applied).is_some() {}
+        let waits = self.marks.front().is_some_and(|(marked, _)| *marked <= epoch);
+        self.common.check().map(|()| !waits)
+    }
+
+    fn commit(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
+        let count = self.sealed.partition_point(|held| held.id.epoch <= epoch);
+        let notes: Vec<_> = self.sealed.drain(..count).collect();
+        if !notes.is_empty() {
+            self.committed = epoch;
+        }
+        // Also without any: others wait until all have said so.
+        self.say(Message::Commit(self.port.instance, epoch, notes));
+        self.common.check()
+    }
+}
+
+impl<T> Drop for RowWriter<T> {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.common.gone.store(true, SeqCst);
+            // Wakes the thread, which asks whether somebody has gone first.
+            self.say(Message::Close(self.port.instance));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! `kill -9` of a real process at random moments.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use thalweg_file::rolling::model::killed;
+use thalweg_kernel::SinkSpec;
+
+#[test]
+fn a_killed_process_loses_and_repeats_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let test = "a_killed_process_loses_and_repeats_nothing";
+    let records = killed(test, directory.path(), 50, 60, |directory, contexts| {
+        let sink = common::sink(&directory.join("out.db"), false);
+        contexts.iter().map(|cx| sink.open(cx).unwrap()).collect()
+    });
+    let rows = common::rows(&directory.path().join("out.db"));
+    assert!(records > 1_000, "only {records} records");
+    common::check(&rows, false, &[records], true);
+}

@@ -1,0 +1,259 @@
+//! Locks, full disks, damaged files, tables that do not fit, rows that do not fit.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+use common::{close, contexts, direct, rows, sink, until};
+use rusqlite::Connection;
+use thalweg_file::rolling::model::{Engine, Random};
+use thalweg_kernel::{Epoch, Sink, SinkSpec, Timestamp};
+use thalweg_sqlite::SqliteSink;
+use thalweg_sqlite::commits::RowWriter;
+
+fn write(sink: &mut RowWriter<u64>, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        sink.write(Timestamp::default(), n).unwrap();
+    }
+    sink.flush().unwrap();
+}
+
+/// One epoch, to its commit.
+fn epoch(engine: &mut Engine, sink: &mut RowWriter<u64>) {
+    let epoch = engine.begin();
+    engine.seal(epoch, 0, sink);
+    assert!(sink.sealed(epoch).unwrap());
+    engine.exists(epoch, 0);
+    sink.commit(epoch).unwrap();
+}
+
+fn alone(engine: &mut Engine, path: &Path) -> RowWriter<u64> {
+    let contexts = engine.contexts(1, Waker::noop(), &mut Random(1));
+    sink(path, false).held_rows_max(100).open(&contexts[0]).unwrap()
+}
+
+#[test]
+fn a_lock_is_waited_out_and_pushes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let other = Connection::open(&path).unwrap();
+    other.pragma_update(None, "journal_mode", "WAL").unwrap();
+    // Also before the tables are there.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut engine = Engine::default();
+    let mut sink = alone(&mut engine, &path);
+    write(&mut sink, 0..100);
+    assert!(!sink.ready().unwrap());
+    epoch(&mut engine, &mut sink);
+    thread::sleep(Duration::from_millis(100));
+    assert!(!sink.ready().unwrap(), "a commit that waits still holds its rows");
+    other.execute_batch("ROLLBACK").unwrap();
+    until(|| sink.ready()).unwrap();
+    // What stands in front of a barrier is taken all the same.
+    write(&mut sink, 100..400);
+    epoch(&mut engine, &mut sink);
+    close(&mut sink).unwrap();
+    assert_eq!(rows(&path).len(), 400);
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let Some(small) = common::Small::mount("3m") else { return };
+    let path = small.0.path().join("out.db");
+    let mut engine = Engine::default();
+    let mut sink = alone(&mut engine, &path);
+    let ballast = small.0.path().join("ballast");
+    // Writes what there is room for.
+    let _full = fs::write(&ballast, vec![1; 8 << 20]).unwrap_err();
+    write(&mut sink, 0..50_000);
+    epoch(&mut engine, &mut sink);
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(10));
+        assert!(!sink.ready().unwrap());
+    }
+    fs::remove_file(ballast).unwrap();
+    until(|| sink.ready()).unwrap();
+    close(&mut sink).unwrap();
+    drop(sink);
+    assert_eq!(rows(&path).len(), 50_000);
+}
+
+#[test]
+fn without_checkpoints_rows_are_seen_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let mut sink = sink(&path, false).open(&direct()).unwrap();
+    write(&mut sink, 0..10);
+    until(|| Ok(rows(&path).len() == 10)).unwrap();
+    write(&mut sink, 10..20);
+    close(&mut sink).unwrap();
+    assert_eq!(rows(&path).len(), 20);
+}
+
+/// Goal: what is written at least once must not be forgotten by the sources before it is in the table.
+#[test]
+fn at_least_once_a_seal_waits_for_the_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let mut engine = Engine::default();
+    let contexts = engine.contexts(1, Waker::noop(), &mut Random(1));
+    let mut sink = sink(&path, false).at_least_once().open(&contexts[0]).unwrap();
+    until(|| Ok(path.exists())).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    write(&mut sink, 0..10);
+    let first = engine.begin();
+    engine.seal(first, 0, &mut sink);
+    thread::sleep(Duration::from_millis(50));
+    assert!(!sink.sealed(first).unwrap());
+    other.execute_batch("ROLLBACK").unwrap();
+    until(|| sink.sealed(first)).unwrap();
+    assert_eq!(rows(&path).len(), 10);
+    engine.exists(first, 10);
+    assert!(engine.notes.is_empty());
+    sink.commit(first).unwrap();
+    close(&mut sink).unwrap();
+}
+
+/// Goal: a job that begins anew, or goes back, is not taken for one that repeats itself.
+#[test]
+fn going_back_writes_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let run = |engine: &mut Engine, numbers: std::ops::Range<u64>| {
+        let mut sink = alone(engine, &path);
+        write(&mut sink, numbers);
+        epoch(engine, &mut sink);
+        close(&mut sink).unwrap();
+    };
+    let mut engine = Engine::default();
+    run(&mut engine, 0..2);
+    run(&mut engine, 2..4);
+    assert_eq!(rows(&path), [0, 1, 2, 3]);
+    // To a savepoint of the first epoch.
+    let mut engine = Engine::default();
+    engine.restored = Some(Epoch::new(1));
+    run(&mut engine, 2..4);
+    assert_eq!(rows(&path), [0, 1, 2, 2, 3, 3]);
+    run(&mut Engine::default(), 0..1);
+    assert_eq!(rows(&path), [0, 0, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn a_row_that_the_table_refuses_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE results (n INTEGER CHECK (n % 3 > 0))").unwrap();
+    let mut sink = sink(&path, false).open(&direct()).unwrap();
+    write(&mut sink, 0..10);
+    close(&mut sink).unwrap();
+    assert_eq!(rows(&path), [1, 2, 4, 5, 7, 8]);
+}
+
+#[test]
+fn every_kind_of_value_arrives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let sink = SqliteSink::new(&path, "odd \" name")
+        .key_text("text", |_: &u64| "ø")
+        .key("flag", |&n| n == 1)
+        .column("time", |_| Timestamp::from_millis(-5))
+        .column("real", |&n| n as f32 / 2.0)
+        .column("some", |&n| (n > 0).then_some(n))
+        .column("blob", |_| vec![0_u8, 255])
+        .column("many", |_| u64::MAX)
+        .text("note", |_| "");
+    sink.check().unwrap();
+    let mut sink = sink.open(&direct()).unwrap();
+    write(&mut sink, 0..2);
+    close(&mut sink).unwrap();
+    let table = Connection::open(&path).unwrap();
+    let found: Vec<String> = table
+        .prepare(
+            "SELECT concat_ws('|', text, flag, time, real, typeof(some), hex(blob), many, note) \
+             FROM \"odd \"\" name\" ORDER BY flag",
+        )
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let expected = [
+        "ø|0|-5|0.0|null|00FF|9223372036854775807|",
+        "ø|1|-5|0.5|integer|00FF|9223372036854775807|",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_cannot_be_used_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |name: &str, keyed: bool| {
+        let sink = sink(&directory.path().join(name), keyed);
+        sink.open(&contexts(1)[0]).err().unwrap().to_string()
+    };
+    let text = refused("missing/out.db", false);
+    assert!(text.contains("is its directory there, and may you write?"), "{text}");
+    fs::write(directory.path().join("text.db"), "x".repeat(5_000)).unwrap();
+    let text = refused("text.db", false);
+    assert!(text.contains("the file is there, and is something else"), "{text}");
+
+    let make = |name: &str, sql: &str| {
+        Connection::open(directory.path().join(name)).unwrap().execute_batch(sql).unwrap();
+    };
+    make("a.db", "CREATE TABLE results (key, other)");
+    let text = refused("a.db", true);
+    assert!(text.contains("table results has no column n; it has: key, other."), "{text}");
+    make("b.db", "CREATE TABLE results (key, n)");
+    let text = refused("b.db", true);
+    assert!(text.contains("no primary key or unique index on exactly (key)"), "{text}");
+    make("c.db", "CREATE TABLE results (n, who TEXT NOT NULL)");
+    let text = refused("c.db", false);
+    assert!(text.contains("column who of table results must not be NULL"), "{text}");
+    make("d.db", "CREATE VIEW results AS SELECT 1 AS n");
+    let text = refused("d.db", false);
+    assert!(text.contains("view"), "{text}");
+
+    let text = SqliteSink::<u64>::new("x", "thalweg_commits").check().unwrap_err().to_string();
+    assert!(text.starts_with("table = \"thalweg_commits\" is not allowed"), "{text}");
+    let text = sink(Path::new(":memory:"), false).check().unwrap_err().to_string();
+    assert!(text.contains("the path of a file"), "{text}");
+    let text = sink(Path::new("x"), false).held_rows_max(0).check().unwrap_err().to_string();
+    assert!(text.starts_with("held_rows_max"), "{text}");
+}
+
+/// Goal: damage that is found while the job runs ends it, on every shard.
+#[test]
+fn a_damaged_file_ends_the_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let spec = sink(&path, true);
+    let mut first = spec.open(&direct()).unwrap();
+    for n in 0..200 {
+        first.write(Timestamp::default(), n).unwrap();
+    }
+    close(&mut first).unwrap();
+    drop(first);
+    let other = Connection::open(&path).unwrap();
+    other.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    drop(other);
+    let mut bytes = fs::read(&path).unwrap();
+    // All pages but the first, which holds the schema.
+    bytes[4096..].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let cx = direct();
+    // Found when it opens, or with the first row.
+    let text = spec.open(&cx).and_then(|mut sink| {
+        sink.write(Timestamp::default(), 1)?;
+        until(|| sink.close())
+    });
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("the file is damaged"), "{text}");
+}
