@@ -40,6 +40,8 @@ impl Block {
 pub(crate) struct Overlong {
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
+    /// Where the next line begins.
+    pub(crate) end: u64,
     /// As much as a dead letter keeps.
     pub(crate) start: Vec<u8>,
     pub(crate) read_at: Timestamp,
@@ -103,9 +105,10 @@ impl Drop for WakeAtEnd {
 /// The shard is gone: nobody waits for the rest.
 struct Gone;
 
-/// The thread. Ends with the input, or when the shard is gone.
+/// The thread. The input begins at byte `from` of the file. Ends with it, or when the shard is gone.
 pub(crate) fn read_lines(
     input: Input,
+    from: u64,
     line_bytes_max: usize,
     buffers: &flume::Receiver<Buffer>,
     pieces: flume::Sender<Piece>,
@@ -120,9 +123,9 @@ pub(crate) fn read_lines(
         sent
     };
     let Ok(buffer) = buffers.recv() else { return };
-    let mut cutter = Cutter { line_bytes_max, buffer, offset: 0, overlong: None };
+    let mut cutter = Cutter { line_bytes_max, buffer, offset: from, overlong: None };
     let end = match input() {
-        Err(error) => Piece::Failed { offset: 0, error },
+        Err(error) => Piece::Failed { offset: from, error },
         Ok(mut input) => loop {
             match cutter.buffer.read(&mut input) {
                 Ok(0) => break Piece::End,
@@ -180,6 +183,7 @@ impl Cutter {
             overlong.bytes += end as u64;
             overlong.cr = if end == 0 { overlong.cr } else { bytes[end - 1] == b'\r' };
             overlong.bytes -= u64::from(overlong.cr);
+            overlong.end = self.offset + end as u64 + 1;
             send(Piece::Overlong(overlong))?;
             self.advance(end + 1);
             searched = 0;
@@ -203,6 +207,7 @@ impl Cutter {
                 self.overlong = Some(Overlong {
                     offset: self.offset,
                     bytes: bytes.len() as u64,
+                    end: 0,
                     start: bytes[..bytes.len().min(DEAD_LETTER_PAYLOAD_BYTES_MAX)].to_vec(),
                     read_at: now(),
                     cr: bytes.ends_with(b"\r"),
@@ -221,7 +226,8 @@ impl Cutter {
 
     /// A last line that no line feed ended.
     fn last(&mut self) -> Option<Piece> {
-        if let Some(overlong) = self.overlong.take() {
+        if let Some(mut overlong) = self.overlong.take() {
+            overlong.end = self.offset;
             return Some(Piece::Overlong(overlong));
         }
         let buffer = std::mem::take(&mut self.buffer);

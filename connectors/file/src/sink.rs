@@ -3,7 +3,9 @@
 //! Lines of one shard stand in the order they were written; between shards there is none. A
 //! header is written once, whichever shard is first. When the sink has closed, the file and, if it
 //! is new, its directory are synced. Where the job ends without closing, whole lines may be missing
-//! at the end, and the last may be torn: [`FileSink::append`] begins on a new line then.
+//! at the end, and the last may be torn: [`FileSink::append`] begins on a new line then, and so does a job
+//! that resumes from stored state. Results are written at once, so some may stand there twice after a
+//! crash: at least once. Exactly once are [`RollingFiles`](crate::RollingFiles).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -43,7 +45,7 @@ impl<E> FileSink<E> {
         format!("file {}", self.path.display())
     }
 
-    fn start(&self) -> Result<Egress, ConnectorError> {
+    fn start(&self, append: bool) -> Result<Egress, ConnectorError> {
         let error = |what: &str, cause| ConnectorError::new(self.name(), what).caused_by(cause);
         let found = match self.path.metadata() {
             Ok(found) => Some(found),
@@ -63,11 +65,11 @@ impl<E> FileSink<E> {
             return Egress::start(self.name(), None, open);
         }
         let mut options = OpenOptions::new();
-        options.create(true).truncate(!self.append).append(self.append).write(true);
+        options.create(true).truncate(!append).append(append).write(true);
         let mut file = options.open(&self.path).map_err(|cause| {
             error("cannot open it for writing: is its directory there, and may you write?", cause)
         })?;
-        let header = if self.append {
+        let header = if append {
             resume(&self.path, &mut file).map_err(|cause| error("cannot append to it", cause))?
         } else {
             None
@@ -146,7 +148,9 @@ impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for FileSink<E> {
     }
 
     fn open(&self, cx: &OpenContext) -> Result<FileWriter<E>, ConnectorError> {
-        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start())?;
+        // What an earlier run of the job has written is not to be lost.
+        let append = self.append || cx.durability.restored.is_some();
+        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start(append))?;
         let outlet = Outlet::new(egress, cx.waker.clone());
         Ok(FileWriter { outlet, encoder: self.encoder.clone(), begun: false })
     }

@@ -13,17 +13,22 @@
 //! The thread first puts a block into the queue and then wakes the shard, the last time for
 //! the end; the shard only waits after it found the queue empty. So whatever it did not see wakes it.
 //!
+//! # Going on
+//! In a job with stored state, a file is read on from the line at which the last epoch left it. A file that
+//! has become shorter since is an error: it is not the file that was read. Pipes and standard input have
+//! no position: what was read of them and is in no epoch is lost with the process.
+//!
 //! # Stopping
 //! [`Source::stop`] ends after the blocks that were handed over by then. A thread that is waiting for
 //! a silent pipe notices only with its next input; it holds up nothing.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, Decode, DecodeError, Emit, Message, OpenContext, Origin, Source,
+    Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Message, OpenContext, Origin, Source,
     SourceSpec, SourceStatus, Timestamp,
 };
 
@@ -82,8 +87,9 @@ fn name(path: &Path) -> String {
     if is_stdin(path) { "stdin".into() } else { format!("file {}", path.display()) }
 }
 
-/// Opens what can be opened without waiting, and leaves the rest to the reading thread.
-fn opened(path: &Path) -> Result<Input, ConnectorError> {
+/// Opens what can be opened without waiting, and leaves the rest to the reading thread. A file is read
+/// from byte `from` on.
+fn opened(path: &Path, from: u64) -> Result<Input, ConnectorError> {
     if is_stdin(path) {
         return Ok(Box::new(|| Ok(Box::new(io::stdin()) as Box<dyn Read>)));
     }
@@ -100,7 +106,16 @@ fn opened(path: &Path) -> Result<Input, ConnectorError> {
         return Err(ConnectorError::new(name(path), "is a directory: name the files in it"));
     }
     if found.is_file() {
-        let file = File::open(path).map_err(error)?;
+        if found.len() < from {
+            let what = format!(
+                "has {} bytes, and an earlier run of the job had read {from}: it is another file, or was \
+                 cut; give the source another stable name to begin anew",
+                found.len()
+            );
+            return Err(ConnectorError::new(name(path), what));
+        }
+        let mut file = File::open(path).map_err(error)?;
+        file.seek(SeekFrom::Start(from)).map_err(error)?;
         return Ok(Box::new(move || Ok(Box::new(file) as Box<dyn Read>)));
     }
     // Opening a named pipe waits for its writer, which is nothing for a shard to do.
@@ -131,7 +146,16 @@ where
             let what = format!("there is no partition {partition}");
             return Err(ConnectorError::new(self.describe(), what));
         };
-        Lines::open(path, opened(path)?, self.line_bytes_max, self.decoder.clone(), cx)
+        let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
+        let from = match stored.map(<[u8; 8]>::try_from) {
+            None => 0,
+            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
+            Some(Err(_)) => {
+                let what = "its stored position is none of a file";
+                return Err(ConnectorError::new(name(path), what));
+            }
+        };
+        Lines::open(path, opened(path, from)?, from, self.line_bytes_max, self.decoder.clone(), cx)
     }
 }
 
@@ -147,6 +171,10 @@ pub struct Lines<D> {
     block: Option<Block>,
     /// Where the next line begins in the block.
     at: usize,
+    /// Where the next line begins in the file.
+    position: u64,
+    /// It is a file, which has positions.
+    has_position: bool,
     /// After a stop: the pieces that are still to be taken.
     remaining: Option<usize>,
 }
@@ -155,6 +183,7 @@ impl<D: Decode> Lines<D> {
     fn open(
         path: &Path,
         input: Input,
+        from: u64,
         line_bytes_max: usize,
         decoder: D,
         cx: &OpenContext,
@@ -168,7 +197,7 @@ impl<D: Decode> Lines<D> {
         let waker = cx.waker.clone();
         thread::Builder::new()
             .name("thalweg-reader".into())
-            .spawn(move || read_lines(input, line_bytes_max, &buffers, send, waker))
+            .spawn(move || read_lines(input, from, line_bytes_max, &buffers, send, waker))
             .map_err(|e| {
                 ConnectorError::new(name(path), "cannot start its reading thread").caused_by(e)
             })?;
@@ -182,6 +211,8 @@ impl<D: Decode> Lines<D> {
             give_back,
             block: None,
             at: 0,
+            position: from,
+            has_position: path.is_file(),
             remaining: None,
         })
     }
@@ -267,6 +298,7 @@ impl<D: Decode> Source for Lines<D> {
         while left > 0 {
             if let Some(block) = self.block.take() {
                 left -= self.emit_block(&block, left, out);
+                self.position = block.offset + self.at.min(block.lines().len()) as u64;
                 if self.at < block.lines().len() {
                     self.block = Some(block);
                 } else {
@@ -282,6 +314,7 @@ impl<D: Decode> Source for Lines<D> {
                 }
                 Ok(Piece::Overlong(overlong)) => {
                     self.emit_overlong(&overlong, out);
+                    self.position = overlong.end;
                     left -= 1;
                 }
                 Ok(Piece::End) => {
@@ -302,6 +335,12 @@ impl<D: Decode> Source for Lines<D> {
     fn stop(&mut self) {
         let handed_over = self.pieces.len();
         self.remaining.get_or_insert(handed_over);
+    }
+
+    fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
+        if self.has_position {
+            position.extend_from_slice(&self.position.to_le_bytes());
+        }
     }
 }
 

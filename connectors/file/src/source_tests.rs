@@ -156,7 +156,7 @@ fn a_read_error_names_the_byte() {
     }
     let mut shard = Shard::alone();
     let input: Input = Box::new(|| Ok(Box::new(Broken(0)) as Box<dyn Read>));
-    let mut lines = Lines::open(Path::new("x"), input, 10, Text::new(), &shard.cx).unwrap();
+    let mut lines = Lines::open(Path::new("x"), input, 0, 10, Text::new(), &shard.cx).unwrap();
     let mut all = Emitted::default();
     let refused = loop {
         match lines.poll(Timestamp::default(), 10, &mut all) {
@@ -175,7 +175,7 @@ fn a_read_error_names_the_byte() {
 fn a_reading_thread_that_panics_is_no_end_of_file() {
     let mut shard = Shard::alone();
     let input: Input = Box::new(|| std::panic::resume_unwind(Box::new("on purpose")));
-    let mut lines = Lines::open(Path::new("x"), input, 10, Text::new(), &shard.cx).unwrap();
+    let mut lines = Lines::open(Path::new("x"), input, 0, 10, Text::new(), &shard.cx).unwrap();
     let refused = shard.read(&mut lines, 1).err().unwrap().to_string();
     assert_eq!(refused, "file x: its reading thread panicked");
 }
@@ -254,4 +254,44 @@ fn a_stop_emits_what_was_handed_over_and_ends() {
     lines.stop();
     let all = shard.read(&mut lines, 1000).unwrap();
     assert!((1..2_000_000).contains(&all.records.len()), "{}", all.records.len());
+}
+
+/// Method: a small file with empty, overlong and torn lines, left after every number of polls and gone on
+/// with from the position that was noted: together they emit what one reading does.
+#[test]
+fn a_file_is_read_on_from_where_it_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.txt");
+    let long = "x".repeat(BLOCK_BYTES + 50);
+    let content = format!("a\n\nb\r\n{long}\r\nc\n{long}\nd\n\n\ne");
+    fs::write(&path, &content).unwrap();
+    let spec = FileSource::new(&path, Text::new()).line_bytes_max(100);
+    let whole = read(&spec, 10);
+    assert_eq!((whole.records.join(""), whole.letters.len()), ("abcde".into(), 2));
+    for polls in 0..12 {
+        let mut shard = Shard::alone();
+        let mut first = spec.open(0, &shard.cx).unwrap();
+        let mut emitted = Emitted::default();
+        for _ in 0..polls {
+            while let SourceStatus::Waiting(_) =
+                first.poll(Timestamp::default(), 1, &mut emitted).unwrap()
+            {
+                shard.wait();
+            }
+        }
+        let mut position = Vec::new();
+        first.snapshot(Epoch::new(1), &mut position);
+        let mut shard = Shard::alone();
+        shard.cx.durability.position = Some(position.into());
+        let mut second = spec.open(0, &shard.cx).unwrap();
+        let rest = shard.read(&mut second, 3).unwrap();
+        let records = [emitted.records, rest.records].concat();
+        let offsets = [emitted.offsets, rest.offsets].concat();
+        assert_eq!((records, offsets), (whole.records.clone(), whole.offsets.clone()), "{polls}");
+        assert_eq!(emitted.letters.len() + rest.letters.len(), 2, "{polls}");
+    }
+    let mut shard = Shard::alone();
+    shard.cx.durability.position = Some(1_000_000_u64.to_le_bytes().to_vec().into());
+    let Err(error) = spec.open(0, &shard.cx) else { panic!("the file is shorter than that") };
+    assert!(error.to_string().contains("1000000"), "{error}");
 }

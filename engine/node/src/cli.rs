@@ -11,6 +11,7 @@ use thalweg_kernel::ConfigError;
 use thalweg_runtime::{DriverKind, JobError, RuntimeConfig, serve_prometheus};
 use tracing_subscriber::EnvFilter;
 
+use crate::look::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::measure;
 use crate::settings::Settings;
 
@@ -30,7 +31,10 @@ const EXAMPLES: &str = "Examples:
   thalweg demo --for 10s             the same for ten seconds, then a summary
   thalweg demo --broker mqtt://localhost:1883
   thalweg run gateway.toml           the windowed statistics that the file describes
-  thalweg graph gateway.toml         the job's graph, without running it";
+  thalweg graph gateway.toml         the job's graph, without running it
+  thalweg savepoint DIR FILE --stop  writes the job's state to a file, and suspends the job
+  thalweg state ls DIR               what the job that keeps its state in DIR remembers
+  thalweg journal cat DIR            the messages that it can still read again";
 
 #[derive(Subcommand)]
 enum Command {
@@ -41,6 +45,14 @@ enum Command {
     Run(JobArgs),
     /// Print the graph of the job that a configuration file describes
     Graph(JobArgs),
+    /// Write the state of a job, running or not, to a file from which it can be started elsewhere
+    Savepoint(SavepointArgs),
+    /// Look into stored state
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Look into journals: received messages that can be read again
+    #[command(subcommand)]
+    Journal(JournalCommand),
 }
 
 #[derive(Args)]
@@ -121,6 +133,7 @@ impl Command {
             #[cfg(feature = "demo")]
             Self::Demo(_) => crate::demo::default_log(),
             Self::Run(_) | Self::Graph(_) => "info".into(),
+            Self::Savepoint(_) | Self::State(_) | Self::Journal(_) => "warn".into(),
         }
     }
 
@@ -137,12 +150,15 @@ impl Command {
             }
             Self::Graph(args) => {
                 let settings = Settings::read(&args.config)?;
-                let runtime = settings.engine.runtime()?;
+                let runtime = settings.runtime()?;
                 let graph = measure::job(settings)?.graph(runtime.shards)?;
                 // A reader that has seen enough is no error.
                 let _gone = write!(std::io::stdout(), "{graph}");
                 Ok(())
             }
+            Self::Savepoint(args) => look::savepoint(&args),
+            Self::State(command) => look::state(command),
+            Self::Journal(command) => look::journal(command),
         }
     }
 }

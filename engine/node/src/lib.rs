@@ -23,12 +23,16 @@
 //!
 //! The engine's parts are crates of their own, re-exported here: [`flow`] (the stream API),
 //! [`runtime`] (drivers and jobs), [`kernel`] (the seams that connectors implement), and the
-//! connectors [`file`](mod@file), [`format`](mod@format) and [`mqtt`].
+//! connectors [`file`](mod@file), [`format`](mod@format), [`mqtt`] and [`sqlite`].
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "cli")]
+mod look;
 #[cfg(feature = "cli")]
 mod measure;
 #[cfg(feature = "cli")]
@@ -43,6 +47,7 @@ pub use thalweg_format as format;
 pub use thalweg_kernel as kernel;
 pub use thalweg_mqtt as mqtt;
 pub use thalweg_runtime as runtime;
+pub use thalweg_sqlite as sqlite;
 
 use thalweg_runtime::{Job, JobError, RuntimeConfig};
 
@@ -50,16 +55,20 @@ pub use shutdown::Shutdown;
 
 /// What most programs use.
 pub mod prelude {
-    pub use crate::{run, secs};
-    pub use thalweg_file::{FileSink, FileSource, StdoutSink};
+    pub use crate::{run, run_with, secs};
+    pub use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
     pub use thalweg_flow::{
-        Average, Chain, Collected, Collection, Count, Flow, Fold, Max, Min, Reduce, Stats, Stream,
-        Sum, Tumbling, Watermarks, Windowed,
+        Average, Chain, Collected, Collection, Context, Count, Flow, Fold, KeyedProcess, ListState,
+        MapState, Max, Min, Overflow, Reduce, StateOptions, States, Stats, Stream, Sum, Ttl,
+        Tumbling, ValueState, Watermarks, Windowed,
     };
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
-    pub use thalweg_kernel::{DeadLetter, Str, Timestamp};
+    pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};
     pub use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
-    pub use thalweg_runtime::{DriverKind, Job, JobError, RuntimeConfig};
+    pub use thalweg_runtime::{
+        DriverKind, Job, JobError, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
+    };
+    pub use thalweg_sqlite::SqliteSink;
 }
 
 /// Runs a job to its end with the default configuration: one shard per core. Ctrl-C and SIGTERM
@@ -68,9 +77,18 @@ pub mod prelude {
 /// # Errors
 /// If the job does not start, or a source or sink fails for good.
 pub fn run(job: &Job) -> Result<(), JobError> {
+    run_with(job, &RuntimeConfig::default())
+}
+
+/// Runs a job to its end, or to the signal that ends it. A job with stored state is suspended by it, and
+/// goes on with the next start.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(job: &Job, config: &RuntimeConfig) -> Result<(), JobError> {
     let shutdown = Shutdown::watch();
-    let running = job.start(&RuntimeConfig::default())?;
-    shutdown.drains(&running);
+    let running = job.start(config)?;
+    shutdown.ends(&running);
     running.wait().map(|_| ())
 }
 

@@ -6,15 +6,17 @@ mod reading;
 use std::sync::Arc;
 
 use serde::Serialize;
-use thalweg_file::{FileSink, FileSource, StdoutSink};
+use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
 use thalweg_flow::{Chain, Flow, Stats, StatsValue, Stream, Tumbling, Watermarks, Windowed};
 use thalweg_format::{Csv, JsonLines, JsonSeed};
 use thalweg_kernel::{ConfigError, Str, Timestamp};
 use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
 use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
 use thalweg_runtime::Job;
+use thalweg_sqlite::SqliteSink;
 
 use self::reading::{Reading, ReadingFields};
+use crate::control::Control;
 use crate::settings::{Settings, Sink, within};
 use crate::shutdown::Shutdown;
 
@@ -39,12 +41,15 @@ impl From<Windowed<Str, StatsValue>> for Row {
 
 /// Runs the job until it ends or a signal drains it.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
-    let config = settings.engine.runtime()?;
+    let config = settings.runtime()?;
+    let state = settings.state.as_ref().map(|state| state.dir.clone());
     let keeps_dead_letters = settings.dead_letters.path.is_some();
     let shutdown = Shutdown::watch();
-    let running = job(settings)?.start(&config)?;
-    shutdown.drains(&running);
-    let metrics = running.wait()?;
+    let running = Arc::new(job(settings)?.start(&config)?);
+    shutdown.ends(&running);
+    let control = state.map(|dir| Control::listen(&dir, &running)).transpose()?;
+    let metrics = running.join()?;
+    drop(control);
     let dead_letters = metrics.total("numDeadLetters");
     // `rows` is fused to the windows and counts nothing of its own; the sinks do.
     let sinks = metrics
@@ -99,6 +104,8 @@ enum Output {
     Stdout,
     JsonLines(FileSink<JsonLines>),
     Csv(FileSink<Csv>),
+    Files(Box<RollingFiles<JsonLines>>),
+    Sqlite(Box<SqliteSink<Row>>),
     Mqtt { broker: MqttConfig, topic: Arc<str> },
 }
 
@@ -110,6 +117,23 @@ impl Output {
                 Self::Csv(FileSink::new(path, Csv::default()))
             }
             Sink::File { path } => Self::JsonLines(FileSink::new(path, JsonLines)),
+            Sink::Files { dir } => {
+                let files = RollingFiles::new(dir, JsonLines).suffix(".jsonl");
+                files.check().map_err(|error| within("sink.files", error))?;
+                Self::Files(Box::new(files))
+            }
+            Sink::Sqlite { path, table } => {
+                let sink = SqliteSink::new(path, table)
+                    .key_text("key", |row: &Row| row.key.as_str())
+                    .key("window_start", |row| row.start)
+                    .column("window_end", |row| row.end)
+                    .column("count", |row| row.count)
+                    .column("avg", |row| row.avg)
+                    .column("min", |row| row.min)
+                    .column("max", |row| row.max);
+                sink.check().map_err(|error| within("sink.sqlite", error))?;
+                Self::Sqlite(Box::new(sink))
+            }
             Sink::Mqtt { url, topic } => {
                 let broker = url.parse::<MqttConfig>();
                 let broker = broker.map_err(|error| within("sink.mqtt.url", error))?;
@@ -164,6 +188,8 @@ fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, ou
         Output::Stdout => rows.sink(StdoutSink::new()),
         Output::JsonLines(file) => rows.sink(file.clone()),
         Output::Csv(file) => rows.sink(file.clone()),
+        Output::Files(files) => rows.sink(RollingFiles::clone(files)),
+        Output::Sqlite(sink) => rows.sink(SqliteSink::clone(sink)),
         Output::Mqtt { broker, topic } => {
             let topic = Arc::clone(topic);
             let topic = move |row: &Row, out: &mut String| *out = topic.replace("{key}", &row.key);

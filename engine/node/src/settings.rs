@@ -11,7 +11,10 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 use thalweg_kernel::ConfigError;
 use thalweg_mqtt::MqttConfig;
-use thalweg_runtime::RuntimeConfig;
+use thalweg_runtime::{
+    CheckpointRules, JournalConfig, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
+    StoreOptions,
+};
 
 /// What `thalweg run` is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,6 +34,9 @@ pub(crate) struct Settings {
     pub(crate) dead_letters: DeadLetters,
     #[serde(default)]
     pub(crate) metrics: Metrics,
+    pub(crate) state: Option<State>,
+    #[serde(default)]
+    restart: Restart,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -90,6 +96,10 @@ pub(crate) enum Sink {
     Stdout {},
     /// JSON lines, or CSV if the name ends in `.csv`.
     File { path: PathBuf },
+    /// JSON lines in a directory of files that are never changed once they can be seen.
+    Files { dir: PathBuf },
+    /// A table of a SQLite database, with a row for each key and window.
+    Sqlite { path: PathBuf, table: String },
     /// JSON to a topic, in which `{key}` stands for the key.
     Mqtt { url: String, topic: String },
 }
@@ -105,6 +115,78 @@ pub(crate) struct DeadLetters {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Metrics {
     pub(crate) address: Option<SocketAddr>,
+}
+
+/// Where the job's state outlives the process, and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    pub(crate) dir: PathBuf,
+    #[serde(default = "default_interval", with = "humantime_serde")]
+    interval: Duration,
+    #[serde(default = "default_retained")]
+    retained: usize,
+    #[serde(default = "default_journal_bytes_max")]
+    journal_bytes_max: u64,
+    savepoint: Option<PathBuf>,
+    #[serde(default)]
+    drop_unknown: bool,
+}
+
+/// What happens when the job fails.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+enum Restart {
+    #[default]
+    Auto,
+    Never,
+    Fixed {
+        #[serde(with = "humantime_serde")]
+        delay: Duration,
+        restarts_max: u32,
+    },
+    Exponential {
+        #[serde(with = "humantime_serde")]
+        first: Duration,
+        #[serde(with = "humantime_serde")]
+        longest: Duration,
+    },
+    Rate {
+        failures_max: u32,
+        #[serde(with = "humantime_serde")]
+        within: Duration,
+        #[serde(with = "humantime_serde")]
+        delay: Duration,
+    },
+}
+
+impl From<&Restart> for RestartStrategy {
+    fn from(restart: &Restart) -> Self {
+        match *restart {
+            Restart::Auto => Self::Auto,
+            Restart::Never => Self::Never,
+            Restart::Fixed { delay, restarts_max } => Self::FixedDelay { delay, restarts_max },
+            Restart::Exponential { first, longest } => {
+                let reset_after = Duration::from_secs(60 * 60);
+                Self::ExponentialDelay { first, longest, factor: 1.5, jitter: 0.1, reset_after }
+            }
+            Restart::Rate { failures_max, within, delay } => {
+                Self::FailureRate { failures_max, within, delay }
+            }
+        }
+    }
+}
+
+fn default_interval() -> Duration {
+    CheckpointRules::default().interval
+}
+
+fn default_retained() -> usize {
+    1
+}
+
+fn default_journal_bytes_max() -> u64 {
+    JournalConfig::default().cap_bytes
 }
 
 fn default_name() -> String {
@@ -144,7 +226,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.engine.runtime()?;
+        self.runtime()?;
         if self.window.size < Duration::from_millis(1) {
             let size = humantime::format_duration(self.window.size);
             return Err(ConfigError::new("window.size", size, "1ms or more: 10s"));
@@ -171,11 +253,23 @@ impl Settings {
 }
 
 impl Settings {
+    /// How the job runs.
+    pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
+        let mut config = self.engine.runtime()?;
+        config.restart = (&self.restart).into();
+        if let Some(state) = &self.state {
+            config.state = Some(state.config()?);
+            config.validate().map_err(|error| within("state", error))?;
+        }
+        Ok(config)
+    }
+
     /// No file is written that is read, or written twice: opening a sink empties its file.
     fn check_paths(&self) -> Result<(), ConfigError> {
         let result = match &self.sink {
             Sink::File { path } => Some(("sink.file.path", path)),
-            Sink::Stdout {} | Sink::Mqtt { .. } => None,
+            Sink::Sqlite { path, .. } => Some(("sink.sqlite.path", path)),
+            Sink::Stdout {} | Sink::Files { .. } | Sink::Mqtt { .. } => None,
         };
         let dead = self.dead_letters.path.as_ref().map(|path| ("dead_letters.path", path));
         let wrong = |key: &str, path: &Path, other: &str| {
@@ -206,6 +300,26 @@ fn same_file(one: &Path, other: &Path) -> bool {
         _ => false,
     };
     same && regular(one)
+}
+
+impl State {
+    fn config(&self) -> Result<StateConfig, ConfigError> {
+        let journal =
+            JournalConfig { cap_bytes: self.journal_bytes_max, ..JournalConfig::default() };
+        journal.check().map_err(|error| within("state.journal_bytes_max", error))?;
+        if self.retained == 0 {
+            return Err(ConfigError::new("state.retained", 0, "1 or more checkpoints"));
+        }
+        let store = StoreOptions { retained: self.retained, ..StoreOptions::default() };
+        let mut dir = StateDirectory::new(&self.dir).journal(journal).store(store);
+        if let Some(savepoint) = &self.savepoint {
+            dir = dir.from_savepoint(savepoint);
+        }
+        let mut config = StateConfig::new(dir.backend());
+        config.checkpoints.interval = self.interval;
+        config.drop_unknown = self.drop_unknown;
+        Ok(config)
+    }
 }
 
 impl Source {

@@ -1,4 +1,4 @@
-//! Signals: the first SIGINT or SIGTERM drains the job, a later one ends it at once.
+//! Signals: the first SIGINT or SIGTERM ends the job in order, a later one at once.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,14 +24,19 @@ impl Shutdown {
         Self(signals.inspect_err(|error| tracing::warn!(%error, "cannot watch for signals")).ok())
     }
 
-    /// Drains `running` at the first SIGINT or SIGTERM, and aborts it at the second. Watches on a
-    /// thread of its own, until the process ends.
-    pub fn drains(self, running: &Running) {
+    /// Ends `running` at the first SIGINT or SIGTERM, and aborts it at the second. A job with stored
+    /// state is suspended, another one drained. Watches on a thread of its own, until the process ends.
+    pub fn ends(self, running: &Running) {
         let stopper = running.stopper();
         self.each(move |nth| {
             if nth == 1 {
-                tracing::info!("draining: sources stop, what is in flight reaches the sinks");
-                stopper.stop();
+                if stopper.suspend() {
+                    tracing::info!(
+                        "suspending: one more checkpoint, from which the next start goes on"
+                    );
+                } else {
+                    tracing::info!("draining: sources stop, what is in flight reaches the sinks");
+                }
             } else {
                 tracing::warn!("ending at once, without draining");
                 stopper.abort();

@@ -274,7 +274,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[must_use = "dropping the handle aborts the job; call `wait`"]
 pub struct Running {
     control: Arc<Control>,
-    supervisor: Option<JoinHandle<()>>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
     driver: DriverKind,
 }
 
@@ -284,7 +284,7 @@ impl Running {
         supervisor: JoinHandle<()>,
         driver: DriverKind,
     ) -> Self {
-        Self { control, supervisor: Some(supervisor), driver }
+        Self { control, supervisor: Mutex::new(Some(supervisor)), driver }
     }
 
     /// The driver that runs it: [`DriverKind::Auto`] has been decided.
@@ -311,7 +311,9 @@ impl Running {
 
     /// Whether the job has ended.
     pub fn is_finished(&self) -> bool {
-        self.supervisor.as_ref().is_none_or(JoinHandle::is_finished)
+        // Whoever waits for it holds the lock.
+        let Ok(supervisor) = self.supervisor.try_lock() else { return false };
+        supervisor.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// The metrics as the shards last published them, about a second ago at most.
@@ -342,8 +344,16 @@ impl Running {
     ///
     /// # Errors
     /// What the job has failed with; [`JobError::Aborted`] if the job was aborted.
-    pub fn wait(mut self) -> Result<Snapshot, JobError> {
-        self.join();
+    pub fn wait(self) -> Result<Snapshot, JobError> {
+        self.join()
+    }
+
+    /// The same for a handle that is shared. One caller gets the error.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait).
+    pub fn join(&self) -> Result<Snapshot, JobError> {
+        self.join_supervisor();
         match locked(&self.control.error).take() {
             Some(error) => Err(error),
             None if self.control.wish() == Phase::Aborting => Err(JobError::Aborted),
@@ -351,8 +361,9 @@ impl Running {
         }
     }
 
-    fn join(&mut self) {
-        if let Some(supervisor) = self.supervisor.take()
+    fn join_supervisor(&self) {
+        let mut supervisor = locked(&self.supervisor);
+        if let Some(supervisor) = supervisor.take()
             && supervisor.join().is_err()
         {
             let message = "its supervisor did".into();
@@ -363,9 +374,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.supervisor.is_some() {
+        if locked(&self.supervisor).is_some() {
             self.stopper().abort();
-            self.join();
+            self.join_supervisor();
         }
     }
 }
@@ -380,9 +391,10 @@ impl Stopper {
         self.0.ask(Phase::Draining);
     }
 
-    /// As [`Running::suspend`].
-    pub fn suspend(&self) {
+    /// As [`Running::suspend`]; whether the job has stored state, and so is not just stopped.
+    pub fn suspend(&self) -> bool {
         self.0.ask(if self.0.stateful { Phase::Suspending } else { Phase::Draining });
+        self.0.stateful
     }
 
     /// Ends the job without draining it.

@@ -1,0 +1,106 @@
+//! How a running job is told from outside to write a savepoint: through a Unix socket in its state directory,
+//! which only its owner can open.
+//!
+//! ```text
+//! request = "savepoint" | "stop", a blank, the path, a line feed
+//! answer  = "ok", a blank, the epoch, a line feed  |  "error", a blank, why, a line feed
+//! ```
+//! One request for each connection. `stop` suspends the job once the savepoint is written.
+
+use std::fs::{self, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use thalweg_runtime::Running;
+
+/// The name of the socket in the state directory.
+const SOCKET: &str = "control.sock";
+/// A request has at most this many bytes.
+const REQUEST_BYTES_MAX: u64 = 4_096;
+/// Whoever connects must say what they want within this.
+const REQUEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The socket of a running job. It goes with this.
+pub(crate) struct Control(PathBuf);
+
+impl Control {
+    /// Listens in the state directory `dir`, on a thread of its own, until the process ends.
+    pub(crate) fn listen(dir: &Path, running: &Arc<Running>) -> anyhow::Result<Self> {
+        let path = dir.join(SOCKET);
+        // The directory has one owner, so this is a left-over of one that was killed.
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        // A handle that does not keep the job alive: its owner waits for it by value.
+        let running = Arc::downgrade(running);
+        let serve = move || {
+            for stream in listener.incoming() {
+                let Some(running) = running.upgrade() else { return };
+                if let Err(error) = stream.and_then(|stream| answer(stream, &running)) {
+                    tracing::warn!(%error, "a request at the control socket failed");
+                }
+            }
+        };
+        thread::Builder::new().name("control".into()).spawn(serve)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
+fn answer(stream: UnixStream, running: &Running) -> io::Result<()> {
+    stream.set_read_timeout(Some(REQUEST_WAIT))?;
+    let mut request = String::new();
+    BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut request)?;
+    let said = match request.trim_end().split_once(' ') {
+        Some((what @ ("savepoint" | "stop"), path)) => {
+            let saved = running.savepoint(Path::new(path));
+            if what == "stop" && saved.is_ok() {
+                running.suspend();
+            }
+            saved.map_err(|error| error.to_string())
+        }
+        _ => Err("not a request: savepoint PATH, or stop PATH".into()),
+    };
+    match said {
+        Ok(epoch) => writeln!(&stream, "ok {epoch}"),
+        Err(why) => writeln!(&stream, "error {}", why.replace('\n', " ")),
+    }
+}
+
+/// Asks the job that runs in the state directory `dir` for a savepoint; its epoch. `None` if no job
+/// runs there.
+pub(crate) fn ask_for_savepoint(
+    dir: &Path,
+    to: &Path,
+    stop: bool,
+) -> anyhow::Result<Option<String>> {
+    let to = std::path::absolute(to)?;
+    let path = to.to_str().filter(|path| !path.contains('\n'));
+    let Some(path) = path else { bail!("{} is no path that can be sent", to.display()) };
+    let Ok(mut stream) = UnixStream::connect(dir.join(SOCKET)) else { return Ok(None) };
+    let what = if stop { "stop" } else { "savepoint" };
+    writeln!(stream, "{what} {path}")?;
+    let mut said = String::new();
+    BufReader::new(stream).read_line(&mut said)?;
+    match said.trim_end().split_once(' ') {
+        Some(("ok", epoch)) => Ok(Some(epoch.to_owned())),
+        Some(("error", why)) => bail!("{why}"),
+        _ => bail!("the job ended before it answered; is its log telling more?"),
+    }
+}
