@@ -139,7 +139,7 @@ pub(crate) struct State {
 enum Restart {
     #[default]
     Auto,
-    Never,
+    Never {},
     Fixed {
         #[serde(with = "humantime_serde")]
         delay: Duration,
@@ -164,7 +164,7 @@ impl From<&Restart> for RestartStrategy {
     fn from(restart: &Restart) -> Self {
         match *restart {
             Restart::Auto => Self::Auto,
-            Restart::Never => Self::Never,
+            Restart::Never {} => Self::Never,
             Restart::Fixed { delay, restarts_max } => Self::FixedDelay { delay, restarts_max },
             Restart::Exponential { first, longest } => {
                 let reset_after = Duration::from_secs(60 * 60);

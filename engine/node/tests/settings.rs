@@ -35,7 +35,7 @@ fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
         (format!("{FILES}[engine]\ndriver = 'glomio'"), &["driver", "glomio", "auto, glommio"]),
         (FILES.replace("['in']", "[]"), &["source", "`mqtt` with `topics`, or `files`"]),
         (FILES.replace("['in']", "'in'"), &["source.files", "in", "a list"]),
-        (FILES.replace("stdout", "printer"), &["printer", "stdout, file, mqtt"]),
+        (FILES.replace("stdout", "printer"), &["printer", "stdout, file, files, sqlite, mqtt"]),
         (FILES.replace("files", "topics = ['a']\nfiles"), &["source.topics", "\"a\"", "none"]),
         (FILES.replace("files", "payload_bytes_max = 0\nfiles"), &["payload_bytes_max", "1 or"]),
         (to_topic("out/#"), &["sink.mqtt.topic", "out/#", "without wildcards"]),
@@ -105,23 +105,43 @@ fn the_sample_configuration_is_right_and_its_defaults_are_the_defaults() {
     let graph = run(&["graph", sample]).ok();
     assert!(graph.contains("Tumbling window of 10s") && graph.contains("mqtt://"), "{graph}");
 
-    // What is commented out must be a key with a right value, too.
+    // What is commented out must be right, too: keys one by one, sections whole.
     let dir = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(sample).unwrap();
-    let commented: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# "))
-        .filter(|line| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')))
-        .collect();
-    assert!(commented.len() > 10, "{commented:?}");
-    for line in commented {
-        let (key, _) = line.split_once(" = ").unwrap();
-        let other = format!("\n{key} = ");
-        // `files` stands against `mqtt`, and a result has one sink.
-        if text.contains(&other) || key == "files" || line.contains("averages.csv") {
-            continue;
-        }
-        let toml = text.replace(&format!("\n# {line}"), &format!("\n{line}"));
+    let (mut tried, mut section) = (0, None::<String>);
+    let mut try_it = |toml: &str| {
         run(&["graph", &file(dir.path(), "one.toml", toml)]).ok();
+        tried += 1;
+    };
+    for line in text.lines().chain([""]) {
+        let commented = line.strip_prefix("# ").filter(|line| {
+            line.starts_with('[')
+                || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+        });
+        match (&mut section, commented) {
+            (Some(keys), Some(line)) if !line.starts_with('[') => *keys += &format!("{line}\n"),
+            (None, Some(line)) if !line.starts_with('[') => {
+                let (key, _) = line.split_once(" = ").unwrap();
+                // `files` stands against `mqtt`; a key that is set is not set twice.
+                if key != "files" && !text.contains(&format!("\n{key} = ")) {
+                    try_it(&text.replace(&format!("\n# {line}"), &format!("\n{line}")));
+                }
+            }
+            (section, commented) => {
+                if let Some(mut whole) = section.take() {
+                    let mut text = text.clone();
+                    if whole.starts_with("[sink.") {
+                        // A result has one sink.
+                        let set = text.find("[sink.mqtt]").unwrap();
+                        let end = set + text[set..].find("\n\n").unwrap();
+                        text.replace_range(set..end, "");
+                    }
+                    whole.insert_str(0, &format!("{text}\n"));
+                    try_it(&whole);
+                }
+                *section = commented.map(|line| format!("{line}\n"));
+            }
+        }
     }
+    assert!(tried > 15, "{tried}");
 }
