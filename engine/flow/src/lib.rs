@@ -63,6 +63,7 @@ pub use counters::{Metric, MetricKind};
 pub use exchange::key_by::KeyedStream;
 pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
+pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Chain, Now, Operator, StepContext};
 pub use process::{Addressed, Context, KeyedProcess, Process, SideTag, TIMERS_MAX};

@@ -1,0 +1,221 @@
+//! `deduplicate`: drops what a publisher has sent twice, by the number it gives each message.
+//!
+//! MQTT repeats what was not acknowledged in time, and a publisher that was cut off sends again. If it
+//! numbers its messages, a repetition can be told from news: per key the operator keeps the highest number and
+//! which of the [`DEDUPLICATE_WINDOW`] numbers below it have come. That is part of the key's state, so
+//! repetitions across a restart are recognised, too.
+//!
+//! A number below that window is no repetition but a publisher that counts anew, for nothing is dropped that
+//! may be news: it passes (`numSequenceRestarts`), and the window begins again there. A repetition that
+//! comes later than the window is long passes likewise.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use thalweg_kernel::{Collector, Key};
+
+use crate::counters::Counter;
+use crate::exchange::inbox::Inbox;
+use crate::exchange::key_by::KeyedStream;
+use crate::pipeline::{Chain, Then};
+use crate::process::{Addressed, Context, KeyedProcess, Process};
+use crate::state::ValueState;
+use crate::stream::Stream;
+
+/// The default number of numbers below a key's highest of which it is known whether they have come: more
+/// than a broker has in flight for a client. It takes 128 bytes for each key.
+pub const DEDUPLICATE_WINDOW: usize = 1_024;
+
+/// Which numbers of a key have come.
+#[derive(Archive, Serialize, Deserialize, Debug, Default)]
+pub struct Seen {
+    highest: u64,
+    /// Bit `n % bits` of number `n`; empty before the first one.
+    bits: Vec<u64>,
+}
+
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    News,
+    Repeated,
+    Restart,
+}
+
+impl Seen {
+    fn judge(&mut self, number: u64, window: usize) -> Verdict {
+        let words = window.div_ceil(64).max(1);
+        let bits = words as u64 * 64;
+        if self.bits.len() != words {
+            // The first one, or the job has another window now: it begins with what is certain.
+            let first = self.bits.is_empty();
+            self.bits = vec![0; words];
+            if !first {
+                self.set(self.highest, bits);
+            } else {
+                self.highest = number;
+                self.set(number, bits);
+                return Verdict::News;
+            }
+        }
+        if number > self.highest {
+            let skipped = number - self.highest;
+            if skipped >= bits {
+                self.bits.fill(0);
+            } else {
+                (self.highest + 1..=number).for_each(|passed| self.clear(passed, bits));
+            }
+            self.highest = number;
+            self.set(number, bits);
+            return Verdict::News;
+        }
+        if self.highest - number >= bits {
+            self.bits.fill(0);
+            self.highest = number;
+            self.set(number, bits);
+            return Verdict::Restart;
+        }
+        if self.bits[(number % bits / 64) as usize] & 1 << (number % 64) != 0 {
+            return Verdict::Repeated;
+        }
+        self.set(number, bits);
+        Verdict::News
+    }
+
+    fn set(&mut self, number: u64, bits: u64) {
+        self.bits[(number % bits / 64) as usize] |= 1 << (number % 64);
+    }
+
+    fn clear(&mut self, number: u64, bits: u64) {
+        self.bits[(number % bits / 64) as usize] &= !(1 << (number % 64));
+    }
+}
+
+/// See the module.
+pub struct Deduplicate<K, S> {
+    sequence: S,
+    window: usize,
+    seen: ValueState<K, Seen>,
+    repeated: Counter,
+    restarts: Counter,
+}
+
+impl<K: Key, T: 'static, S: Fn(&T) -> u64 + 'static> KeyedProcess<K, T> for Deduplicate<K, S> {
+    type Out = T;
+
+    fn record(&mut self, record: T, cx: &mut Context<'_, K>, out: &mut impl Collector<T>) {
+        let number = (self.sequence)(&record);
+        match self.seen.update(cx, |seen| seen.judge(number, self.window)) {
+            Verdict::News => {}
+            Verdict::Repeated => return self.repeated.add(1),
+            Verdict::Restart => self.restarts.add(1),
+        }
+        out.record(cx.time(), record);
+    }
+}
+
+/// The stream without repetitions.
+type Deduplicated<C, K, F, S> = Stream<
+    Then<Inbox<Addressed<<C as Chain>::Out>>, Process<K, <C as Chain>::Out, F, Deduplicate<K, S>>>,
+>;
+
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>
+where
+    C::Out: Send,
+{
+    /// Drops records whose number, as `sequence` reads it, has come before for the key. Repetitions are
+    /// counted (`numRepetitionsDropped`). Of which numbers that is known is bounded: see
+    /// [`DEDUPLICATE_WINDOW`].
+    ///
+    /// ```
+    /// # use thalweg_flow::*;
+    /// # let out = Collected::new();
+    /// # let sink = out.sink();
+    /// # let job = move |flow: &Flow| {
+    /// flow.source(Collection::new([("a", 1), ("a", 2), ("b", 1), ("a", 2)]), Watermarks::monotonous())
+    ///     .key_by(|&(device, _)| device)
+    ///     .deduplicate(|&(_, number)| number)
+    /// #   .sink(sink.clone());
+    /// # };
+    /// # let mut shard = Shard::build(&job, &BuildContext::single("deduplicate")).unwrap();
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
+    /// # assert_eq!(out.take(), [("a", 1), ("a", 2), ("b", 1)]);
+    /// ```
+    pub fn deduplicate<S: Fn(&C::Out) -> u64 + 'static>(
+        self,
+        sequence: S,
+    ) -> Deduplicated<C, K, F, S> {
+        self.deduplicate_within(DEDUPLICATE_WINDOW, sequence)
+    }
+
+    /// The same with another window: so many numbers below the highest.
+    pub fn deduplicate_within<S: Fn(&C::Out) -> u64 + 'static>(
+        self,
+        window: usize,
+        sequence: S,
+    ) -> Deduplicated<C, K, F, S> {
+        let (repeated, restarts) = (Counter::default(), Counter::default());
+        let counters = (repeated.clone(), restarts.clone());
+        let stream = self.process(|states| Deduplicate {
+            sequence,
+            window,
+            seen: states.value("seen"),
+            repeated,
+            restarts,
+        });
+        let node = stream.at.node;
+        stream.flow.adopt_counter("numRepetitionsDropped", node, &counters.0);
+        stream.flow.adopt_counter("numSequenceRestarts", node, &counters.1);
+        stream.name("Deduplicate")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Method: a publisher that skips numbers, repeats recent ones, and now and then counts anew, against
+    /// a set of what has come since.
+    #[test]
+    fn it_equals_a_set_of_all_numbers_within_the_window() {
+        let mut random = 7_u64;
+        let mut below = |bound: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % bound
+        };
+        for window in [1, 64, 65, 1_024] {
+            let bits = (window as u64).div_ceil(64) * 64;
+            let (mut seen, mut all, mut highest) = (Seen::default(), HashSet::new(), 0_u64);
+            for n in 0..20_000 {
+                let number = match below(100) {
+                    0 => highest + below(3 * bits),
+                    1 if highest > bits => below(highest - bits + 1),
+                    2..60 => highest.saturating_sub(below(bits)),
+                    _ => highest + 1,
+                };
+                let expected = if n == 0 || number > highest {
+                    Verdict::News
+                } else if highest - number >= bits {
+                    all.clear();
+                    Verdict::Restart
+                } else if all.contains(&number) {
+                    Verdict::Repeated
+                } else {
+                    Verdict::News
+                };
+                assert_eq!(seen.judge(number, window), expected, "{number} after {highest}");
+                all.insert(number);
+                highest = if expected == Verdict::Restart { number } else { highest.max(number) };
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_numbers_do_not_overflow() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.judge(u64::MAX, 64), Verdict::News);
+        assert_eq!(seen.judge(u64::MAX, 64), Verdict::Repeated);
+        assert_eq!(seen.judge(0, 64), Verdict::Restart);
+        assert_eq!(seen.judge(u64::MAX - 1, 64), Verdict::News);
+    }
+}
