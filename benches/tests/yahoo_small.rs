@@ -71,6 +71,16 @@ fn assert_latency(line: &Value, rate: u64) {
 }
 
 #[test]
+fn checkpoints_change_no_count_and_are_compared_with_none() {
+    let expected = counted(400_000, 10_000, |i| i / 1_000);
+    let (said, lines) = run("--cores 2 --events 400000 --checkpoint 10ms --rounds 1");
+    assert!(said.contains("itself without checkpoints"), "{said}");
+    assert_eq!(lines.len(), 2, "{said}");
+    assert_eq!(lines.iter().filter(|line| line["checkpoint_ms"] == 10).count(), 1, "{said}");
+    lines.iter().for_each(|line| assert_eq!(answer(line), expected));
+}
+
+#[test]
 fn all_engines_count_the_same_on_one_core_and_on_two() {
     let expected = counted(200_000, 10_000, |i| i / 1_000);
     for cores in [1, 2] {
@@ -176,8 +186,6 @@ fn a_sweep_ends_at_its_bound_and_is_drawn_and_kept() {
 #[test]
 fn wrong_options_end_with_2_and_say_what_is_allowed() {
     for (arguments, said) in [
-        ("--checkpoint 10ms", "comes with checkpoints; not in this build"),
-        ("--checkpoint 1s", "comes with checkpoints; not in this build"),
         ("--checkpoint 2s", "possible values: off, 10ms, 1s"),
         ("--mode json --peer timely", "mode json knows handloop"),
         ("--rate 1000 --peer handloop", "thalweg runs alone"),

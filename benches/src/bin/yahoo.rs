@@ -56,7 +56,7 @@ struct Args {
     #[arg(long, value_name = "TIME", value_parser = window)]
     window: Option<Duration>,
 
-    /// How often thalweg takes a checkpoint
+    /// How often thalweg takes a checkpoint; it then runs without them in turn, to compare
     #[arg(long, value_enum, default_value = "off", value_name = "INTERVAL")]
     checkpoint: Checkpoint,
 
@@ -113,7 +113,7 @@ struct Args {
     measure: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Checkpoint {
     Off,
     #[value(name = "10ms")]
@@ -145,9 +145,7 @@ fn conflict(args: &Args) -> Option<String> {
         Mode::Json => **peer != Engine::Handloop,
         _ => false,
     });
-    if args.checkpoint != Checkpoint::Off {
-        Some("--checkpoint: comes with checkpoints; not in this build. Allowed: off".into())
-    } else if args.peers.contains(&Engine::Thalweg) {
+    if args.peers.contains(&Engine::Thalweg) {
         Some("--peer thalweg: it always runs; name others".into())
     } else if let Some(peer) = unknown {
         let name = peer.name();
@@ -197,6 +195,11 @@ fn spec(args: &Args, broker: Option<&Broker>) -> Spec {
         noise_ms: (args.noise_seconds * 1e3) as u64,
         broker: broker.map(|broker| (broker.host.clone(), broker.port)),
         qos: args.qos,
+        checkpoint_ms: match args.checkpoint {
+            Checkpoint::Off => None,
+            Checkpoint::TenMillis => Some(10),
+            Checkpoint::Second => Some(1_000),
+        },
     }
 }
 
@@ -240,7 +243,8 @@ fn turns(args: &Args, spec: &Spec, runs: &mut Runs) -> anyhow::Result<Vec<String
             engines.push(peer);
         }
     }
-    let by_default = if engines.len() > 1 { 3 } else { 1 };
+    let alone = engines.len() == 1 && spec.checkpoint_ms.is_none();
+    let by_default = if alone { 1 } else { 3 };
     runs.rounds(spec, &engines, args.rounds.unwrap_or(by_default))?;
     Ok(runs.ratios(&engines[1..]))
 }

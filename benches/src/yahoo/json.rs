@@ -179,7 +179,7 @@ pub fn thalweg(spec: &Spec) -> anyhow::Result<(Answer, Spent)> {
             .aggregate(Count)
             .sink(sink);
     });
-    let config = spec.config()?;
+    let (config, _state) = spec.config()?;
     let meter = Meter::start();
     let metrics = job.run_with(&config)?;
     let spent = meter.stop();

@@ -61,17 +61,22 @@ impl Runs {
         }
     }
 
-    /// Measures `spec` with each of `engines` in turn, so many times, each time another one first.
+    /// Measures `spec` with each of `engines` in turn, so many times, each time another one first. With
+    /// checkpoints thalweg runs without them, too.
     ///
     /// # Errors
     /// As [`measure`](Self::measure).
     pub fn rounds(&mut self, spec: &Spec, engines: &[Engine], rounds: u32) -> anyhow::Result<()> {
-        let mut engines = engines.to_vec();
+        let mut turns: Vec<_> =
+            engines.iter().map(|&engine| Spec { engine, ..spec.clone() }).collect();
+        if spec.checkpoint_ms.is_some() {
+            turns.push(Spec { checkpoint_ms: None, ..spec.clone() });
+        }
         for round in 1..=rounds {
-            for &engine in &engines {
-                self.measure(&Spec { engine, ..spec.clone() }, round)?;
+            for turn in &turns {
+                self.measure(turn, round)?;
             }
-            engines.rotate_left(1);
+            turns.rotate_left(1);
         }
         Ok(())
     }
@@ -93,8 +98,9 @@ impl Runs {
             "check",
         ]);
         for line in &self.lines {
+            let checkpoints = line.checkpoint_ms.map(|ms| format!(", checkpoints each {ms} ms"));
             table.row([
-                line.engine.name().to_owned(),
+                format!("{}{}", line.engine.name(), checkpoints.unwrap_or_default()),
                 line.mode.name().to_owned(),
                 line.cores.to_string(),
                 line.events.to_string(),
@@ -137,18 +143,27 @@ impl Runs {
         any.then_some(table)
     }
 
-    /// How thalweg compares with each peer: the median over the rounds of their ratios in each.
+    /// How thalweg compares with each peer, and with checkpoints to itself without: the median over the
+    /// rounds of their ratios in each.
     pub fn ratios(&self, peers: &[Engine]) -> Vec<String> {
-        let of = |engine: Engine| self.lines.iter().filter(move |line| line.engine == engine);
-        let compared = peers.iter().map(|&peer| {
-            let pairs = || of(Engine::Thalweg).zip(of(peer));
+        let most = self.lines.iter().filter_map(|line| line.checkpoint_ms).max();
+        let of = |engine: Engine, checkpoint_ms: Option<u64>| {
+            let ours = move |line: &&Line| {
+                engine != Engine::Thalweg || line.checkpoint_ms == checkpoint_ms
+            };
+            self.lines.iter().filter(move |line| line.engine == engine).filter(ours)
+        };
+        let without = most.map(|_| (Engine::Thalweg, "itself without checkpoints"));
+        let peers = peers.iter().map(|&peer| (peer, peer.name())).chain(without);
+        let compared = peers.map(|(peer, name)| {
+            let pairs = || of(Engine::Thalweg, most).zip(of(peer, None));
             let cpu =
                 median(pairs().map(|(ours, peer)| ours.cpu_ns_per_event / peer.cpu_ns_per_event));
             let speed = median(pairs().map(|(ours, peer)| ours.events_per_s / peer.events_per_s));
             format!(
                 "thalweg over {}: {cpu:.2} times the CPU time of an event, {speed:.2} times the \
                  throughput (medians of {} rounds)",
-                peer.name(),
+                name,
                 pairs().count()
             )
         });

@@ -204,7 +204,8 @@ pub fn run(spec: &Spec) -> anyhow::Result<Line> {
     let (subscribed, arrived) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let job = describe(spec, clock, &recorded, &subscribed, &arrived)?;
     let meter = Meter::start();
-    let running = job.start(&spec.config()?)?;
+    let (config, _state) = spec.config()?;
+    let running = job.start(&config)?;
     let deadline = Instant::now() + SUBSCRIBED_MAX;
     while !subscribed.load(Ordering::Acquire) {
         if running.is_finished() || Instant::now() > deadline {

@@ -299,7 +299,7 @@ pub fn run(spec: &Spec) -> anyhow::Result<Line> {
         let (source, sink) = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         count_views(flow, source, window, sink);
     });
-    let config = spec.config()?;
+    let (config, _state) = spec.config()?;
     let meter = Meter::start();
     job.run_with(&config)?;
     let spent = meter.stop();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use thalweg::prelude::*;
 
 use super::workload::{Answer, event_time, naive, published};
@@ -92,20 +93,30 @@ pub struct Spec {
     pub broker: Option<(String, u16)>,
     /// The quality of service, in mode `mqtt`.
     pub qos: u8,
+    /// How often thalweg takes a checkpoint, to a directory of its own; never without.
+    pub checkpoint_ms: Option<u64>,
 }
 
 impl Spec {
-    /// How thalweg is run.
+    /// How thalweg is run, and its state directory, which goes with the handle.
     ///
     /// # Errors
-    /// If the driver is not one.
-    pub fn config(&self) -> anyhow::Result<RuntimeConfig> {
-        Ok(RuntimeConfig {
+    /// If the driver is not one, or there is no room for temporary files.
+    pub fn config(&self) -> anyhow::Result<(RuntimeConfig, Option<TempDir>)> {
+        let dir = self.checkpoint_ms.map(|_| tempfile::tempdir()).transpose()?;
+        let state = dir.as_ref().zip(self.checkpoint_ms).map(|(dir, interval_ms)| {
+            let mut state = StateConfig::new(StateDirectory::new(dir.path()).backend());
+            state.checkpoints.interval = Duration::from_millis(interval_ms);
+            state
+        });
+        let config = RuntimeConfig {
+            state,
             shards: self.cores,
             driver: DriverKind::from_str(&self.driver)?,
             spin: Duration::from_micros(self.spin_us),
             ..RuntimeConfig::default()
-        })
+        };
+        Ok((config, dir))
     }
 
     /// The window.
@@ -152,7 +163,7 @@ impl Spec {
     fn thalweg(&self) -> anyhow::Result<(Answer, Spent)> {
         let source = source::Generator { events: self.events, partitions: self.cores };
         let (job, rows) = job::job(source, self.window());
-        let config = self.config()?;
+        let (config, _state) = self.config()?;
         let meter = Meter::start();
         job.run_with(&config)?;
         let spent = meter.stop();
@@ -184,6 +195,7 @@ impl Spec {
             window_ms: self.window_ms,
             check: Check::None,
             round: 1,
+            checkpoint_ms: self.checkpoint_ms.filter(|_| thalweg),
             driver: thalweg.then(|| self.driver.clone()),
             spin_us: thalweg.then_some(self.spin_us),
             latency: None,
@@ -250,6 +262,9 @@ pub struct Line {
     pub check: Check,
     /// The how manieth run of this engine.
     pub round: u32,
+    /// Of thalweg: how often it took a checkpoint, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_ms: Option<u64>,
     /// Of thalweg: its driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,

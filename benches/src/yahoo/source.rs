@@ -1,7 +1,8 @@
 //! The generator inside the engine: a source with a partition per core, as fast as it is polled.
 
 use thalweg::kernel::{
-    ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
+    Timestamp,
 };
 
 use super::workload::{Ads, Event, Slice};
@@ -27,8 +28,13 @@ impl SourceSpec for Generator {
         self.partitions
     }
 
-    fn open(&self, partition: usize, _cx: &OpenContext) -> Result<Generating, ConnectorError> {
-        let slice = Ads::default().slice(partition, self.partitions, self.events);
+    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Generating, ConnectorError> {
+        let mut slice = Ads::default().slice(partition, self.partitions, self.events);
+        if let Some(bytes) =
+            cx.durability.position.as_deref().and_then(|bytes| bytes.try_into().ok())
+        {
+            slice.skip_to(u64::from_le_bytes(bytes));
+        }
         Ok(Generating { slice, stopped: false })
     }
 }
@@ -61,5 +67,9 @@ impl Source for Generating {
 
     fn stop(&mut self) {
         self.stopped = true;
+    }
+
+    fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
+        position.extend_from_slice(&self.slice.position().to_le_bytes());
     }
 }

@@ -146,6 +146,18 @@ pub struct Slice {
     events: u64,
 }
 
+impl Slice {
+    /// The number of the next event.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Goes on at an event that was once the next one.
+    pub fn skip_to(&mut self, position: u64) {
+        self.next = position;
+    }
+}
+
 impl Iterator for Slice {
     type Item = Event;
 
