@@ -51,7 +51,7 @@ mod recover;
 mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use thalweg_kernel::{ConfigError, ConnectorError, Encode, Epoch, OpenContext, SinkSpec};
@@ -233,9 +233,4 @@ impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for RollingFiles<E>
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

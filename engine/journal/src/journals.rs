@@ -170,17 +170,15 @@ fn no_journal(name: &str, place: &Path) -> JournalError {
 
 /// Creates a directory and those above it, durably.
 fn create_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-        create_directory(above)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    if !path.is_dir() {
+        above.map_or(Ok(()), create_directory)?;
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    // Also if it was there: a life before may have been killed between making and syncing it.
     File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 

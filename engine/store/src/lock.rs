@@ -27,11 +27,12 @@ impl DirLock {
         if !dir.is_dir() {
             fs::create_dir_all(dir)
                 .map_err(|error| failed("cannot make the state directory", &error))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_dir(parent)?;
-            }
         }
         let dir = dir.canonicalize().map_err(|e| failed("cannot find the state directory", &e))?;
+        // Also if it was there: a life before may have been killed between making and syncing it.
+        if let Some(parent) = dir.parent() {
+            sync_dir(parent)?;
+        }
         let path = dir.join(LOCK_FILE);
         let mut file = File::options()
             .read(true)

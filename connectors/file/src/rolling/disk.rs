@@ -6,8 +6,6 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::parent;
-
 /// A directory. Names are without it.
 pub(crate) trait Disk: Send + 'static {
     /// An open file.
@@ -43,9 +41,15 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes it if it is not there.
     pub(crate) fn open(path: &Path, tag: u64) -> io::Result<Self> {
-        if !path.exists() {
-            fs::create_dir_all(path)?;
-            File::open(parent(path))?.sync_all()?;
+        fs::create_dir_all(path)?;
+        // Also if it was there: a life before may have been killed between making and syncing it.
+        for ancestor in path.canonicalize()?.ancestors().skip(1) {
+            match File::open(ancestor) {
+                Ok(directory) => directory.sync_all()?,
+                // Not ours, so not of our making.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                Err(error) => return Err(error),
+            }
         }
         let handle = File::open(path)?;
         let lock = path.join(format!(".part-{tag:016x}.lock"));

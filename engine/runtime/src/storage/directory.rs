@@ -6,7 +6,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -89,7 +90,7 @@ impl StateDirectory {
     fn open(&self) -> Result<OpenedStore, JobError> {
         let (epochs, journals) = (Self::epochs_in(&self.dir), Self::journals_in(&self.dir));
         for dir in [&epochs, &journals] {
-            fs::create_dir_all(dir).map_err(|error| {
+            make_durable(dir).map_err(|error| {
                 let dir = dir.display();
                 JobError::Storage(format!("cannot make the state directory {dir}: {error}"))
             })?;
@@ -115,6 +116,21 @@ impl StateDirectory {
         let store = Box::new(Directory { newest, ..store });
         Ok(OpenedStore { store, journals: Some(Arc::new(journals)) })
     }
+}
+
+/// Makes a directory that a power cut does not take away: the name of each directory on the way to it is
+/// synced, also if it was there. (An earlier life may have been killed between making and syncing it.)
+fn make_durable(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for ancestor in dir.canonicalize()?.ancestors() {
+        match File::open(ancestor) {
+            Ok(directory) => directory.sync_all()?,
+            // Not ours, so not of our making.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 struct Directory {

@@ -1,6 +1,7 @@
 //! Real directories.
 
 use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
