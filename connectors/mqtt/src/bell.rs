@@ -1,8 +1,9 @@
 //! How shards call an I/O thread: flags and a waker. The thread looks at its queues whenever the
 //! bell rings, so no queue needs a waiting receiver of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 
 use atomic_waker::AtomicWaker;
 
@@ -16,6 +17,19 @@ pub(crate) struct Bell {
     stop: AtomicBool,
     /// Nobody waits for us any more: end at once and leave what is not acknowledged to the broker.
     abandoned: AtomicBool,
+    /// The shard has gone, having read all: no checkpoint will release any more.
+    left: AtomicBool,
+}
+
+/// The journal rings, too: when records have become durable, and when there is room again.
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
 }
 
 impl Bell {
@@ -32,6 +46,11 @@ impl Bell {
 
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
         self.ring();
     }
 
@@ -60,5 +79,9 @@ impl Bell {
 
     pub(crate) fn abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 }

@@ -8,6 +8,7 @@ use thalweg_kernel::{Message, Timestamp};
 
 use crate::config::Qos;
 use crate::link::Delivery;
+use crate::record::Record;
 
 /// The most messages of a chunk.
 pub const CHUNK_MESSAGES_MAX: usize = 512;
@@ -22,6 +23,9 @@ struct Entry {
     topic: Range<usize>,
     payload: Range<usize>,
     properties: Range<usize>,
+    received: Timestamp,
+    /// The mark behind it: see [`Pact`](crate::pact::Pact).
+    behind: u64,
     retained: bool,
 }
 
@@ -34,7 +38,10 @@ pub(crate) struct Chunk {
     entries: Vec<Entry>,
     /// In receive order. A message may be acknowledged and not be an entry: one that was skipped.
     acks: Vec<(u16, Qos)>,
-    received: Timestamp,
+    /// Messages that are dead letters: their indices, and why.
+    refusals: Vec<(usize, String)>,
+    /// The time of receipt of live messages.
+    pub(crate) received: Timestamp,
     /// The connection that delivered it all.
     pub(crate) generation: u64,
     /// Filled in by the shard: messages that no filter of the source matched.
@@ -51,23 +58,57 @@ impl Chunk {
         self.properties.clear();
         self.entries.clear();
         self.acks.clear();
+        self.refusals.clear();
         self.received = received;
         self.generation = generation;
         self.unmatched = 0;
     }
 
-    pub(crate) fn push(&mut self, delivery: Delivery) {
-        let topic_from = self.topics.len();
-        self.topics.push_str(&String::from_utf8_lossy(&delivery.topic));
-        let payload_from = self.payloads.len();
-        self.payloads.extend_from_slice(&delivery.payload);
+    /// A message that was received now.
+    pub(crate) fn push(&mut self, delivery: Delivery, behind: u64) {
         let properties_from = self.properties.len();
         self.properties.extend(delivery.user_properties);
+        let (retained, received) = (delivery.retained, self.received);
+        let topic = String::from_utf8_lossy(&delivery.topic);
+        self.push_parts(&topic, &delivery.payload, properties_from, received, behind, retained);
+    }
+
+    /// A message that was received earlier.
+    pub(crate) fn push_record(&mut self, record: &Record<'_>, received: Timestamp, behind: u64) {
+        let properties_from = self.properties.len();
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        self.properties.extend(record.user_properties().map(owned));
+        let (topic, payload, retained) = (record.topic, record.payload, record.retained);
+        self.push_parts(topic, payload, properties_from, received, behind, retained);
+    }
+
+    /// A message that is to become a dead letter.
+    #[cold]
+    pub(crate) fn push_refused(&mut self, delivery: Delivery, behind: u64, why: String) {
+        self.refusals.push((self.entries.len(), why));
+        self.push(delivery, behind);
+    }
+
+    fn push_parts(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        properties_from: usize,
+        received: Timestamp,
+        behind: u64,
+        retained: bool,
+    ) {
+        let topic_from = self.topics.len();
+        self.topics.push_str(topic);
+        let payload_from = self.payloads.len();
+        self.payloads.extend_from_slice(payload);
         self.entries.push(Entry {
             topic: topic_from..self.topics.len(),
             payload: payload_from..self.payloads.len(),
             properties: properties_from..self.properties.len(),
-            retained: delivery.retained,
+            received,
+            behind,
+            retained,
         });
     }
 
@@ -110,9 +151,21 @@ impl Chunk {
             ..Message::new(
                 &self.topics[entry.topic.clone()],
                 &self.payloads[entry.payload.clone()],
-                self.received,
+                entry.received,
             )
         })
+    }
+
+    /// Why the message at `index` is a dead letter, if it is one.
+    #[inline]
+    pub(crate) fn refusal(&self, index: usize) -> Option<&str> {
+        let mut refusals = self.refusals.iter();
+        refusals.find(|(at, _)| *at == index).map(|(_, why)| why.as_str())
+    }
+
+    /// The mark behind the first `count` messages, if that is any.
+    pub(crate) fn behind(&self, count: usize) -> Option<u64> {
+        Some(self.entries.get(count.checked_sub(1)?)?.behind)
     }
 }
 
@@ -140,9 +193,9 @@ mod tests {
             let received = Timestamp::from_millis(round);
             chunk.reset(round as u64, received);
             assert!(chunk.is_empty() && chunk.message(0).is_none());
-            chunk.push(delivery("a/1", "x", 1));
+            chunk.push(delivery("a/1", "x", 1), 8);
             chunk.push_ack(1, Qos::AtLeastOnce);
-            chunk.push(delivery("b", "", 2));
+            chunk.push_refused(delivery("b", "", 2), 9, "no".into());
             chunk.push_ack(2, Qos::AtMostOnce);
             assert_eq!((chunk.len(), chunk.acks()), (2, &[(1, Qos::AtLeastOnce)][..]));
             let first = chunk.message(0).expect("first");
@@ -151,7 +204,28 @@ mod tests {
             let second = chunk.message(1).expect("second");
             assert_eq!((second.topic, second.payload, second.retained), ("b", &b""[..], true));
             assert!(chunk.message(2).is_none());
+            assert_eq!(
+                (chunk.behind(0), chunk.behind(1), chunk.behind(2)),
+                (None, Some(8), Some(9))
+            );
+            assert_eq!((chunk.refusal(0), chunk.refusal(1)), (None, Some("no")));
         }
+    }
+
+    #[test]
+    fn records_keep_their_time_and_their_properties() {
+        let mut head = Vec::new();
+        let properties = [("seq".to_owned(), "7".to_owned())];
+        crate::record::write_head("a/1", Qos::AtLeastOnce, true, &properties, &mut head).unwrap();
+        let bytes = [&head[..], b"x"].concat();
+        let mut chunk = Chunk::default();
+        chunk.reset(0, Timestamp::from_millis(99));
+        let received = Timestamp::from_millis(5);
+        chunk.push_record(&Record::read(&bytes).unwrap(), received, 42);
+        let message = chunk.message(0).unwrap();
+        assert_eq!((message.topic, message.payload, message.retained), ("a/1", &b"x"[..], true));
+        assert_eq!((message.received, message.user_properties), (received, &properties[..]));
+        assert_eq!(chunk.behind(1), Some(42));
     }
 
     #[test]

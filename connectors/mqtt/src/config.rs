@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use thalweg_kernel::ConfigError;
 
+use crate::mode::Mode;
 use crate::{tls, topic};
 
 /// The user name where the configuration names none.
@@ -74,6 +75,7 @@ enum Password {
 /// | `keep_alive_s` | `30` | a ping at least this often, 5 to 65535 seconds |
 /// | `qos` | `1` | 0, 1 or 2 |
 /// | `inflight` | `1024` | the most unacknowledged messages in either direction, 1 to 65535 |
+/// | `durability` | `journal` with a state directory, else `none` | a source's: when it acknowledges, see [`Mode`] |
 /// | `packet_bytes_max` | `1048576` | the largest packet in either direction, in bytes |
 /// | `status_topic` | none | retained `online` and `offline`, the latter also as last will |
 /// | `ca` | the system's | `mqtts`: PEM file of the authorities that may sign the broker's certificate |
@@ -104,6 +106,7 @@ pub struct MqttConfig {
     pub(crate) qos: Qos,
     pub(crate) inflight: u16,
     pub(crate) packet_bytes_max: u32,
+    pub(crate) durability: Option<Mode>,
     pub(crate) status_topic: Option<String>,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
@@ -127,6 +130,7 @@ impl MqttConfig {
             qos: Qos::default(),
             inflight: 1024,
             packet_bytes_max: 1024 * 1024,
+            durability: None,
             status_topic: None,
             ca: None,
             cert: None,
@@ -203,6 +207,13 @@ impl MqttConfig {
     #[must_use]
     pub fn packet_bytes_max(mut self, bytes: u32) -> Self {
         self.packet_bytes_max = bytes;
+        self
+    }
+
+    /// When a source acknowledges. A sink has no use for it.
+    #[must_use]
+    pub fn durability(mut self, mode: Mode) -> Self {
+        self.durability = Some(mode);
         self
     }
 

@@ -269,6 +269,23 @@ impl Requests {
         }
     }
 
+    /// Publishes with a user property, where the protocol has them; the topic must be valid.
+    pub(crate) fn publish_with(
+        &self,
+        (name, value): (&str, &str),
+        topic: &str,
+        qos: Qos,
+        retain: bool,
+        payload: Bytes,
+    ) -> bool {
+        let Self::V5(client) = self else { return self.publish(topic, qos, retain, payload) };
+        let properties = codec5::v5::PublishProperties {
+            user_properties: vec![(name.to_owned(), value.to_owned())],
+            ..Default::default()
+        };
+        client.try_publish_with_properties(topic, qos.v5(), retain, payload, properties).is_ok()
+    }
+
     /// Subscribes to all `filters`.
     pub(crate) fn subscribe<'a>(&self, filters: impl Iterator<Item = &'a str>, qos: Qos) -> bool {
         match self {

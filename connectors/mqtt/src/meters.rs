@@ -3,11 +3,17 @@
 //! | name | counts |
 //! |---|---|
 //! | `thalweg_mqtt_received_total`, `_received_bytes_total` | messages taken from the broker, and their payloads' bytes |
-//! | `thalweg_mqtt_acks_total` | messages acknowledged after their hand-over |
-//! | `thalweg_mqtt_stale_acks_total` | hand-overs after their connection had gone: the broker repeats these |
+//! | `thalweg_mqtt_acks_total` | messages acknowledged, each when its mode allowed it |
+//! | `thalweg_mqtt_stale_acks_total` | messages that could be acknowledged only after their connection had gone: the broker repeats these |
 //! | `thalweg_mqtt_duplicates_total` | QoS 2 repetitions that were recognised |
 //! | `thalweg_mqtt_retained_skipped_total` | retained messages that the source does not want |
 //! | `thalweg_mqtt_unmatched_total` | messages of a subscription that the source does not have (any more) |
+//! | `thalweg_mqtt_journal_appended_total` | messages taken into the journal |
+//! | `thalweg_mqtt_journal_replayed_total` | messages read again from the journal at a start |
+//! | `thalweg_mqtt_journal_full_total` | times that the journal had no room and messages had to wait |
+//! | `thalweg_mqtt_journal_stalled` | gauge: 1 while they wait |
+//! | `thalweg_mqtt_journal_refused_total` | messages over the journal's record limit: dead letters |
+//! | `thalweg_mqtt_journal_left_total` | messages that still waited for room when the source stopped: a broker that keeps the session repeats those of QoS 1 and 2 |
 //! | `thalweg_mqtt_connects_total` | connections made |
 //! | `thalweg_mqtt_connected` | gauge: 1 while connected |
 //! | `thalweg_mqtt_published_total`, `_published_bytes_total` | results with the broker (QoS 0: written), and their payloads' bytes |
@@ -25,6 +31,12 @@ pub(crate) struct SourceMeters {
     pub(crate) duplicates: Counter,
     pub(crate) retained_skipped: Counter,
     pub(crate) unmatched: Counter,
+    pub(crate) journal_appended: Counter,
+    pub(crate) replayed: Counter,
+    pub(crate) journal_full: Counter,
+    pub(crate) journal_refused: Counter,
+    pub(crate) journal_left: Counter,
+    pub(crate) stalled: Gauge,
     pub(crate) connects: Counter,
     pub(crate) connected: Gauge,
 }
@@ -63,8 +75,8 @@ fn counted(cx: &OpenContext, name: &'static str) -> Counter {
     counter!(name, "job" => cx.job.to_string(), "operator" => cx.operator.to_string())
 }
 
-fn connected(cx: &OpenContext) -> Gauge {
-    gauge!("thalweg_mqtt_connected", "job" => cx.job.to_string(), "operator" => cx.operator.to_string())
+fn gauged(cx: &OpenContext, name: &'static str) -> Gauge {
+    gauge!(name, "job" => cx.job.to_string(), "operator" => cx.operator.to_string())
 }
 
 /// The counter of results dropped for `reason`.
@@ -87,8 +99,14 @@ impl SourceMeters {
             duplicates: counted(cx, "thalweg_mqtt_duplicates_total"),
             retained_skipped: counted(cx, "thalweg_mqtt_retained_skipped_total"),
             unmatched: counted(cx, "thalweg_mqtt_unmatched_total"),
+            journal_appended: counted(cx, "thalweg_mqtt_journal_appended_total"),
+            replayed: counted(cx, "thalweg_mqtt_journal_replayed_total"),
+            journal_full: counted(cx, "thalweg_mqtt_journal_full_total"),
+            journal_refused: counted(cx, "thalweg_mqtt_journal_refused_total"),
+            journal_left: counted(cx, "thalweg_mqtt_journal_left_total"),
+            stalled: gauged(cx, "thalweg_mqtt_journal_stalled"),
             connects: counted(cx, "thalweg_mqtt_connects_total"),
-            connected: connected(cx),
+            connected: gauged(cx, "thalweg_mqtt_connected"),
         }
     }
 }
@@ -101,7 +119,7 @@ impl SinkMeters {
             republished: counted(cx, "thalweg_mqtt_republished_total"),
             refused: dropped(cx, Drop::Refused),
             connects: counted(cx, "thalweg_mqtt_connects_total"),
-            connected: connected(cx),
+            connected: gauged(cx, "thalweg_mqtt_connected"),
         }
     }
     /// A result is with the broker.

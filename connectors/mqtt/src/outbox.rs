@@ -15,6 +15,8 @@ use bytes::Bytes;
 pub(crate) struct Parcel<P> {
     pub(crate) topic: Bytes,
     pub(crate) payload: Bytes,
+    /// The id that it is published with, if it has one.
+    pub(crate) id: Option<Box<str>>,
     pub(crate) port: P,
     /// Acknowledged, or given up: it only waits for those before it.
     done: bool,
@@ -53,8 +55,8 @@ impl<P> Outbox<P> {
         self.parcels.is_empty()
     }
 
-    pub(crate) fn push(&mut self, topic: Bytes, payload: Bytes, port: P) {
-        self.parcels.push_back(Parcel { topic, payload, port, done: false, again: false });
+    pub(crate) fn push(&mut self, (topic, payload): (Bytes, Bytes), id: Option<Box<str>>, port: P) {
+        self.parcels.push_back(Parcel { topic, payload, id, port, done: false, again: false });
     }
 
     /// The number of publishes requested and not reported as sent.
@@ -149,7 +151,7 @@ mod tests {
     fn outbox(count: u8) -> Outbox<u8> {
         let mut outbox = Outbox::new(4);
         for port in 0..count {
-            outbox.push(Bytes::new(), Bytes::new(), port);
+            outbox.push((Bytes::new(), Bytes::new()), None, port);
         }
         outbox
     }
@@ -191,7 +193,7 @@ mod tests {
         assert_eq!(outbox.stuck().map(|(seq, parcel)| (seq, parcel.port)), Some((0, 0)));
         outbox.rewind();
         assert!(outbox.acked(1).is_none(), "ids of the old connection mean nothing now");
-        outbox.push(Bytes::new(), Bytes::new(), 3);
+        outbox.push((Bytes::new(), Bytes::new()), None, 3);
         assert_eq!(request_all(&mut outbox), [(0, true), (2, true), (3, false)]);
         // The new connection numbers anew, and a status message comes in between.
         outbox.sent(1);

@@ -1,9 +1,11 @@
 //! The I/O thread of a source: one connection, its chunks and its acknowledgements.
 //!
-//! **Hand-over.** A message is acknowledged when the shard has returned its chunk, in receive
-//! order, on the connection that delivered it. If that connection has gone meanwhile, nothing is
-//! sent: an acknowledgement on the new connection could hit another message with the same packet
-//! id. The broker repeats the message instead.
+//! **Acknowledgements.** A message is acknowledged when its [mode](crate::Mode) allows it: the shard has
+//! returned its chunk, a checkpoint has covered it, or the journal is durable behind it. In each case
+//! in receive order, on the connection that delivered it. If that connection has gone meanwhile, nothing
+//! is sent: an acknowledgement on the new connection could hit another message with the same packet
+//! id. The broker repeats the message instead. The ledger keeps what is owed; what comes in is taken
+//! in module `intake`.
 //!
 //! **Chunks** circulate: free -> filled here -> read by the shard -> back. A chunk is sent on as
 //! soon as the connection has nothing more to give at once, so a quiet stream waits for nothing, and
@@ -22,7 +24,12 @@
 //! **Stopping.** Nothing more is taken; what was taken is handed over and acknowledged; then
 //! `offline`, DISCONNECT, and the end. What arrives in between is not acknowledged, so a
 //! persistent session keeps it for the next start. We do not unsubscribe, for the same reason.
+//! Where a checkpoint must come first, the shard is told of the end as soon as all is handed over,
+//! and the connection stays until that checkpoint exists or the shard has gone.
 
+mod intake;
+
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,15 +44,23 @@ use tracing::{info, warn};
 use crate::bell::Bell;
 use crate::chunk::{CHUNKS_MAX, Chunk};
 use crate::config::Qos;
-use crate::link::{Delivery, Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
+use crate::ledger::{Keeping, Ledger};
+use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
 use crate::meters::SourceMeters;
+use crate::mode::Mode;
 use crate::pace::Pace;
 use crate::packet_ids::PacketIds;
+use crate::pact::Pact;
+use crate::partition::ToShard;
+use crate::replay::Place;
 use crate::retry::Retry;
-use crate::source::{Hook, ToShard};
+use crate::source::Hook;
 use crate::topic::TopicFilter;
+use intake::Stall;
+pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 
-/// How long the last acknowledgements may take to be written when the source stops.
+/// How long the last messages may take to become durable, and then the last acknowledgements to be
+/// written, when the source stops.
 const STOP_MS_MAX: u64 = 5_000;
 /// How long the broker may then take to close the connection. To close it ourselves with unread
 /// input in the socket would be a reset, which can take the acknowledgements with it.
@@ -60,6 +75,12 @@ pub(crate) struct Setup {
     pub(crate) to_shard: flume::Sender<ToShard>,
     pub(crate) from_shard: flume::Receiver<Chunk>,
     pub(crate) bell: Arc<Bell>,
+    pub(crate) pact: Arc<Pact>,
+    pub(crate) mode: Mode,
+    /// The journal, in that mode.
+    pub(crate) place: Option<Place>,
+    /// Dropped when the journal is closed and the connection is ended.
+    pub(crate) closing: Option<flume::Sender<Infallible>>,
     pub(crate) cx: OpenContext,
 }
 
@@ -70,6 +91,11 @@ pub(crate) struct Receive {
     who: String,
     requests: Requests,
     meters: SourceMeters,
+    ledger: Ledger,
+    /// Messages that the ledger has no room for.
+    stall: Option<Stall>,
+    /// Why it cannot go on.
+    fault: Option<String>,
     free: Vec<Chunk>,
     filling: Option<Chunk>,
     /// Counts connections; each chunk holds messages of one.
@@ -77,9 +103,23 @@ pub(crate) struct Receive {
     connected: bool,
     /// QoS 2: delivered, and the broker has not yet promised not to repeat it.
     unreleased: PacketIds,
-    /// Set when a stop was asked for; the last moment of the orderly end once that can be timed.
-    stopping: Option<Option<Instant>>,
+    stop: Stop,
     pace: Pace,
+    /// The last of all fields: they are dropped in their order, and the journal comes before it.
+    _closing: Option<flume::Sender<Infallible>>,
+}
+
+/// How far an orderly end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Nobody asked for one.
+    No,
+    /// The shard has chunks to read.
+    Draining,
+    /// It has read all; acknowledgements are owed. Until the end of patience, if there is one.
+    Settling(Option<Instant>),
+    /// The last packets are on their way, for so long.
+    Closing(Instant),
 }
 
 /// Why waiting for the connection ended.
@@ -88,6 +128,7 @@ enum Step {
     /// The orderly end is complete, or has taken too long.
     Done,
     Abandoned,
+    Failed(String),
 }
 
 impl Receive {
@@ -95,12 +136,13 @@ impl Receive {
     pub(crate) fn run(setup: Setup) {
         // Also when this thread panics: the shard then finds its queue without a sender.
         let _wakes_at_the_end = Waking(setup.cx.waker.clone());
-        let to_shard = setup.to_shard.clone();
+        let (to_shard, pact) = (setup.to_shard.clone(), Arc::clone(&setup.pact));
         let outcome = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|cause| format!("no runtime for the I/O thread: {cause}"))
             .and_then(|runtime| runtime.block_on(Self::serve(setup)));
+        pact.close(outcome.as_ref().err().map(String::as_str));
         let last = match outcome {
             Ok(()) => ToShard::Ended,
             Err(what) => ToShard::Failed(what),
@@ -109,64 +151,72 @@ impl Receive {
         let _gone = to_shard.try_send(last);
     }
 
-    async fn serve(setup: Setup) -> Result<(), String> {
+    async fn serve(mut setup: Setup) -> Result<(), String> {
         let (mut link, requests) = Link::new(&setup.plan)?;
+        let keeping = match setup.mode {
+            Mode::AckOnCheckpoint => Keeping::Checkpoint { taken: 0 },
+            // The journal is opened first of all, see below.
+            Mode::None | Mode::Journal => Keeping::HandOver,
+        };
+        let ledger = Ledger::new(keeping, Arc::clone(&setup.pact), setup.cx.waker.clone());
         let mut desk = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             meters: SourceMeters::new(&setup.cx),
             requests,
+            ledger,
+            stall: None,
+            fault: None,
             free: (0..CHUNKS_MAX).map(|_| Chunk::default()).collect(),
             filling: None,
             generation: 0,
             connected: false,
             unreleased: PacketIds::default(),
-            stopping: None,
+            stop: Stop::No,
             pace: Pace::new(std::time::Instant::now()),
+            _closing: setup.closing.take(),
             setup,
         };
+        if let Some(place) = desk.setup.place.take()
+            && !desk.resume(&place).await?
+        {
+            return Ok(());
+        }
+        let orderly = desk.receive(&mut link).await;
+        desk.meters.connected.set(0.0);
+        if orderly? {
+            link.close().await;
+        }
+        Ok(())
+    }
+
+    /// Connects, receives and acknowledges until the end; whether that was an orderly one.
+    async fn receive(&mut self, link: &mut Link) -> Result<bool, String> {
         let mut retry = Retry::new();
-        let outcome = loop {
-            match desk.step(&mut link).await {
-                Step::Done => break Ok(true),
+        loop {
+            match self.step(link).await {
+                Step::Done => return Ok(true),
                 // The broker has closed its side too, or the connection broke at the very end.
-                Step::Link(Err(_)) if matches!(desk.stopping, Some(Some(_))) => break Ok(true),
-                Step::Abandoned => break Ok(false),
+                Step::Link(Err(_)) if matches!(self.stop, Stop::Closing(_)) => return Ok(true),
+                Step::Abandoned => return Ok(false),
+                Step::Failed(what) => return Err(what),
                 Step::Link(Ok(event)) => {
                     if matches!(event, Event::Connected { .. }) {
                         retry.connected();
                     }
-                    let mut outcome = desk.handle(event).await;
-                    while outcome.is_ok()
-                        && let Some(event) = link.more()
-                    {
-                        outcome = desk.handle(event).await;
-                    }
-                    if let Err(what) = outcome {
-                        break Err(what);
+                    self.handle(event).await?;
+                    while let Some(event) = link.more() {
+                        self.handle(event).await?;
                     }
                 }
                 Step::Link(Err(trouble)) => {
-                    desk.disconnected(&mut link).await;
-                    let bytes_max = desk.setup.plan.config.packet_bytes_max;
-                    match retry.failed(&desk.who, bytes_max, trouble) {
-                        Err(what) => break Err(what),
-                        Ok(wait) => {
-                            if !desk.pause(wait).await {
-                                break Ok(true);
-                            }
-                        }
+                    self.disconnected(link).await;
+                    let bytes_max = self.setup.plan.config.packet_bytes_max;
+                    let wait = retry.failed(&self.who, bytes_max, trouble)?;
+                    if !self.pause(wait).await {
+                        return Ok(!self.setup.bell.abandoned());
                     }
                 }
             }
-        };
-        desk.meters.connected.set(0.0);
-        match outcome {
-            Ok(true) => {
-                link.close().await;
-                Ok(())
-            }
-            Ok(false) => Ok(()),
-            Err(what) => Err(what),
         }
     }
 
@@ -175,19 +225,30 @@ impl Receive {
     async fn step(&mut self, link: &mut Link) -> Step {
         let mut next = pin!(link.next());
         let mut limit = pin!(None);
+        let mut limit_at = None;
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
             }
-            if let Some(deadline) = self.conclude() {
-                if limit.is_none() {
-                    limit.set(Some(sleep_until(deadline)));
+            if let Some(what) = self.fault.take() {
+                return Poll::Ready(Step::Failed(what));
+            }
+            while let Some(until) = self.conclude() {
+                if limit_at != Some(until) {
+                    limit_at = Some(until);
+                    limit.set(Some(sleep_until(until)));
                 }
-                if limit.as_mut().as_pin_mut().is_some_and(|limit| limit.poll(cx).is_ready()) {
+                if limit.as_mut().as_pin_mut().is_none_or(|limit| limit.poll(cx).is_pending()) {
+                    break;
+                }
+                if matches!(self.stop, Stop::Closing(_)) {
                     return Poll::Ready(Step::Done);
                 }
             }
-            if let Poll::Ready(result) = next.as_mut().poll(cx) {
+            // One that ends has no use for a new connection: it could acknowledge nothing there.
+            if (self.connected || self.stop == Stop::No)
+                && let Poll::Ready(result) = next.as_mut().poll(cx)
+            {
                 return Poll::Ready(Step::Link(result));
             }
             // The last chunk is kept until another comes back or it is full. So a quiet stream into
@@ -196,7 +257,8 @@ impl Receive {
             if !self.free.is_empty() {
                 self.send();
             }
-            if self.stopping.is_none()
+            self.ledger.flush();
+            if self.stop == Stop::No
                 && let Some(pause) = self.pace.pause(std::time::Instant::now)
             {
                 // The thread itself: a timer of the runtime has no less than a millisecond.
@@ -207,8 +269,9 @@ impl Receive {
         .await
     }
 
-    /// Answers the bell; says whether the source was abandoned.
-    fn attend(&mut self, cx: &Context<'_>) -> bool {
+    /// Answers the bell: takes back chunks, acknowledges what may be. Says whether the source was
+    /// abandoned.
+    fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let rung = self.setup.bell.answer(cx.waker());
         if rung || self.free.is_empty() {
             self.take_all_back();
@@ -218,20 +281,61 @@ impl Receive {
                 self.take_all_back();
             }
         }
-        if self.stopping.is_none() && self.setup.bell.stopped() {
-            self.stopping = Some(None);
+        if rung {
+            self.settle();
+        }
+        if self.stop == Stop::No && self.setup.bell.stopped() {
+            self.stop = Stop::Draining;
+            self.give_up_stalled();
             self.send();
+        }
+        if self.stall.is_some() {
+            if rung {
+                self.unstall();
+            }
+            self.tell_stall(cx);
         }
         self.setup.bell.abandoned()
     }
 
-    /// On a stop: once all is handed over, asks for the last packets; then says until when they
-    /// may take.
+    /// Acknowledges what may be by now.
+    fn settle(&mut self) {
+        let (requests, connected) = (&self.requests, self.connected);
+        let settled = self.ledger.settle(|packet_id, qos| {
+            // What is owed is owed on this connection.
+            debug_assert!(connected, "an acknowledgement without a connection");
+            let queued = requests.ack(packet_id, qos);
+            debug_assert!(queued, "the request queue has room for every packet id");
+        });
+        match settled {
+            Ok(0) => {}
+            Ok(count) => self.meters.acks.increment(count),
+            Err(what) => self.fault = Some(what),
+        }
+    }
+
+    /// On a stop: once all is handed over and acknowledged, asks for the last packets. Until when the
+    /// present phase may take, if that is limited.
     fn conclude(&mut self) -> Option<Instant> {
-        let stopping = self.stopping.as_mut()?;
-        if stopping.is_none() && self.free.len() == CHUNKS_MAX {
-            let grace = if self.connected { STOP_MS_MAX } else { 0 };
-            *stopping = Some(Instant::now() + Duration::from_millis(grace));
+        let patience = Duration::from_millis(STOP_MS_MAX);
+        if self.stop == Stop::Draining && self.free.len() == CHUNKS_MAX {
+            let by_checkpoint = self.ledger.is_by_checkpoint();
+            self.stop = Stop::Settling((!by_checkpoint).then(|| Instant::now() + patience));
+            if by_checkpoint {
+                // There is nothing more to read; the checkpoint that covers the last of it is to come.
+                let _gone = self.setup.to_shard.try_send(ToShard::Ended);
+                self.setup.cx.waker.wake_by_ref();
+            }
+        }
+        if let Stop::Settling(until) = self.stop {
+            let over = until.is_some_and(|until| until <= Instant::now()) || self.setup.bell.left();
+            if !over && !self.ledger.is_clear() {
+                return until;
+            }
+            self.stop = Stop::Closing(match self.connected {
+                true => Instant::now() + patience,
+                false => Instant::now(),
+            });
             if self.connected {
                 if let Some(topic) = &self.setup.plan.config.status_topic {
                     let payload = Bytes::from_static(OFFLINE.as_bytes());
@@ -240,7 +344,10 @@ impl Receive {
                 self.requests.disconnect();
             }
         }
-        *stopping
+        match self.stop {
+            Stop::Closing(until) => Some(until),
+            _ => None,
+        }
     }
 
     fn take_all_back(&mut self) {
@@ -283,7 +390,7 @@ impl Receive {
             Event::Delivery(delivery) => self.deliver(delivery).await,
             Event::Released(packet_id) => self.unreleased.remove(packet_id),
             Event::Closed => {
-                self.stopping = Some(Some(Instant::now() + Duration::from_millis(LINGER_MS_MAX)))
+                self.stop = Stop::Closing(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
             }
             Event::Subscribed(refusals) => return self.subscribed(&refusals),
             Event::Acked { refused: Some(reason), .. } => {
@@ -328,53 +435,6 @@ impl Receive {
         Ok(())
     }
 
-    async fn deliver(&mut self, delivery: Delivery) {
-        // Not acknowledged, hence not lost: a session that outlives us keeps it.
-        if self.stopping.is_some() {
-            return;
-        }
-        if self.filling.is_none() && !self.wait_for_free().await {
-            return;
-        }
-        let Some(chunk) = &mut self.filling else { return };
-        let (packet_id, qos) = (delivery.packet_id, delivery.qos);
-        let repeated = qos == Qos::ExactlyOnce && !self.unreleased.insert(packet_id);
-        self.pace.count(qos);
-        self.meters.received.increment(1);
-        self.meters.bytes.increment(delivery.payload.len() as u64);
-        if repeated {
-            // It is in an earlier chunk; this one comes back after that, so the answer still
-            // follows the hand-over.
-            self.meters.duplicates.increment(1);
-        } else if delivery.retained && self.setup.skip_retained {
-            self.meters.retained_skipped.increment(1);
-        } else {
-            chunk.push(delivery);
-        }
-        chunk.push_ack(packet_id, qos);
-        if chunk.is_full() {
-            self.send();
-        }
-    }
-
-    /// Takes a free chunk to fill; waits for one if there is none. False if a stop came first.
-    async fn wait_for_free(&mut self) -> bool {
-        poll_fn(|cx| {
-            if self.attend(cx) || self.stopping.is_some() {
-                return Poll::Ready(false);
-            }
-            match self.free.pop() {
-                None => Poll::Pending,
-                Some(mut chunk) => {
-                    chunk.reset(self.generation, now());
-                    self.filling = Some(chunk);
-                    Poll::Ready(true)
-                }
-            }
-        })
-        .await
-    }
-
     /// The connection failed: what it delivered is handed on as before, but not acknowledged.
     async fn disconnected(&mut self, link: &mut Link) {
         let repeats = !self.setup.plan.clean;
@@ -388,7 +448,11 @@ impl Receive {
             }
         }
         self.send();
+        if repeats {
+            self.leave_stalled_to_broker();
+        }
         link.recover();
+        self.meters.stale_acks.increment(self.ledger.disconnected());
         self.connected = false;
         self.generation += 1;
         self.meters.connected.set(0.0);
@@ -398,8 +462,16 @@ impl Receive {
     async fn pause(&mut self, wait: Duration) -> bool {
         let mut wait = pin!(sleep(wait));
         poll_fn(|cx| {
-            if self.attend(cx) || self.conclude().is_some() {
+            if self.attend(cx) {
                 return Poll::Ready(false);
+            }
+            self.conclude();
+            if matches!(self.stop, Stop::Closing(_)) {
+                return Poll::Ready(false);
+            }
+            // A fault is met by the next step.
+            if self.fault.is_some() {
+                return Poll::Ready(true);
             }
             wait.as_mut().poll(cx).map(|()| true)
         })

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use crate::config::Qos;
+use crate::held::{ID_BYTES_MAX, ID_PROPERTY};
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
 use crate::meters::SinkMeters;
 use crate::outbox::Outbox;
@@ -179,14 +180,20 @@ impl Send {
     /// Unpacks a load into the outbox. (How much that can be is bounded by the number of loads.)
     fn take(&mut self, mut load: Box<Load>) {
         let port = Arc::clone(&load.port);
+        let ids = load.ids.take();
+        let id = |number: usize| {
+            let ids = ids.as_ref()?;
+            Some(format!("{}-{}", ids.stem, ids.first + number).into_boxed_str())
+        };
         let mut last = None;
-        for (topic, payload) in load.unpack() {
-            if let Some((topic, payload)) = last.replace((topic, payload)) {
-                self.outbox.push(topic, payload, Sender { port: Arc::clone(&port), load: None });
+        for (number, result) in load.results.unpack().enumerate() {
+            if let Some((number, result)) = last.replace((number, result)) {
+                let sender = Sender { port: Arc::clone(&port), load: None };
+                self.outbox.push(result, id(number), sender);
             }
         }
-        if let Some((topic, payload)) = last {
-            self.outbox.push(topic, payload, Sender { port, load: Some(load) });
+        if let Some((number, result)) = last {
+            self.outbox.push(result, id(number), Sender { port, load: Some(load) });
         }
     }
 
@@ -198,7 +205,8 @@ impl Send {
             && self.outbox.requested() < REQUESTED_MAX
             && let Some((parcel, again)) = self.outbox.next()
         {
-            let bytes = parcel.topic.len() + parcel.payload.len();
+            let id_bytes = parcel.id.as_ref().map_or(0, |_| ID_BYTES_MAX);
+            let bytes = parcel.topic.len() + parcel.payload.len() + id_bytes;
             // The shard has checked that the topic is one.
             let topic = str::from_utf8(&parcel.topic).unwrap_or_default();
             if bytes + PACKET_OVERHEAD_BYTES > self.packet_bytes_max {
@@ -211,8 +219,15 @@ impl Send {
                 gave_up = true;
                 continue;
             }
-            if !self.requests.publish(topic, config.qos, self.setup.retain, parcel.payload.clone())
-            {
+            let (payload, retain) = (parcel.payload.clone(), self.setup.retain);
+            let requested = match &parcel.id {
+                None => self.requests.publish(topic, config.qos, retain, payload),
+                Some(id) => {
+                    let property = (ID_PROPERTY, &**id);
+                    self.requests.publish_with(property, topic, config.qos, retain, payload)
+                }
+            };
+            if !requested {
                 break;
             }
             if again {

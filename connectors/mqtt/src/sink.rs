@@ -1,5 +1,6 @@
 //! The MQTT sink: publishes each record. One connection on its own thread, see
-//! [`send`](crate::send), is shared by the job's shards.
+//! [`send`](crate::send), is shared by the job's shards. In a job with checkpoints results wait in an
+//! outbox for their epoch: see [`held`](crate::held).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +9,15 @@ use std::thread;
 
 use bytes::Bytes;
 use metrics::Counter;
-use thalweg_kernel::{ConfigError, ConnectorError, Encode, OpenContext, Sink, SinkSpec, Timestamp};
+use thalweg_kernel::{
+    ConfigError, ConnectorError, Encode, Epoch, OpenContext, Pending, Sink, SinkSpec, StateId,
+    Timestamp,
+};
 use tracing::warn;
 
 use crate::bell::Bell;
 use crate::config::MqttConfig;
+use crate::held::{Held, ID_BYTES_MAX, IdStem};
 use crate::link::Plan;
 use crate::meters::{Drop as Reason, dropped};
 use crate::send::{Send, Setup};
@@ -26,6 +31,11 @@ pub const LOAD_BYTES_MAX: usize = 256 * 1024;
 /// The loads of one shard. All results that were written and have not arrived are in them, so
 /// they bound a sink's memory.
 pub const LOADS_MAX: usize = 8;
+
+/// Results that wait for their epoch, or for the broker since it exists, take at most about this many bytes
+/// of memory and storage on a shard, unless [`MqttSink::held_bytes_max`] says otherwise. Then the sink takes no
+/// more, and the sources wait.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where a record is published: a fixed topic, or a function that writes it.
 pub trait Topic<T> {
@@ -71,6 +81,14 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// session, because what rumqttc keeps of one does not survive a broker that lost it.) At QoS 0 a
 /// result is done when it is written to the socket.
 ///
+/// # In a job with checkpoints
+/// Results are part of their epoch and published once it exists, so that nothing is published that a
+/// crash would take back; while the broker is away they wait there, also across restarts. What was published
+/// and not known to be acknowledged when the process ended is published again, with the same id in the
+/// user property `thalweg-id` (MQTT 5): job and sink, epoch, instance, note, number. So a subscriber that keeps the ids
+/// of late sees each result once. [`at_least_once`](Self::at_least_once) publishes at once instead.
+///
+/// # What is dropped
 /// A record whose topic is not valid, or whose packet is over `packet_bytes_max` or the broker's
 /// own limit, or that the broker refuses, is dropped: bad data must not end the job. It is counted
 /// by reason in `thalweg_mqtt_dropped_total` and logged. (An MQTT 3.1.1 broker has no way to say
@@ -105,12 +123,15 @@ pub struct MqttSink<E, F> {
     topic: F,
     encoder: E,
     retain: bool,
+    at_least_once: bool,
+    held_bytes_max: usize,
 }
 
 impl<E, F> MqttSink<E, F> {
     /// A sink that publishes to `topic`.
     pub fn new(config: MqttConfig, topic: F, encoder: E) -> Self {
-        Self { config, topic, encoder, retain: false }
+        let (at_least_once, held_bytes_max) = (false, HELD_BYTES_MAX);
+        Self { config, topic, encoder, retain: false, at_least_once, held_bytes_max }
     }
 
     /// Whether the broker keeps the last result of each topic for later subscribers.
@@ -120,12 +141,31 @@ impl<E, F> MqttSink<E, F> {
         self
     }
 
+    /// Publishes results as they come, also in a job with checkpoints. After a crash some of them are
+    /// worked out and published again.
+    #[must_use]
+    pub fn at_least_once(mut self) -> Self {
+        self.at_least_once = true;
+        self
+    }
+
+    /// Bounds the results that wait on each shard, in bytes; [`HELD_BYTES_MAX`] by default.
+    #[must_use]
+    pub fn held_bytes_max(mut self, bytes: usize) -> Self {
+        self.held_bytes_max = bytes;
+        self
+    }
+
     /// Checks the broker's settings, and that the files and variables they name can be read.
     /// Opens no connection.
     ///
     /// # Errors
     /// Names the first setting that will not do.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if let Some(mode) = self.config.durability {
+            let allowed = "nothing here: it says when a source acknowledges, and this is a sink";
+            return Err(ConfigError::new("durability", mode, allowed));
+        }
         self.config.check()
     }
 
@@ -231,20 +271,39 @@ impl Port {
     }
 }
 
-/// Results on their way to the I/O thread, in one flat buffer.
-pub(crate) struct Load {
+/// Results in one flat buffer.
+#[derive(Default)]
+pub(crate) struct Results {
     pub(crate) bytes: Vec<u8>,
     /// Where each topic and each payload ends.
     pub(crate) ends: Vec<(usize, usize)>,
+}
+
+/// Results on their way to the I/O thread.
+pub(crate) struct Load {
+    pub(crate) results: Results,
+    /// How the ids of the results begin, if they have any.
+    pub(crate) ids: Option<IdStem>,
     pub(crate) port: Arc<Port>,
 }
 
 impl Load {
+    fn new(port: &Arc<Port>) -> Self {
+        Self { results: Results::default(), ids: None, port: Arc::clone(port) }
+    }
+}
+
+impl Results {
     fn is_full(&self) -> bool {
         self.ends.len() >= LOAD_MESSAGES_MAX || self.bytes.len() >= LOAD_BYTES_MAX
     }
 
-    /// Takes out the results, leaving the load empty.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Takes out the results, leaving none.
     pub(crate) fn unpack(&mut self) -> impl Iterator<Item = (Bytes, Bytes)> + use<'_> {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let mut from = 0;
@@ -277,13 +336,16 @@ where
         let port =
             Arc::new(Port { done: AtomicU64::new(0), empty: to_shard, waker: cx.waker.clone() });
         for _ in 0..LOADS_MAX {
-            port.give_back(Box::new(Load {
-                bytes: Vec::new(),
-                ends: Vec::new(),
-                port: Arc::clone(&port),
-            }));
+            port.give_back(Box::new(Load::new(&port)));
         }
+        let held = (cx.durability.checkpoints && !self.at_least_once).then(|| {
+            let who = StateId::of(&cx.job, &cx.durability.operator).number();
+            let notes = cx.durability.pending.iter().map(|(id, note)| (*id, note.to_vec()));
+            Held::new(who, self.held_bytes_max, notes)
+        });
+        let held = held.transpose().map_err(|why| ConnectorError::new(&name, why))?;
         Ok(MqttWriter {
+            held,
             name,
             topic: self.topic.clone(),
             encoder: self.encoder.clone(),
@@ -336,6 +398,8 @@ pub struct MqttWriter<E, F> {
     packet_bytes_max: usize,
     buffer: String,
     load: Option<Box<Load>>,
+    /// The outbox, where results wait for their epoch.
+    held: Option<Held>,
     empty: flume::Receiver<Box<Load>>,
     port: Arc<Port>,
     written: u64,
@@ -356,7 +420,7 @@ impl<E, F> MqttWriter<E, F> {
     }
 
     fn send(&mut self) {
-        if let Some(load) = self.load.take_if(|load| !load.ends.is_empty()) {
+        if let Some(load) = self.load.take_if(|load| !load.results.ends.is_empty()) {
             match self.to_io.try_send(load) {
                 // The queue holds all loads there are, unless `ready` was not asked.
                 Err(flume::TrySendError::Full(load)) => self.load = Some(load),
@@ -368,10 +432,38 @@ impl<E, F> MqttWriter<E, F> {
     }
 }
 
+impl<E, F> MqttWriter<E, F> {
+    /// Publishes what may be published from the outbox, as far as there are loads.
+    fn publish_held(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        held.arrive(self.port.done.load(Ordering::Acquire));
+        let mut published = false;
+        while let Some(mut load) = self.load.take().or_else(|| self.empty.try_recv().ok()) {
+            let Some(ids) = held.fill(&mut load.results) else {
+                self.load = Some(load);
+                break;
+            };
+            load.ids = Some(ids);
+            self.written += load.results.ends.len() as u64;
+            published = true;
+            if let Err(flume::TrySendError::Full(_)) = self.to_io.try_send(load) {
+                debug_assert!(false, "the queue holds all loads there are");
+            }
+        }
+        if published {
+            self.common.bell.ring();
+        }
+    }
+}
+
 impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
         self.check_failure()?;
-        if self.load.as_ref().is_some_and(|load| load.is_full()) {
+        self.publish_held();
+        if let Some(held) = &self.held {
+            return Ok(held.has_room());
+        }
+        if self.load.as_ref().is_some_and(|load| load.results.is_full()) {
             self.send();
         }
         if self.load.is_none() {
@@ -381,10 +473,14 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
     }
 
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
-        // Written to without asking `ready`: take the load that must be made.
-        let load = self.load.get_or_insert_with(|| {
-            Box::new(Load { bytes: Vec::new(), ends: Vec::new(), port: Arc::clone(&self.port) })
-        });
+        let (load, id_bytes) = match &mut self.held {
+            Some(held) => (&mut held.open, ID_BYTES_MAX),
+            // Written to without asking `ready`: take the load that must be made.
+            None => {
+                let load = self.load.get_or_insert_with(|| Box::new(Load::new(&self.port)));
+                (&mut load.results, 0)
+            }
+        };
         self.buffer.clear();
         self.topic.write(&value, &mut self.buffer);
         if let Err(why) = check_topic(&self.buffer) {
@@ -397,7 +493,7 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
         self.encoder.encode(&value, &mut load.bytes).map_err(|cause| {
             ConnectorError::new(&self.name, "cannot encode a result").caused_by(cause)
         })?;
-        let packet = load.bytes.len() - before + PACKET_OVERHEAD_BYTES;
+        let packet = load.bytes.len() - before + PACKET_OVERHEAD_BYTES + id_bytes;
         if packet > self.packet_bytes_max {
             load.bytes.truncate(before);
             let why = format!(
@@ -408,19 +504,42 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
             return Ok(());
         }
         load.ends.push((topic_end, load.bytes.len()));
-        self.written += 1;
+        self.written += u64::from(self.held.is_none());
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), ConnectorError> {
-        self.send();
+        if self.held.is_none() {
+            self.send();
+        }
+        self.check_failure()
+    }
+
+    fn seal(&mut self, _epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
+        self.publish_held();
+        if let Some(held) = &mut self.held {
+            held.seal(pending);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
+        if let Some(held) = &mut self.held {
+            held.commit(epoch);
+        }
+        self.publish_held();
         self.check_failure()
     }
 
     fn close(&mut self) -> Result<bool, ConnectorError> {
-        self.send();
+        match &self.held {
+            None => self.send(),
+            Some(_) => self.publish_held(),
+        }
         self.check_failure()?;
-        if self.port.done.load(Ordering::Acquire) < self.written {
+        if self.held.as_ref().is_some_and(|held| !held.is_done())
+            || self.port.done.load(Ordering::Acquire) < self.written
+        {
             return Ok(false);
         }
         if !self.closed {

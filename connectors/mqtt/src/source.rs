@@ -1,22 +1,23 @@
-//! The MQTT source: what a job describes, and its partition on a shard. The connection lives on
-//! its own thread, see [`receive`](crate::receive).
+//! The MQTT source: what a job describes. Its partition on a shard is in module `partition`, its
+//! connection on a thread of its own in module `receive`.
 
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use thalweg_kernel::{
-    ConfigError, ConnectorError, Decode, Emit, Message, OpenContext, Origin, Source, SourceSpec,
-    SourceStatus, Timestamp,
-};
+use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, SourceSpec};
 use tracing::warn;
 
 use crate::bell::Bell;
-use crate::chunk::{CHUNKS_MAX, Chunk};
+use crate::chunk::CHUNKS_MAX;
 use crate::config::MqttConfig;
 use crate::link::Plan;
+use crate::mode::{Mode, Start};
+use crate::pact::Pact;
+use crate::partition::{MqttPartition, Parts, read_position};
 use crate::receive::{Receive, Setup};
-use crate::topic::{Bindings, TopicFilter};
+use crate::replay::Place;
+use crate::topic::TopicFilter;
 use crate::{random, tls};
 
 /// What to do with retained messages: the broker's stored snapshot, sent on subscribing.
@@ -49,6 +50,8 @@ pub struct MqttSource<D> {
     decoder: D,
     topics: Vec<String>,
     retained: Retained,
+    durability: Option<Mode>,
+    start_from: Start,
     on_subscribed: Hook,
 }
 
@@ -73,11 +76,14 @@ impl fmt::Debug for Hook {
 impl<D> MqttSource<D> {
     /// A source that has no topic yet.
     pub fn new(config: MqttConfig, decoder: D) -> Self {
+        let config_mode = config.durability;
         Self {
             config,
             decoder,
             topics: Vec::new(),
             retained: Retained::default(),
+            durability: config_mode,
+            start_from: Start::default(),
             on_subscribed: Hook::default(),
         }
     }
@@ -105,6 +111,22 @@ impl<D> MqttSource<D> {
         self
     }
 
+    /// When messages are acknowledged, whatever the broker's URL says. Without either: [`Mode::Journal`] in a
+    /// job with a state directory, otherwise [`Mode::None`].
+    #[must_use]
+    pub fn durability(mut self, mode: Mode) -> Self {
+        self.durability = Some(mode);
+        self
+    }
+
+    /// Where to begin in the journal, in a job that resumes from no checkpoint: to try a new rule on
+    /// yesterday's data, then to go live without a gap.
+    #[must_use]
+    pub fn start_from(mut self, start: Start) -> Self {
+        self.start_from = start;
+        self
+    }
+
     /// Checks the broker's settings and the topic filters, and that the files and variables they
     /// name can be read. Opens no connection.
     ///
@@ -113,6 +135,29 @@ impl<D> MqttSource<D> {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.config.check()?;
         self.filters().map(|_| ())
+    }
+
+    /// The mode in this job.
+    fn mode(&self, cx: &OpenContext) -> Result<Mode, ConfigError> {
+        let has_journals = cx.durability.journals.is_some();
+        let mode = match self.durability {
+            Some(mode) => mode,
+            None if has_journals => Mode::Journal,
+            None => Mode::None,
+        };
+        let allowed = match mode {
+            Mode::Journal if !has_journals => {
+                "none, or ack_on_checkpoint; a journal needs the job to have a directory for its state"
+            }
+            Mode::AckOnCheckpoint if !cx.durability.checkpoints => {
+                "none, or journal; this job takes no checkpoints, so nothing would ever be acknowledged"
+            }
+            _ if mode != Mode::Journal && self.start_from != Start::Resume => {
+                "journal, where start_from is given: only a journal can be read again"
+            }
+            _ => return Ok(mode),
+        };
+        Err(ConfigError::new("durability", mode, allowed))
     }
 
     fn filters(&self) -> Result<Arc<[TopicFilter]>, ConfigError> {
@@ -138,16 +183,31 @@ where
         format!("{} {}", self.config, self.topics.join(" "))
     }
 
-    fn open(
-        &self,
-        _partition: usize,
-        cx: &OpenContext,
-    ) -> Result<MqttPartition<D>, ConnectorError> {
+    fn open(&self, partition: usize, cx: &OpenContext) -> Result<MqttPartition<D>, ConnectorError> {
         let name = self.config.to_string();
         let wrong =
             |cause: ConfigError| ConnectorError::new(&name, "wrong setting").caused_by(cause);
         self.check().map_err(wrong)?;
         let filters = self.filters().map_err(wrong)?;
+        let mode = self.mode(cx).map_err(wrong)?;
+        let stored = cx.durability.position.as_deref().unwrap_or_default();
+        let position = read_position(stored).map_err(|what| ConnectorError::new(&name, what))?;
+        let place = match (mode, &cx.durability.journals) {
+            (Mode::Journal, Some(journals)) => Some(Place {
+                journals: Arc::clone(journals),
+                name: format!("{}-{partition}", cx.durability.operator),
+                position,
+                start: self.start_from,
+            }),
+            _ => None,
+        };
+        if let (None, Some(position)) = (&place, position) {
+            warn!(
+                "{name}: the job kept a journal until its last checkpoint, and durability = \"{mode}\" reads \
+                 none: what was acknowledged after position {position} is not processed. Start it once \
+                 with durability = \"journal\" to have it"
+            );
+        }
         let config = self.config.clone();
         let plan = Plan {
             client_id: config
@@ -163,6 +223,8 @@ where
         let (to_shard, from_io) = flume::bounded(CHUNKS_MAX + 1);
         let (to_io, from_shard) = flume::bounded(CHUNKS_MAX);
         let bell = Arc::new(Bell::default());
+        let pact = Arc::new(Pact::new());
+        let (closing, closed) = flume::bounded(1);
         let setup = Setup {
             plan,
             filters: Arc::clone(&filters),
@@ -171,6 +233,10 @@ where
             to_shard,
             from_shard,
             bell: Arc::clone(&bell),
+            pact: Arc::clone(&pact),
+            mode,
+            place,
+            closing: Some(closing),
             cx: cx.clone(),
         };
         thread::Builder::new()
@@ -179,145 +245,10 @@ where
             .map_err(|cause| {
                 ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
             })?;
-        Ok(MqttPartition {
-            name,
-            decoder: self.decoder.clone(),
-            filters,
-            from_io,
-            to_io,
-            bell,
-            current: None,
-            ended: false,
-            told_unmatched: false,
-        })
+        let restored = cx.durability.restored.zip(position);
+        let decoder = self.decoder.clone();
+        let parts =
+            Parts { name, filters, from_io, to_io, closed, bell, pact, mode, position, restored };
+        Ok(MqttPartition::new(decoder, parts))
     }
-}
-
-/// What the I/O thread tells the shard.
-pub(crate) enum ToShard {
-    Chunk(Chunk),
-    Failed(String),
-    Ended,
-}
-
-/// An open [`MqttSource`].
-pub struct MqttPartition<D> {
-    name: String,
-    decoder: D,
-    filters: Arc<[TopicFilter]>,
-    from_io: flume::Receiver<ToShard>,
-    to_io: flume::Sender<Chunk>,
-    bell: Arc<Bell>,
-    /// The chunk being read, and the next message in it.
-    current: Option<(Chunk, usize)>,
-    ended: bool,
-    told_unmatched: bool,
-}
-
-impl<D: Decode> MqttPartition<D> {
-    /// Emits messages of `chunk` from `next` on; says where it stopped.
-    fn emit(
-        &mut self,
-        chunk: &mut Chunk,
-        mut next: usize,
-        left: &mut usize,
-        out: &mut impl Emit<D::Item>,
-    ) -> usize {
-        let mut unmatched = 0;
-        // Lives as long as the borrow of the chunk: one small allocation per chunk, none per message.
-        let mut bindings: Bindings<'_> = Vec::new();
-        while *left > 0
-            && let Some(plain) = chunk.message(next)
-        {
-            next += 1;
-            if !self.filters.iter().any(|filter| filter.matches(plain.topic, &mut bindings)) {
-                unmatched += 1;
-                if !self.told_unmatched {
-                    self.told_unmatched = true;
-                    tell_unmatched(&self.name, plain.topic);
-                }
-                continue;
-            }
-            *left -= 1;
-            let message = Message { bindings: &bindings, ..plain };
-            match self.decoder.decode(&message) {
-                Ok(value) => out.record(value, message.received, &message),
-                Err(error) => out.dead_letter(message.dead_letter(error)),
-            }
-        }
-        chunk.unmatched += unmatched;
-        next
-    }
-
-    /// Hands a read chunk back, which is what acknowledges its messages. If the thread has gone,
-    /// its connection has too, and the broker will send them again.
-    fn hand_over(&self, chunk: Chunk) {
-        let news = chunk.is_news();
-        let _gone = self.to_io.try_send(chunk);
-        // Otherwise the thread finds it when it needs it: a wake-up per chunk would cost more than
-        // the chunk.
-        if news || self.bell.wanted() || self.bell.stopped() {
-            self.bell.ring();
-        }
-    }
-}
-
-impl<D: Decode> Source for MqttPartition<D> {
-    type Item = D::Item;
-
-    fn poll(
-        &mut self,
-        _now: Timestamp,
-        records_max: usize,
-        out: &mut impl Emit<D::Item>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        if self.ended {
-            return Ok(SourceStatus::Ended);
-        }
-        let mut left = records_max;
-        loop {
-            if let Some((mut chunk, next)) = self.current.take() {
-                let next = self.emit(&mut chunk, next, &mut left, out);
-                if next < chunk.len() {
-                    self.current = Some((chunk, next));
-                    return Ok(SourceStatus::Ready);
-                }
-                self.hand_over(chunk);
-            }
-            match self.from_io.try_recv() {
-                Ok(ToShard::Chunk(chunk)) => self.current = Some((chunk, 0)),
-                Ok(ToShard::Failed(what)) => return Err(ConnectorError::new(&self.name, what)),
-                Ok(ToShard::Ended) => {
-                    self.ended = true;
-                    return Ok(SourceStatus::Ended);
-                }
-                Err(flume::TryRecvError::Empty) => return Ok(SourceStatus::Waiting(None)),
-                Err(flume::TryRecvError::Disconnected) => {
-                    let what = "the I/O thread ended unexpectedly; its panic message is in the log";
-                    return Err(ConnectorError::new(&self.name, what));
-                }
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        self.bell.stop();
-    }
-}
-
-impl<D> Drop for MqttPartition<D> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.bell.abandon();
-        }
-    }
-}
-
-#[cold]
-fn tell_unmatched(name: &str, topic: &str) {
-    warn!(
-        "{name}: messages come in that no topic filter of this source matches, the first on \
-         {topic:?}; they are counted and left out. The session probably still holds a subscription \
-         of an earlier job: give another client_id, or connect once with clean_session=true"
-    );
 }

@@ -45,12 +45,20 @@ fn wait_until_open(port: u16) {
 #[derive(Clone, Debug, Default)]
 pub struct MosquittoOptions {
     persistence: bool,
+    quiet: bool,
     lines: String,
     files: Vec<(String, String)>,
     passwords: Vec<(String, String)>,
 }
 
 impl MosquittoOptions {
+    /// Logs nothing: for measuring. [`Mosquitto::log`] is then of no use.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
     /// Keeps sessions and queues on disk: what [`Mosquitto::save`] has written survives
     /// [`Mosquitto::kill`].
     #[must_use]
@@ -92,6 +100,7 @@ impl MosquittoOptions {
 pub struct Mosquitto {
     port: u16,
     dir: tempfile::TempDir,
+    quiet: bool,
     child: Option<Child>,
 }
 
@@ -132,6 +141,9 @@ impl Mosquitto {
                 "persistence true\npersistence_location {path}/\nautosave_interval 0\n"
             ));
         }
+        if options.quiet {
+            conf.push_str("log_type none\n");
+        }
         if options.passwords.is_empty() {
             conf.push_str("allow_anonymous true\n");
         } else {
@@ -146,7 +158,7 @@ impl Mosquitto {
             conf.push_str(&format!("allow_anonymous false\npassword_file {path}/passwords\n"));
         }
         fs::write(dir.path().join("mosquitto.conf"), conf).expect("a configuration");
-        let mut broker = Self { port, dir, child: None };
+        let mut broker = Self { port, dir, quiet: options.quiet, child: None };
         broker.restart();
         Some(broker)
     }
@@ -215,7 +227,7 @@ impl Mosquitto {
             .open(self.dir.path().join("log"))
             .expect("a log file");
         let child = Command::new(binary().expect("found before"))
-            .arg("-v")
+            .args((!self.quiet).then_some("-v"))
             .arg("-c")
             .arg(self.dir.path().join("mosquitto.conf"))
             .stdout(Stdio::null())

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{PATIENCE, Text, Writer, publish, publish_with, subscribed};
+use common::hand::Hand;
+use common::peer::{PUBACK, Peer};
+use common::{Line, PATIENCE, Shard, Text, Writer, publish, publish_with, subscribed, wait_until};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use thalweg_mqtt::testing::Mosquitto;
-use thalweg_mqtt::{MqttSink, Qos};
+use thalweg_mqtt::{MqttSink, MqttSource, Qos, Version};
 
 type Cells = Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>;
 
@@ -88,6 +90,29 @@ fn what_happens_is_counted() {
     assert_eq!(value("duplicates_total"), 1);
     assert_eq!(value("stale_acks_total"), 1);
     assert_eq!(value("acks_total"), 4);
+
+    // The journal: two messages, one of them too large, then no room for a third when it stops.
+    let (peer, hand) = (Peer::new(Version::V5), Hand::swift());
+    hand.record_bytes_max(40);
+    hand.cap(Some(1));
+    let spec = MqttSource::new(peer.config(), Line).topic("a");
+    let mut shard = Shard::open_in(&spec, &hand.context());
+    let mut from = peer.accept(false);
+    from.publish("a", 1, 1, "x");
+    from.publish("a", 1, 2, &"y".repeat(50));
+    assert_eq!(from.acks(PUBACK, 2), [1, 2]);
+    from.publish("a", 1, 3, "z");
+    wait_until("no room", || f64::from_bits(value("journal_stalled")) == 1.0);
+    shard.run_until(1);
+    shard.stop();
+    drop((shard, from));
+    let mut shard = Shard::open_in(&spec, &hand.context());
+    shard.run_until(1);
+    shard.stop();
+    assert_eq!(f64::from_bits(value("journal_stalled")), 0.0);
+    assert_eq!((value("journal_appended_total"), value("journal_refused_total")), (1, 1));
+    assert_eq!((value("journal_full_total"), value("journal_left_total")), (1, 1));
+    assert_eq!(value("journal_replayed_total"), 1);
 
     let mut writer = Writer::open(&MqttSink::new(broker.config(), "out", Text));
     writer.write(["12".to_owned(), "34567".to_owned()]);

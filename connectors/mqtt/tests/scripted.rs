@@ -10,27 +10,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use common::peer::{accepted, read};
 use common::{Line, Shard};
 use thalweg_mqtt::{MqttConfig, MqttSource, Qos, Version};
-
-/// Reads one packet: its first byte and its body.
-fn read(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
-    let mut byte = [0];
-    stream.read_exact(&mut byte)?;
-    let kind = byte[0];
-    let (mut length, mut shift) = (0, 0);
-    loop {
-        stream.read_exact(&mut byte)?;
-        length |= usize::from(byte[0] & 127) << shift;
-        shift += 7;
-        if byte[0] < 128 {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok((kind, body))
-}
 
 /// Listens, and plays `script` for each connection after reading its CONNECT.
 fn peer<T: Send + 'static>(
@@ -54,20 +36,13 @@ fn peer<T: Send + 'static>(
     (MqttConfig::new("127.0.0.1").port(port), thread)
 }
 
-fn accept(version: Version, session_present: bool) -> Vec<u8> {
-    match version {
-        Version::V311 => vec![0x20, 2, session_present.into(), 0],
-        Version::V5 => vec![0x20, 3, session_present.into(), 0, 0],
-    }
-}
-
 /// Goal: the broker may ask for the end of a QoS 2 exchange that this process never saw, and gets
 /// it, instead of a reconnect for ever (rumqtt issues 664 and 1053).
 #[test]
 fn an_unknown_pubrel_is_answered_with_pubcomp() {
     for version in [Version::V311, Version::V5] {
         let (config, peer) = peer(move |round, stream| {
-            stream.write_all(&accept(version, true)).expect("CONNACK");
+            stream.write_all(&accepted(version, true)).expect("CONNACK");
             for id in [7, 999] {
                 let [high, low] = u16::to_be_bytes(id);
                 stream.write_all(&[0x62, 2, high, low]).expect("PUBREL");
@@ -97,7 +72,7 @@ fn a_refused_subscription_names_the_filter() {
         [(Version::V311, 0x80_u8, vec![0x90_u8, 4]), (Version::V5, 0x87, vec![0x90, 5])]
     {
         let (config, peer) = peer(move |_, stream| {
-            stream.write_all(&accept(version, false)).expect("CONNACK");
+            stream.write_all(&accepted(version, false)).expect("CONNACK");
             let (kind, subscribe) = read(stream).expect("a packet");
             assert_eq!(kind, 0x82, "SUBSCRIBE");
             let mut answer = body.clone();
@@ -133,7 +108,7 @@ fn refusals_that_time_cannot_mend_end_the_job_and_others_do_not() {
     ];
     for (version, code, help) in fatal {
         let (config, peer) = peer(move |_, stream| {
-            let mut answer = accept(version, false);
+            let mut answer = accepted(version, false);
             answer[3] = code;
             stream.write_all(&answer).expect("CONNACK");
             Some(())
@@ -147,7 +122,7 @@ fn refusals_that_time_cannot_mend_end_the_job_and_others_do_not() {
         [(Version::V311, 3), (Version::V5, 0x88), (Version::V5, 0x89), (Version::V5, 0x97)]
     {
         let (config, peer) = peer(move |round, stream| {
-            let mut answer = accept(version, false);
+            let mut answer = accepted(version, false);
             answer[3] = if round < 2 { code } else { 0 };
             stream.write_all(&answer).expect("CONNACK");
             (round == 2).then(|| read(stream).expect("SUBSCRIBE").0)

@@ -243,3 +243,10 @@ fn the_status_topic_tells_online_offline_and_a_crash() {
     let last = watch_status(&broker, 1).wait_with_output().expect("mosquitto_sub ends");
     assert_eq!(String::from_utf8_lossy(&last.stdout), "offline\n");
 }
+
+#[test]
+fn a_sink_has_no_use_for_a_sources_durability() {
+    let config: thalweg_mqtt::MqttConfig = "mqtt://h?durability=journal".parse().expect("a URL");
+    let error = MqttSink::new(config, "out", Text).check().expect_err("refused").to_string();
+    assert!(error.contains("durability = \"journal\"") && error.contains("sink"), "{error}");
+}

@@ -133,7 +133,8 @@ impl<D: Disk> Segments<D> {
         let mut again = bytes[from..scanned.offset].to_vec();
         again.resize(again.len() + cut, 0);
         let written = self.disk.write_at(&file, &again, from as u64);
-        written.map_err(|e| failed("writing", &e))?;
+        // Where every write is a copy, a full disk has no room for what is there already.
+        written.map_err(|e| full_or_failed(&self.name, "writing", &e))?;
         self.disk.sync_data(&file).map_err(|e| failed("syncing", &e))?;
         self.disk.sync_dir().map_err(|e| failed("syncing the directory of", &e))?;
         self.recovery.end = scanned.position;

@@ -24,6 +24,10 @@ fn urls() {
         ("mqtt://h?keep_alive_s=5", &|c| c.keep_alive() == Duration::from_secs(5)),
         ("mqtt://h?inflight=7", &|c| c.inflight == 7),
         ("mqtt://h?receive_max=8", &|c| c.inflight == 8),
+        ("mqtt://h", &|c| c.durability.is_none()),
+        ("mqtt://h?durability=none", &|c| c.durability == Some(Mode::None)),
+        ("mqtt://h?durability=journal", &|c| c.durability == Some(Mode::Journal)),
+        ("mqtt://h?durability=ack_on_checkpoint", &|c| c.durability == Some(Mode::AckOnCheckpoint)),
         ("mqtt://h?packet_bytes_max=4096", &|c| c.packet_bytes_max == 4096),
         ("mqtt://h?status_topic=gw%2F7/status", &|c| {
             c.status_topic.as_deref() == Some("gw/7/status")
@@ -73,6 +77,7 @@ fn wrong_urls_name_key_value_and_what_is_allowed() {
         ("mqtt://h:0", "port", "0", "1 to 65535"),
         ("mqtt://h?version=4", "version", "4", "5 or 3.1.1"),
         ("mqtt://h?qos=3", "qos", "3", "0, 1 or 2"),
+        ("mqtt://h?durability=yes", "durability", "yes", "none, ack_on_checkpoint or journal"),
         ("mqtt://h?qos", "qos", "", "0, 1 or 2"),
         ("mqtt://h?clean_session=yes", "clean_session", "yes", "true or false"),
         ("mqtt://h?clean_session=false", "clean_session", "false", "client_id"),

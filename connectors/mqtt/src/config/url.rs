@@ -11,8 +11,8 @@ use super::{MqttConfig, Password, Qos, Secret, Version};
 
 const SCHEMES: &str = "mqtt://host[:port] or mqtts://host[:port]";
 const PARAMETERS: &str = "version, client_id, clean_session, session_expiry_s, keep_alive_s, qos, \
-                          inflight, packet_bytes_max, status_topic, ca, cert, key, user, password, \
-                          password_file, password_env";
+                          inflight, packet_bytes_max, durability, status_topic, ca, cert, key, \
+                          user, password, password_file, password_env";
 
 impl FromStr for MqttConfig {
     type Err = ConfigError;
@@ -79,6 +79,7 @@ impl MqttConfig {
             "packet_bytes_max" => {
                 self.packet_bytes_max = number(key, value, "128 to 268435460 bytes")?;
             }
+            "durability" => self.durability = Some(value.parse()?),
             "status_topic" => self.status_topic = Some(value.to_owned()),
             "ca" => self.ca = Some(value.into()),
             "cert" => self.cert = Some(value.into()),

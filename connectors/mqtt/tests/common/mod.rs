@@ -2,6 +2,9 @@
 //! can be, and the mosquitto command-line clients.
 #![allow(dead_code)]
 
+pub(crate) mod hand;
+pub(crate) mod peer;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -115,7 +118,11 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn open(spec: &MqttSource<Line>) -> Self {
-        let source = spec.open(0, &context()).expect("the source opens");
+        Self::open_in(spec, &context())
+    }
+
+    pub(crate) fn open_in(spec: &MqttSource<Line>, cx: &OpenContext) -> Self {
+        let source = spec.open(0, cx).expect("the source opens");
         Self { source, seen: Seen::default(), records_max: 64 }
     }
 
@@ -201,6 +208,15 @@ pub(crate) fn wait_for_log(broker: &Mosquitto, text: &str, count: usize) {
     while broker.log().matches(text).count() < count {
         assert!(Instant::now() < deadline, "the broker never logged {text:?} {count} times");
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until it is so; the I/O thread does it.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

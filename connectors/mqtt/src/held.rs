@@ -1,0 +1,302 @@
+//! The outbox of an exactly-once sink: results that wait for their epoch, and those that are on their way
+//! since it exists. Pure: no I/O.
+//!
+//! What is written belongs to the open epoch. At a barrier it becomes a *note* of that epoch; when the epoch
+//! exists the note is published, message by message; when the broker has acknowledged all of them, the next
+//! epoch deletes the note. A crash in between publishes notes again, whole: each message then has the same
+//! id as before, by which a subscriber can tell.
+//!
+//! ```text
+//! note    = u8:version (1) message*
+//! message = u16:topic-length u32:payload-length topic payload      little-endian
+//! id      = 16 hex digits for job and sink - epoch - instance - number of the note - number in the note
+//! ```
+
+use std::collections::VecDeque;
+
+use thalweg_kernel::{Epoch, Pending, PendingId};
+
+use crate::sink::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, Results};
+
+/// The version of a note's format.
+const VERSION: u8 = 1;
+/// The bytes before a message's topic.
+const LENGTHS: usize = 6;
+
+/// The user property that carries a message's id (MQTT 5).
+pub(crate) const ID_PROPERTY: &str = "thalweg-id";
+/// An id and its property have at most so many bytes in a packet.
+pub(crate) const ID_BYTES_MAX: usize = 5 + ID_PROPERTY.len() + 16 + 4 + 20 + 5 + 10 + 10;
+
+/// The beginning of a message's id, and its number in its note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdStem {
+    pub(crate) stem: String,
+    pub(crate) first: usize,
+}
+
+/// See the module.
+pub(crate) struct Held {
+    /// Of job and sink, as hex digits.
+    who: String,
+    pub(crate) open: Results,
+    sealed: VecDeque<Note>,
+    publishing: VecDeque<Note>,
+    /// Notes that are on their way, and how many messages will have arrived when they have.
+    leaving: VecDeque<(PendingId, u64, usize)>,
+    arrived: Vec<PendingId>,
+    /// The messages that have left.
+    left: u64,
+    /// The bytes of all notes that have not arrived.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+struct Note {
+    id: PendingId,
+    bytes: Vec<u8>,
+    /// Where the next message begins, and its number.
+    at: usize,
+    next: usize,
+}
+
+impl Note {
+    fn new(id: PendingId, bytes: Vec<u8>) -> Self {
+        Self { id, bytes, at: 1, next: 0 }
+    }
+}
+
+impl Held {
+    /// The outbox of a sink, with what is to be published again.
+    pub(crate) fn new(
+        who: u64,
+        bytes_max: usize,
+        pending: impl Iterator<Item = (PendingId, Vec<u8>)>,
+    ) -> Result<Self, String> {
+        let mut held = Self {
+            who: format!("{who:016x}"),
+            open: Results::default(),
+            sealed: VecDeque::new(),
+            publishing: VecDeque::new(),
+            leaving: VecDeque::new(),
+            arrived: Vec::new(),
+            left: 0,
+            bytes: 0,
+            bytes_max,
+        };
+        for (id, bytes) in pending {
+            check(&bytes).map_err(|why| format!("the note {id} {why}"))?;
+            held.bytes += bytes.len();
+            held.publishing.push_back(Note::new(id, bytes));
+        }
+        Ok(held)
+    }
+
+    /// Whether more may be written.
+    pub(crate) fn has_room(&self) -> bool {
+        self.bytes + self.open.bytes.len() < self.bytes_max
+    }
+
+    /// A barrier: what is open becomes a note, and notes that have arrived are deleted.
+    pub(crate) fn seal(&mut self, pending: &mut Pending<'_>) {
+        self.arrived.drain(..).for_each(|id| pending.delete(id));
+        if self.open.ends.is_empty() {
+            return;
+        }
+        let mut bytes =
+            Vec::with_capacity(self.open.bytes.len() + self.open.ends.len() * LENGTHS + 1);
+        bytes.push(VERSION);
+        let mut from = 0;
+        for &(topic, payload) in &self.open.ends {
+            bytes.extend_from_slice(&((topic - from) as u16).to_le_bytes());
+            bytes.extend_from_slice(&((payload - topic) as u32).to_le_bytes());
+            bytes.extend_from_slice(&self.open.bytes[from..payload]);
+            from = payload;
+        }
+        self.open.clear();
+        let id = pending.put(&bytes);
+        self.bytes += bytes.len();
+        self.sealed.push_back(Note::new(id, bytes));
+    }
+
+    /// `epoch` exists: its notes may be published.
+    pub(crate) fn commit(&mut self, epoch: Epoch) {
+        while let Some(note) = self.sealed.pop_front_if(|note| note.id.epoch <= epoch) {
+            self.publishing.push_back(note);
+        }
+    }
+
+    /// Fills `load`, which is empty, with messages to publish; how their ids begin.
+    pub(crate) fn fill(&mut self, load: &mut Results) -> Option<IdStem> {
+        let note = self.publishing.front_mut()?;
+        let PendingId { epoch, instance, number } = note.id;
+        let stem =
+            IdStem { stem: format!("{}-{epoch}-{instance}-{number}", self.who), first: note.next };
+        while load.ends.len() < LOAD_MESSAGES_MAX
+            && load.bytes.len() < LOAD_BYTES_MAX
+            && let Some((topic, payload)) = message(&note.bytes, note.at)
+        {
+            load.bytes.extend_from_slice(&note.bytes[note.at + LENGTHS..payload]);
+            let end = load.bytes.len();
+            load.ends.push((end - (payload - topic), end));
+            note.at = payload;
+            note.next += 1;
+        }
+        self.left += load.ends.len() as u64;
+        if note.at == note.bytes.len()
+            && let Some(note) = self.publishing.pop_front()
+        {
+            self.leaving.push_back((note.id, self.left, note.bytes.len()));
+        }
+        Some(stem)
+    }
+
+    /// So many messages have arrived, in order.
+    pub(crate) fn arrive(&mut self, messages: u64) {
+        while let Some((id, _, bytes)) = self.leaving.pop_front_if(|(_, end, _)| *end <= messages) {
+            self.bytes -= bytes;
+            self.arrived.push(id);
+        }
+    }
+
+    /// Whether nothing is left to publish.
+    pub(crate) fn is_done(&self) -> bool {
+        self.sealed.is_empty() && self.publishing.is_empty() && self.leaving.is_empty()
+    }
+}
+
+/// Where the topic and the payload end of the message at `at`.
+fn message(note: &[u8], at: usize) -> Option<(usize, usize)> {
+    let lengths = note.get(at..at + LENGTHS)?;
+    let topic = usize::from(u16::from_le_bytes([lengths[0], lengths[1]]));
+    let payload = u32::from_le_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]) as usize;
+    let topic = at + LENGTHS + topic;
+    (topic + payload <= note.len()).then_some((topic, topic + payload))
+}
+
+/// Whether a note of an earlier run can be read.
+fn check(note: &[u8]) -> Result<(), String> {
+    match note.first() {
+        Some(&VERSION) => {}
+        Some(other) => {
+            return Err(format!("has version {other}, which only a later program knows"));
+        }
+        None => return Err("is empty".into()),
+    }
+    let mut at = 1;
+    while at < note.len() {
+        let Some((topic, payload)) = message(note, at) else {
+            return Err(format!("is damaged at byte {at}"));
+        };
+        if std::str::from_utf8(&note[at + LENGTHS..topic]).is_err() {
+            return Err(format!("has a topic at byte {at} that is no text"));
+        }
+        at = payload;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_kernel::{Change, Changes, StateId};
+
+    use super::*;
+
+    fn write(held: &mut Held, topic: &str, payload: &str) {
+        held.open.bytes.extend_from_slice(topic.as_bytes());
+        let end = held.open.bytes.len();
+        held.open.bytes.extend_from_slice(payload.as_bytes());
+        held.open.ends.push((end, held.open.bytes.len()));
+    }
+
+    /// Seals, and returns the notes that were put and the number deleted.
+    fn seal(held: &mut Held, epoch: u64) -> (Vec<(PendingId, Vec<u8>)>, usize) {
+        let mut changes = Changes::new();
+        let mut pending = Pending::new(&mut changes, StateId::of("a", "b"), Epoch::new(epoch), 3);
+        held.seal(&mut pending);
+        let (mut put, mut deleted) = (Vec::new(), 0);
+        for change in Changes::read(changes.as_bytes()) {
+            match change.unwrap() {
+                Change::Put { key, value } => {
+                    let (instance, rest) = StateId::split_key(key).unwrap();
+                    put.push((PendingId::read(instance, rest).unwrap(), value.to_vec()));
+                }
+                _ => deleted += 1,
+            }
+        }
+        (put, deleted)
+    }
+
+    fn published(held: &mut Held) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        let mut load = Results::default();
+        while let Some(IdStem { stem, first }) = held.fill(&mut load) {
+            let mut from = 0;
+            for (n, &(_, payload)) in load.ends.iter().enumerate() {
+                let text = String::from_utf8(load.bytes[from..payload].to_vec()).unwrap();
+                all.push((format!("{stem}-{}", first + n), text));
+                from = payload;
+            }
+            load.clear();
+        }
+        all
+    }
+
+    #[test]
+    fn results_leave_after_their_epoch_and_again_with_the_same_ids() {
+        let mut held = Held::new(7, 1_000, std::iter::empty()).unwrap();
+        write(&mut held, "t/1", "one");
+        write(&mut held, "t/2", "");
+        let (notes, _) = seal(&mut held, 5);
+        write(&mut held, "t/3", "three");
+        assert_eq!(published(&mut held), [], "the epoch does not exist yet");
+        let (later, _) = seal(&mut held, 6);
+        held.commit(Epoch::new(5));
+        let first = published(&mut held);
+        let id = |n| format!("0000000000000007-5-3-0-{n}");
+        assert_eq!(first, [(id(0), "t/1one".into()), (id(1), "t/2".into())]);
+        // A crash: the notes of both epochs are there.
+        let pending = notes.into_iter().chain(later);
+        let mut again = Held::new(7, 1_000, pending).unwrap();
+        let repeated = published(&mut again);
+        assert_eq!((&repeated[..2], repeated[2].1.as_str()), (&first[..], "t/3three"));
+        again.arrive(1);
+        assert_eq!(seal(&mut again, 7).1, 0, "half a note has not arrived");
+        again.arrive(3);
+        assert!(again.is_done());
+        assert_eq!(seal(&mut again, 8).1, 2);
+        assert_eq!(again.bytes, 0);
+    }
+
+    #[test]
+    fn a_note_of_many_messages_leaves_in_loads_and_the_bound_counts_it() {
+        let mut held = Held::new(1, 20_000, std::iter::empty()).unwrap();
+        for n in 0..1_300 {
+            write(&mut held, "topic", &format!("payload {n}"));
+        }
+        seal(&mut held, 1);
+        held.commit(Epoch::new(9));
+        assert!(!held.has_room());
+        let all = published(&mut held);
+        assert!(all.iter().enumerate().all(|(n, (id, text))| {
+            id.ends_with(&format!("-0-{n}")) && *text == format!("topicpayload {n}")
+        }));
+        assert_eq!(all.len(), 1_300);
+        held.arrive(1_300);
+        assert!(held.has_room());
+    }
+
+    #[test]
+    fn damaged_notes_are_refused() {
+        let mut held = Held::new(1, 100, std::iter::empty()).unwrap();
+        write(&mut held, "topic", "payload");
+        let (notes, _) = seal(&mut held, 1);
+        let (id, note) = &notes[0];
+        let refuse = |bytes: Vec<u8>| Held::new(1, 100, std::iter::once((*id, bytes))).err();
+        assert_eq!(refuse(note.clone()), None);
+        for cut in (0..note.len()).filter(|&cut| cut != 1) {
+            assert!(refuse(note[..cut].to_vec()).is_some(), "cut at {cut}");
+        }
+        assert!(refuse([&[9], &note[1..]].concat()).unwrap().contains("version 9"));
+    }
+}

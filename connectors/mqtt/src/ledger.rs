@@ -1,0 +1,213 @@
+//! What the I/O thread of a source owes the broker: which messages are to be acknowledged, and when. The
+//! three [modes](crate::Mode) differ here.
+//!
+//! Each message taken has a mark behind it (see [`Pact`]). What is owed is kept in receive order with the
+//! mark that must be reached before it goes: a message's own, or, for one that needs no keeping (a
+//! repetition, a skipped one), that of all before it. So acknowledgements never overtake each other. With
+//! the connection what is owed on it goes: the broker repeats it on the next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
+
+use crate::config::Qos;
+use crate::link::Delivery;
+use crate::pact::Pact;
+use crate::record::write_head;
+
+/// The most acknowledgements that can be owed: MQTT has no more packet ids. What a broker sends beyond that,
+/// against the standard, waits.
+pub(crate) const OWED_MAX: usize = 65_535;
+
+/// When messages are acknowledged.
+pub(crate) enum Keeping {
+    /// At their hand-over: they are owed by their chunk, not here.
+    HandOver,
+    /// When a checkpoint has covered them.
+    Checkpoint { taken: u64 },
+    /// When they are durable in the journal.
+    Journal(Box<Keeper>),
+}
+
+/// The open journal.
+pub(crate) struct Keeper {
+    writer: Box<dyn JournalWriter>,
+    head: Vec<u8>,
+    trimmed: u64,
+    unflushed: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(writer: Box<dyn JournalWriter>) -> Self {
+        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false }
+    }
+
+    fn append(&mut self, delivery: &Delivery, received: Timestamp) -> Result<u64, JournalError> {
+        let topic = String::from_utf8_lossy(&delivery.topic);
+        let Delivery { qos, retained, user_properties, payload, .. } = delivery;
+        write_head(&topic, *qos, *retained, user_properties, &mut self.head)
+            .ok_or_else(|| JournalError::TooLarge("a text of 4 GiB or more".to_owned()))?;
+        let position = self.writer.append(received, &[&self.head, payload])?;
+        self.unflushed = true;
+        Ok(position + 1)
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It may be handed to the shard, with this mark behind it.
+    Yes(u64),
+    /// Not now; why.
+    NoRoom(String),
+    /// It never can be; the mark, and why.
+    Refused(u64, String),
+}
+
+struct Owed {
+    mark: u64,
+    packet_id: u16,
+    qos: Qos,
+}
+
+pub(crate) struct Ledger {
+    keeping: Keeping,
+    owed: VecDeque<Owed>,
+    pact: Arc<Pact>,
+    shard: Waker,
+}
+
+impl Ledger {
+    pub(crate) fn new(keeping: Keeping, pact: Arc<Pact>, shard: Waker) -> Self {
+        Self { keeping, owed: VecDeque::new(), pact, shard }
+    }
+
+    /// From now on messages go into this journal.
+    pub(crate) fn keep(&mut self, keeper: Keeper) {
+        self.keeping = Keeping::Journal(Box::new(keeper));
+    }
+
+    /// Acknowledgements go with the chunks.
+    pub(crate) fn is_by_hand_over(&self) -> bool {
+        matches!(self.keeping, Keeping::HandOver)
+    }
+
+    /// Acknowledgements go with the checkpoints.
+    pub(crate) fn is_by_checkpoint(&self) -> bool {
+        matches!(self.keeping, Keeping::Checkpoint { .. })
+    }
+
+    pub(crate) fn is_journal(&self) -> bool {
+        matches!(self.keeping, Keeping::Journal(_))
+    }
+
+    /// The mark behind all that was taken.
+    fn mark(&self) -> u64 {
+        match &self.keeping {
+            Keeping::HandOver => 0,
+            Keeping::Checkpoint { taken } => *taken,
+            Keeping::Journal(keeper) => keeper.writer.end(),
+        }
+    }
+
+    /// Whether nothing can be owed any more.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.owed.len() >= OWED_MAX
+    }
+
+    /// Takes a message, which was received now.
+    ///
+    /// # Errors
+    /// If the journal has failed for good.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        delivery: &Delivery,
+        received: Timestamp,
+    ) -> Result<Taken, String> {
+        match &mut self.keeping {
+            Keeping::HandOver => Ok(Taken::Yes(0)),
+            Keeping::Checkpoint { taken } => {
+                *taken += 1;
+                Ok(Taken::Yes(*taken))
+            }
+            Keeping::Journal(keeper) => match keeper.append(delivery, received) {
+                Ok(mark) => Ok(Taken::Yes(mark)),
+                Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
+                Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    /// Notes that a message is to be acknowledged once all that was taken so far may be.
+    #[inline]
+    pub(crate) fn owe(&mut self, packet_id: u16, qos: Qos) {
+        if qos != Qos::AtMostOnce {
+            let mark = self.mark();
+            self.owed.push_back(Owed { mark, packet_id, qos });
+        }
+    }
+
+    /// Nothing more is coming soon: what was taken may go to the disk.
+    pub(crate) fn flush(&mut self) {
+        if let Keeping::Journal(keeper) = &mut self.keeping
+            && std::mem::take(&mut keeper.unflushed)
+        {
+            keeper.writer.flush();
+        }
+    }
+
+    /// Acknowledges what may be by now, with `ack`; the number of those. Trims the journal, and tells the
+    /// shard how far it is durable.
+    ///
+    /// # Errors
+    /// If the journal has failed for good: nothing is acknowledged any more.
+    pub(crate) fn settle(&mut self, mut ack: impl FnMut(u16, Qos)) -> Result<u64, String> {
+        let reached = match &mut self.keeping {
+            Keeping::HandOver => return Ok(0),
+            Keeping::Checkpoint { .. } => self.pact.released(),
+            Keeping::Journal(keeper) => {
+                let durable = keeper.writer.durable().map_err(|error| error.to_string())?;
+                let released = self.pact.released();
+                if released > keeper.trimmed {
+                    keeper.trimmed = released;
+                    keeper.writer.trim(released);
+                }
+                self.pact.durable(durable, &self.shard);
+                durable
+            }
+        };
+        let mut count = 0;
+        while let Some(owed) = self.owed.pop_front_if(|owed| owed.mark <= reached) {
+            ack(owed.packet_id, owed.qos);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The connection has gone: what is owed is not owed any more. The number of those.
+    pub(crate) fn disconnected(&mut self) -> u64 {
+        let stale = self.owed.len() as u64;
+        self.owed.clear();
+        stale
+    }
+
+    /// Whether nothing is owed, and nothing is on its way to the disk. To be asked after
+    /// [`settle`](Self::settle).
+    pub(crate) fn is_clear(&self) -> bool {
+        self.owed.is_empty()
+            && match &self.keeping {
+                Keeping::Journal(keeper) => {
+                    // A failure shows when it is settled.
+                    keeper.writer.durable().is_ok_and(|durable| durable >= keeper.writer.end())
+                }
+                _ => true,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! What comes in: into the ledger, and into the chunk that is being filled. Before anything live, what the
+//! journal holds from an earlier run.
+//!
+//! **No room.** A journal at its cap, on a full disk, or behind its disk takes nothing for the moment. What
+//! comes in then waits here, unacknowledged, up to [`STALLED_MESSAGES_MAX`]; the socket is read (and pings are
+//! sent) until then, and a broker that keeps to `inflight` sends no more. Beyond that the socket is not read.
+//! Nothing is lost, and the order stays. What still waits when the connection goes is repeated by the
+//! broker, if it keeps the session.
+//!
+//! **Replay.** The journal is opened, and read to its end, before the first connection is made; so what is
+//! live follows what is replayed without a gap or a repetition. The shard runs meanwhile.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::time::Sleep;
+use tracing::error;
+
+use super::*;
+use crate::ledger::{Keeper, Taken};
+use crate::link::Delivery;
+
+/// The most messages that wait for room.
+pub const STALLED_MESSAGES_MAX: usize = 1024;
+/// The most bytes of payload that wait for room; the last message may take it over by one packet.
+pub const STALLED_BYTES_MAX: usize = 1024 * 1024;
+/// How long a journal may be open elsewhere: an earlier attempt of this job is on its way out.
+const OPEN_MS_MAX: u64 = 5_000;
+const OPEN_RETRY_MS: u64 = 20;
+/// A wait for room that is longer is told; a shorter one is a disk that is behind for a moment.
+const TELL_AFTER_MS: u64 = 1_000;
+
+/// Messages that the ledger has no room for, in receive order, each with its connection.
+pub(super) struct Stall {
+    waiting: VecDeque<(Delivery, u64)>,
+    bytes: usize,
+    why: String,
+    /// Rings when it is time to tell.
+    tell: Pin<Box<Sleep>>,
+    told: bool,
+}
+
+impl Stall {
+    fn is_crowded(&self) -> bool {
+        self.waiting.len() >= STALLED_MESSAGES_MAX || self.bytes >= STALLED_BYTES_MAX
+    }
+}
+
+impl Receive {
+    /// Opens the journal and reads again what is to be. False if the source was abandoned, or ended before
+    /// it had begun.
+    pub(super) async fn resume(&mut self, place: &Place) -> Result<bool, String> {
+        let deadline = Instant::now() + Duration::from_millis(OPEN_MS_MAX);
+        let writer = loop {
+            match place.open(Waker::from(Arc::clone(&self.setup.bell)))? {
+                Ok(writer) => break writer,
+                Err(what) if Instant::now() >= deadline => return Err(what),
+                Err(_) if self.pause(Duration::from_millis(OPEN_RETRY_MS)).await => {}
+                Err(_) => return Ok(false),
+            }
+        };
+        let end = writer.end();
+        self.ledger.keep(Keeper::new(writer));
+        self.settle();
+        let mut replay = place.replay(end)?;
+        let mut count = 0;
+        loop {
+            if self.filling.is_none() && !self.wait_for_free().await {
+                return Ok(!self.setup.bell.abandoned());
+            }
+            let Some(chunk) = &mut self.filling else { continue };
+            let more = replay.fill(chunk)?;
+            count += chunk.len() as u64;
+            self.meters.replayed.increment(chunk.len() as u64);
+            self.send();
+            if !more {
+                break;
+            }
+        }
+        if count > 0 {
+            info!("{}: read {count} messages again from the journal {}", self.who, place.name);
+        }
+        Ok(true)
+    }
+
+    pub(super) async fn deliver(&mut self, delivery: Delivery) {
+        // Not acknowledged, hence not lost: a session that outlives us keeps it.
+        if self.stop != Stop::No || self.fault.is_some() {
+            return;
+        }
+        let generation = self.generation;
+        if self.stall.is_some() {
+            self.wait_behind(delivery, generation, String::new());
+        } else {
+            if self.filling.is_none() && !self.wait_for_free().await {
+                return;
+            }
+            if let Some((delivery, why)) = self.take(delivery, generation) {
+                self.wait_behind(delivery, generation, why);
+            }
+        }
+        if self.stall.as_ref().is_some_and(Stall::is_crowded) {
+            self.wait_for_room().await;
+        }
+    }
+
+    /// Takes a message into the chunk being filled. Gives it back, with the reason, where there is no room.
+    fn take(&mut self, delivery: Delivery, generation: u64) -> Option<(Delivery, String)> {
+        let Some(chunk) = &mut self.filling else { return Some((delivery, String::new())) };
+        if self.ledger.is_crowded() {
+            return Some((delivery, "every packet id awaits its acknowledgement".to_owned()));
+        }
+        let (packet_id, qos) = (delivery.packet_id, delivery.qos);
+        let bytes = delivery.payload.len() as u64;
+        // Only the ids of this connection's session mean anything.
+        let tracked = qos == Qos::ExactlyOnce && generation == self.generation;
+        if tracked && !self.unreleased.insert(packet_id) {
+            // It was taken earlier, and the answer follows what became of it then.
+            self.meters.duplicates.increment(1);
+        } else if delivery.retained && self.setup.skip_retained {
+            self.meters.retained_skipped.increment(1);
+        } else {
+            match self.ledger.take(&delivery, chunk.received) {
+                Ok(Taken::Yes(mark)) => {
+                    if self.ledger.is_journal() {
+                        self.meters.journal_appended.increment(1);
+                    }
+                    chunk.push(delivery, mark);
+                }
+                Ok(Taken::NoRoom(why)) => {
+                    if tracked {
+                        self.unreleased.remove(packet_id);
+                    }
+                    return Some((delivery, why));
+                }
+                Ok(Taken::Refused(mark, why)) => {
+                    self.meters.journal_refused.increment(1);
+                    chunk.push_refused(delivery, mark, why);
+                }
+                Err(what) => {
+                    self.fault = Some(what);
+                    return None;
+                }
+            }
+        }
+        if self.ledger.is_by_hand_over() {
+            chunk.push_ack(packet_id, qos);
+        } else if generation == self.generation {
+            self.ledger.owe(packet_id, qos);
+        }
+        let full = chunk.is_full();
+        self.pace.count(qos);
+        self.meters.received.increment(1);
+        self.meters.bytes.increment(bytes);
+        if full {
+            self.send();
+        }
+        None
+    }
+
+    /// Puts a message behind those that wait for room.
+    #[cold]
+    fn wait_behind(&mut self, delivery: Delivery, generation: u64, why: String) {
+        let stall = self.stall.get_or_insert_with(|| {
+            self.meters.journal_full.increment(1);
+            self.meters.stalled.set(1.0);
+            let tell = Box::pin(sleep(Duration::from_millis(TELL_AFTER_MS)));
+            Stall { waiting: VecDeque::new(), bytes: 0, why, tell, told: false }
+        });
+        stall.bytes += delivery.payload.len();
+        stall.waiting.push_back((delivery, generation));
+    }
+
+    /// Takes what waits for room, as far as there is some.
+    #[cold]
+    pub(super) fn unstall(&mut self) {
+        let Some(mut stall) = self.stall.take() else { return };
+        while let Some((delivery, generation)) = stall.waiting.pop_front() {
+            if self.filling.is_none() && !self.take_free() {
+                stall.waiting.push_front((delivery, generation));
+                break;
+            }
+            let bytes = delivery.payload.len();
+            if let Some((delivery, why)) = self.take(delivery, generation) {
+                stall.why = why;
+                stall.waiting.push_front((delivery, generation));
+                break;
+            }
+            stall.bytes -= bytes;
+        }
+        if stall.waiting.is_empty() {
+            self.stall_ended(&stall);
+        } else {
+            self.stall = Some(stall);
+        }
+    }
+
+    fn stall_ended(&self, stall: &Stall) {
+        self.meters.stalled.set(0.0);
+        if stall.told {
+            info!("{}: there is room again; messages are taken and acknowledged", self.who);
+        }
+    }
+
+    /// Says once that a wait for room is a long one.
+    #[cold]
+    pub(super) fn tell_stall(&mut self, cx: &mut Context<'_>) {
+        let Some(stall) = &mut self.stall else { return };
+        if !stall.told && stall.tell.as_mut().poll(cx).is_ready() {
+            stall.told = true;
+            let why = &stall.why;
+            error!(
+                "{}: no message is taken or acknowledged for now; the broker keeps them: {why}",
+                self.who
+            );
+        }
+    }
+
+    /// Nothing more is taken: leaves what waits for room to the broker.
+    pub(super) fn give_up_stalled(&mut self) {
+        let Some(stall) = self.stall.take() else { return };
+        self.meters.journal_left.increment(stall.waiting.len() as u64);
+        self.stall_ended(&stall);
+    }
+
+    /// The connection has gone; the broker repeats what was not acknowledged, so that need not wait.
+    pub(super) fn leave_stalled_to_broker(&mut self) {
+        let Some(mut stall) = self.stall.take() else { return };
+        stall.waiting.retain(|(delivery, _)| delivery.qos == Qos::AtMostOnce);
+        stall.bytes = stall.waiting.iter().map(|(delivery, _)| delivery.payload.len()).sum();
+        if stall.waiting.is_empty() {
+            self.stall_ended(&stall);
+        } else {
+            self.stall = Some(stall);
+        }
+    }
+
+    /// Takes a free chunk to fill; waits for one if there is none. False if the end came first.
+    pub(super) async fn wait_for_free(&mut self) -> bool {
+        poll_fn(|cx| {
+            if self.attend(cx) || self.stop != Stop::No || self.fault.is_some() {
+                return Poll::Ready(false);
+            }
+            // What waited for room may have taken one meanwhile.
+            if self.filling.is_some() || self.take_free() {
+                return Poll::Ready(true);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until fewer messages wait for room, or the end comes.
+    async fn wait_for_room(&mut self) {
+        poll_fn(|cx| {
+            let ends = self.attend(cx) || self.stop != Stop::No || self.fault.is_some();
+            if ends || !self.stall.as_ref().is_some_and(Stall::is_crowded) {
+                return Poll::Ready(());
+            }
+            if !self.free.is_empty() {
+                self.send();
+            }
+            self.ledger.flush();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Takes a free chunk to fill, if there is one.
+    fn take_free(&mut self) -> bool {
+        let Some(mut chunk) = self.free.pop() else { return false };
+        chunk.reset(self.generation, now());
+        self.filling = Some(chunk);
+        true
+    }
+}

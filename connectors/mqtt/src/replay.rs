@@ -1,0 +1,205 @@
+//! Opening a source's journal, and finding the record to begin at, through the kernel's seam alone.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Timestamp};
+
+use crate::chunk::Chunk;
+use crate::mode::Start;
+use crate::record::Record;
+
+/// Which journal, and where to begin in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) journals: Arc<dyn Journals>,
+    pub(crate) name: String,
+    /// Where a checkpoint says to go on.
+    pub(crate) position: Option<u64>,
+    /// Otherwise.
+    pub(crate) start: Start,
+}
+
+impl Place {
+    /// Opens the journal for writing. The inner error is that somebody else still has it open: an
+    /// earlier attempt of this job that is on its way out, perhaps.
+    pub(crate) fn open(
+        &self,
+        waker: Waker,
+    ) -> Result<Result<Box<dyn JournalWriter>, String>, String> {
+        match self.journals.open(&self.name, waker) {
+            Ok(writer) => Ok(Ok(writer)),
+            // The seam has no kind of its own for it.
+            Err(JournalError::Failed(what)) if what.contains("is open already") => Ok(Err(what)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The records to be read again, of a journal that ends at `end`.
+    pub(crate) fn replay(&self, end: u64) -> Result<Replay, String> {
+        let since = match (self.position, self.start) {
+            (None, Start::Time(time)) => Some(time),
+            _ => None,
+        };
+        let reader = match (self.position, self.start) {
+            (Some(from), _) | (None, Start::Position(from)) => self.journals.read(&self.name, from),
+            (None, Start::Resume | Start::Time(_)) => self.oldest(end),
+        };
+        let reader = reader.map_err(|error| error.to_string())?;
+        Ok(Replay { reader, since, name: self.name.clone() })
+    }
+
+    /// Reads from the oldest record that is still kept. The seam does not tell which that is, but only
+    /// what has been trimmed: a few tries, each again half as far.
+    fn oldest(&self, end: u64) -> Result<Box<dyn JournalReader>, JournalError> {
+        let (mut trimmed, mut kept) = match self.journals.read(&self.name, 0) {
+            Err(JournalError::Position(_)) => (0, end),
+            other => return other,
+        };
+        while kept - trimmed > 1 {
+            let middle = trimmed + (kept - trimmed) / 2;
+            match self.journals.read(&self.name, middle) {
+                Ok(_) => kept = middle,
+                Err(JournalError::Position(_)) => trimmed = middle,
+                Err(error) => return Err(error),
+            }
+        }
+        self.journals.read(&self.name, kept)
+    }
+}
+
+/// Reads records again.
+pub(crate) struct Replay {
+    reader: Box<dyn JournalReader>,
+    /// Records before the first one of this time are passed over.
+    since: Option<Timestamp>,
+    name: String,
+}
+
+impl Replay {
+    /// Fills `chunk`; false once there is nothing left.
+    pub(crate) fn fill(&mut self, chunk: &mut Chunk) -> Result<bool, String> {
+        while !chunk.is_full() {
+            let Some(record) = self.reader.next().map_err(|error| error.to_string())? else {
+                return Ok(false);
+            };
+            if self.since.is_some_and(|time| record.received < time) {
+                continue;
+            }
+            // Clocks jump back: what follows belongs to it all the same.
+            self.since = None;
+            let message = Record::read(record.bytes).map_err(|error| {
+                format!("record {} of the journal {}: {error}", record.position, self.name)
+            })?;
+            chunk.push_record(&message, record.received, record.position + 1);
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A journal in memory that keeps the records from `oldest` to `end`, each received at its number.
+    #[derive(Debug)]
+    struct Kept {
+        oldest: u64,
+        end: u64,
+    }
+
+    struct Reading {
+        next: u64,
+        end: u64,
+        bytes: Vec<u8>,
+    }
+
+    impl Journals for Kept {
+        fn open(&self, _: &str, _: Waker) -> Result<Box<dyn JournalWriter>, JournalError> {
+            Err(JournalError::Failed("journal x is open already: locked".into()))
+        }
+
+        fn read(&self, _: &str, from: u64) -> Result<Box<dyn JournalReader>, JournalError> {
+            if !(self.oldest..=self.end).contains(&from) {
+                return Err(JournalError::Position(format!("{from} is not kept")));
+            }
+            Ok(Box::new(Reading { next: from, end: self.end, bytes: Vec::new() }))
+        }
+    }
+
+    impl JournalReader for Reading {
+        fn next(&mut self) -> Result<Option<thalweg_kernel::JournalRecord<'_>>, JournalError> {
+            if self.next == self.end {
+                return Ok(None);
+            }
+            let position = self.next;
+            self.next += 1;
+            let qos = crate::Qos::AtLeastOnce;
+            crate::record::write_head("a", qos, false, &[], &mut self.bytes).unwrap();
+            self.bytes.extend_from_slice(position.to_string().as_bytes());
+            let received = Timestamp::from(position);
+            Ok(Some(thalweg_kernel::JournalRecord { position, received, bytes: &self.bytes }))
+        }
+    }
+
+    fn read(
+        oldest: u64,
+        end: u64,
+        position: Option<u64>,
+        start: Start,
+    ) -> Result<Vec<u64>, String> {
+        let journals = Arc::new(Kept { oldest, end });
+        let place = Place { journals, name: "x".into(), position, start };
+        let mut replay = place.replay(end)?;
+        let mut seen = Vec::new();
+        loop {
+            let mut chunk = Chunk::default();
+            let more = replay.fill(&mut chunk)?;
+            for at in 0..chunk.len() {
+                let message = chunk.message(at).unwrap();
+                let number: u64 = str::from_utf8(message.payload).unwrap().parse().unwrap();
+                assert_eq!(message.received, Timestamp::from(number));
+                assert_eq!(chunk.behind(at + 1), Some(number + 1));
+                seen.push(number);
+            }
+            if !more {
+                return Ok(seen);
+            }
+        }
+    }
+
+    #[test]
+    fn it_begins_at_the_checkpoint_or_else_where_it_was_told() {
+        let range = |from: u64, to: u64| Ok((from..to).collect::<Vec<_>>());
+        assert_eq!(read(0, 9, Some(4), Start::Position(7)), range(4, 9));
+        assert_eq!(read(0, 9, Some(9), Start::Resume), range(9, 9));
+        assert_eq!(read(0, 9, None, Start::Resume), range(0, 9));
+        assert_eq!(read(0, 9, None, Start::Position(7)), range(7, 9));
+        assert_eq!(read(0, 9, None, Start::Time(Timestamp::from(5_u64))), range(5, 9));
+        assert_eq!(read(0, 9, None, Start::Time(Timestamp::MAX)), range(9, 9));
+        assert_eq!(read(0, 2_000, None, Start::Resume), range(0, 2_000));
+    }
+
+    #[test]
+    fn the_oldest_record_is_found_wherever_it_is() {
+        for (oldest, end) in [(1, 1), (1, 2), (1, 900), (450, 900), (899, 900), (900, 900)] {
+            let expected: Vec<u64> = (oldest..end).collect();
+            assert_eq!(read(oldest, end, None, Start::Resume), Ok(expected.clone()));
+            assert_eq!(read(oldest, end, None, Start::Time(Timestamp::MIN)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_not_kept_any_more_is_an_error() {
+        assert!(read(5, 9, Some(4), Start::Resume).is_err());
+        assert!(read(5, 9, None, Start::Position(4)).is_err());
+        assert!(read(5, 9, None, Start::Position(10)).is_err());
+    }
+
+    #[test]
+    fn one_that_is_open_elsewhere_is_worth_another_try() {
+        let journals = Arc::new(Kept { oldest: 0, end: 0 });
+        let place = Place { journals, name: "x".into(), position: None, start: Start::Resume };
+        assert!(place.open(Waker::noop().clone()).is_ok_and(|opened| opened.is_err()));
+    }
+}
