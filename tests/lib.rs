@@ -1,4 +1,5 @@
-//! Nothing of its own: this crate exists for its integration tests, one file each beside this one.
+//! This crate exists for its integration tests, one file each beside this one, and for the programs in
+//! `bin` that prove what no test of some seconds could.
 //!
 //! | test | what it holds the project to |
 //! |---|---|
@@ -7,5 +8,10 @@
 //! | `broker/restart` | a broker that is killed and comes back costs no acknowledged message |
 //! | `jobs/words` | a word count over a file equals a naive one, on every driver |
 //! | `jobs/averages` | windowed averages over files equal naive ones, on every driver |
+//! | `crash/kills` | a real process under QoS 1 load, killed again and again, loses and repeats nothing: also the program `crash` |
+//! | `images/recovers` | what a power cut may leave of every write is recovered: also the program `images` |
+//! | `simulate/seeds` | nothing is lost or repeated in simulated crashes: [`simulate`], also a program |
 //!
 //! Tests of the program as a user runs it are in `engine/node/tests`, where cargo builds it for them.
+
+pub mod simulate;

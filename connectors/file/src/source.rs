@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Message, OpenContext, Origin, Source,
-    SourceSpec, SourceStatus, Timestamp,
+    Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Key, Message, OpenContext, Origin,
+    Source, SourceSpec, SourceStatus, Timestamp,
 };
 
 use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
@@ -81,6 +81,11 @@ impl<D> FileSource<D> {
 
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// What tells a file from others in a stored position: a fixed hash of its path.
+fn identity(path: &Path) -> [u8; 8] {
+    path.display().to_string().key_hash().to_le_bytes()
 }
 
 fn name(path: &Path) -> String {
@@ -147,11 +152,15 @@ where
             return Err(ConnectorError::new(self.describe(), what));
         };
         let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
-        let from = match stored.map(<[u8; 8]>::try_from) {
+        let from = match stored.map(|stored| stored.split_first_chunk()) {
             None => 0,
-            Some(Ok(bytes)) => u64::from_le_bytes(bytes),
-            Some(Err(_)) => {
-                let what = "its stored position is none of a file";
+            Some(Some((offset, file))) if file == identity(path) => u64::from_le_bytes(*offset),
+            Some(_) => {
+                let what = format!(
+                    "its place, {partition}, in the list of files was another file's when the job was \
+                     stored; keep the files and their order, or give the source another stable name to \
+                     begin anew"
+                );
                 return Err(ConnectorError::new(name(path), what));
             }
         };
@@ -340,6 +349,7 @@ impl<D: Decode> Source for Lines<D> {
     fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
         if self.has_position {
             position.extend_from_slice(&self.position.to_le_bytes());
+            position.extend_from_slice(&identity(Path::new(&self.topic)));
         }
     }
 }

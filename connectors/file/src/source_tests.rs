@@ -291,7 +291,14 @@ fn a_file_is_read_on_from_where_it_was_left() {
         assert_eq!(emitted.letters.len() + rest.letters.len(), 2, "{polls}");
     }
     let mut shard = Shard::alone();
-    shard.cx.durability.position = Some(1_000_000_u64.to_le_bytes().to_vec().into());
-    let Err(error) = spec.open(0, &shard.cx) else { panic!("the file is shorter than that") };
-    assert!(error.to_string().contains("1000000"), "{error}");
+    let refused = |shard: &Shard| {
+        let Err(error) = spec.open(0, &shard.cx) else { panic!("opened") };
+        error.to_string()
+    };
+    let far = [1_000_000_u64.to_le_bytes(), identity(&path)].concat();
+    shard.cx.durability.position = Some(far.into());
+    assert!(refused(&shard).contains("1000000"));
+    let other = [1_u64.to_le_bytes(), identity(Path::new("other"))].concat();
+    shard.cx.durability.position = Some(other.into());
+    assert!(refused(&shard).contains("another file"));
 }

@@ -27,7 +27,7 @@ impl Place {
         &self,
         waker: Waker,
     ) -> Result<Result<Box<dyn JournalWriter>, String>, String> {
-        match self.journals.open(&self.name, waker) {
+        match self.journals.open_at(&self.name, waker, self.position.unwrap_or(0)) {
             Ok(writer) => Ok(Ok(writer)),
             // The seam has no kind of its own for it.
             Err(JournalError::Failed(what)) if what.contains("is open already") => Ok(Err(what)),

@@ -17,7 +17,7 @@
 //! # Names
 //! State is found again by the stable name of its operator (see [`Stream::uid`](crate::Stream::uid)) and
 //! its own name within it. Without one an operator is known by what it is, and by its number among those that are
-//! the same: other operators may come and go.
+//! the same: operators of other kinds may come and go.
 
 use std::any::type_name;
 use std::cell::{Cell, RefCell};
@@ -277,6 +277,11 @@ impl Checkpoints {
     pub(crate) fn take_changes(&self) -> Result<Vec<u8>, ConnectorError> {
         self.check()?;
         let changes = &mut self.out.borrow_mut().changes;
+        if changes.is_too_long() {
+            let what = "a key has more than 65,525 bytes, or a value more than 4 GiB; bound keys where \
+                        they come from: `payload_bytes_max` of a decoder does";
+            return Err(ConnectorError::new("state", what));
+        }
         let bytes = changes.as_bytes().to_vec();
         changes.clear();
         Ok(bytes)
@@ -347,7 +352,7 @@ impl Checkpoints {
                     let what = format!(
                         "there is stored state {name:?} of an operator {operator:?}, which the job \
                          does not have; give operators stable names with .uid(..), or allow stored \
-                         state to be dropped"
+                         state to be dropped (state.drop_unknown)"
                     );
                     return Err(ConnectorError::new("job", what));
                 }
@@ -359,7 +364,8 @@ impl Checkpoints {
                 }
                 continue;
             };
-            if here.schema < there.schema || here.kind != there.kind {
+            let windows = here.kind == StateKind::Windows && here.types != there.types;
+            if here.schema < there.schema || here.kind != there.kind || windows {
                 let what = format!(
                     "its state {name:?} was stored with schema {} ({}), and the job has schema {} \
                      ({}); start a version of the job that can read it",

@@ -344,6 +344,8 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
     }
 
     fn stop(&mut self) {
+        // What it has still to say must be taken.
+        self.held = false;
         if let Some(source) = self.chain.source() {
             source.stop();
         }

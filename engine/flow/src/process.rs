@@ -3,7 +3,8 @@
 //! Records of a key come in the order each sender had them. A timer fires for its key as if it were a
 //! record: an event-time timer when the watermark reaches it, before the watermark goes on; a
 //! processing-time timer when this machine's clock does. Timers that are due together fire in order of
-//! their times, those of one millisecond in no particular order. The same timer registered twice is one.
+//! their times, those of one millisecond in no particular order. The same timer registered twice is one. When
+//! its stream ends, all event-time timers fire that are set by then; processing-time timers that are not due do not.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -32,6 +33,9 @@ use crate::window::table::table_hash_from;
 /// An operator has at most so many timers of each kind on a shard; one more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
 pub const TIMERS_MAX: usize = 10_000_000;
+
+/// So many processing-time timers fire in a step at most.
+const TIMERS_FIRED_MAX: usize = 4_096;
 
 /// A function of records and timers, with state per key.
 ///
@@ -100,7 +104,7 @@ pub struct Context<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.
     pub(crate) hash: u64,
-    time: Timestamp,
+    pub(crate) time: Timestamp,
     pub(crate) watermark: Timestamp,
     pub(crate) processing_time: Timestamp,
     timers: &'a mut BothTimers<K>,
@@ -364,7 +368,8 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>> Proces
     #[cold]
     fn makes_room(&mut self, key: &K, hash: u64) -> bool {
         let Self { watermark, processing_time, .. } = *self;
-        let at = AtKey { key, hash, watermark, processing_time };
+        let time = watermark;
+        let at = AtKey { key, hash, time, watermark, processing_time };
         if self.states.iter().any(|state| state.borrow_mut().has(&at)) {
             return true;
         }
@@ -375,11 +380,15 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>> Proces
         let keys_max = self.bounds.keys_max;
         let full = self.states.iter().find(|state| state.borrow().keys() >= keys_max);
         let oldest = full.and_then(|state| state.borrow_mut().least_recently_used());
-        if let Some(oldest) = oldest {
-            let at = AtKey { key: &oldest, hash: table_hash(&oldest), watermark, processing_time };
-            self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
-            self.evicted.add(1);
-        }
+        // Where all of them are in the store alone, none was used of late.
+        let Some(oldest) = oldest else {
+            self.refuse(key);
+            return false;
+        };
+        let hash = table_hash(&oldest);
+        let at = AtKey { key: &oldest, hash, time, watermark, processing_time };
+        self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
+        self.evicted.add(1);
         true
     }
 
@@ -433,10 +442,16 @@ where
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
-                loop {
+                // At the end of time every timer is due, and a timer that sets the next one would go on for
+                // ever: then only those fire that are set by now.
+                let ended = watermark == Timestamp::MAX;
+                let mut left =
+                    if ended { self.timers.event.borrow().timers.len() } else { usize::MAX };
+                while left > 0 {
                     let due = self.timers.event.borrow_mut().timers.pop_due(watermark);
                     let Some((time, key)) = due else { break };
                     self.fire(time, &key, out);
+                    left -= 1;
                 }
             }
             Mark::Barrier(epoch) => {
@@ -456,7 +471,8 @@ where
 
     fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
         self.processing_time = now.wall;
-        loop {
+        // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
+        for _ in 0..TIMERS_FIRED_MAX {
             let due = self.timers.processing.borrow_mut().timers.pop_due(now.wall);
             let Some((time, key)) = due else { break };
             self.fire(time, &key, out);

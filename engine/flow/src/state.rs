@@ -272,6 +272,8 @@ pub(crate) struct AtKey<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.
     pub(crate) hash: u64,
+    /// Of the record or timer at hand.
+    pub(crate) time: Timestamp,
     pub(crate) watermark: Timestamp,
     pub(crate) processing_time: Timestamp,
 }

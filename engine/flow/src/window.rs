@@ -94,6 +94,11 @@ struct LateOutput<T> {
 
 impl<C: Chain, F> WindowedStream<C, F> {
     pub(crate) fn new(keyed: KeyedStream<C, F>, windows: Tumbling) -> Self {
+        if !keyed.sides.is_empty() {
+            let what = "a keyed stream with side_output() needs process(), which can write to it; a window \
+                        has late_output()";
+            keyed.stream.flow.fail(ConnectorError::new("job", what));
+        }
         let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
         Self { keyed, windows, limits, late: None }
     }
@@ -167,7 +172,9 @@ where
         flow.adopt_counter("numLateRecordsDropped", at.node, &dropped.late);
         let late = late.map(|late| late.edge);
         let kind = StateKind::Windows;
-        let describe = Description::of::<K, A::Accumulator>(at.node, "windows", kind);
+        let mut describe = Description::of::<K, A::Accumulator>(at.node, "windows", kind);
+        // Windows of another length are others.
+        describe.types = format!("{windows}: {}", describe.types);
         checkpoints.register(describe, Some(Rc::clone(&state) as _));
         let operator = WindowOperator::new(key, aggregate, state, late, checkpoints);
         Stream { flow, chain: Then::new(chain, operator), at }

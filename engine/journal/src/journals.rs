@@ -44,14 +44,15 @@ impl FileJournals {
         Ok(Self { place: place.into(), config, open: Mutex::default() })
     }
 
-    /// Opens the journal called `name` for writing, as [`Journals::open`], and tells what recovery found.
+    /// Opens the journal called `name` for writing, as [`Journals::open_at`], and tells what recovery found.
     ///
     /// # Errors
-    /// As for [`Journals::open`].
+    /// As for [`Journals::open_at`].
     pub fn open_with_recovery(
         &self,
         name: &str,
         durable: Waker,
+        begin: u64,
     ) -> Result<(Box<dyn JournalWriter>, Recovery), JournalError> {
         let path = self.place.join(directory_of(name)?);
         create_directory(&path).map_err(|e| failed(name, "creating its directory", &e))?;
@@ -64,7 +65,16 @@ impl FileJournals {
                 path.display()
             )));
         }
-        let (writer, recovery) = Writer::open(disk, name, &self.config, random(), durable)?;
+        let (writer, recovery) =
+            Writer::open(disk, name, &self.config, (random(), begin), durable)?;
+        if recovery.segments == 0 && begin > 0 {
+            tracing::warn!(
+                journal = name,
+                position = begin,
+                "there is no journal here, and a checkpoint goes on from this position: what was acknowledged \
+                 after it is in the journal of another directory, if anywhere, and is not processed"
+            );
+        }
         if recovery.cut_bytes > 0 {
             tracing::warn!(
                 journal = name,
@@ -126,7 +136,16 @@ impl FileJournals {
 
 impl Journals for FileJournals {
     fn open(&self, name: &str, durable: Waker) -> Result<Box<dyn JournalWriter>, JournalError> {
-        Ok(self.open_with_recovery(name, durable)?.0)
+        self.open_at(name, durable, 0)
+    }
+
+    fn open_at(
+        &self,
+        name: &str,
+        durable: Waker,
+        begin: u64,
+    ) -> Result<Box<dyn JournalWriter>, JournalError> {
+        Ok(self.open_with_recovery(name, durable, begin)?.0)
     }
 
     fn read(&self, name: &str, from: u64) -> Result<Box<dyn JournalReader>, JournalError> {

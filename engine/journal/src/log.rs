@@ -32,7 +32,7 @@ impl<D: Disk> Log<D> {
         config: &JournalConfig,
         tag: u64,
     ) -> Result<Self, JournalError> {
-        let segments = Segments::open(disk, name, config, tag)?;
+        let segments = Segments::open(disk, name, config, tag, 0)?;
         let gather = Gather::new(segments.end(), segments.tag(), segments.plan(), config);
         Ok(Self { segments, gather, flight: None, buffer: Vec::new(), failed: None })
     }

@@ -60,6 +60,8 @@ pub(crate) struct Segments<D: Disk> {
     pub(crate) disk: D,
     name: String,
     tag: u64,
+    /// Where it begins, as long as it has no segment.
+    begin: u64,
     segment_bytes: u64,
     cap_bytes: u64,
     zero_fill: bool,
@@ -72,12 +74,13 @@ pub(crate) struct Segments<D: Disk> {
 
 impl<D: Disk> Segments<D> {
     /// Opens the journal called `name`, recovers it, and makes durable what it holds. `tag` is random
-    /// and becomes the tag of a journal that is new.
+    /// and becomes the tag of a journal that is new, and `begin` the position of its first record.
     pub(crate) fn open(
         mut disk: D,
         name: &str,
         config: &JournalConfig,
         tag: u64,
+        begin: u64,
     ) -> Result<Self, JournalError> {
         let names = disk.list().map_err(|e| failed(name, "listing its files", &e))?;
         if names.iter().any(|file| file == SPARE) {
@@ -87,6 +90,7 @@ impl<D: Disk> Segments<D> {
             disk,
             name: name.to_owned(),
             tag,
+            begin,
             segment_bytes: config.segment_bytes,
             cap_bytes: config.cap_bytes,
             zero_fill: config.zero_fill,
@@ -101,7 +105,8 @@ impl<D: Disk> Segments<D> {
             segments.sealed = sealed.iter().map(|header| (header.first, header.size)).collect();
             segments.recover(last)?;
         }
-        segments.recovery.first = headers.first().map_or(0, |header| header.first);
+        segments.recovery.first = headers.first().map_or(begin, |header| header.first);
+        segments.recovery.end = segments.end();
         segments.recovery.segments = headers.len();
         Ok(segments)
     }
@@ -151,7 +156,7 @@ impl<D: Disk> Segments<D> {
 
     /// The position behind the last record that was written and synced.
     pub(crate) fn end(&self) -> u64 {
-        self.active.as_ref().map_or(0, |active| active.next)
+        self.active.as_ref().map_or(self.begin, |active| active.next)
     }
 
     pub(crate) fn tag(&self) -> u64 {

@@ -83,19 +83,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens a journal and starts its thread.
+    /// Opens a journal and starts its thread. A new one has this tag, and begins at this position.
     pub(crate) fn open<D>(
         disk: D,
         name: &str,
         config: &JournalConfig,
-        tag: u64,
+        (tag, begin): (u64, u64),
         waker: Waker,
     ) -> Result<(Self, Recovery), JournalError>
     where
         D: Disk + Clone + 'static,
         D::File: 'static,
     {
-        let segments = Segments::open(disk, name, config, tag)?;
+        let segments = Segments::open(disk, name, config, tag, begin)?;
         let recovery = segments.recovery;
         let end = segments.end();
         let gather = Gather::new(end, segments.tag(), segments.plan(), config);

@@ -107,7 +107,8 @@ fn kill_and_look(backend: Backend) {
         let verified = inspect::verify(place.path(), NAME).unwrap();
         assert_eq!(verified.damage, None);
         let journals = journals(place_text, "auto");
-        let (writer, recovery) = journals.open_with_recovery(NAME, Waker::noop().clone()).unwrap();
+        let (writer, recovery) =
+            journals.open_with_recovery(NAME, Waker::noop().clone(), 0).unwrap();
         assert!(recovery.end >= reported && reported > end, "{end} {reported} {recovery:?}");
         assert!(recovery.first <= reported.saturating_sub(1000), "trimmed too far: {recovery:?}");
         assert_eq!(writer.durable(), Ok(recovery.end));

@@ -181,7 +181,7 @@ impl Model {
                 Ok(log) => break log,
                 // Recovery was itself hit: by the power, by a failing sync, by a write that found no room.
                 Err(JournalError::Failed(_)) if self.disk.is_off() => self.disk.power_on(),
-                Err(JournalError::Failed(_)) => {}
+                Err(JournalError::Failed(_) | JournalError::Full(_)) => {}
                 Err(error) => panic!("seed {}: {error}", self.seed),
             }
         };

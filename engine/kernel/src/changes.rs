@@ -45,6 +45,7 @@ pub enum Change<'a> {
 pub struct Changes {
     bytes: Vec<u8>,
     count: usize,
+    too_long: bool,
 }
 
 impl Changes {
@@ -77,16 +78,22 @@ impl Changes {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
+        self.too_long = false;
     }
 
     /// Adds the changes of `other` behind these, and empties it.
     pub fn append(&mut self, other: &mut Self) {
         self.bytes.append(&mut other.bytes);
+        self.too_long |= std::mem::take(&mut other.too_long);
         self.count += std::mem::take(&mut other.count);
     }
 
-    /// Puts a value. Keys over [`STATE_KEY_BYTES_MAX`] and values over 4 GiB are cut off: bound them
-    /// where they come from.
+    /// Whether a key was over [`STATE_KEY_BYTES_MAX`] or a value over 4 GiB: the block must not be stored.
+    pub fn is_too_long(&self) -> bool {
+        self.too_long
+    }
+
+    /// Puts a value. What is [too long](Self::is_too_long) spoils the block.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_with(
             |out| out.extend_from_slice(key),
@@ -111,6 +118,7 @@ impl Changes {
         let value_at = self.bytes.len();
         self.bytes = value(std::mem::take(&mut self.bytes));
         let value_length = u32::try_from(self.bytes.len() - value_at).unwrap_or(u32::MAX);
+        self.too_long |= value_length == u32::MAX;
         self.bytes.truncate(value_at + value_length as usize);
         self.bytes[at + 1..at + 3].copy_from_slice(&key_length.to_le_bytes());
         self.bytes[at + 3..at + 7].copy_from_slice(&value_length.to_le_bytes());
@@ -148,6 +156,7 @@ impl Changes {
 
     /// Ends a key that began at `from`; its length.
     fn end_key(&mut self, from: usize) -> u16 {
+        self.too_long |= self.bytes.len() - from > STATE_KEY_BYTES_MAX;
         let length = u16::try_from(self.bytes.len() - from).unwrap_or(u16::MAX);
         self.bytes.truncate(from + usize::from(length));
         length

@@ -2,7 +2,8 @@
 //! that can. A connector appends what it receives, acknowledges it once it is durable, and reads it
 //! again after a restart.
 //!
-//! Records of one journal are numbered from 0 on without gaps, also across restarts. A *position* is
+//! Records of one journal are numbered without gaps, also across restarts, from 0 on or from where it was
+//! told to begin. A *position* is
 //! the number of the next record.
 
 use std::fmt;
@@ -19,6 +20,21 @@ pub trait Journals: Send + Sync + fmt::Debug {
     /// # Errors
     /// If it cannot be opened, is damaged anywhere but at its torn end, or is open already.
     fn open(&self, name: &str, durable: Waker) -> Result<Box<dyn JournalWriter>, JournalError>;
+
+    /// The same; a journal that is made by this begins at position `begin`. So a source whose checkpoint
+    /// comes from another directory, and with it positions in a journal that is not here, goes on counting and
+    /// never takes one record for another. Without support for that it begins at 0.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    fn open_at(
+        &self,
+        name: &str,
+        durable: Waker,
+        _begin: u64,
+    ) -> Result<Box<dyn JournalWriter>, JournalError> {
+        self.open(name, durable)
+    }
 
     /// Reads the records of a journal from position `from` on, up to those that are durable now.
     ///

@@ -5,7 +5,7 @@
 //! request = "savepoint" | "stop", a blank, the path, a line feed
 //! answer  = "ok", a blank, the epoch, a line feed  |  "error", a blank, why, a line feed
 //! ```
-//! One request for each connection. `stop` suspends the job once the savepoint is written.
+//! One request for each connection. `stop` suspends the job with the savepoint: nothing comes after it.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -67,12 +67,13 @@ fn answer(stream: UnixStream, running: &Running) -> io::Result<()> {
     stream.set_read_timeout(Some(REQUEST_WAIT))?;
     let mut request = String::new();
     BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut request)?;
-    let said = match request.trim_end().split_once(' ') {
+    let said = match request.strip_suffix('\n').and_then(|request| request.split_once(' ')) {
         Some((what @ ("savepoint" | "stop"), path)) => {
-            let saved = running.savepoint(Path::new(path));
-            if what == "stop" && saved.is_ok() {
-                running.suspend();
-            }
+            let path = Path::new(path);
+            let saved = match what {
+                "stop" => running.suspend_with_savepoint(path),
+                _ => running.savepoint(path),
+            };
             saved.map_err(|error| error.to_string())
         }
         _ => Err("not a request: savepoint PATH, or stop PATH".into()),

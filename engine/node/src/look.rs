@@ -1,5 +1,5 @@
 //! Looking at what a job has stored, from outside: `thalweg journal`, `thalweg state`, `thalweg savepoint`.
-//! The job may be running meanwhile: nothing is locked or changed.
+//! The job may be running meanwhile: looking locks and changes nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

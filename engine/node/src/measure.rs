@@ -47,7 +47,11 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings)?.start(&config)?);
     shutdown.ends(&running);
-    let control = state.map(|dir| Control::listen(&dir, &running)).transpose()?;
+    // Without it the job runs all the same.
+    let control = state.and_then(|dir| {
+        let control = Control::listen(&dir, &running);
+        control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error:#}")).ok()
+    });
     let metrics = running.join()?;
     drop(control);
     let dead_letters = metrics.total("numDeadLetters");
@@ -166,15 +170,20 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
         .clock_guard(window.clock_guard);
     match input {
         Input::Mqtt(source) => {
-            let readings = flow.source(MqttSource::clone(source), watermarks);
+            let readings = flow.source_as("source", MqttSource::clone(source), watermarks);
             averages(readings, settings, output);
         }
-        Input::Files(source) => averages(flow.source(source.clone(), watermarks), settings, output),
+        Input::Files(source) => {
+            averages(flow.source_as("source", source.clone(), watermarks), settings, output);
+        }
     }
     if let Some(path) = &settings.dead_letters.path {
-        flow.dead_letters().sink(FileSink::new(path, JsonLines).append());
+        flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
     }
 }
+
+/// The sink's stable name. (Names are the job's own, so that a broker may move without taking state along.)
+const SINK: &str = "sink";
 
 fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
     let rows = readings
@@ -182,18 +191,19 @@ fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, ou
         .key_by(|reading| reading.key.clone())
         .window(Tumbling::of(settings.window.size))
         .aggregate(Stats::of(|reading: &Reading| reading.value))
+        .uid("windows")
         .map(Row::from)
         .name("rows");
     match output {
-        Output::Stdout => rows.sink(StdoutSink::new()),
-        Output::JsonLines(file) => rows.sink(file.clone()),
-        Output::Csv(file) => rows.sink(file.clone()),
-        Output::Files(files) => rows.sink(RollingFiles::clone(files)),
-        Output::Sqlite(sink) => rows.sink(SqliteSink::clone(sink)),
+        Output::Stdout => rows.sink_as(SINK, StdoutSink::new()),
+        Output::JsonLines(file) => rows.sink_as(SINK, file.clone()),
+        Output::Csv(file) => rows.sink_as(SINK, file.clone()),
+        Output::Files(files) => rows.sink_as(SINK, RollingFiles::clone(files)),
+        Output::Sqlite(sink) => rows.sink_as(SINK, SqliteSink::clone(sink)),
         Output::Mqtt { broker, topic } => {
             let topic = Arc::clone(topic);
             let topic = move |row: &Row, out: &mut String| *out = topic.replace("{key}", &row.key);
-            rows.sink(MqttSink::new(broker.clone(), topic, JsonLines));
+            rows.sink_as(SINK, MqttSink::new(broker.clone(), topic, JsonLines));
         }
     }
 }

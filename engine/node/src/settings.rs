@@ -227,6 +227,10 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.runtime()?;
+        if self.state.is_some() && self.name == default_name() {
+            let allowed = "with [state] a name of the job's own: what it commits is known by it";
+            return Err(ConfigError::new("name", &self.name, allowed));
+        }
         if self.window.size < Duration::from_millis(1) {
             let size = humantime::format_duration(self.window.size);
             return Err(ConfigError::new("window.size", size, "1ms or more: 10s"));

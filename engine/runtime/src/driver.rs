@@ -100,6 +100,16 @@ impl Shards {
     }
 }
 
+/// No shard outlives its supervisor, however that ends.
+impl Drop for Shards {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.attempt.enter(Phase::Aborting);
+            self.join();
+        }
+    }
+}
+
 /// Whether the driver of `config` works on this machine, and which one it is.
 pub(crate) fn decided(config: &RuntimeConfig) -> Result<DriverKind, JobError> {
     decide(config.driver)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
@@ -77,6 +77,9 @@ impl fmt::Debug for JobError {
     }
 }
 
+/// How often whoever waits for a savepoint looks whether the job is still there.
+const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// What the shards of a job are asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -91,7 +94,8 @@ pub(crate) enum Phase {
 
 /// What a shard, or the job's handle, has to tell the supervisor.
 ///
-/// Its queue has no bound of its own: a shard has at most one of each kind on its way.
+/// Its queue has no bound of its own: a shard has at most one of each kind on its way, and whoever asks for a
+/// savepoint waits for the answer.
 pub(crate) enum News {
     Built,
     Snapshot(ShardSnapshot),
@@ -100,7 +104,8 @@ pub(crate) enum News {
     Ended(usize, Result<(), JobError>),
     /// The job is asked for something else.
     Wish,
-    Savepoint(PathBuf, flume::Sender<Result<Epoch, JobError>>),
+    /// With an epoch to come, which is the last one if the flag says so.
+    Savepoint(PathBuf, bool, flume::Sender<Result<Epoch, JobError>>),
 }
 
 /// One life of a job: what its shards share with the supervisor.
@@ -193,6 +198,7 @@ pub(crate) struct Control {
     wish: Mutex<Wish>,
     news: flume::Sender<News>,
     stateful: bool,
+    ended: AtomicBool,
     error: Mutex<Option<JobError>>,
     stats: Mutex<CheckpointStats>,
     pub(crate) board: Board,
@@ -228,6 +234,7 @@ impl Control {
             wish: Mutex::new(Wish { phase: Phase::Running, attempt: None }),
             news,
             stateful,
+            ended: AtomicBool::new(false),
             error: Mutex::default(),
             stats: Mutex::default(),
             board: Board::new(shards),
@@ -249,11 +256,25 @@ impl Control {
         let _gone = self.news.send(News::Wish);
     }
 
+    /// The supervisor has been asked to suspend the job.
+    pub(crate) fn suspend(&self) {
+        let mut wish = locked(&self.wish);
+        wish.phase = wish.phase.max(Phase::Suspending);
+        if let Some(attempt) = &wish.attempt {
+            attempt.enter(Phase::Suspending);
+        }
+    }
+
     /// A new life begins: it is asked for what the job is asked for.
     pub(crate) fn adopt(&self, attempt: &Arc<Attempt>) {
         let mut wish = locked(&self.wish);
         attempt.enter(wish.phase);
         wish.attempt = Some(Arc::clone(attempt));
+    }
+
+    /// The supervisor has ended.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// The job ends with `error`.
@@ -311,9 +332,7 @@ impl Running {
 
     /// Whether the job has ended.
     pub fn is_finished(&self) -> bool {
-        // Whoever waits for it holds the lock.
-        let Ok(supervisor) = self.supervisor.try_lock() else { return false };
-        supervisor.as_ref().is_none_or(JoinHandle::is_finished)
+        self.control.ended.load(Ordering::Acquire)
     }
 
     /// The metrics as the shards last published them, about a second ago at most.
@@ -331,13 +350,36 @@ impl Running {
     /// # Errors
     /// If the job has no stored state or has ended, or the savepoint cannot be written: the job goes on.
     pub fn savepoint(&self, path: &Path) -> Result<Epoch, JobError> {
+        self.save(path, false)
+    }
+
+    /// [Suspends](Self::suspend) the job, and writes the epoch that it ends with as a savepoint at `path`: nothing
+    /// comes after it.
+    ///
+    /// # Errors
+    /// As for [`savepoint`](Self::savepoint); the job ends all the same.
+    pub fn suspend_with_savepoint(&self, path: &Path) -> Result<Epoch, JobError> {
+        self.save(path, true)
+    }
+
+    fn save(&self, path: &Path, last: bool) -> Result<Epoch, JobError> {
         if !self.control.stateful {
             let what = "the job has no state directory, so there is nothing to save";
             return Err(JobError::Storage(what.into()));
         }
         let (answer, answered) = flume::bounded(1);
-        let _gone = self.control.news.send(News::Savepoint(path.to_owned(), answer));
-        answered.recv().unwrap_or_else(|_| Err(JobError::Storage("the job has ended".into())))
+        let _gone = self.control.news.send(News::Savepoint(path.to_owned(), last, answer));
+        loop {
+            match answered.recv_timeout(ANSWER_LOOK_EVERY) {
+                Ok(answer) => return answer,
+                // The question may lie in a queue that nobody reads any more.
+                Err(flume::RecvTimeoutError::Timeout) if !self.is_finished() => {}
+                Err(_) => {
+                    let what = "the job has ended, or is being started again";
+                    return Err(JobError::Storage(what.into()));
+                }
+            }
+        }
     }
 
     /// Waits for the end of the job and returns its last metrics.

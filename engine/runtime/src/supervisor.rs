@@ -66,7 +66,12 @@ pub(crate) fn start(
         full: None,
         untidy: false,
     };
-    let thread = thread::Builder::new().name("supervisor".into()).spawn(move || supervisor.run());
+    let ended = Ended(Arc::clone(&control));
+    let run = move || {
+        let _told_however_it_ends = ended;
+        supervisor.run();
+    };
+    let thread = thread::Builder::new().name("supervisor".into()).spawn(run);
     let thread = thread.map_err(|error| JobError::Driver {
         driver,
         reason: format!("cannot start a thread for the supervisor: {error}"),
@@ -96,6 +101,15 @@ fn check_record(opened: &OpenedStore, opening: &Opening) -> Result<(), JobError>
         )));
     }
     Ok(())
+}
+
+/// Says at its end that the supervisor has ended.
+struct Ended(Arc<Control>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 struct Supervisor {
@@ -187,6 +201,12 @@ impl Supervisor {
             suspending: None,
             error: None,
         };
+        if self.control.wish() == Phase::Suspending
+            && let Some(coordinator) = &mut life.coordinator
+        {
+            // Asked for between two lives.
+            life.suspending = Some(coordinator.want());
+        }
         self.control.stats().restored = Some(newest).filter(|&newest| newest > Epoch::NONE);
         if newest > Epoch::NONE {
             // Sources and sinks learn what exists, as they would have from the life before.
@@ -297,9 +317,16 @@ impl Supervisor {
                     life.suspending.get_or_insert_with(|| coordinator.want());
                 }
             }
-            News::Savepoint(path, answer) => {
+            News::Savepoint(path, last, answer) => {
                 if let Some(coordinator) = &mut life.coordinator {
-                    self.savepoints.push((coordinator.want(), path, answer));
+                    let epoch = if last {
+                        // First of all nothing more is taken in.
+                        self.control.suspend();
+                        *life.suspending.get_or_insert_with(|| coordinator.want())
+                    } else {
+                        coordinator.want()
+                    };
+                    self.savepoints.push((epoch, path, answer));
                 }
             }
         }
@@ -343,6 +370,8 @@ impl Supervisor {
         }
         let oldest = store.oldest();
         self.untidy = true;
+        // Before the shards are told: they may end with it.
+        self.write_savepoints(epoch);
         life.attempt.announce(epoch, oldest);
         let now = self.steady.elapsed();
         if let Some(coordinator) = &mut life.coordinator {
@@ -350,7 +379,6 @@ impl Supervisor {
         }
         let bytes = complete.blocks.iter().map(|block| block.len() as u64).sum::<u64>();
         self.publish(epoch, now.saturating_sub(complete.begun), bytes);
-        self.write_savepoints(epoch);
         Ok(())
     }
 

@@ -14,7 +14,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `env` | opens LMDB; all unsafe code |
-//! | `lock`, `room` | one owner per directory; room on the disk before a transaction begins |
+//! | `lock`, `stillborn`, `room` | one owner per directory; what a power cut left of the very first start; room on the disk before a transaction begins |
 //! | `envelope` | versions and checksums around stored bytes |
 //! | `base`, `tables` | the databases, and how keys and values lie in them |
 //! | `plan`, `fold`, `policy` | the last change of each key; the steps of folding; what is decided |
@@ -47,6 +47,7 @@ mod reader;
 mod record;
 mod room;
 mod savepoint;
+mod stillborn;
 mod store;
 mod tables;
 mod view;

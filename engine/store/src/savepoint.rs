@@ -99,6 +99,17 @@ pub(crate) fn write(record: &EpochRecord, view: &View, to: &Path) -> Result<(), 
     let (parent, Some(name)) = (parent.unwrap_or(Path::new(".")), to.file_name()) else {
         return Err(StoreError::Refused(format!("{} is no name of a file", to.display())));
     };
+    // A savepoint may be written anew; nobody's other file is worth less.
+    let is_other = |mut file: File| {
+        let mut magic = [0; MAGIC.len()];
+        file.read_exact(&mut magic).is_err() || magic != MAGIC
+    };
+    if File::open(to).is_ok_and(is_other) {
+        let to = to.display();
+        return Err(StoreError::Refused(format!(
+            "{to} is there and is no savepoint: name another file"
+        )));
+    }
     let beside = parent.join(format!(".{}.part", name.to_string_lossy()));
     let written = (|| {
         let file = File::create(&beside).map_err(|error| failed(&error))?;

@@ -16,7 +16,7 @@ use crate::reader::{Snapshots, StoreReader};
 use crate::record::{FORMAT, Meta};
 use crate::room::Room;
 use crate::tables::{Tables, part_key};
-use crate::{EpochInfo, EpochRecord, FoldPolicy, Savepoint, StoreError, savepoint};
+use crate::{EpochInfo, EpochRecord, FoldPolicy, Savepoint, StoreError, savepoint, stillborn};
 
 /// A block of changes has at most this many bytes.
 pub const BLOCK_BYTES_MAX: usize = 1 << 30;
@@ -167,6 +167,7 @@ impl Store {
                 "`map_bytes` = {map_bytes} is more than there are addresses"
             ))
         })?;
+        stillborn::remove(owner.dir())?;
         let env = env::open(&owner, map_bytes)?;
         let failed = |error| StoreError::lmdb("cannot prepare the state directory", &error);
         env.clear_stale_readers().map_err(failed)?;

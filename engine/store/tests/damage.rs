@@ -243,3 +243,28 @@ fn a_savepoint_is_the_golden_file_and_the_golden_file_can_be_read() {
     assert_eq!(exported(&golden).unwrap(), model);
     assert_eq!(Savepoint::open(&golden).unwrap().record().epoch, Epoch::new(3));
 }
+
+/// A power cut while LMDB makes its first two pages leaves any part of them.
+#[test]
+fn a_torn_first_start_begins_anew_and_anything_longer_does_not() {
+    let whole = {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path(), StoreOptions::default(), Resume::Newest).unwrap());
+        std::fs::read(dir.path().join("data.mdb")).unwrap()
+    };
+    for torn in [vec![0; 512], vec![0; 8_192], [vec![0; 512], whole[512..8_192].to_vec()].concat()]
+    {
+        let mut torn = torn;
+        // The second page's first sector is missing, too.
+        if torn.len() == 8_192 {
+            torn[4_096..4_608].fill(0);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("data.mdb"), &torn).unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default(), Resume::Newest).unwrap();
+        assert_eq!(store.newest(), Epoch::NONE);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("data.mdb"), vec![0; 12_288]).unwrap();
+    assert!(Store::open(dir.path(), StoreOptions::default(), Resume::Newest).is_err());
+}

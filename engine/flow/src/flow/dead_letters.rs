@@ -14,6 +14,9 @@ use crate::exchange::local::LocalEdge;
 use crate::graph::{Edge, Graph};
 use crate::stream::{At, Stream};
 
+/// An operator that has got a barrier is not stepped while so many letters wait for others to get it.
+const HELD_LETTERS_MAX: usize = 4_096;
+
 /// One shard's dead letters: counted by cause, and queued for whoever asked for them.
 pub(crate) struct DeadLetters {
     counters: [Counter; Cause::ALL.len()],
@@ -22,8 +25,9 @@ pub(crate) struct DeadLetters {
     latest: RefCell<Option<DeadLetter>>,
     watermark: Cell<Timestamp>,
     writers_open: Cell<usize>,
-    /// The newest epoch whose barrier has gone on, how many operators have got the next one, and what
+    /// The newest epoch whose barrier any operator has got, and the newest whose has gone on; how many operators have got the next one, and what
     /// they wrote behind it.
+    begun: Cell<Epoch>,
     aligned: Cell<Epoch>,
     waiting: Cell<usize>,
     held: RefCell<Vec<DeadLetter>>,
@@ -75,6 +79,7 @@ impl DeadLetterOutput {
     pub(crate) fn barrier(&self, epoch: Epoch) {
         if self.state.get() == OutputState::Open {
             self.passed.set(epoch);
+            self.shared.begun.set(epoch);
             self.shared.waiting.set(self.shared.waiting.get() + 1);
             self.shared.align(epoch);
         }
@@ -91,8 +96,9 @@ impl DeadLetterOutput {
         if self.is_ahead() {
             shared.waiting.set(shared.waiting.get() - 1);
         }
-        if shared.waiting.get() > 0 {
-            shared.align(shared.aligned.get().next());
+        // Whoever is left may have got the barrier already; and what was held belongs behind it.
+        if shared.begun.get() > shared.aligned.get() {
+            shared.align(shared.begun.get());
         }
         shared.seal();
     }
@@ -121,7 +127,8 @@ impl DeadLetters {
     }
 
     fn has_room(&self) -> bool {
-        self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
+        let held = self.held.borrow().len();
+        held < HELD_LETTERS_MAX && self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
     }
 
     /// Passes the barrier on if every operator has got it.
@@ -231,6 +238,7 @@ impl Flow {
                 latest: RefCell::default(),
                 watermark: Cell::new(Timestamp::MIN),
                 writers_open: Cell::new(0),
+                begun: Cell::default(),
                 aligned: Cell::default(),
                 waiting: Cell::new(0),
                 held: RefCell::default(),

@@ -226,6 +226,7 @@ impl<K> Context<'_, K> {
         AtKey {
             key: self.key,
             hash: self.hash,
+            time: self.time,
             watermark: self.watermark,
             processing_time: self.processing_time,
         }

@@ -34,6 +34,8 @@ pub(crate) struct Keyed<K, V> {
     reader: Option<Rc<dyn StateReader>>,
     /// A stored key under construction.
     scratch: Vec<u8>,
+    /// The bytes of a value as it was written of late, on average: what it holds outside of the table.
+    value_bytes: usize,
 }
 
 /// What an operator asks of all its states.
@@ -64,6 +66,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             checkpoints: Rc::clone(checkpoints),
             reader,
             scratch: Vec::new(),
+            value_bytes: 0,
         }
     }
 
@@ -72,8 +75,14 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     }
 
     /// The last millisecond of what is written now.
-    fn lives_until(&self, now: Timestamp) -> Timestamp {
-        self.options.ttl.map_or(NEVER, |ttl| now.plus_ms(ttl.lives_ms))
+    fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
+        let Some(ttl) = self.options.ttl else { return NEVER };
+        let written_at = match ttl.domain {
+            // The watermark is behind the record, and at the beginning of time before the first one.
+            TimeDomain::EventTime => at.watermark.max(at.time),
+            TimeDomain::ProcessingTime => at.processing_time,
+        };
+        written_at.plus_ms(ttl.lives_ms)
     }
 
     /// What there is of a key, to read.
@@ -82,7 +91,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         self.warm(at);
         let now = self.now(at);
         if self.options.ttl.is_some_and(|ttl| ttl.refresh == Refresh::OnReadAndWrite) {
-            let until = self.lives_until(now);
+            let until = self.lives_until(at);
             let Found::Here(held) = self.table.get_mut(at.hash, at.key, now) else { return None };
             held.lives_until = until;
             return Some(&held.value);
@@ -98,7 +107,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     pub(crate) fn get_mut(&mut self, at: &AtKey<'_, K>) -> Option<&mut V> {
         self.warm(at);
         let now = self.now(at);
-        let until = self.lives_until(now);
+        let until = self.lives_until(at);
         match self.table.get_mut(at.hash, at.key, now) {
             Found::Here(held) => {
                 held.lives_until = until;
@@ -111,7 +120,9 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     /// Sets what there is of a key, whatever was before.
     #[inline]
     pub(crate) fn set(&mut self, at: &AtKey<'_, K>, value: V) {
-        let until = self.lives_until(self.now(at));
+        // A key that is in the store alone counts there.
+        self.warm(at);
+        let until = self.lives_until(at);
         self.table.put(at.hash, at.key.clone(), value, until);
     }
 
@@ -124,7 +135,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     ) -> &mut V {
         self.warm(at);
         let now = self.now(at);
-        let until = self.lives_until(now);
+        let until = self.lives_until(at);
         if !matches!(self.table.get(at.hash, at.key, now), Found::Here(_)) {
             return &mut self.table.insert(at.hash, at.key.clone(), create(), until).value;
         }
@@ -176,10 +187,16 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         }
     }
 
+    /// About how many bytes of memory its keys and values take.
+    fn used_bytes(&self) -> usize {
+        let outside = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
+        self.table.memory_bytes() + self.table.len() * outside
+    }
+
     /// Drops what the store has, until the table takes about so many bytes.
     fn shrink(&mut self, readable: Epoch, bytes: usize) {
         for _ in 0..EVICT_PIECES_MAX {
-            let (used, keys) = (self.table.memory_bytes(), self.table.len());
+            let (used, keys) = (self.used_bytes(), self.table.len());
             if used <= bytes || keys == 0 {
                 return;
             }
@@ -204,7 +221,9 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             }
             Some(migrate) => {
                 let (lives_until, value) = read_value(stored, migrate)?;
-                self.table.put(hash, key, value, lives_until);
+                self.table.load(hash, key.clone(), value, lives_until);
+                // To be written anew.
+                let _marked = self.table.get_mut(hash, &key, Timestamp::MIN);
             }
         }
         Ok(())
@@ -283,7 +302,12 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
+        let before = (out.changes.as_bytes().len(), out.changes.len());
         write_value(self.checkpoints.groups(), &mut self.table, self.id, out)?;
+        let written = out.changes.len() - before.1;
+        if let Some(bytes) = (out.changes.as_bytes().len() - before.0).checked_div(written) {
+            self.value_bytes = (self.value_bytes * 3 + bytes).div_ceil(4);
+        }
         // Of a table that drops nothing, removed keys need not be remembered.
         let readable = self.checkpoints.readable();
         self.table.begin_epoch(epoch.next(), readable);
@@ -291,7 +315,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.table.memory_bytes()
+        self.used_bytes()
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {

@@ -36,11 +36,14 @@ pub(super) struct Kepts {
     own: Range<u16>,
     /// Of windows that have fired.
     deletes: Changes,
-    watermark: Timestamp,
-    shard: usize,
+    /// The operator's watermark, short of the end of time: a stream that has ended may go on one day.
+    pub(super) reached: Timestamp,
+    /// What is stored of it.
+    stored: Timestamp,
 }
 
-/// The group under which the operator's watermark is stored. No key has it.
+/// The group under which operators' watermarks are stored, by the first group of their shard. (Shards may differ:
+/// an idle partition has left one of them behind.) No key has it.
 const WATERMARK_GROUP: u16 = u16::MAX;
 
 impl Kepts {
@@ -53,8 +56,8 @@ impl Kepts {
             groups,
             own: groups.groups_of(shard, shards),
             deletes: Changes::new(),
-            watermark: Timestamp::MIN,
-            shard,
+            reached: Timestamp::MIN,
+            stored: Timestamp::MIN,
         }
     }
 
@@ -131,13 +134,28 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
             self.keys += 1;
             Ok(())
         })?;
-        let mut key = Vec::new();
-        id.begin_key(WATERMARK_GROUP, &mut key);
-        stored.reader.get(&key, &mut |value| {
-            self.watermark = Timestamp::read(value)?;
-            self.kept.watermark = self.watermark;
+        // Those of the shards whose groups are this one's now: the last one that begins before its own
+        // groups do, and all that begin within them.
+        let (from, mut to) = id.range(WATERMARK_GROUP..WATERMARK_GROUP);
+        to.extend_from_slice(&[u8::MAX; 3]);
+        let (mut before, mut within) = (None, None::<Timestamp>);
+        let own = self.kept.own.clone();
+        stored.reader.scan(&from, &to, &mut |key, value| {
+            let first = StateId::split_key(key).and_then(|(_, rest)| rest.try_into().ok());
+            let Some(first) = first.map(u16::from_be_bytes) else {
+                return Err(StateError::Other("a stored watermark has no group".into()));
+            };
+            let watermark = Timestamp::read(value)?;
+            if first <= own.start {
+                before = Some(watermark);
+            } else if own.contains(&first) {
+                within = Some(within.map_or(watermark, |least| least.min(watermark)));
+                self.kept.deletes.delete(key);
+            }
             Ok(())
         })?;
+        self.watermark = [before, within].into_iter().flatten().min().unwrap_or(Timestamp::MIN);
+        self.kept.reached = self.watermark;
         Ok(())
     }
 
@@ -170,10 +188,14 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
             pane.stored = true;
         }
         *stamp = stamp.wrapping_add(1);
-        // At a barrier every shard has the same.
-        if self.kept.shard == 0 && self.watermark != self.kept.watermark {
-            self.kept.watermark = self.watermark;
-            out.put(|out| self.kept.id.begin_key(WATERMARK_GROUP, out), &self.watermark)?;
+        let Kepts { id, own, reached, stored, .. } = &mut self.kept;
+        if reached != stored {
+            *stored = *reached;
+            let key = |out: &mut Vec<u8>| {
+                id.begin_key(WATERMARK_GROUP, out);
+                out.extend_from_slice(&own.start.to_be_bytes());
+            };
+            out.put(key, reached)?;
         }
         Ok(())
     }

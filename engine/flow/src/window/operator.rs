@@ -37,7 +37,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
 
     fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
         let mut state = self.state.borrow_mut();
-        state.watermark = watermark;
+        // After a restart time may come back to where it was, and does not go further back.
+        state.advance(watermark);
         while let Some(mut pane) = state.close_due() {
             let (start, last) = (pane.start, pane.last);
             let end = last.plus_ms(1);

@@ -150,6 +150,14 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         refused
     }
 
+    /// The operator's watermark has moved.
+    pub(super) fn advance(&mut self, watermark: Timestamp) {
+        self.watermark = self.watermark.max(watermark);
+        if watermark < Timestamp::MAX {
+            self.kept.reached = self.watermark;
+        }
+    }
+
     /// The sender has passed a barrier on.
     pub(super) fn barrier_ahead(&mut self) {
         self.held += 1;

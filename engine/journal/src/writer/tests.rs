@@ -35,7 +35,7 @@ fn config() -> JournalConfig {
 fn open(disk: &SimDisk, config: &JournalConfig) -> (Writer, Arc<Count>) {
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));
-    let (writer, _) = Writer::open(disk.clone(), NAME, config, 5, waker).unwrap();
+    let (writer, _) = Writer::open(disk.clone(), NAME, config, (5, 0), waker).unwrap();
     (writer, count)
 }
 

@@ -97,13 +97,19 @@ impl StateDirectory {
         }
         let journals = FileJournals::new(journals, self.journal.clone())?;
         let refused = |error: StoreError| JobError::Storage(error.to_string());
-        let fresh = !epochs.join("data.mdb").exists();
-        let store = match self.savepoint.as_ref().filter(|_| fresh) {
+        let opened = Store::open(&epochs, self.store, self.resume);
+        let empty = match &opened {
+            Ok(store) => store.recovered().is_none(),
+            // Perhaps an import that was cut short; importing looks whether it may.
+            Err(error) => matches!(error, StoreError::Refused(_)),
+        };
+        let store = match self.savepoint.as_ref().filter(|_| empty) {
             Some(path) => {
+                drop(opened);
                 let mut savepoint = Savepoint::open(path).map_err(refused)?;
                 Store::import(&epochs, self.store, &mut savepoint)
             }
-            None => Store::open(&epochs, self.store, self.resume),
+            None => opened,
         };
         let store = Directory {
             dir: epochs,

@@ -1,0 +1,259 @@
+//! The crash proof: kills a real process again and again under QoS 1 load through a real broker, and holds what its
+//! sinks have in the end against a ledger of what the broker had acknowledged.
+//!
+//! ```text
+//!  fleet (QoS 1, numbered) ──> mosquitto ──> the job, a child process ──> readings, sums per second
+//!     └── ledger: what was PUBACKed           └── kill -9, again and again      │
+//!          └───────────────── compared, exactly ────────────────────────────────┘
+//! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `fleet` | publishers that lose connections and send again |
+//! | `ledger` | what was published, and what was acknowledged |
+//! | `job` | the job, and its process |
+//! | `lives`, `moments` | starts and kills it: after a time, or at named points |
+//! | `sinks` | what the sinks hold |
+//! | `judge` | the comparison |
+//!
+//! What may be claimed: every acknowledged message is in the sink once, and every sum is that of these messages.
+//! A message that was sent and never acknowledged may be there once or not at all, in both sinks alike.
+//!
+//! The broker itself is never killed: mosquitto's own promises end at its memory.
+
+#[path = "../crash/chance.rs"]
+mod chance;
+#[path = "../crash/fleet.rs"]
+mod fleet;
+#[path = "../crash/job.rs"]
+mod job;
+#[path = "../crash/judge.rs"]
+mod judge;
+#[path = "../crash/ledger.rs"]
+mod ledger;
+#[path = "../crash/lives.rs"]
+mod lives;
+#[path = "../crash/moments.rs"]
+mod moments;
+#[path = "../crash/sinks.rs"]
+mod sinks;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use thalweg::runtime::StateDirectory;
+use thalweg_mqtt::Mode;
+use thalweg_mqtt::testing::Mosquitto;
+use thalweg_store::Inspector;
+
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
+use crate::lives::Lives;
+use crate::sinks::SinkKind;
+
+/// When nothing new has come out for so long, nothing more will.
+const STILL: Duration = Duration::from_secs(10);
+/// Violations that are printed; the others are counted.
+const SHOWN_MAX: usize = 20;
+/// The exit code where there is no mosquitto.
+const SKIPPED: u8 = 77;
+
+/// Kills a job under load, and proves that nothing was lost or repeated.
+///
+/// A private mosquitto, a fleet that publishes at QoS 1 and cuts its connections, and a job that is killed with
+/// SIGKILL at random moments and at named points (a new journal segment, a write to the state, a rename, ...)
+/// and started again at once, on one to three shards. In the end the sinks must hold every message that was acknowledged
+/// exactly once, and the right sums of them.
+///
+/// Prints `kills N lost 0 repeated 0` and exits with 0; otherwise says what is wrong, keeps the directory, and
+/// exits with 1. Exits with 77 where mosquitto is not installed.
+#[derive(Parser)]
+#[command(
+    name = "crash",
+    after_help = "Examples:
+  crash --kills 300                        SQLite, 300 kills, a minute or two
+  crash --kills 2000 --sink files --seed 7
+  crash --kills 20 --rate 500 --keep       a small run whose directory is kept"
+)]
+struct Options {
+    /// How often the job is killed.
+    #[arg(long, default_value_t = 100)]
+    kills: u64,
+    /// Where its results go.
+    #[arg(long, value_enum, default_value_t = Sink::Sqlite)]
+    sink: Sink,
+    /// The broker between the fleet and the job.
+    #[arg(long, value_enum, default_value_t = Broker::Mosquitto)]
+    broker: Broker,
+    /// Decides when and where the job is killed, and what the fleet does.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Messages a second, all devices together.
+    #[arg(long, default_value_t = 2_000)]
+    rate: u64,
+    /// When the job's source acknowledges: with `none` the proof must fail.
+    #[arg(long, default_value = "journal", value_name = "MODE")]
+    durability: Mode,
+    /// Keeps the directory also when all is well.
+    #[arg(long)]
+    keep: bool,
+    /// For the program itself: be the job, in this directory.
+    #[arg(long, hide = true)]
+    life: Option<PathBuf>,
+    #[arg(long, hide = true, default_value_t = 0)]
+    port: u16,
+    #[arg(long, hide = true, default_value_t = 1)]
+    shards: usize,
+    #[arg(long, hide = true, default_value_t = 20)]
+    checkpoint_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sink {
+    /// Two tables of a SQLite file.
+    Sqlite,
+    /// Two directories of rolling files.
+    Files,
+    /// The MQTT outbox.
+    Mqtt,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Broker {
+    /// A private one on 127.0.0.1.
+    Mosquitto,
+}
+
+impl Sink {
+    fn kind(self) -> Result<SinkKind> {
+        match self {
+            Self::Sqlite => Ok(SinkKind::Sqlite),
+            Self::Files => Ok(SinkKind::Files),
+            Self::Mqtt => bail!(
+                "--sink mqtt: not built yet; it needs the outbox of the MQTT sink. Use sqlite or files"
+            ),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("crash: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let sink = options.sink.kind()?;
+    if let Some(dir) = options.life.clone() {
+        let Options { port, shards, checkpoint_ms, durability, .. } = *options;
+        job::live(&job::Life { dir, port, sink, durability, shards, checkpoint_ms })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Broker::Mosquitto = options.broker;
+    // It logs every packet otherwise. The receive window is the source's own.
+    let broker = Mosquitto::options().line("log_dest none").line("max_inflight_messages 0").start();
+    let Some(broker) = broker else { return Ok(ExitCode::from(SKIPPED)) };
+    let dir = tempfile::Builder::new().prefix("thalweg-crash-").tempdir()?;
+    let path = dir.path().to_owned();
+    let proof = prove(options, sink, broker.port(), path.clone());
+    let good = matches!(proof, Ok(true));
+    if options.keep || !good {
+        println!("kept: {}", dir.keep().display());
+    }
+    match proof {
+        Ok(_) => Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Err(error) => Err(error.context(format!("seed {}", options.seed))),
+    }
+}
+
+/// The whole run; whether all is well.
+fn prove(options: &Options, sink: SinkKind, port: u16, dir: PathBuf) -> Result<bool> {
+    let begun = Instant::now();
+    let mut lives = Lives::new(dir.clone(), port, sink, options.durability, options.seed);
+    lives.begin()?;
+    lives.wait_for_subscription()?;
+    let fleet = Fleet::start(port, options.rate, options.seed)?;
+    while lives.figures.kills < options.kills {
+        lives.kill()?;
+        lives.begin()?;
+        if lives.figures.kills.is_multiple_of(100) {
+            println!(
+                "{} kills, {} messages, {:.0} s",
+                lives.figures.kills,
+                fleet.acknowledged(),
+                begun.elapsed().as_secs_f64()
+            );
+        }
+    }
+    let (ledger, cuts) = fleet.finish()?;
+    drain(&ledger, sink, &dir, &mut lives)?;
+    lives.suspend()?;
+    let results = sinks::read(sink, &dir)?;
+    let verdict = judge::judge(&ledger, &results);
+
+    let took = begun.elapsed().as_secs_f64();
+    let (acknowledged, published) = (ledger.acknowledged(), ledger.len());
+    println!("sink {}, seed {}, {took:.1} s", sink.name(), options.seed);
+    println!(
+        "messages {published}, acknowledged {acknowledged}, connections of publishers cut {cuts}, sums {}",
+        results.sums.len()
+    );
+    let by_shards = lives.figures.by_shards.iter();
+    let by_shards: Vec<_> = by_shards.map(|(n, lives)| format!("{n}: {lives}")).collect();
+    let by_point = lives.figures.by_point.iter();
+    let by_point: Vec<_> = by_point
+        .map(|(point, kills)| match point {
+            Some(point) => format!("{point}: {kills}"),
+            None => format!("by time: {kills}"),
+        })
+        .collect();
+    println!("lives by shards {}; kills {}", by_shards.join(", "), by_point.join(", "));
+    println!("epochs {}", newest_epoch(&dir)?);
+    for violation in verdict.violations.iter().take(SHOWN_MAX) {
+        println!("  {violation}");
+    }
+    let more = verdict.violations.len().saturating_sub(SHOWN_MAX);
+    if more > 0 {
+        println!("  and {more} more");
+    }
+    if verdict.wrong > 0 {
+        println!("wrong {}", verdict.wrong);
+    }
+    println!("kills {} lost {} repeated {}", lives.figures.kills, verdict.lost, verdict.repeated);
+    Ok(verdict.violations.is_empty())
+}
+
+/// Waits until the sinks hold all they should, or nothing moves any more.
+fn drain(ledger: &Ledger, sink: SinkKind, dir: &std::path::Path, lives: &mut Lives) -> Result<()> {
+    let (readings, sums) = judge::expected_rows(ledger);
+    let (mut seen, mut since) = ((0, 0), Instant::now());
+    while since.elapsed() < STILL {
+        thread::sleep(Duration::from_millis(300));
+        lives.check()?;
+        // Files may be renamed or removed while they are read.
+        let Ok(results) = sinks::read(sink, dir) else { continue };
+        let now = (results.readings.len(), results.sums.len());
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        if now.0 >= readings && now.1 >= sums && since.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn newest_epoch(dir: &std::path::Path) -> Result<u64> {
+    let epochs = StateDirectory::epochs_in(&job::state_dir(dir));
+    let inspector = Inspector::open(&epochs).context("cannot look into the state")?;
+    Ok(inspector.record().epoch.number())
+}

@@ -1,0 +1,249 @@
+//! The job that is killed, in a process of its own: readings from MQTT, duplicates removed by the publisher's numbers,
+//! every reading to a sink, and sums per device and second of event time to another.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::Signals;
+use thalweg::flow::{Context, KeyedProcess, ValueState};
+use thalweg::kernel::Collector;
+use thalweg::prelude::*;
+use thalweg::runtime::{JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions};
+use thalweg_file::RollingFiles;
+use thalweg_mqtt::Mode;
+use thalweg_sqlite::SqliteSink;
+use thalweg_store::FoldPolicy;
+
+use crate::ledger::{DISORDER, WINDOW_MS};
+use crate::sinks::SinkKind;
+
+/// Numbers of a device that are remembered below its highest.
+const REMEMBERED: u64 = 2_048;
+
+/// What a life of the job is told on its command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    /// Where everything is.
+    pub(crate) dir: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) sink: SinkKind,
+    pub(crate) durability: Mode,
+    pub(crate) shards: usize,
+    pub(crate) checkpoint_ms: u64,
+}
+
+/// A reading as it comes in and goes out.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Reading {
+    /// From the topic.
+    pub(crate) device: Str,
+    pub(crate) sequence: u64,
+    pub(crate) time_ms: i64,
+    pub(crate) value: i64,
+}
+
+/// Lets each number of a device through once. The state: the highest number so far, then a bit for each of the last
+/// [`REMEMBERED`] numbers. Older ones are taken for seen.
+struct Once {
+    seen: ValueState<Str, Vec<u64>>,
+}
+
+impl KeyedProcess<Str, Reading> for Once {
+    type Out = Reading;
+
+    fn record(
+        &mut self,
+        reading: Reading,
+        cx: &mut Context<'_, Str>,
+        out: &mut impl Collector<Reading>,
+    ) {
+        if self.seen.update(cx, |seen| is_new(seen, reading.sequence)) {
+            out.record(cx.time(), reading);
+        }
+    }
+}
+
+/// Whether `sequence` was not seen before; notes that it has been now.
+fn is_new(seen: &mut Vec<u64>, sequence: u64) -> bool {
+    seen.resize(1 + (REMEMBERED / 64) as usize, 0);
+    let Some((highest, bits)) = seen.split_first_mut() else { return false };
+    let place = |number: u64| (((number % REMEMBERED) / 64) as usize, 1_u64 << (number % 64));
+    if sequence + REMEMBERED <= *highest {
+        return false;
+    }
+    // Numbers that were skipped have not been seen.
+    for skipped in (*highest + 1..=sequence).take(REMEMBERED as usize) {
+        let (word, bit) = place(skipped);
+        bits[word] &= !bit;
+    }
+    *highest = sequence.max(*highest);
+    let (word, bit) = place(sequence);
+    let new = bits[word] & bit == 0;
+    bits[word] |= bit;
+    new
+}
+
+/// Where the state of the job is.
+pub(crate) fn state_dir(dir: &Path) -> PathBuf {
+    dir.join("job")
+}
+
+/// Where its results are.
+pub(crate) fn out_dir(dir: &Path) -> PathBuf {
+    dir.join("out")
+}
+
+/// Made when the broker has confirmed the subscription.
+pub(crate) fn subscribed_file(dir: &Path) -> PathBuf {
+    dir.join("subscribed")
+}
+
+/// Runs a life of the job to its end: killed, or suspended on SIGTERM.
+pub(crate) fn live(life: &Life) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .init();
+    end_with_parent()?;
+    let mut signals = Signals::new([SIGTERM]).context("cannot watch for SIGTERM")?;
+    let running = job(life)?.start(&config(life))?;
+    let stopper = running.stopper();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                let _told = stopper.suspend();
+            }
+        })
+        .context("cannot start a thread")?;
+    running.wait()?;
+    Ok(())
+}
+
+/// The parent holds the other end of standard input: a job must not outlive it.
+fn end_with_parent() -> Result<()> {
+    let watch = || {
+        let _ended = std::io::stdin().read(&mut [0]);
+        std::process::exit(3);
+    };
+    thread::Builder::new().name("parent".into()).spawn(watch).context("cannot start a thread")?;
+    Ok(())
+}
+
+fn config(life: &Life) -> RuntimeConfig {
+    // Small, so that segments, folds and rolled files come many times a second.
+    let journal = JournalConfig {
+        segment_bytes: 256 << 10,
+        cap_bytes: 64 << 20,
+        group_bytes_max: 64 << 10,
+        record_bytes_max: 16 << 10,
+        ..JournalConfig::default()
+    };
+    let fold = FoldPolicy { bytes_min: 256 << 10, bytes_max: 4 << 20, base_ratio: 1.0 };
+    let store = StoreOptions { fold, fold_changes_max: 64, map_bytes: 1 << 30, retained: 2 };
+    let backend = StateDirectory::new(state_dir(&life.dir)).journal(journal).store(store).backend();
+    let mut state = StateConfig::new(backend);
+    state.checkpoints.interval = Duration::from_millis(life.checkpoint_ms);
+    RuntimeConfig {
+        shards: life.shards,
+        state: Some(state),
+        // A failure must be seen by whoever runs this.
+        restart: RestartStrategy::Never,
+        ..RuntimeConfig::default()
+    }
+}
+
+fn job(life: &Life) -> Result<Job> {
+    let out = out_dir(&life.dir);
+    std::fs::create_dir_all(&out).context("cannot make the directory for results")?;
+    let marker = subscribed_file(&life.dir);
+    let broker = MqttConfig::new("127.0.0.1").port(life.port).client_id("gateway");
+    let source = MqttSource::new(broker, Json::<Reading>::new())
+        .topic("fleet/{device}/reading")
+        .durability(life.durability)
+        .on_subscribed(move || {
+            if std::fs::write(&marker, "").is_err() {
+                tracing::error!("cannot write {}", marker.display());
+            }
+        });
+    let kind = life.sink;
+    Ok(Job::new("crash", move |flow: &Flow| {
+        let watermarks = Watermarks::bounded_out_of_orderness(DISORDER).without_clock_guard();
+        let once = flow
+            .source(source.clone(), watermarks.timestamps(|r: &Reading| r.time_ms))
+            .key_by(|r| r.device.clone())
+            .process(|states| Once { seen: states.value("seen") });
+        let [all, sums] = once.split();
+        let sums = sums
+            .key_by(|r| r.device.clone())
+            .window(Tumbling::of(Duration::from_millis(WINDOW_MS as u64)))
+            .aggregate(Fold::new(
+                || (0_u64, 0_i64),
+                |sum, r: Reading| *sum = (sum.0 + 1, sum.1 + r.value),
+                |sum, other| *sum = (sum.0 + other.0, sum.1 + other.1),
+            ));
+        match kind {
+            SinkKind::Sqlite => {
+                // No keys: a row that comes twice must be there twice.
+                let table = |name: &str| (out.join("results.db"), name.to_owned());
+                let (path, name) = table("readings");
+                all.sink(
+                    SqliteSink::new(path, name)
+                        .text("device", |r: &Reading| r.device.as_str())
+                        .column("sequence", |r| r.sequence)
+                        .column("time_ms", |r| r.time_ms)
+                        .column("value", |r| r.value),
+                );
+                let (path, name) = table("sums");
+                sums.sink(
+                    SqliteSink::new(path, name)
+                        .text("device", |w: &Sums| w.key.as_str())
+                        .column("start", |w| w.start)
+                        .column("count", |w| w.value.0)
+                        .column("sum", |w| w.value.1),
+                );
+            }
+            SinkKind::Files => {
+                let files = |name: &str| {
+                    RollingFiles::new(out.join(name), JsonLines)
+                        .suffix(".jsonl")
+                        .roll_bytes(32 * 1024)
+                        .roll_after(Duration::from_millis(200))
+                        .roll_idle(Duration::from_millis(100))
+                };
+                all.sink(files("readings"));
+                sums.sink(files("sums"));
+            }
+        }
+    }))
+}
+
+/// A row of the second sink.
+type Sums = Windowed<Str, (u64, i64)>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_number_is_new_once_also_out_of_order_and_after_gaps() {
+        let (mut seen, mut known) = (Vec::new(), BTreeSet::new());
+        let mut chance = crate::chance::Chance::new(7, 0);
+        let mut base = 1;
+        for _ in 0..20_000 {
+            if chance.one_in(500) {
+                base += chance.below(2 * REMEMBERED);
+            }
+            base += chance.below(2);
+            let number = base + chance.below(100);
+            assert_eq!(is_new(&mut seen, number), known.insert(number), "{number}");
+        }
+    }
+}
