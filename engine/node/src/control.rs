@@ -94,7 +94,14 @@ pub(crate) fn ask_for_savepoint(
     let to = std::path::absolute(to)?;
     let path = to.to_str().filter(|path| !path.contains('\n'));
     let Some(path) = path else { bail!("{} is no path that can be sent", to.display()) };
-    let Ok(mut stream) = UnixStream::connect(dir.join(SOCKET)) else { return Ok(None) };
+    let mut stream = match UnixStream::connect(dir.join(SOCKET)) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            bail!("the job's socket in {} is its owner's: ask as that user", dir.display());
+        }
+        // Nobody listens.
+        Err(_) => return Ok(None),
+    };
     let what = if stop { "stop" } else { "savepoint" };
     writeln!(stream, "{what} {path}")?;
     let mut said = String::new();

@@ -13,6 +13,11 @@ use thalweg_store::{Inspector, Resume, Savepoint, StateSummary, Store, StoreErro
 
 use crate::control::ask_for_savepoint;
 
+/// Prints a line. A reader that has seen enough is no error.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _gone = writeln!(io::stdout(), "{line}");
+}
+
 /// What can be done with journals.
 #[derive(Subcommand)]
 pub(crate) enum JournalCommand {
@@ -170,15 +175,18 @@ fn verify(dir: &Path) -> anyhow::Result<()> {
     let mut damaged = 0;
     for name in inspect::names(&place)? {
         let found = inspect::verify(&place, &name)?;
-        println!("{name}  {} records  positions {}..{}", found.records, found.first, found.end);
+        say(format_args!(
+            "{name}  {} records  positions {}..{}",
+            found.records, found.first, found.end
+        ));
         if found.torn_bytes > 0 {
-            println!(
+            say(format_args!(
                 "  {} bytes of a torn group at the end, to be cut at the next start",
                 found.torn_bytes
-            );
+            ));
         }
         if let Some(damage) = found.damage {
-            println!("  DAMAGED: {damage}");
+            say(format_args!("  DAMAGED: {damage}"));
             damaged += 1;
         }
     }
@@ -236,10 +244,10 @@ fn list_states(path: &Path) -> anyhow::Result<()> {
         Stored::Directory(directory) => directory.record(),
         Stored::Savepoint(savepoint) => savepoint.record(),
     };
-    println!(
+    say(format_args!(
         "job {}  epoch {}  written at {} on {} shards  {} key groups",
         record.job, record.epoch, record.at, record.shards, record.key_groups
-    );
+    ));
     for state in stored.states()? {
         let StateSummary { id, info, entries, bytes } = state;
         let name = info.as_ref().map_or_else(
@@ -249,7 +257,7 @@ fn list_states(path: &Path) -> anyhow::Result<()> {
         let kind = info.map_or_else(String::new, |info| {
             format!("  {:?}, schema {}, {}", info.kind, info.schema, info.types)
         });
-        println!("{name}  {entries} entries  {bytes} bytes{kind}");
+        say(format_args!("{name}  {entries} entries  {bytes} bytes{kind}"));
     }
     Ok(())
 }
@@ -281,7 +289,7 @@ fn get(args: &GetArgs) -> anyhow::Result<()> {
 
 pub(crate) fn savepoint(args: &SavepointArgs) -> anyhow::Result<()> {
     if let Some(epoch) = ask_for_savepoint(&args.dir, &args.to, args.stop)? {
-        println!("epoch {epoch} written to {}", args.to.display());
+        say(format_args!("epoch {epoch} written to {}", args.to.display()));
         return Ok(());
     }
     // Nobody runs there: the newest epoch is as good.
@@ -293,6 +301,10 @@ pub(crate) fn savepoint(args: &SavepointArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open {}", args.dir.display()))?;
     let Some(record) = store.recovered() else { bail!("there is no checkpoint yet") };
     store.export(record.epoch, &args.to)?;
-    println!("epoch {} written to {} (the job is not running)", record.epoch, args.to.display());
+    say(format_args!(
+        "epoch {} written to {} (the job is not running)",
+        record.epoch,
+        args.to.display()
+    ));
     Ok(())
 }

@@ -9,7 +9,7 @@ use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
-use thalweg_kernel::ConfigError;
+use thalweg_kernel::{ConfigError, Epoch};
 use thalweg_mqtt::MqttConfig;
 use thalweg_runtime::{
     CheckpointRules, JournalConfig, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
@@ -129,6 +129,7 @@ pub(crate) struct State {
     #[serde(default = "default_journal_bytes_max")]
     journal_bytes_max: u64,
     savepoint: Option<PathBuf>,
+    epoch: Option<u64>,
     #[serde(default)]
     drop_unknown: bool,
 }
@@ -318,6 +319,9 @@ impl State {
         let mut dir = StateDirectory::new(&self.dir).journal(journal).store(store);
         if let Some(savepoint) = &self.savepoint {
             dir = dir.from_savepoint(savepoint);
+        }
+        if let Some(epoch) = self.epoch {
+            dir = dir.from_epoch(Epoch::new(epoch));
         }
         let mut config = StateConfig::new(dir.backend());
         config.checkpoints.interval = self.interval;

@@ -49,13 +49,15 @@ impl Store {
     pub(crate) fn storage(&self) -> Storage {
         let store = self.clone();
         let reader = move || -> Result<Box<dyn StateReader>, StateError> {
-            Ok(Box::new(Reader(store.0.lock().unwrap().clone())))
+            Ok(Box::new(Reader(store.0.lock().unwrap().clone(), store.clone())))
         };
         Storage { reader: Arc::new(reader), journals: None, drop_unknown: false }
     }
 }
 
-struct Reader(Stored);
+/// What was there when it was opened; single keys and the readable epoch as they are now, as of a store that has
+/// folded everything.
+struct Reader(Stored, Store);
 
 impl StateReader for Reader {
     fn restored(&self) -> Option<Epoch> {
@@ -81,12 +83,13 @@ impl StateReader for Reader {
         key: &[u8],
         found: &mut dyn FnMut(&[u8]) -> Result<(), StateError>,
     ) -> Result<bool, StateError> {
-        let value = self.0.entries.get(key);
+        let live = self.1.0.lock().unwrap().clone();
+        let value = live.entries.get(key);
         value.map_or(Ok(false), |value| found(value).map(|()| true))
     }
 
     fn readable(&self) -> Epoch {
-        self.0.epoch
+        self.1.0.lock().unwrap().epoch
     }
 }
 
