@@ -72,7 +72,8 @@ fn only_connectors_may_use_their_like_for_tests() {
         layers(&[Crate { dependencies, ..krate(name, &[]) }])
     };
     assert_eq!(with("thalweg-mqtt", "thalweg-format"), []);
-    assert_eq!(with("thalweg-mqtt", "thalweg-flow").len(), 1);
+    assert_eq!(with("thalweg-mqtt", "thalweg-journal"), []);
+    assert_eq!(with("thalweg-mqtt", "thalweg-runtime").len(), 1);
     assert_eq!(with("thalweg-flow", "thalweg-runtime").len(), 1);
     assert_eq!(with("thalweg-flow", "thalweg-format").len(), 1);
     assert_eq!(with("thalweg-kernel", "thalweg-tests").len(), 1);

@@ -142,7 +142,7 @@ fn in_order(plan: JobPlan, raw: &[Message]) -> (Vec<Message>, Vec<String>, Vec<S
         }
         let run = runs.get(&device).filter(|(_, until)| *until >= watermark);
         let run = run.map_or(1, |(run, _)| run + 1);
-        runs.insert(device, (run, watermark.saturating_add(RUN_MS)));
+        runs.insert(device, (run, watermark.max(time).saturating_add(RUN_MS)));
         rows.push(row(time, (device, sequence, run)));
         watermark = watermark.max(time - plan.disorder_ms - 1);
     }
