@@ -77,10 +77,11 @@ impl<D: Disk> Reader<D> {
         let first = firsts(&mut disk, name)?.first().copied().unwrap_or(end);
         let mut reader = Self::new(disk, name, first.min(end), end)?;
         while reader.position < end {
-            let (offset, position) = (reader.offset, reader.position);
             let Some(step) = reader.step()? else { break };
             if step.received >= time {
-                (reader.offset, reader.position) = (offset, position);
+                // Back before it. Not to where the reader was: that may be the end of an older segment.
+                reader.offset -= step.size as u64;
+                reader.position -= 1;
                 break;
             }
         }

@@ -178,6 +178,13 @@ fn a_time_is_found_even_if_the_clock_has_jumped() {
         let seen = inspect::read_from_time(place.path(), "a", at(time)).unwrap();
         assert_eq!(seen.position(), position);
     }
+    // Also where the record is the first of a segment.
+    for segment in &inspect::segments(place.path(), "a").unwrap().segments[..3] {
+        let time = at(segment.first as i64);
+        let mut reader = journals.read_from_time("a", time).unwrap();
+        let record = reader.next().unwrap().unwrap();
+        assert_eq!((record.position, record.received), (segment.first, time));
+    }
 }
 
 #[test]
