@@ -282,6 +282,11 @@ impl MqttConfig {
         Ok(())
     }
 
+    /// Whether messages have user properties: MQTT 3.1.1 knows none.
+    pub fn has_user_properties(&self) -> bool {
+        self.version == Version::V5
+    }
+
     pub(crate) fn keep_alive(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_alive_s))
     }

@@ -13,6 +13,7 @@ use std::task::Waker;
 use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
 
 use crate::config::Qos;
+use crate::fault::Fault;
 use crate::link::Delivery;
 use crate::pact::Pact;
 use crate::record::write_head;
@@ -126,7 +127,7 @@ impl Ledger {
         &mut self,
         delivery: &Delivery,
         received: Timestamp,
-    ) -> Result<Taken, String> {
+    ) -> Result<Taken, Fault> {
         match &mut self.keeping {
             Keeping::HandOver => Ok(Taken::Yes(0)),
             Keeping::Checkpoint { taken } => {
@@ -137,7 +138,7 @@ impl Ledger {
                 Ok(mark) => Ok(Taken::Yes(mark)),
                 Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
                 Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             },
         }
     }
@@ -165,12 +166,12 @@ impl Ledger {
     ///
     /// # Errors
     /// If the journal has failed for good: nothing is acknowledged any more.
-    pub(crate) fn settle(&mut self, mut ack: impl FnMut(u16, Qos)) -> Result<u64, String> {
+    pub(crate) fn settle(&mut self, mut ack: impl FnMut(u16, Qos)) -> Result<u64, Fault> {
         let reached = match &mut self.keeping {
             Keeping::HandOver => return Ok(0),
             Keeping::Checkpoint { .. } => self.pact.released(),
             Keeping::Journal(keeper) => {
-                let durable = keeper.writer.durable().map_err(|error| error.to_string())?;
+                let durable = keeper.writer.durable()?;
                 let released = self.pact.released();
                 if released > keeper.trimmed {
                     keeper.trimmed = released;

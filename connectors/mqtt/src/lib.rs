@@ -113,6 +113,7 @@
 mod bell;
 mod chunk;
 mod config;
+mod fault;
 mod held;
 mod ledger;
 mod link;

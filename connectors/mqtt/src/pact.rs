@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::Waker;
 
+use crate::fault::Fault;
+
 /// Nobody waits.
 const NOBODY: u64 = u64::MAX;
 
@@ -21,7 +23,7 @@ pub(crate) struct Pact {
     released: AtomicU64,
     /// The I/O thread has ended: nothing becomes durable any more.
     closed: AtomicBool,
-    failed: OnceLock<String>,
+    failed: OnceLock<Fault>,
 }
 
 impl Pact {
@@ -36,7 +38,7 @@ impl Pact {
     }
 
     /// The shard: whether the journal is durable up to `mark`. If not, the shard is woken once it is.
-    pub(crate) fn is_durable(&self, mark: u64) -> Result<bool, String> {
+    pub(crate) fn is_durable(&self, mark: u64) -> Result<bool, Fault> {
         if self.durable.load(SeqCst) >= mark {
             return Ok(true);
         }
@@ -47,12 +49,13 @@ impl Pact {
             return Ok(true);
         }
         match (self.failed.get(), closed) {
-            (Some(what), _) => Err(what.clone()),
+            (Some(fault), _) => Err(fault.clone()),
             (None, true) => Err(format!(
                 "the source has ended, and the journal is durable up to {} only, of {mark}; it takes nothing \
                  while its disk is full. What is missing was not acknowledged: the broker repeats it",
                 self.durable.load(SeqCst)
-            )),
+            )
+            .into()),
             (None, false) => Ok(false),
         }
     }
@@ -79,9 +82,9 @@ impl Pact {
     }
 
     /// The I/O thread ends; `failed` says why, if not in good order. It wakes the shard after that.
-    pub(crate) fn close(&self, failed: Option<&str>) {
-        if let Some(what) = failed {
-            let _first = self.failed.set(what.to_owned());
+    pub(crate) fn close(&self, failed: Option<&Fault>) {
+        if let Some(fault) = failed {
+            let _first = self.failed.set(fault.clone());
         }
         self.closed.store(true, SeqCst);
     }
@@ -129,8 +132,8 @@ mod tests {
         pact.durable(5, Waker::noop());
         pact.close(None);
         assert_eq!(pact.is_durable(5), Ok(true));
-        assert!(pact.is_durable(6).is_err_and(|what| what.contains("up to 5 only")));
-        pact.close(Some("the disk is gone"));
-        assert_eq!(pact.is_durable(6), Err("the disk is gone".to_owned()));
+        assert!(pact.is_durable(6).is_err_and(|fault| fault.what.contains("up to 5 only")));
+        pact.close(Some(&Fault::lasting("the disk is gone")));
+        assert_eq!(pact.is_durable(6), Err(Fault::lasting("the disk is gone")));
     }
 }

@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::bell::Bell;
 use crate::chunk::Chunk;
+use crate::fault::Fault;
 use crate::mode::Mode;
 use crate::pact::Pact;
 use crate::topic::{Bindings, TopicFilter};
@@ -99,7 +100,7 @@ pub(crate) struct Parts {
 /// What the I/O thread tells the shard.
 pub(crate) enum ToShard {
     Chunk(Chunk),
-    Failed(String),
+    Failed(Fault),
     Ended,
 }
 
@@ -236,7 +237,7 @@ impl<D: Decode> Source for MqttPartition<D> {
             }
             match self.from_io.try_recv() {
                 Ok(ToShard::Chunk(chunk)) => self.current = Some((chunk, 0)),
-                Ok(ToShard::Failed(what)) => return Err(ConnectorError::new(&self.name, what)),
+                Ok(ToShard::Failed(fault)) => return Err(fault.error(&self.name)),
                 Ok(ToShard::Ended) => {
                     self.ended = true;
                     return Ok(SourceStatus::Ended);
@@ -268,7 +269,7 @@ impl<D: Decode> Source for MqttPartition<D> {
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         match (self.mode, self.marks.at_least(epoch)) {
             (Mode::Journal, Some(mark)) => {
-                self.pact.is_durable(mark).map_err(|what| ConnectorError::new(&self.name, what))
+                self.pact.is_durable(mark).map_err(|fault| fault.error(&self.name))
             }
             _ => Ok(true),
         }

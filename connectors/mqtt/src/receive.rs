@@ -44,6 +44,7 @@ use tracing::{info, warn};
 use crate::bell::Bell;
 use crate::chunk::{CHUNKS_MAX, Chunk};
 use crate::config::Qos;
+use crate::fault::Fault;
 use crate::ledger::{Keeping, Ledger};
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
 use crate::meters::SourceMeters;
@@ -95,7 +96,7 @@ pub(crate) struct Receive {
     /// Messages that the ledger has no room for.
     stall: Option<Stall>,
     /// Why it cannot go on.
-    fault: Option<String>,
+    fault: Option<Fault>,
     free: Vec<Chunk>,
     filling: Option<Chunk>,
     /// Counts connections; each chunk holds messages of one.
@@ -128,7 +129,7 @@ enum Step {
     /// The orderly end is complete, or has taken too long.
     Done,
     Abandoned,
-    Failed(String),
+    Failed(Fault),
 }
 
 impl Receive {
@@ -140,9 +141,9 @@ impl Receive {
         let outcome = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|cause| format!("no runtime for the I/O thread: {cause}"))
+            .map_err(|cause| Fault::from(format!("no runtime for the I/O thread: {cause}")))
             .and_then(|runtime| runtime.block_on(Self::serve(setup)));
-        pact.close(outcome.as_ref().err().map(String::as_str));
+        pact.close(outcome.as_ref().err());
         let last = match outcome {
             Ok(()) => ToShard::Ended,
             Err(what) => ToShard::Failed(what),
@@ -151,7 +152,7 @@ impl Receive {
         let _gone = to_shard.try_send(last);
     }
 
-    async fn serve(mut setup: Setup) -> Result<(), String> {
+    async fn serve(mut setup: Setup) -> Result<(), Fault> {
         let (mut link, requests) = Link::new(&setup.plan)?;
         let keeping = match setup.mode {
             Mode::AckOnCheckpoint => Keeping::Checkpoint { taken: 0 },
@@ -190,7 +191,7 @@ impl Receive {
     }
 
     /// Connects, receives and acknowledges until the end; whether that was an orderly one.
-    async fn receive(&mut self, link: &mut Link) -> Result<bool, String> {
+    async fn receive(&mut self, link: &mut Link) -> Result<bool, Fault> {
         let mut retry = Retry::new();
         loop {
             match self.step(link).await {
@@ -384,7 +385,7 @@ impl Receive {
         }
     }
 
-    async fn handle(&mut self, event: Event) -> Result<(), String> {
+    async fn handle(&mut self, event: Event) -> Result<(), Fault> {
         match event {
             Event::Connected { session_present, .. } => self.connect(session_present),
             Event::Delivery(delivery) => self.deliver(delivery).await,
@@ -392,7 +393,7 @@ impl Receive {
             Event::Closed => {
                 self.stop = Stop::Closing(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
             }
-            Event::Subscribed(refusals) => return self.subscribed(&refusals),
+            Event::Subscribed(refusals) => self.subscribed(&refusals)?,
             Event::Acked { refused: Some(reason), .. } => {
                 warn!("{}: the broker refused the status message: {reason}", self.who);
             }

@@ -6,6 +6,7 @@ use std::task::Waker;
 use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Timestamp};
 
 use crate::chunk::Chunk;
+use crate::fault::Fault;
 use crate::mode::Start;
 use crate::record::Record;
 
@@ -26,17 +27,17 @@ impl Place {
     pub(crate) fn open(
         &self,
         waker: Waker,
-    ) -> Result<Result<Box<dyn JournalWriter>, String>, String> {
+    ) -> Result<Result<Box<dyn JournalWriter>, String>, Fault> {
         match self.journals.open_at(&self.name, waker, self.position.unwrap_or(0)) {
             Ok(writer) => Ok(Ok(writer)),
             // The seam has no kind of its own for it.
             Err(JournalError::Failed(what)) if what.contains("is open already") => Ok(Err(what)),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// The records to be read again, of a journal that ends at `end`.
-    pub(crate) fn replay(&self, end: u64) -> Result<Replay, String> {
+    pub(crate) fn replay(&self, end: u64) -> Result<Replay, Fault> {
         let since = match (self.position, self.start) {
             (None, Start::Time(time)) => Some(time),
             _ => None,
@@ -45,8 +46,7 @@ impl Place {
             (Some(from), _) | (None, Start::Position(from)) => self.journals.read(&self.name, from),
             (None, Start::Resume | Start::Time(_)) => self.oldest(end),
         };
-        let reader = reader.map_err(|error| error.to_string())?;
-        Ok(Replay { reader, since, name: self.name.clone() })
+        Ok(Replay { reader: reader?, since, name: self.name.clone() })
     }
 
     /// Reads from the oldest record that is still kept. The seam does not tell which that is, but only
@@ -78,9 +78,9 @@ pub(crate) struct Replay {
 
 impl Replay {
     /// Fills `chunk`; false once there is nothing left.
-    pub(crate) fn fill(&mut self, chunk: &mut Chunk) -> Result<bool, String> {
+    pub(crate) fn fill(&mut self, chunk: &mut Chunk) -> Result<bool, Fault> {
         while !chunk.is_full() {
-            let Some(record) = self.reader.next().map_err(|error| error.to_string())? else {
+            let Some(record) = self.reader.next()? else {
                 return Ok(false);
             };
             if self.since.is_some_and(|time| record.received < time) {
@@ -89,7 +89,8 @@ impl Replay {
             // Clocks jump back: what follows belongs to it all the same.
             self.since = None;
             let message = Record::read(record.bytes).map_err(|error| {
-                format!("record {} of the journal {}: {error}", record.position, self.name)
+                let Self { name, .. } = self;
+                Fault::lasting(format!("record {} of the journal {name}: {error}", record.position))
             })?;
             chunk.push_record(&message, record.received, record.position + 1);
         }
@@ -142,12 +143,7 @@ mod tests {
         }
     }
 
-    fn read(
-        oldest: u64,
-        end: u64,
-        position: Option<u64>,
-        start: Start,
-    ) -> Result<Vec<u64>, String> {
+    fn read(oldest: u64, end: u64, position: Option<u64>, start: Start) -> Result<Vec<u64>, Fault> {
         let journals = Arc::new(Kept { oldest, end });
         let place = Place { journals, name: "x".into(), position, start };
         let mut replay = place.replay(end)?;

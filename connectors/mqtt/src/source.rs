@@ -191,7 +191,8 @@ where
         let filters = self.filters().map_err(wrong)?;
         let mode = self.mode(cx).map_err(wrong)?;
         let stored = cx.durability.position.as_deref().unwrap_or_default();
-        let position = read_position(stored).map_err(|what| ConnectorError::new(&name, what))?;
+        let position =
+            read_position(stored).map_err(|what| ConnectorError::new(&name, what).lasting())?;
         let place = match (mode, &cx.durability.journals) {
             (Mode::Journal, Some(journals)) => Some(Place {
                 journals: Arc::clone(journals),

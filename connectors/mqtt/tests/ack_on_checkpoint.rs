@@ -21,6 +21,19 @@ fn open(peer: &Peer) -> (Shard, Connection) {
     (shard, peer.accept(true))
 }
 
+/// The same, with a first message "x" of packet id 1 emitted.
+fn open_with_one(peer: &Peer) -> (Shard, Connection) {
+    let (mut shard, mut broker) = open(peer);
+    broker.publish("a", 1, 1, "x");
+    shard.run_until(1);
+    (shard, broker)
+}
+
+fn stop(shard: &mut Shard) {
+    shard.source.stop();
+    assert_eq!(shard.run(|_| false).unwrap(), SourceStatus::Ended);
+}
+
 fn snapshot(shard: &mut Shard, epoch: u64) {
     let mut position = Vec::new();
     shard.source.snapshot(Epoch::new(epoch), &mut position);
@@ -63,9 +76,7 @@ fn what_an_epoch_covers_is_acknowledged_when_it_exists() {
 fn on_another_connection_nothing_is_acknowledged_but_what_it_delivered() {
     for version in VERSIONS {
         let peer = Peer::new(version);
-        let (mut shard, mut broker) = open(&peer);
-        broker.publish("a", 1, 1, "x");
-        shard.run_until(1);
+        let (mut shard, broker) = open_with_one(&peer);
         snapshot(&mut shard, 1);
         drop(broker);
         let mut broker = peer.accept(true);
@@ -84,11 +95,8 @@ fn on_another_connection_nothing_is_acknowledged_but_what_it_delivered() {
 #[test]
 fn after_the_end_the_last_checkpoint_still_acknowledges() {
     let peer = Peer::new(Version::V5);
-    let (mut shard, mut broker) = open(&peer);
-    broker.publish("a", 1, 1, "x");
-    shard.run_until(1);
-    shard.source.stop();
-    assert_eq!(shard.run(|_| false).unwrap(), SourceStatus::Ended);
+    let (mut shard, mut broker) = open_with_one(&peer);
+    stop(&mut shard);
     broker.is_silent();
     snapshot(&mut shard, 1);
     commit(&mut shard, 1);
@@ -99,11 +107,8 @@ fn after_the_end_the_last_checkpoint_still_acknowledges() {
 #[test]
 fn without_a_last_checkpoint_the_broker_keeps_the_messages() {
     let peer = Peer::new(Version::V5);
-    let (mut shard, mut broker) = open(&peer);
-    broker.publish("a", 1, 1, "x");
-    shard.run_until(1);
-    shard.source.stop();
-    assert_eq!(shard.run(|_| false).unwrap(), SourceStatus::Ended);
+    let (mut shard, mut broker) = open_with_one(&peer);
+    stop(&mut shard);
     let rest = std::thread::spawn(move || broker.is_left());
     drop(shard);
     rest.join().expect("DISCONNECT and nothing before it");
@@ -112,14 +117,10 @@ fn without_a_last_checkpoint_the_broker_keeps_the_messages() {
 #[test]
 fn a_job_that_fails_leaves_without_a_word_and_the_next_gets_all_again() {
     let peer = Peer::new(Version::V5);
-    let (mut shard, mut broker) = open(&peer);
-    broker.publish("a", 1, 1, "x");
-    shard.run_until(1);
+    let (mut shard, _broker) = open_with_one(&peer);
     snapshot(&mut shard, 1);
     drop(shard);
-    let (mut shard, mut broker) = open(&peer);
-    broker.publish("a", 1, 1, "x");
-    shard.run_until(1);
+    let (mut shard, mut broker) = open_with_one(&peer);
     snapshot(&mut shard, 2);
     commit(&mut shard, 2);
     assert_eq!(broker.acks(PUBACK, 1), [1]);

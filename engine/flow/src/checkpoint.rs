@@ -280,7 +280,7 @@ impl Checkpoints {
         if changes.is_too_long() {
             let what = "a key has more than 65,525 bytes, or a value more than 4 GiB; bound keys where \
                         they come from: `payload_bytes_max` of a decoder does";
-            return Err(ConnectorError::new("state", what));
+            return Err(ConnectorError::new("state", what).lasting());
         }
         let bytes = changes.as_bytes().to_vec();
         changes.clear();

@@ -239,3 +239,37 @@ fn what_is_too_large_or_wrongly_named_is_refused() {
     let wrong = JournalConfig { cap_bytes: 1, ..config() };
     assert!(FileJournals::new(place.path(), wrong).is_err());
 }
+
+/// Goal: nothing is reported as durable that is in a directory nobody will find.
+#[test]
+fn a_directory_that_is_removed_or_replaced_under_its_writer_ends_it() {
+    type Harm = fn(&std::path::Path);
+    let harms: [(&str, Harm); 4] = [
+        ("its files were removed", |dir| std::fs::remove_dir_all(dir).unwrap()),
+        ("No such file", |dir| std::fs::rename(dir, dir.with_extension("moved")).unwrap()),
+        ("another directory", |dir| {
+            std::fs::rename(dir, dir.with_extension("moved")).unwrap();
+            std::fs::create_dir(dir).unwrap();
+        }),
+        ("its files were removed", |dir| {
+            for file in std::fs::read_dir(dir).unwrap() {
+                std::fs::remove_file(file.unwrap().path()).unwrap();
+            }
+        }),
+    ];
+    for (expected, harm) in harms {
+        let place = tempfile::tempdir().unwrap();
+        let journals = FileJournals::new(place.path().join("journals"), config()).unwrap();
+        let mut writer = journals.open("source-0", waker()).unwrap();
+        append(&mut *writer, at(1), b"kept");
+        settle(&mut *writer);
+        harm(&place.path().join("journals/source-0"));
+        writer.append(at(2), &[b"lost"]).unwrap();
+        writer.flush();
+        until("it is noticed", || writer.durable() != Ok(1));
+        let error = writer.durable().unwrap_err();
+        assert!(matches!(error, JournalError::Failed(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains("must not be removed"), "{text}");
+    }
+}

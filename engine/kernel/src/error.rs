@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{JournalError, StateError};
+
 /// A connector cannot go on.
 ///
 /// Bad *data* is never one of these: it becomes a [`DeadLetter`](crate::DeadLetter) and the stream
@@ -16,21 +18,38 @@ pub struct ConnectorError {
     /// The underlying error.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Another attempt in this process cannot mend it: the job ends, whatever its restart strategy.
+    pub lasting: bool,
 }
 
 impl ConnectorError {
     /// An error of `connector` that says `what`.
     pub fn new(connector: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { connector: connector.into(), what: what.into(), source: None }
+        Self { connector: connector.into(), what: what.into(), source: None, lasting: false }
     }
 
-    /// The same with its cause; the cause's text becomes part of the message.
+    /// The same with its cause; the cause's text becomes part of the message. It lasts if the cause
+    /// does.
     #[must_use]
     pub fn caused_by(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.what = format!("{}: {cause}", self.what);
+        self.lasting |= lasts(&cause);
         self.source = Some(Box::new(cause));
         self
     }
+
+    /// The same, which another attempt cannot mend.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
+    }
+}
+
+/// Whether what was caused by this stays as it is: a wrong setting, damage, and storage that has failed, of which
+/// nobody knows what it wrote.
+fn lasts(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<ConfigError>() || cause.is::<StateError>() || cause.is::<JournalError>()
 }
 
 /// A wrong setting: names the key, the value and what is allowed. Programs exit with code 2 on it.

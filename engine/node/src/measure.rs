@@ -8,16 +8,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
 use thalweg_flow::{Chain, Flow, Stats, StatsValue, Stream, Tumbling, Watermarks, Windowed};
-use thalweg_format::{Csv, JsonLines, JsonSeed};
+use thalweg_format::{Csv, JsonLines};
 use thalweg_kernel::{ConfigError, Str, Timestamp};
 use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
 use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
 use thalweg_runtime::Job;
 use thalweg_sqlite::SqliteSink;
 
-use self::reading::{Reading, ReadingFields};
+use self::reading::{Reading, Readings};
 use crate::control::Control;
-use crate::settings::{Settings, Sink, within};
+use crate::settings::{Deduplicate, Settings, Sink, within};
 use crate::shutdown::Shutdown;
 
 /// One row of the result, as it is written.
@@ -65,6 +65,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
+        repeated = metrics.total("numRepetitionsDropped"),
         dead_letters,
         rows,
         "job ended"
@@ -82,15 +83,14 @@ pub(crate) fn job(settings: Settings) -> Result<Job, ConfigError> {
 
 /// A source whose settings have been parsed and checked.
 enum Input {
-    Mqtt(Box<MqttSource<JsonSeed<ReadingFields>>>),
-    Files(FileSource<JsonSeed<ReadingFields>>),
+    Mqtt(Box<MqttSource<Readings>>),
+    Files(FileSource<Readings>),
 }
 
 impl Input {
     fn of(settings: &Settings) -> Result<Self, ConfigError> {
         let source = &settings.source;
-        let decoder = JsonSeed::new(ReadingFields::new(&settings.fields))
-            .payload_bytes_max(source.payload_bytes_max);
+        let decoder = Readings::new(settings);
         if source.mqtt.is_none() {
             return Ok(Self::Files(FileSource::all(&source.files, decoder)));
         }
@@ -171,10 +171,10 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
     match input {
         Input::Mqtt(source) => {
             let readings = flow.source_as("source", MqttSource::clone(source), watermarks);
-            averages(readings, settings, output);
+            unrepeated(readings, settings, output);
         }
         Input::Files(source) => {
-            averages(flow.source_as("source", source.clone(), watermarks), settings, output);
+            unrepeated(flow.source_as("source", source.clone(), watermarks), settings, output);
         }
     }
     if let Some(path) = &settings.dead_letters.path {
@@ -185,9 +185,21 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
 /// The sink's stable name. (Names are the job's own, so that a broker may move without taking state along.)
 const SINK: &str = "sink";
 
+/// Drops what has been sent twice, if readings are numbered.
+fn unrepeated(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
+    let readings = readings.name("readings");
+    let Some(Deduplicate { window, .. }) = settings.deduplicate else {
+        return averages(readings, settings, output);
+    };
+    let news = readings
+        .key_by(|reading| reading.key.clone())
+        .deduplicate_within(window, |reading| reading.number)
+        .uid("deduplicate");
+    averages(news, settings, output);
+}
+
 fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
     let rows = readings
-        .name("readings")
         .key_by(|reading| reading.key.clone())
         .window(Tumbling::of(settings.window.size))
         .aggregate(Stats::of(|reading: &Reading| reading.value))

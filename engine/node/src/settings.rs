@@ -1,6 +1,8 @@
 //! The configuration file of `thalweg run`: TOML, overridden by `THALWEG_` variables
 //! (`THALWEG_ENGINE__SHARDS=1` sets `engine.shards`). Every mistake is a [`ConfigError`].
 
+mod deduplicate;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use thalweg_runtime::{
     StoreOptions,
 };
 
+pub(crate) use deduplicate::Deduplicate;
+
 /// What `thalweg run` is told.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) source: Source,
     #[serde(default)]
     pub(crate) fields: Fields,
+    pub(crate) deduplicate: Option<Deduplicate>,
     pub(crate) window: Window,
     pub(crate) sink: Sink,
     #[serde(default)]
@@ -240,6 +245,10 @@ impl Settings {
             return Err(ConfigError::new("source.payload_bytes_max", 0, "1 or more bytes"));
         }
         self.check_paths()?;
+        if let Some(deduplicate) = &self.deduplicate {
+            let broker = self.source.mqtt.is_some().then(|| self.source.broker()).transpose()?;
+            deduplicate.check(broker.as_ref())?;
+        }
         match (&self.source.mqtt, self.source.files.is_empty()) {
             (Some(_), true) => self.source.broker().map(|_| ()),
             (None, false) if self.source.topics.is_empty() => Ok(()),
@@ -478,6 +487,20 @@ mod tests {
             (GOOD.replace("mqtt =", "payload_bytes_max = 0\nmqtt ="), "1 or more bytes"),
             (format!("sorce = 1\n{GOOD}"), r#"sorce = "" is not allowed; allowed: name, engine"#),
             (format!("{GOOD}\n[metrics]\naddress = \"here\""), r#"metrics.address = "here""#),
+            (format!("{GOOD}\n[deduplicate]"), r#"allowed: either `field` or `property`"#),
+            (
+                format!("{GOOD}\n[deduplicate]\nfield = 'n'\nproperty = 'n'"),
+                r#"deduplicate: field = "" is not allowed; allowed: either `field` or `property`"#,
+            ),
+            (
+                format!("{GOOD}\n[deduplicate]\nproperty = 'n'")
+                    .replace("localhost", "localhost?version=3.1.1"),
+                r#"deduplicate: property = "n" is not allowed; allowed: only with source.mqtt and version=5"#,
+            ),
+            (
+                format!("{GOOD}\n[deduplicate]\nfield = 'n'\nwindow = 0"),
+                r#"deduplicate: window = "0" is not allowed; allowed: 1 to 1048576 numbers"#,
+            ),
             ("window = ".to_owned(), "valid TOML"),
         ];
         for (toml, expected) in cases {

@@ -220,3 +220,58 @@ fn hostile_messages_become_dead_letters_and_the_rest_counts() {
     let expected = ["invalid_utf8", "malformed", "not_a_number", "too_deep", "too_large"];
     assert_eq!(causes, expected.map(|cause| format!("\"{cause}\"")), "{dead}");
 }
+
+/// Goal: what a broker repeats, because it was not acknowledged in time, counts once if its publisher numbers it;
+/// and a job that is suspended tells its last figures.
+///
+/// Method: acknowledgements go with checkpoints, of which there is none before the end; so a broker that
+/// was restarted repeats all it has delivered, with DUP, to the same job.
+#[test]
+fn what_the_broker_repeats_counts_once_where_it_is_numbered() {
+    let Some(mut broker) = Mosquitto::options().persistent().start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display();
+    let numbered = format!(
+        "name = 'numbered'\n{}[deduplicate]\nproperty = 'seq'\n[state]\ndir = '{at}/state'\ninterval = '1h'\n",
+        job(&broker, "[sink.stdout]")
+    );
+    let id = "measure&durability=ack_on_checkpoint";
+    let toml = file(dir.path(), "job.toml", named(&numbered, id));
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("subscribed to");
+    let send = |broker: &Mosquitto, after_ms: u64, seq: &str| {
+        let reading = format!("{{\"ts\":{},\"temp\":1}}", 1_700_000_000_000 + after_ms);
+        let property = ["-D", "publish", "user-property", "seq", seq];
+        let args = ["-V", "mqttv5", "-t", "sensors/d0/temp", "-m", &reading];
+        publish(broker, &[&args[..], &property].concat(), b"");
+    };
+    for n in 0..7 {
+        send(&broker, n, &n.to_string());
+    }
+    // Not a number: no reading.
+    send(&broker, 7, "seven");
+    let wait_for_all = |broker: &Mosquitto, dup: &str| {
+        let (deadline, to) =
+            (Instant::now() + PATIENCE, format!("Sending PUBLISH to measure ({dup}, q1"));
+        while broker.log().matches(&to).count() < 8 {
+            assert!(Instant::now() < deadline, "not all delivered with {dup}:\n{}", broker.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for_all(&broker, "d0");
+    broker.save();
+    broker.restart();
+    wait_for_all(&broker, "d1");
+    // Everything before it has been taken once its own window is out: that of the first seven is, too.
+    send(&broker, 20_000, "8");
+    send(&broker, 7_200_000, "9");
+    program.says("1700000020000");
+    program.signal("TERM");
+    let outcome = program.finish();
+    assert!(outcome.err.contains("repeated=7"), "{}", outcome.err);
+    assert!(outcome.err.contains("records=16 "), "{}", outcome.err);
+    assert!(outcome.err.contains("dead_letters=2 "), "{}", outcome.err);
+    let rows = counts(&outcome.ok());
+    let first = ("d0".to_owned(), 1_700_000_000_000);
+    assert_eq!(rows.get(&first), Some(&7), "{rows:?}");
+}

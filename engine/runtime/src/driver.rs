@@ -236,8 +236,21 @@ impl Stepped {
         }
     }
 
-    /// Steps once and does what is due around it.
+    /// Takes a turn. The last one publishes: what the job has done stands in its last numbers.
     fn turn(&mut self) -> Result<Turn, ConnectorError> {
+        let turn = self.step();
+        if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
+            self.publish(self.now());
+        }
+        turn
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: wall_clock(), steady: self.started.elapsed() }
+    }
+
+    /// Steps once and does what is due around it.
+    fn step(&mut self) -> Result<Turn, ConnectorError> {
         self.seat.signal.clear();
         // In this order: see `Attempt::begun`.
         let begun = self.seat.attempt.begun();
@@ -257,7 +270,7 @@ impl Stepped {
                 return Ok(Turn::End);
             }
         }
-        let now = Now { wall: wall_clock(), steady: self.started.elapsed() };
+        let now = self.now();
         let step = self.shard.step(now)?;
         if self.begun > Epoch::NONE
             && let Some(snapshot) = self.shard.snapshot()?
@@ -268,7 +281,9 @@ impl Stepped {
             self.awaits_epoch = true;
             self.seat.attempt.tell(News::AwaitsEpoch(self.seat.shard));
         }
-        self.publish_if_due(now, step == Step::Done);
+        if now.steady >= self.publish_at {
+            self.publish(now);
+        }
         Ok(match step {
             Step::Done => Turn::End,
             Step::Busy => Turn::Again,
@@ -299,11 +314,7 @@ impl Stepped {
         if left.is_zero() { Turn::Again } else { Turn::Sleep(left) }
     }
 
-    /// Publishes if it is time.
-    fn publish_if_due(&mut self, now: Now, last: bool) {
-        if now.steady < self.publish_at && !last {
-            return;
-        }
+    fn publish(&mut self, now: Now) {
         self.publish_at = now.steady + PUBLISH_EVERY;
         self.publisher.publish(&self.shard);
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);

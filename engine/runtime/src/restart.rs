@@ -1,8 +1,8 @@
 //! Restart strategies: whether a job that has failed is started again from its newest epoch, and when.
 //!
 //! Only what another start can mend leads to one: a panic, or a source or sink that has failed. A wrong
-//! setting does not, and neither does storage that has failed: what a failed sync has really written
-//! nobody knows, so the process ends and recovers from what is durable.
+//! setting does not, nor what is damaged, and neither does storage that has failed: what a failed sync has really
+//! written nobody knows, so the process ends and recovers from what is durable.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -67,7 +67,11 @@ pub enum JobError {
 impl JobError {
     /// Whether another start may mend it.
     pub(crate) fn may_be_mended(&self) -> bool {
-        matches!(self, Self::Connector(_) | Self::Panicked { .. } | Self::Checkpoint { .. })
+        match self {
+            Self::Connector(error) => !error.lasting,
+            Self::Panicked { .. } | Self::Checkpoint { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -246,22 +250,18 @@ impl Control {
         locked(&self.wish).phase
     }
 
-    /// Asks the job for `phase`; never back.
+    /// Asks the job for `phase`, and tells the supervisor.
     fn ask(&self, phase: Phase) {
+        self.enter(phase);
+        let _gone = self.news.send(News::Wish);
+    }
+
+    /// Moves the job on to `phase`; never back.
+    pub(crate) fn enter(&self, phase: Phase) {
         let mut wish = locked(&self.wish);
         wish.phase = wish.phase.max(phase);
         if let Some(attempt) = &wish.attempt {
             attempt.enter(phase);
-        }
-        let _gone = self.news.send(News::Wish);
-    }
-
-    /// The supervisor has been asked to suspend the job.
-    pub(crate) fn suspend(&self) {
-        let mut wish = locked(&self.wish);
-        wish.phase = wish.phase.max(Phase::Suspending);
-        if let Some(attempt) = &wish.attempt {
-            attempt.enter(Phase::Suspending);
         }
     }
 
@@ -335,7 +335,7 @@ impl Running {
         self.control.ended.load(Ordering::Acquire)
     }
 
-    /// The metrics as the shards last published them, about a second ago at most.
+    /// The metrics as the shards last published them: about a second ago at most, and at their ends.
     pub fn snapshot(&self) -> Snapshot {
         self.control.board.snapshot()
     }

@@ -1,16 +1,15 @@
 //! The supervisor of a job: a thread that starts its shards, stores their epochs, and starts them again
 //! when they have failed.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod epochs;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::metrics::{counter, gauge};
+use ::metrics::counter;
 use thalweg_flow::Storage;
 use thalweg_kernel::{Epoch, Journals, Str};
-use thalweg_store::{EpochRecord, StoreError};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::coordinator::{Complete, Coordinator, Due};
@@ -18,13 +17,8 @@ use crate::driver::{self, Shards, Spec};
 use crate::job::Describe;
 use crate::restart::Restarts;
 use crate::running::{Attempt, Control, JobError, News, Phase, Running};
-use crate::storage::{EpochStore, OpenedStore, Opening};
-
-/// How often a store that was full is tried again.
-const FULL_RETRY: Duration = Duration::from_secs(1);
-
-/// Work that the store has put off waits for so long without news.
-const TIDY_AFTER: Duration = Duration::from_millis(1);
+use crate::storage::{OpenedStore, Opening};
+use epochs::Epochs;
 
 /// Starts a job. Returns once every source and sink is open.
 pub(crate) fn start(
@@ -46,8 +40,11 @@ pub(crate) fn start(
     let (tell, news) = flume::unbounded();
     let control = Arc::new(Control::new(config.shards, store.is_some(), tell.clone()));
     let (started, has_started) = flume::bounded(1);
-    let (store, journals) = match store {
-        Some(OpenedStore { store, journals }) => (Some(store), journals),
+    let (epochs, journals) = match store {
+        Some(OpenedStore { store, journals }) => {
+            let counts = (config.key_groups.count(), config.shards);
+            (Some(Epochs::new(job.clone(), counts, Arc::clone(&control), store)), journals)
+        }
         None => (None, None),
     };
     let supervisor = Supervisor {
@@ -56,15 +53,12 @@ pub(crate) fn start(
         config: config.clone(),
         driver,
         control: Arc::clone(&control),
-        store,
+        epochs,
         journals,
         tell,
         news,
         steady: Instant::now(),
         started: Some(started),
-        savepoints: Vec::new(),
-        full: None,
-        untidy: false,
     };
     let ended = Ended(Arc::clone(&control));
     let run = move || {
@@ -118,23 +112,18 @@ struct Supervisor {
     config: RuntimeConfig,
     driver: DriverKind,
     control: Arc<Control>,
-    store: Option<Box<dyn EpochStore>>,
+    epochs: Option<Epochs>,
     journals: Option<Arc<dyn Journals>>,
     tell: flume::Sender<News>,
     news: flume::Receiver<News>,
     steady: Instant,
     /// To be told once, when the first life has begun.
     started: Option<flume::Sender<()>>,
-    /// Savepoints that wait for an epoch from this one on.
-    savepoints: Vec<(Epoch, PathBuf, flume::Sender<Result<Epoch, JobError>>)>,
-    /// An epoch that found no room, and when to try again.
-    full: Option<(Complete, Duration)>,
-    untidy: bool,
 }
 
 impl Supervisor {
     fn run(mut self) {
-        let mut restarts = Restarts::new(self.config.restart, self.store.is_some());
+        let mut restarts = Restarts::new(self.config.restart, self.epochs.is_some());
         loop {
             let Err(error) = self.live() else { return };
             let wanted = self.control.wish() < Phase::Aborting && self.started.is_none();
@@ -173,10 +162,10 @@ impl Supervisor {
 
     /// One life of the job, from its newest epoch to its end.
     fn live(&mut self) -> Result<(), JobError> {
-        let storage = match &mut self.store {
+        let storage = match &mut self.epochs {
             None => None,
-            Some(store) => Some(Storage {
-                reader: store.readers(self.config.shards).map_err(storage_error)?,
+            Some(epochs) => Some(Storage {
+                reader: epochs.readers()?,
                 journals: self.journals.clone(),
                 drop_unknown: self.config.state.as_ref().is_some_and(|state| state.drop_unknown),
             }),
@@ -190,7 +179,8 @@ impl Supervisor {
             storage,
         };
         let mut shards = Shards::start(&spec, &self.tell)?;
-        let (newest, next) = self.newest();
+        let first = (Epoch::NONE, Epoch::NONE.next());
+        let (newest, next) = self.epochs.as_ref().map_or(first, Epochs::newest);
         let mut life = Life {
             attempt: Arc::clone(&shards.attempt),
             coordinator: self.config.state.as_ref().map(|state| {
@@ -210,7 +200,7 @@ impl Supervisor {
         self.control.stats().restored = Some(newest).filter(|&newest| newest > Epoch::NONE);
         if newest > Epoch::NONE {
             // Sources and sinks learn what exists, as they would have from the life before.
-            let oldest = self.store.as_ref().map_or(newest, |store| store.oldest());
+            let oldest = self.epochs.as_ref().map_or(newest, Epochs::oldest);
             life.attempt.announce(newest, oldest);
         }
         while life.living > 0 {
@@ -219,27 +209,17 @@ impl Supervisor {
             }
         }
         shards.join();
-        self.savepoints.clear();
-        self.full = None;
+        if let Some(epochs) = &mut self.epochs {
+            epochs.forget();
+        }
         life.error.map_or(Ok(()), Err)
-    }
-
-    /// The newest epoch, and the number of the next.
-    fn newest(&self) -> (Epoch, Epoch) {
-        let Some(store) = &self.store else { return (Epoch::NONE, Epoch::NONE.next()) };
-        let newest = store.newest().map_or(Epoch::NONE, |record| record.epoch);
-        (newest, store.next().max(newest.next()))
     }
 
     /// Does what is due, then waits for news and takes one.
     fn turn(&mut self, life: &mut Life) -> Result<(), JobError> {
         let now = self.now();
-        if let Some((complete, retry_at)) = self.full.take() {
-            if now < retry_at {
-                self.full = Some((complete, retry_at));
-            } else {
-                self.store_epoch(life, complete)?;
-            }
+        if let Some(complete) = self.epochs.as_mut().and_then(|epochs| epochs.retry(now)) {
+            self.store_epoch(life, complete)?;
         }
         if life.building == 0
             && let Some(coordinator) = &mut life.coordinator
@@ -265,7 +245,7 @@ impl Supervisor {
         }
         match self.next_news(life) {
             Some(news) => self.take(life, news),
-            None => self.tidy(),
+            None => self.epochs.as_mut().map_or(Ok(()), Epochs::tidy),
         }
     }
 
@@ -273,9 +253,8 @@ impl Supervisor {
     fn next_news(&self, life: &Life) -> Option<News> {
         let coordinated = life.coordinator.as_ref().filter(|_| life.building == 0);
         let due_at = coordinated.and_then(|coordinator| coordinator.due_at());
-        let retry_at = self.full.as_ref().map(|&(_, at)| at);
-        let tidy_at = self.untidy.then(|| self.now() + TIDY_AFTER);
-        match [due_at, retry_at, tidy_at].into_iter().flatten().min() {
+        let stored_at = self.epochs.as_ref().and_then(|epochs| epochs.due_at(self.now()));
+        match [due_at, stored_at].into_iter().flatten().min() {
             None => self.news.recv().ok(),
             Some(at) => self.news.recv_timeout(at.saturating_sub(self.now())).ok(),
         }
@@ -318,15 +297,16 @@ impl Supervisor {
                 }
             }
             News::Savepoint(path, last, answer) => {
-                if let Some(coordinator) = &mut life.coordinator {
+                if let (Some(coordinator), Some(epochs)) = (&mut life.coordinator, &mut self.epochs)
+                {
                     let epoch = if last {
                         // First of all nothing more is taken in.
-                        self.control.suspend();
+                        self.control.enter(Phase::Suspending);
                         *life.suspending.get_or_insert_with(|| coordinator.want())
                     } else {
                         coordinator.want()
                     };
-                    self.savepoints.push((epoch, path, answer));
+                    epochs.save(epoch, path, answer);
                 }
             }
         }
@@ -344,76 +324,18 @@ impl Supervisor {
     }
 
     fn store_epoch(&mut self, life: &mut Life, complete: Complete) -> Result<(), JobError> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let epoch = complete.epoch;
-        let record = EpochRecord {
-            epoch,
-            job: self.job.clone(),
-            key_groups: self.config.key_groups.count(),
-            shards: self.config.shards as u32,
-            at: driver::wall_clock(),
-            states: complete.states.to_vec(),
-            counts: BTreeMap::new(),
-            oldest: Epoch::NONE,
-        };
-        match store.commit(record, &complete.blocks) {
-            Ok(()) => {}
-            Err(StoreError::Full(what)) => {
-                tracing::error!(job = %self.job, %epoch, "a checkpoint finds no room: {what}");
-                self.full = Some((complete, self.steady.elapsed() + FULL_RETRY));
-                return Ok(());
-            }
-            Err(error) => return Err(storage_error(error)),
+        let Some(epochs) = &mut self.epochs else { return Ok(()) };
+        let (epoch, begun) = (complete.epoch, complete.begun);
+        let bytes = complete.blocks.iter().map(|block| block.len() as u64).sum();
+        if !epochs.store(complete, self.steady.elapsed())? {
+            return Ok(());
         }
-        if complete.crowded {
-            store.crowded();
-        }
-        let oldest = store.oldest();
-        self.untidy = true;
-        // Before the shards are told: they may end with it.
-        self.write_savepoints(epoch);
-        life.attempt.announce(epoch, oldest);
+        life.attempt.announce(epoch, epochs.oldest());
         let now = self.steady.elapsed();
         if let Some(coordinator) = &mut life.coordinator {
             coordinator.stored(now);
         }
-        let bytes = complete.blocks.iter().map(|block| block.len() as u64).sum::<u64>();
-        self.publish(epoch, now.saturating_sub(complete.begun), bytes);
-        Ok(())
-    }
-
-    fn publish(&self, epoch: Epoch, duration: Duration, bytes: u64) {
-        let mut stats = self.control.stats();
-        stats.newest = epoch;
-        stats.completed += 1;
-        (stats.duration, stats.bytes) = (duration, bytes);
-        drop(stats);
-        let job = || self.job.to_string();
-        counter!("thalweg_numberOfCompletedCheckpoints", "job" => job()).increment(1);
-        gauge!("thalweg_lastCheckpointDuration", "job" => job()).set(duration.as_secs_f64() * 1e3);
-        gauge!("thalweg_lastCheckpointSize", "job" => job()).set(bytes as f64);
-    }
-
-    fn write_savepoints(&mut self, epoch: Epoch) {
-        let Some(store) = &mut self.store else { return };
-        for (_, path, answer) in self.savepoints.extract_if(.., |(from, _, _)| *from <= epoch) {
-            let written = store.savepoint(&path);
-            let written = written.map_err(storage_error);
-            let _ = answer.send(written.map(|()| epoch));
-        }
-    }
-
-    /// Nothing is due: the store may do what it has put off.
-    fn tidy(&mut self) -> Result<(), JobError> {
-        let Some(store) = self.store.as_mut().filter(|_| self.untidy) else { return Ok(()) };
-        match store.tidy() {
-            Ok(more) => self.untidy = more,
-            Err(StoreError::Full(what)) => {
-                tracing::error!(job = %self.job, "stored state cannot be tidied: {what}");
-                self.untidy = false;
-            }
-            Err(error) => return Err(storage_error(error)),
-        }
+        epochs.publish(epoch, now.saturating_sub(begun), bytes);
         Ok(())
     }
 }
@@ -437,10 +359,6 @@ impl Life {
         self.coordinator = None;
         self.attempt.enter(Phase::Aborting);
     }
-}
-
-fn storage_error(error: StoreError) -> JobError {
-    JobError::Storage(error.to_string())
 }
 
 /// From 0 to 1.

@@ -336,3 +336,94 @@ fn a_state_directory_outlives_failures_and_lives() {
     let wrong: Vec<_> = rows.iter().filter(|row| !expected(END).contains(row)).collect();
     assert!(rows.len() > 500 && wrong.is_empty(), "{} rows, wrong: {wrong:?}", rows.len());
 }
+
+/// Goal: what is stored in a directory that is nobody's any more is told to nobody, and a job that is started
+/// again by itself does not begin anew in an empty one.
+#[test]
+fn a_state_directory_that_is_removed_or_replaced_ends_the_job() {
+    type Harm = fn(&Path);
+    let harms: [Harm; 3] = [
+        |dir| std::fs::remove_dir_all(dir).unwrap(),
+        |dir| std::fs::rename(dir, dir.with_extension("moved")).unwrap(),
+        |dir| {
+            std::fs::remove_dir_all(dir.join("journal")).unwrap();
+            std::fs::create_dir(dir.join("journal")).unwrap();
+        },
+    ];
+    for harm in harms {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("job");
+        let world = World::default();
+        let mut config = world.config(1, DriverKind::Threads);
+        let rules = config.state.take().unwrap().checkpoints;
+        let mut state = StateConfig::new(StateDirectory::new(&dir).backend());
+        state.checkpoints = rules;
+        config.state = Some(state);
+        let running = job(&world, u64::MAX, &Arc::default(), |_| {}).start(&config).unwrap();
+        while running.checkpoints().completed < 3 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        harm(&dir);
+        let error = running.wait().unwrap_err();
+        assert!(matches!(error, JobError::Storage(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("must not be removed, moved or restored"), "{text}");
+    }
+}
+
+/// Goal: errors that stay end the job at once, however patient the strategy; others do not.
+#[test]
+fn what_another_attempt_cannot_mend_is_not_tried_again() {
+    for (lasting, attempts) in [(true, 1), (false, 3)] {
+        let (world, opened) = (World::default(), Arc::new(AtomicU64::new(0)));
+        let delay = Duration::from_millis(1);
+        let restart = RestartStrategy::FixedDelay { delay, restarts_max: 2 };
+        let config = RuntimeConfig { restart, ..world.config(1, DriverKind::Threads) };
+        let failing = Failing { opened: Arc::clone(&opened), lasting };
+        let sink = world.table.sink();
+        let job = Job::new("recovery", move |flow| {
+            let stream = flow.source(failing.clone(), Watermarks::monotonous());
+            stream.map(|()| unreachable!("nothing is read")).sink(sink.clone());
+        });
+        let error = job.run_with(&config).unwrap_err();
+        assert!(matches!(error, JobError::Connector(_)), "{error}");
+        assert_eq!(opened.load(SeqCst), attempts, "lasting: {lasting}");
+    }
+}
+
+/// A source that opens, and then fails.
+#[derive(Clone)]
+struct Failing {
+    opened: Arc<AtomicU64>,
+    lasting: bool,
+}
+
+impl SourceSpec for Failing {
+    type Item = ();
+    type Partition = Self;
+
+    fn describe(&self) -> String {
+        "failing".into()
+    }
+
+    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+        self.opened.fetch_add(1, SeqCst);
+        Ok(self.clone())
+    }
+}
+
+impl Source for Failing {
+    type Item = ();
+
+    fn poll(
+        &mut self,
+        _: Timestamp,
+        _: usize,
+        _: &mut impl Emit<()>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        let error = ConnectorError::new("failing", "as the test wants it");
+        Err(if self.lasting { error.lasting() } else { error })
+    }
+
+    fn stop(&mut self) {}
+}

@@ -137,13 +137,13 @@ fn after_a_failure_nothing_is_acknowledged() {
     take(&mut ledger, 1, Qos::AtLeastOnce);
     let failed = JournalError::Failed("fdatasync: I/O error".into());
     *journal.state() = State { durable: 1, failed: Some(failed.clone()), ..State::default() };
-    assert_eq!(ledger.settle(|_, _| panic!("an acknowledgement")), Err(failed.to_string()));
+    assert_eq!(ledger.settle(|_, _| panic!("an acknowledgement")), Err(failed.clone().into()));
     assert!(!ledger.is_clear());
     assert_eq!(pact.is_durable(1), Ok(false));
     journal.state().refuse = Some(failed.clone());
     assert_eq!(
         ledger.take(&delivery(2, Qos::AtLeastOnce), Timestamp::default()),
-        Err(failed.to_string())
+        Err(failed.into())
     );
 }
 

@@ -50,12 +50,12 @@ impl Stall {
 impl Receive {
     /// Opens the journal and reads again what is to be. False if the source was abandoned, or ended before
     /// it had begun.
-    pub(super) async fn resume(&mut self, place: &Place) -> Result<bool, String> {
+    pub(super) async fn resume(&mut self, place: &Place) -> Result<bool, Fault> {
         let deadline = Instant::now() + Duration::from_millis(OPEN_MS_MAX);
         let writer = loop {
             match place.open(Waker::from(Arc::clone(&self.setup.bell)))? {
                 Ok(writer) => break writer,
-                Err(what) if Instant::now() >= deadline => return Err(what),
+                Err(what) if Instant::now() >= deadline => return Err(what.into()),
                 Err(_) if self.pause(Duration::from_millis(OPEN_RETRY_MS)).await => {}
                 Err(_) => return Ok(false),
             }

@@ -1,11 +1,16 @@
 //! A reading, decoded by field names that come from the configuration.
+//!
+//! Where readings are numbered by their publisher, the number is one more field, or a user property of the
+//! message. One without it is a dead letter: whether it is a repetition cannot be told.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
-use thalweg_kernel::Str;
+use thalweg_format::JsonSeed;
+use thalweg_kernel::{Cause, Decode, DecodeError, Message, Str};
+use thalweg_mqtt::WithProperty;
 
-use crate::settings::Fields;
+use crate::settings::{Fields, Settings};
 
 /// What the job reads of a message.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +19,59 @@ pub(crate) struct Reading {
     pub(crate) value: f64,
     /// Milliseconds since the epoch.
     pub(crate) time: i64,
+    /// Its publisher's; 0 where readings are not numbered.
+    pub(crate) number: u64,
+}
+
+/// Makes readings of messages.
+#[derive(Clone)]
+pub(crate) struct Readings(Number);
+
+/// Where a reading's number is found.
+#[derive(Clone)]
+enum Number {
+    /// In the payload, or nowhere.
+    Inside(JsonSeed<ReadingFields>),
+    /// In this user property.
+    Beside(Str, WithProperty<JsonSeed<ReadingFields>>),
+}
+
+impl Readings {
+    /// As the configuration says.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let deduplicate = settings.deduplicate.as_ref();
+        let field = deduplicate.and_then(|deduplicate| deduplicate.field.as_deref());
+        let json = JsonSeed::new(ReadingFields::new(&settings.fields, field))
+            .payload_bytes_max(settings.source.payload_bytes_max);
+        Self(match deduplicate.and_then(|deduplicate| deduplicate.property.as_deref()) {
+            None => Number::Inside(json),
+            Some(name) => Number::Beside(name.into(), WithProperty::new(name, json)),
+        })
+    }
+}
+
+impl Decode for Readings {
+    type Item = Reading;
+
+    #[inline]
+    fn decode(&mut self, message: &Message<'_>) -> Result<Reading, DecodeError> {
+        match &mut self.0 {
+            Number::Inside(json) => json.decode(message),
+            Number::Beside(name, beside) => {
+                let (number, reading) = beside.decode(message)?;
+                let Some(number) = number else {
+                    let why = format!("the message has no user property {name:?}");
+                    return Err(DecodeError::new(Cause::MissingField, why, None));
+                };
+                let number = number.parse().map_err(|_| {
+                    let why =
+                        format!("the user property {name:?} is {number:?}, not a whole number");
+                    DecodeError::new(Cause::WrongType, why, None)
+                })?;
+                Ok(Reading { number, ..reading })
+            }
+        }
+    }
 }
 
 /// The names of a reading's fields. They live as long as the process: there is one set for a job.
@@ -22,12 +80,14 @@ pub(crate) struct ReadingFields {
     key: &'static str,
     value: &'static str,
     time: &'static str,
+    number: Option<&'static str>,
 }
 
 impl ReadingFields {
-    pub(crate) fn new(names: &Fields) -> Self {
+    pub(crate) fn new(names: &Fields, number: Option<&str>) -> Self {
         let keep = |name: &str| &*Box::leak(Box::<str>::from(name));
-        Self { key: keep(&names.key), value: keep(&names.value), time: keep(&names.time) }
+        let Fields { key, value, time } = names;
+        Self { key: keep(key), value: keep(value), time: keep(time), number: number.map(keep) }
     }
 }
 
@@ -47,7 +107,7 @@ impl<'de> Visitor<'de> for ReadingFields {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Reading, A::Error> {
-        let (mut key, mut value, mut time) = (None, None, None);
+        let (mut key, mut value, mut time, mut number) = (None, None, None, None);
         while let Some(name) = map.next_key::<Str>()? {
             let known = if name == self.key {
                 key.replace(map.next_value()?).map(|_| self.key)
@@ -55,6 +115,8 @@ impl<'de> Visitor<'de> for ReadingFields {
                 value.replace(map.next_value()?).map(|_| self.value)
             } else if name == self.time {
                 time.replace(map.next_value()?).map(|_| self.time)
+            } else if let Some(field) = self.number.filter(|field| name == *field) {
+                number.replace(map.next_value()?).map(|_| field)
             } else {
                 map.next_value::<IgnoredAny>()?;
                 None
@@ -67,30 +129,47 @@ impl<'de> Visitor<'de> for ReadingFields {
             key: key.ok_or_else(|| A::Error::missing_field(self.key))?,
             value: value.ok_or_else(|| A::Error::missing_field(self.value))?,
             time: time.ok_or_else(|| A::Error::missing_field(self.time))?,
+            number: match self.number {
+                Some(field) => number.ok_or_else(|| A::Error::missing_field(field))?,
+                None => 0,
+            },
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use thalweg_format::JsonSeed;
-    use thalweg_kernel::{Cause, Decode, Message, Timestamp};
+    use thalweg_kernel::Timestamp;
 
     use super::*;
 
-    fn decode(payload: &str) -> Result<Reading, Cause> {
+    fn decode_as(number: Option<&str>, payload: &str) -> Result<Reading, Cause> {
         let names = Fields { key: "id".into(), value: "t".into(), time: "at".into() };
         let bindings = [(Str::from("id"), "d7")];
         let message = Message {
             bindings: &bindings,
             ..Message::new("sensors/d7", payload.as_bytes(), Timestamp::default())
         };
-        JsonSeed::new(ReadingFields::new(&names)).decode(&message).map_err(|error| error.cause)
+        let mut json = JsonSeed::new(ReadingFields::new(&names, number));
+        json.decode(&message).map_err(|error| error.cause)
+    }
+
+    fn decode(payload: &str) -> Result<Reading, Cause> {
+        decode_as(None, payload)
+    }
+
+    #[test]
+    fn a_number_is_needed_where_readings_are_numbered() {
+        let numbered = |payload| decode_as(Some("n"), payload).map(|reading| reading.number);
+        assert_eq!(numbered(r#"{"at": 12, "t": 21.5, "n": 18446744073709551615}"#), Ok(u64::MAX));
+        assert_eq!(numbered(r#"{"at": 12, "t": 21.5}"#), Err(Cause::MissingField));
+        assert_eq!(numbered(r#"{"at": 12, "t": 21.5, "n": -1}"#), Err(Cause::WrongType));
+        assert_eq!(decode(r#"{"at": 12, "t": 21.5, "n": "x"}"#).map(|r| r.number), Ok(0));
     }
 
     #[test]
     fn takes_the_named_fields_and_the_topic_s() {
-        let reading = Reading { key: "d7".into(), value: 21.5, time: 12 };
+        let reading = Reading { key: "d7".into(), value: 21.5, time: 12, number: 0 };
         assert_eq!(decode(r#"{"x": [1], "at": 12, "t": 21.5, "id": "other"}"#), Ok(reading));
     }
 

@@ -4,10 +4,15 @@
 //! DIR/state      the epochs of the job: crate thalweg-store
 //! DIR/journal    a journal for each source that cannot be replayed: crate thalweg-journal
 //! ```
+//!
+//! Whoever removes or replaces the directory under a running job takes its state away, whatever is still open: an
+//! epoch that was stored so exists for nobody. So its files are looked up again by their paths when an
+//! epoch has been stored, before anybody is told, and before a restart reads it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,9 +23,6 @@ use thalweg_store::{EpochRecord, Folding, Resume, Savepoint, Store, StoreError, 
 
 use super::{EpochStore, OpenedStore, StateBackend};
 use crate::running::JobError;
-
-/// Steps of folding between two looks at the news.
-const FOLD_STEPS: usize = 1;
 
 /// How a state directory is kept.
 #[derive(Clone, Debug)]
@@ -111,15 +113,18 @@ impl StateDirectory {
             }
             None => opened,
         };
-        let store = Directory {
+        let store = store.map_err(refused)?;
+        let data = epochs.join(DATA_FILE);
+        let kept = [data, Self::journals_in(&self.dir)];
+        let kept = kept.map(|path| Kept::at(&path).map_err(|e| gone(&path, &e.to_string())));
+        let store = Box::new(Directory {
+            kept: kept.into_iter().collect::<Result<_, _>>().map_err(refused)?,
             dir: epochs,
             options: self.store,
-            newest: None,
-            store: Some(store.map_err(refused)?),
+            newest: store.recovered().cloned(),
+            store: Some(store),
             crowded: false,
-        };
-        let newest = store.store.as_ref().and_then(Store::recovered).cloned();
-        let store = Box::new(Directory { newest, ..store });
+        });
         Ok(OpenedStore { store, journals: Some(Arc::new(journals)) })
     }
 }
@@ -139,7 +144,46 @@ fn make_durable(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// LMDB's own name for its file.
+const DATA_FILE: &str = "data.mdb";
+
+/// A file or directory that must stay what it is.
+struct Kept {
+    path: PathBuf,
+    /// Its device and inode.
+    identity: (u64, u64),
+    /// A directory is held open, or another could get its inode. LMDB holds its file itself.
+    _held: Option<File>,
+}
+
+impl Kept {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        let held = if found.is_dir() { Some(File::open(path)?) } else { None };
+        Ok(Self { path: path.to_owned(), identity: (found.dev(), found.ino()), _held: held })
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.identity => Ok(()),
+            Ok(_) => Err(gone(&self.path, "another has taken its place")),
+            Err(error) => Err(gone(&self.path, &error.to_string())),
+        }
+    }
+}
+
+#[cold]
+fn gone(path: &Path, how: &str) -> StoreError {
+    StoreError::Failed(format!(
+        "{} is not any more what it was when the job started ({how}): a state directory must not be removed, \
+         moved or restored under a running job. What was acknowledged since is in the one that was there",
+        path.display()
+    ))
+}
+
 struct Directory {
+    /// What is looked up again.
+    kept: Vec<Kept>,
     dir: PathBuf,
     options: StoreOptions,
     newest: Option<EpochRecord>,
@@ -153,6 +197,11 @@ impl Directory {
         self.store
             .as_mut()
             .ok_or_else(|| StoreError::Failed("the state directory is closed".into()))
+    }
+
+    /// Whether everything is still in its place.
+    fn check_kept(&self) -> Result<(), StoreError> {
+        self.kept.iter().try_for_each(Kept::check)
     }
 }
 
@@ -172,11 +221,13 @@ impl EpochStore for Directory {
     fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError> {
         let blocks: Vec<_> = blocks.iter().map(Vec::as_slice).collect();
         self.store()?.commit(record.clone(), &blocks)?;
+        self.check_kept()?;
         self.newest = Some(record);
         Ok(())
     }
 
     fn readers(&mut self, count: usize) -> Result<OpenReader, StoreError> {
+        self.check_kept()?;
         let newest = self.newest.as_ref().map(|record| record.epoch);
         if self.store()?.recovered().map(|record| record.epoch) != newest {
             // Shards that begin now read what was stored since: it must be in the base.
@@ -197,21 +248,10 @@ impl EpochStore for Directory {
     }
 
     fn tidy(&mut self) -> Result<bool, StoreError> {
-        let mut wanted = self.crowded;
-        for _ in 0..FOLD_STEPS {
-            match self.store()?.fold(wanted)? {
-                Folding::Idle => {
-                    self.crowded = false;
-                    return Ok(false);
-                }
-                Folding::More => wanted = true,
-                Folding::Done(_) => {
-                    self.crowded = false;
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+        let wanted = self.crowded;
+        let more = matches!(self.store()?.fold(wanted)?, Folding::More);
+        self.crowded &= more;
+        Ok(more)
     }
 
     fn savepoint(&mut self, path: &Path) -> Result<(), StoreError> {
