@@ -75,13 +75,28 @@ pub(crate) struct Stored<'a> {
 }
 
 impl Stored<'_> {
+    /// The schema that a state was stored with, if it was.
+    pub(crate) fn schema(&self, id: StateId) -> Option<u32> {
+        self.reader.states().iter().find(|state| state.id == id).map(|state| state.schema)
+    }
+
     /// Gives `each` the entries of the shard's own groups: group, own part of the key, value.
     pub(crate) fn own(
         &self,
         id: StateId,
         each: &mut dyn FnMut(u16, &[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        let (from, to) = id.range(self.groups.clone());
+        self.scan(id, self.groups.clone(), each)
+    }
+
+    /// The same with the entries of these groups.
+    pub(crate) fn scan(
+        &self,
+        id: StateId,
+        groups: Range<u16>,
+        each: &mut dyn FnMut(u16, &[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let (from, to) = id.range(groups);
         self.reader.scan(&from, &to, &mut |key, value| match StateId::split_key(key) {
             Some((group, rest)) => each(group, rest, value),
             None => Err(StateError::Other("a stored key is too short to be one".into())),

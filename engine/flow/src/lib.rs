@@ -66,10 +66,16 @@ pub use graph::{Edge, Graph, GraphNode};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Chain, Now, Operator, StepContext};
-pub use process::{Addressed, Context, KeyedProcess, Process, SideTag, TIMERS_MAX};
+pub use process::{
+    Addressed, Context, KeyedProcess, KeyedProcessing, Process, ProcessContext, Processing,
+    SideTag, TIMERS_MAX, Tagged,
+};
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};
 pub use source::collection::Collection;
+pub use state::operator::{
+    Items, LIST_BYTES_MAX, LIST_ITEMS_MAX, ListFull, ListOptions, OperatorListState, OperatorStates,
+};
 pub use state::{
     AggregatingState, ListState, MapState, Overflow, ReducingState, Refresh, STATE_ENTRIES_MAX,
     STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,

@@ -1,4 +1,5 @@
-//! Keyed state and timers: what a [process function](crate::KeyedStream::process) remembers of each key.
+//! Keyed state and timers: what a [process function](crate::KeyedStream::process) remembers of each key. (What
+//! one without keys remembers is in [`operator`].)
 //!
 //! A function asks for its states when it is made, by name, and uses them through handles, always for
 //! the key of the record or timer at hand. What lives in handles and timers is part of every checkpoint; no code
@@ -29,6 +30,7 @@
 
 mod handles;
 pub(crate) mod keyed;
+pub(crate) mod operator;
 pub(crate) mod table;
 pub(crate) mod timers;
 
@@ -36,7 +38,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use thalweg_kernel::{Durable, Key, StateKind, Timestamp, ValueDamaged, time::millis};
+use thalweg_kernel::{Durable, Key, StateError, StateKind, Timestamp, ValueDamaged, time::millis};
 
 pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 use self::keyed::{AnyKeyed, Keyed};
@@ -109,13 +111,13 @@ impl Ttl {
 }
 
 /// Reads a value that was written with an earlier schema.
-type Migration<V> = (u32, Rc<dyn Fn(&[u8]) -> Result<V, ValueDamaged>>);
+pub(crate) type Migrate<V> = Rc<dyn Fn(&[u8]) -> Result<V, ValueDamaged>>;
 
 /// How a state is kept: time to live, and how earlier versions of it are read.
 pub struct StateOptions<V> {
     pub(crate) ttl: Option<Ttl>,
     pub(crate) schema: u32,
-    pub(crate) migrations: Vec<Migration<V>>,
+    migrations: Vec<(u32, Migrate<V>)>,
 }
 
 impl<V> Default for StateOptions<V> {
@@ -155,6 +157,20 @@ impl<V: 'static> StateOptions<V> {
     ) -> Self {
         self.migrations.push((number, Rc::new(move |bytes| Old::read(bytes).map(&migrate))));
         self
+    }
+
+    /// How to read what was stored with schema `stored`; `None` if it is of the job's own.
+    pub(crate) fn migration(&self, stored: Option<u32>) -> Result<Option<Migrate<V>>, StateError> {
+        let Some(stored) = stored.filter(|&stored| stored != self.schema) else { return Ok(None) };
+        let known = self.migrations.iter().find(|(number, _)| *number == stored);
+        let (_, migrate) = known.ok_or_else(|| {
+            StateError::Other(format!(
+                "it was stored with schema {stored}, and the job has schema {}; say how to read it \
+                 with StateOptions::migrate({stored}, ..)",
+                self.schema
+            ))
+        })?;
+        Ok(Some(Rc::clone(migrate)))
     }
 }
 

@@ -7,7 +7,8 @@ use super::inbox::{Inbox, Port};
 use super::lane::LaneSender;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Terminal};
-use crate::process::{Bounds, SideEdge};
+use crate::process::keyed::Bounds;
+use crate::process::side::Sides;
 use crate::stream::{At, Stream};
 use crate::window::WindowedStream;
 use crate::window::tumbling::Tumbling;
@@ -19,7 +20,7 @@ pub struct KeyedStream<C: Chain, F> {
     pub(crate) key: F,
     /// For a process function.
     pub(crate) bounds: Bounds,
-    pub(crate) sides: Vec<SideEdge>,
+    pub(crate) sides: Sides,
 }
 
 impl<C: Chain> Stream<C> {
@@ -27,7 +28,7 @@ impl<C: Chain> Stream<C> {
     /// shard that has it and on the one that owns the key; only the hash travels. Short strings
     /// should be [`Str`](thalweg_kernel::Str), whose clones up to 24 bytes do not allocate.
     pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, F> {
-        KeyedStream { stream: self, key, bounds: Bounds::default(), sides: Vec::new() }
+        KeyedStream { stream: self, key, bounds: Bounds::default(), sides: Sides::default() }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::counters::Counter;
 use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::KeyedStream;
 use crate::pipeline::{Chain, Then};
-use crate::process::{Addressed, Context, KeyedProcess, Process};
+use crate::process::{Addressed, Context, KeyedProcess, KeyedProcessing};
 use crate::state::ValueState;
 use crate::stream::Stream;
 
@@ -114,7 +114,10 @@ impl<K: Key, T: 'static, S: Fn(&T) -> u64 + 'static> KeyedProcess<K, T> for Dedu
 
 /// The stream without repetitions.
 type Deduplicated<C, K, F, S> = Stream<
-    Then<Inbox<Addressed<<C as Chain>::Out>>, Process<K, <C as Chain>::Out, F, Deduplicate<K, S>>>,
+    Then<
+        Inbox<Addressed<<C as Chain>::Out>>,
+        KeyedProcessing<K, <C as Chain>::Out, F, Deduplicate<K, S>>,
+    >,
 >;
 
 impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>

@@ -270,21 +270,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
         self.id = id;
         let Some(stored) = stored else { return Ok(()) };
-        let schema = stored.reader.states().iter().find(|state| state.id == id);
-        let schema = schema.map_or(self.options.schema, |state| state.schema);
-        let migration = if schema == self.options.schema {
-            None
-        } else {
-            let known = self.options.migrations.iter().find(|(number, _)| *number == schema);
-            let (_, migrate) = known.ok_or_else(|| {
-                StateError::Other(format!(
-                    "it was stored with schema {schema}, and the job has schema {}; say how to read \
-                     it with StateOptions::migrate({schema}, ..)",
-                    self.options.schema
-                ))
-            })?;
-            Some(Rc::clone(migrate))
-        };
+        let migration = self.options.migration(stored.schema(id))?;
         let bytes_max = self.checkpoints.memory_bytes_max();
         let readable = stored.reader.readable();
         // What changes from now on is in no epoch that can be read.

@@ -1,0 +1,332 @@
+//! [`KeyedProcess`]: the function of records and timers, its bounds, and the operator that calls it.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use thalweg_kernel::{Cause, Collector, DeadLetter, Key, Mark, Str, Timestamp};
+
+use super::context::Context;
+use super::side::Sides;
+use super::timers::BothTimers;
+use crate::checkpoint::Checkpoints;
+use crate::counters::Counter;
+use crate::exchange::inbox::Inbox;
+use crate::exchange::key_by::{KeyedStream, Routed};
+use crate::flow::dead_letters::DeadLetterOutput;
+use crate::pipeline::{Chain, Now, Operator, Then};
+use crate::state::keyed::AllKeyed;
+use crate::state::table::table_hash;
+use crate::state::{AtKey, Overflow, STATE_KEYS_MAX, States};
+use crate::stream::Stream;
+use crate::window::table::table_hash_from;
+
+/// So many processing-time timers fire in a step at most.
+const TIMERS_FIRED_MAX: usize = 4_096;
+
+/// A function of records and timers, with state per key.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use thalweg_flow::*;
+/// # use thalweg_kernel::{Collector, Str};
+/// /// Says which devices have been silent for ten seconds.
+/// struct Silence {
+///     deadline: ValueState<&'static str, i64>,
+/// }
+///
+/// impl KeyedProcess<&'static str, (&'static str, i64)> for Silence {
+///     type Out = &'static str;
+///
+///     fn record(
+///         &mut self,
+///         _: (&'static str, i64),
+///         cx: &mut Context<'_, &'static str>,
+///         _: &mut impl Collector<&'static str>,
+///     ) {
+///         if let Some(before) = self.deadline.get(cx) {
+///             cx.delete_event_timer(before.into());
+///         }
+///         let deadline = cx.time().plus_ms(10_000);
+///         self.deadline.set(cx, deadline.as_millis());
+///         cx.event_timer(deadline);
+///     }
+///
+///     fn timer(
+///         &mut self,
+///         cx: &mut Context<'_, &'static str>,
+///         out: &mut impl Collector<&'static str>,
+///     ) {
+///         self.deadline.clear(cx);
+///         out.record(cx.time(), *cx.key());
+///     }
+/// }
+/// # let out = Collected::new();
+/// # let sink = out.sink();
+/// # let job = move |flow: &Flow| {
+/// # let readings = flow.source(
+/// #     Collection::new([("a", 0), ("b", 1_000), ("b", 9_000), ("b", 15_000)]),
+/// #     Watermarks::monotonous().timestamps(|&(_, time)| time),
+/// # );
+/// readings.key_by(|&(device, _)| device).process(|states| Silence { deadline: states.value("deadline") })
+/// # .sink(sink.clone());
+/// # };
+/// # let mut shard = Shard::build(&job, &BuildContext::single("silence")).unwrap();
+/// # while shard.step(Now::default()).unwrap() != Step::Done {}
+/// # assert_eq!(out.take_timed(), [(10_000.into(), "a"), (25_000.into(), "b")]);
+/// ```
+pub trait KeyedProcess<K, T>: 'static {
+    /// What it emits.
+    type Out: 'static;
+
+    /// Takes a record of the key of `cx`.
+    fn record(&mut self, record: T, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
+
+    /// A timer of the key of `cx` fires; its time is that of `cx`.
+    fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
+}
+
+/// How much state a process function may keep.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    keys_max: usize,
+    overflow: Overflow,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { keys_max: STATE_KEYS_MAX, overflow: Overflow::default() }
+    }
+}
+
+impl<C: Chain, F> KeyedStream<C, F> {
+    /// Bounds the keys of which a process function keeps state on each shard,
+    /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
+    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
+        self.bounds = Bounds { keys_max: keys, overflow };
+        self
+    }
+}
+
+/// A process function behind its exchange.
+type Processed<K, C, F, P> =
+    Stream<Then<Inbox<Addressed<<C as Chain>::Out>>, KeyedProcessing<K, <C as Chain>::Out, F, P>>>;
+
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>
+where
+    C::Out: Send,
+{
+    /// Calls a process function with each record of a key, on the shard that owns the key. `make` makes it
+    /// on every shard, from the states that it asks for.
+    pub fn process<P: KeyedProcess<K, C::Out>>(
+        self,
+        make: impl FnOnce(&mut States<'_, K>) -> P,
+    ) -> Processed<K, C, F, P> {
+        let Self { stream, key, bounds, sides } = self;
+        let key = Rc::new(key);
+        let Stream { flow, chain, at } = stream;
+        let address = Address { key: Rc::clone(&key) };
+        // Part of the exchange, not an operator that the user knows of: no node of its own.
+        let stream = Stream { flow, chain: Then::new(chain, address), at };
+        let Stream { flow, chain, at } = stream.exchange("Process", "numRecordsIn");
+        sides.come_out_of(&flow, at.node);
+        let mut states = States::new(&flow, at.node);
+        let function = make(&mut states);
+        let states = states.into_keyed();
+        let timers = BothTimers::new(&flow, at.node);
+        let operator = KeyedProcessing {
+            key,
+            function,
+            name: flow.name_of(at.node).clone(),
+            states,
+            timers,
+            bounds,
+            sides,
+            watermark: Timestamp::MIN,
+            processing_time: Timestamp::MIN,
+            checkpoints: Rc::clone(flow.checkpoints()),
+            dead_letters: flow.dead_letters_from(at.node, at.producers),
+            evicted: flow.counter("numKeysEvicted", at.node),
+            records: std::marker::PhantomData,
+        };
+        Stream { flow, chain: Then::new(chain, operator), at }
+    }
+}
+
+/// A record on its way to the shard that owns its key.
+pub struct Addressed<T> {
+    hash: u64,
+    value: T,
+}
+
+impl<T: 'static> Routed for Addressed<T> {
+    #[inline]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+/// Puts the hash of its key on each record.
+pub(crate) struct Address<F> {
+    key: Rc<F>,
+}
+
+impl<T: 'static, K: Key, F: Fn(&T) -> K + 'static> Operator<T> for Address<F> {
+    type Out = Addressed<T>;
+
+    #[inline]
+    fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Addressed<T>>) {
+        let hash = (self.key)(&value).key_hash();
+        out.record(time, Addressed { hash, value });
+    }
+}
+
+/// The operator of [`KeyedStream::process`].
+pub struct KeyedProcessing<K, T, F, P> {
+    key: Rc<F>,
+    function: P,
+    name: Str,
+    states: AllKeyed<K>,
+    timers: BothTimers<K>,
+    bounds: Bounds,
+    sides: Sides,
+    watermark: Timestamp,
+    processing_time: Timestamp,
+    checkpoints: Rc<Checkpoints>,
+    dead_letters: DeadLetterOutput,
+    evicted: Counter,
+    records: std::marker::PhantomData<fn(T)>,
+}
+
+impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
+    KeyedProcessing<K, T, F, P>
+{
+    /// Whether there is room for one more key, or the key is none.
+    #[inline]
+    fn admits(&mut self, key: &K, hash: u64) -> bool {
+        let keys_max = self.bounds.keys_max;
+        !self.states.iter().any(|state| state.borrow().keys() >= keys_max)
+            || self.makes_room(key, hash)
+    }
+
+    #[cold]
+    fn makes_room(&mut self, key: &K, hash: u64) -> bool {
+        let Self { watermark, processing_time, .. } = *self;
+        let time = watermark;
+        let at = AtKey { key, hash, time, watermark, processing_time };
+        if self.states.iter().any(|state| state.borrow_mut().has(&at)) {
+            return true;
+        }
+        if self.bounds.overflow == Overflow::DeadLetter || self.bounds.keys_max == 0 {
+            self.refuse(key);
+            return false;
+        }
+        let keys_max = self.bounds.keys_max;
+        let full = self.states.iter().find(|state| state.borrow().keys() >= keys_max);
+        let oldest = full.and_then(|state| state.borrow_mut().least_recently_used());
+        // Where all of them are in the store alone, none was used of late.
+        let Some(oldest) = oldest else {
+            self.refuse(key);
+            return false;
+        };
+        let hash = table_hash(&oldest);
+        let at = AtKey { key: &oldest, hash, time, watermark, processing_time };
+        self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
+        self.evicted.add(1);
+        true
+    }
+
+    fn refuse(&self, key: &K) {
+        let mut payload = Vec::new();
+        key.write_key(&mut payload);
+        self.dead_letters.push(DeadLetter {
+            topic: self.name.clone(),
+            cause: Cause::StateFull,
+            reason: format!("state of {} keys is kept, and no more may be", self.bounds.keys_max),
+            position: None,
+            offset: None,
+            received: self.processing_time,
+            payload_bytes: payload.len() as u64,
+            payload: Bytes::from(payload),
+        });
+    }
+
+    fn fire(&mut self, time: Timestamp, key: &K, out: &mut impl Collector<P::Out>) {
+        let hash = table_hash(key);
+        let Self { function, timers, watermark, processing_time, .. } = self;
+        let (watermark, processing_time) = (*watermark, *processing_time);
+        let mut cx = Context { key, hash, time, watermark, processing_time, timers };
+        function.timer(&mut cx, out);
+    }
+}
+
+impl<K, T, F, P> Operator<Addressed<T>> for KeyedProcessing<K, T, F, P>
+where
+    K: Key,
+    T: 'static,
+    F: Fn(&T) -> K + 'static,
+    P: KeyedProcess<K, T>,
+{
+    type Out = P::Out;
+
+    #[inline]
+    fn record(&mut self, time: Timestamp, record: Addressed<T>, out: &mut impl Collector<P::Out>) {
+        let key = (self.key)(&record.value);
+        let hash = table_hash_from(&key, record.hash);
+        if !self.admits(&key, hash) {
+            return;
+        }
+        let Self { function, timers, watermark, processing_time, .. } = self;
+        let (watermark, processing_time) = (*watermark, *processing_time);
+        let mut cx = Context { key: &key, hash, time, watermark, processing_time, timers };
+        function.record(record.value, &mut cx, out);
+    }
+
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
+        match mark {
+            Mark::Watermark(watermark) => {
+                self.watermark = watermark;
+                // At the end of time every timer is due, and a timer that sets the next one would go on for
+                // ever: then only those fire that are set by now.
+                let ended = watermark == Timestamp::MAX;
+                let mut left =
+                    if ended { self.timers.event.borrow().timers.len() } else { usize::MAX };
+                while left > 0 {
+                    let due = self.timers.event.borrow_mut().timers.pop_due(watermark);
+                    let Some((time, key)) = due else { break };
+                    self.fire(time, &key, out);
+                    left -= 1;
+                }
+            }
+            Mark::Barrier(epoch) => {
+                for state in &self.states {
+                    self.checkpoints.write(|out| state.borrow_mut().snapshot(epoch, out));
+                }
+                self.checkpoints.take(&*self.timers.event, epoch);
+                self.checkpoints.take(&*self.timers.processing, epoch);
+                self.dead_letters.barrier(epoch);
+            }
+            Mark::End => self.dead_letters.end(),
+            Mark::Idle | Mark::Active => {}
+        }
+        self.sides.mark(mark);
+        out.mark(mark);
+    }
+
+    fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
+        self.processing_time = now.wall;
+        // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
+        for _ in 0..TIMERS_FIRED_MAX {
+            let due = self.timers.processing.borrow_mut().timers.pop_due(now.wall);
+            let Some((time, key)) = due else { break };
+            self.fire(time, &key, out);
+        }
+        for state in &self.states {
+            state.borrow_mut().expire(self.watermark, now.wall);
+        }
+        self.timers.processing.borrow_mut().timers.earliest()
+    }
+
+    fn ready(&self) -> bool {
+        self.sides.have_room() && self.dead_letters.has_room()
+    }
+}

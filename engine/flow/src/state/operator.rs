@@ -1,0 +1,302 @@
+//! Operator state: lists that belong to an instance of an operator, not to a key.
+//!
+//! A [process function](crate::Process) of a stream without keys asks for its lists when it is made, by name.
+//! What is in them is part of every checkpoint; no code of the function is asked for that.
+//!
+//! | list | what a shard finds in it after a restart |
+//! |---|---|
+//! | [`list`](OperatorStates::list) | its share: each item is on one shard |
+//! | [`union_list`](OperatorStates::union_list) | the items of all shards |
+//!
+//! # Whose an item is
+//! The shard's that has added it. It is stored under one of the key groups of that shard, taken in turns such
+//! that any stretch of items is spread evenly over them. After a restart it belongs to the shard that owns the
+//! group then. So lists are dealt out by the rule by which keys are: on as many shards as before everything stays
+//! where it was, on others each item is on exactly one, and every shard knows without asking which are its own. (An
+//! operator directly behind a source of few partitions has fewer instances than the job has shards; the
+//! groups are divided among those.)
+//!
+//! A **union list** is the same list, of which every shard can see all. An item still has one owner, who alone
+//! stores it and deletes it. A shard sees what there was at the restart, with its own changes since; nothing of
+//! what the others change. What it removes and another one owns is gone from its sight, and comes back with the
+//! next restart unless its owner removes it too. So remove by a rule that comes to the same on every shard. To hand all
+//! items to one shard, let that one [take](OperatorListState::take) and add them again and all others clear
+//! theirs, in [`Process::open`](crate::Process::open), which is in the same epoch everywhere.
+//!
+//! # Order
+//! Items are in the order in which they were added. Where those of several shards come together after a restart they
+//! interleave; those that one shard had keep their order, and every shard sees a union list in the same order.
+//!
+//! # What it costs
+//! Each item is an entry in the store. It is written at the first barrier after it was added and never again;
+//! one that came and went between two barriers is not written. A list that was emptied is deleted as one range.
+//!
+//! # Bounds
+//! A list holds at most [`LIST_ITEMS_MAX`] items and [`LIST_BYTES_MAX`] bytes on a shard, as
+//! [`ListOptions`] say. One more is counted (`numItemsOverLimitRefused`) and given back: the
+//! function decides. A restart on fewer shards may bring more: that is all kept, and then none is
+//! added before there is room. Lists are always in memory.
+//!
+//! # What Flink's users ran into
+//! - There every instance writes the restored union list again as its own, so it grows with the parallelism at each
+//!   restart unless the function remembers to clear it (apache/paimon issue 1732 is a case of it). Here an item
+//!   has one owner.
+//! - There each checkpoint holds an offset of every item in its metadata, which must fit one message: union
+//!   lists are to be given up for that (Flink's dev list, 2020). Here items are entries like any others.
+//! - There a function copies its buffer into the list at every checkpoint. Here the list is the buffer.
+//! - There order and bounds are nobody's business.
+
+mod list;
+
+use std::cell::RefCell;
+use std::collections::vec_deque;
+use std::fmt;
+use std::rc::Rc;
+
+use thalweg_kernel::{Durable, StateKind};
+
+use self::list::{Held, List};
+use super::StateOptions;
+use crate::checkpoint::{Description, Stateful};
+use crate::flow::Flow;
+
+/// An operator's list has at most so many items on a shard, unless [`ListOptions`] say otherwise.
+pub const LIST_ITEMS_MAX: usize = 65_536;
+
+/// The items of an operator's list take at most so many bytes on a shard, as they are stored, unless
+/// [`ListOptions`] say otherwise: 16 MiB.
+pub const LIST_BYTES_MAX: usize = 16 << 20;
+
+/// How a list is kept: its bounds, and how items of earlier versions are read.
+pub struct ListOptions<V> {
+    state: StateOptions<V>,
+    items_max: usize,
+    bytes_max: usize,
+}
+
+impl<V> Default for ListOptions<V> {
+    fn default() -> Self {
+        let state = StateOptions::default();
+        Self { state, items_max: LIST_ITEMS_MAX, bytes_max: LIST_BYTES_MAX }
+    }
+}
+
+impl<V: 'static> ListOptions<V> {
+    /// The default bounds; the first schema.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many items it has on a shard at the most.
+    #[must_use]
+    pub fn items_max(mut self, items: usize) -> Self {
+        self.items_max = items;
+        self
+    }
+
+    /// How many bytes its items take on a shard at the most, as they are stored.
+    #[must_use]
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// The number of the schema. See [`StateOptions::schema`].
+    #[must_use]
+    pub fn schema(mut self, number: u32) -> Self {
+        self.state = self.state.schema(number);
+        self
+    }
+
+    /// Reads items of the earlier schema `number`. See [`StateOptions::migrate`].
+    #[must_use]
+    pub fn migrate<Old: Durable>(
+        mut self,
+        number: u32,
+        migrate: impl Fn(Old) -> V + 'static,
+    ) -> Self {
+        self.state = self.state.migrate(number, migrate);
+        self
+    }
+}
+
+/// Where a process function of a stream without keys asks for its lists, when it is made.
+pub struct OperatorStates<'a> {
+    flow: &'a Flow,
+    node: u32,
+    instances: usize,
+    kept: Vec<Rc<RefCell<dyn Stateful>>>,
+}
+
+impl<'a> OperatorStates<'a> {
+    /// Of the operator at `node`, which runs on shards `0..instances`.
+    pub(crate) fn new(flow: &'a Flow, node: u32, instances: usize) -> Self {
+        Self { flow, node, instances, kept: Vec::new() }
+    }
+
+    pub(crate) fn into_kept(self) -> Vec<Rc<RefCell<dyn Stateful>>> {
+        self.kept
+    }
+
+    /// Which of the operator's instances this is: the number of its shard.
+    pub fn instance(&self) -> usize {
+        self.flow.shard()
+    }
+
+    /// On how many shards the operator runs.
+    pub fn instances(&self) -> usize {
+        self.instances
+    }
+
+    /// A list whose items are dealt out over the shards after a restart.
+    pub fn list<V: Durable>(&mut self, name: &str) -> OperatorListState<V> {
+        self.list_with(name, ListOptions::new())
+    }
+
+    /// The same, kept as `options` say.
+    pub fn list_with<V: Durable>(
+        &mut self,
+        name: &str,
+        options: ListOptions<V>,
+    ) -> OperatorListState<V> {
+        self.keep(name, options, false)
+    }
+
+    /// A list of which every shard sees the items of all shards after a restart. It need not be cleared for
+    /// that: each item is stored once.
+    pub fn union_list<V: Durable>(&mut self, name: &str) -> OperatorListState<V> {
+        self.union_list_with(name, ListOptions::new())
+    }
+
+    /// The same, kept as `options` say.
+    pub fn union_list_with<V: Durable>(
+        &mut self,
+        name: &str,
+        options: ListOptions<V>,
+    ) -> OperatorListState<V> {
+        self.keep(name, options, true)
+    }
+
+    fn keep<V: Durable>(
+        &mut self,
+        name: &str,
+        options: ListOptions<V>,
+        union: bool,
+    ) -> OperatorListState<V> {
+        let of = std::any::type_name::<V>();
+        let describe = Description {
+            node: self.node,
+            name: name.into(),
+            kind: StateKind::Operator,
+            schema: options.state.schema,
+            types: format!("{} of {of}", if union { "union list" } else { "list" }),
+        };
+        let (checkpoints, instances) = (self.flow.checkpoints(), self.instances);
+        let refused = self.flow.counter("numItemsOverLimitRefused", self.node);
+        let list = List::new(options, union, checkpoints, instances, refused);
+        let list = Rc::new(RefCell::new(list));
+        let here = self.flow.runs_here(instances);
+        checkpoints.register(describe, here.then(|| Rc::clone(&list) as _));
+        self.kept.push(Rc::clone(&list) as _);
+        OperatorListState(list)
+    }
+}
+
+/// A list of an operator's instance, and the items of the other instances if it is a union list.
+pub struct OperatorListState<V>(Rc<RefCell<List<V>>>);
+
+impl<V: Durable> OperatorListState<V> {
+    /// Adds an item at the end.
+    ///
+    /// # Errors
+    /// Gives it back, and counts that (`numItemsOverLimitRefused`), if the list is full.
+    pub fn push(&self, item: V) -> Result<(), ListFull<V>> {
+        self.0.borrow_mut().push(item).map_err(ListFull)
+    }
+
+    /// The number of items.
+    pub fn len(&self) -> usize {
+        self.0.borrow().held().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What `look` makes of the items.
+    pub fn with<R>(&self, look: impl FnOnce(Items<'_, V>) -> R) -> R {
+        look(Items(self.0.borrow().held().iter()))
+    }
+
+    /// The items.
+    pub fn get(&self) -> Vec<V>
+    where
+        V: Clone,
+    {
+        self.with(|items| items.cloned().collect())
+    }
+
+    /// Takes the first item out.
+    pub fn pop_front(&self) -> Option<V> {
+        self.0.borrow_mut().pop_front()
+    }
+
+    /// Takes all items out.
+    pub fn take(&self) -> Vec<V> {
+        self.0.borrow_mut().take().into_iter().map(|held| held.value).collect()
+    }
+
+    /// Keeps the items for which `keep` holds.
+    pub fn retain(&self, keep: impl FnMut(&V) -> bool) {
+        self.0.borrow_mut().retain(keep);
+    }
+
+    /// Drops all items.
+    pub fn clear(&self) {
+        drop(self.0.borrow_mut().take());
+    }
+}
+
+/// The items of a list, in order.
+pub struct Items<'a, V>(vec_deque::Iter<'a, Held<V>>);
+
+impl<'a, V> Iterator for Items<'a, V> {
+    type Item = &'a V;
+
+    fn next(&mut self) -> Option<&'a V> {
+        self.0.next().map(|held| &held.value)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<V> DoubleEndedIterator for Items<'_, V> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|held| &held.value)
+    }
+}
+
+impl<V> ExactSizeIterator for Items<'_, V> {}
+
+/// An item that a list has no room for.
+pub struct ListFull<V>(pub V);
+
+impl<V> fmt::Debug for ListFull<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ListFull")
+    }
+}
+
+impl<V> fmt::Display for ListFull<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the list of the operator is full; make room, or give it more with \
+             ListOptions::items_max or bytes_max",
+        )
+    }
+}
+
+impl<V> std::error::Error for ListFull<V> {}
