@@ -24,7 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use thalweg_kernel::{
@@ -180,8 +180,15 @@ impl Description {
 struct Registered {
     description: Description,
     id: StateId,
-    /// `None` where the operator does not run.
-    part: Option<Rc<RefCell<dyn Stateful>>>,
+    /// `None` where the operator does not run. Its operator owns it: states know of their shard's checkpoints, and
+    /// would keep each other and their readers of the store alive for ever.
+    part: Option<Weak<RefCell<dyn Stateful>>>,
+}
+
+impl Registered {
+    fn part(&self) -> Option<Rc<RefCell<dyn Stateful>>> {
+        self.part.as_ref()?.upgrade()
+    }
 }
 
 /// The states of a shard's operators, and the epoch in the making.
@@ -242,7 +249,7 @@ impl Checkpoints {
 
     fn memory_bytes(&self) -> usize {
         let states = self.states.borrow();
-        let parts = states.iter().filter_map(|state| state.part.as_ref());
+        let parts = states.iter().filter_map(Registered::part);
         parts.map(|part| part.borrow().memory_bytes()).sum()
     }
 
@@ -273,6 +280,7 @@ impl Checkpoints {
         part: Option<Rc<RefCell<dyn Stateful>>>,
     ) {
         let id = StateId::of("", "");
+        let part = part.as_ref().map(Rc::downgrade);
         self.states.borrow_mut().push(Registered { description, id, part });
     }
 
@@ -309,7 +317,7 @@ impl Checkpoints {
         if used <= self.memory_bytes_max {
             return;
         }
-        for part in self.states.borrow().iter().filter_map(|state| state.part.as_ref()) {
+        for part in self.states.borrow().iter().filter_map(Registered::part) {
             let mut part = part.borrow_mut();
             let bytes = part.memory_bytes() as u128 * self.memory_bytes_max as u128 / used as u128;
             part.shrink_to(readable, bytes as usize);
@@ -342,7 +350,7 @@ impl Checkpoints {
             self.compare(stored.reader.states(), &infos, *drop_unknown)?;
         }
         for (state, info) in self.states.borrow().iter().zip(&infos) {
-            let Some(part) = &state.part else { continue };
+            let Some(part) = state.part() else { continue };
             let restored =
                 part.borrow_mut().restore(state.id, stored.as_ref().map(|(stored, _)| stored));
             restored.map_err(|error| {

@@ -5,17 +5,17 @@
 #[path = "../../flow/tests/common/world.rs"]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec,
+    SourceStatus, Timestamp,
 };
 use thalweg_runtime::*;
 use world::{Store, Table};
@@ -94,6 +94,17 @@ impl World {
         let delay = Duration::from_millis(1);
         let restart = RestartStrategy::FixedDelay { delay, restarts_max: 1_000 };
         RuntimeConfig { shards, driver, state: Some(state), restart, ..RuntimeConfig::default() }
+    }
+
+    /// The same with a real directory.
+    fn config_in(&self, directory: StateDirectory, shards: usize) -> RuntimeConfig {
+        let mut config = self.config(shards, DriverKind::Auto);
+        config.state = config.state.map(|rules| {
+            let mut state = StateConfig::new(directory.backend());
+            state.checkpoints = rules.checkpoints;
+            state
+        });
+        config
     }
 }
 
@@ -290,15 +301,6 @@ fn a_state_directory_outlives_failures_and_lives() {
     let world = World { table, ..World::default() };
     let savepoint = dir.path().join("savepoint");
     let panics = Arc::new(AtomicU64::new(0));
-    let config = |state: StateDirectory, shards| {
-        let mut config = world.config(shards, DriverKind::Auto);
-        let state = config.state.as_mut().map(|rules| {
-            let mut new = StateConfig::new(state.backend());
-            new.checkpoints = rules.checkpoints;
-            new
-        });
-        RuntimeConfig { state, ..config }
-    };
     let state = || StateDirectory::new(dir.path().join("job"));
     for (life, shards) in [2, 1, 3].into_iter().enumerate() {
         let count = Arc::clone(&panics);
@@ -308,7 +310,8 @@ fn a_state_directory_outlives_failures_and_lives() {
                 panic!("as the test wants it");
             }
         };
-        let running = job(&world, END, &reached, fail).start(&config(state(), shards)).unwrap();
+        let running =
+            job(&world, END, &reached, fail).start(&world.config_in(state(), shards)).unwrap();
         while reached.load(SeqCst) < 4_000 * (life as u64 + 1) + 50 {
             thread::sleep(Duration::from_millis(1));
         }
@@ -321,17 +324,24 @@ fn a_state_directory_outlives_failures_and_lives() {
         assert!(matches!(ended, Ok(_) | Err(JobError::Panicked { .. })), "{ended:?}");
     }
     assert!(panics.load(SeqCst) >= 7);
-    let busy = job(&world, END, &reached, |_| {});
-    let first = busy.start(&config(state(), 1)).unwrap();
-    let error = busy.run_with(&config(state(), 1)).unwrap_err();
+    let held = Arc::new(AtomicBool::new(true));
+    let hold = Arc::clone(&held);
+    let busy = job(&world, END, &reached, move |_| {
+        while hold.load(SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let first = busy.start(&world.config_in(state(), 1)).unwrap();
+    let error = busy.run_with(&world.config_in(state(), 1)).unwrap_err();
     assert!(error.to_string().contains("state"), "{error}");
+    held.store(false, SeqCst);
     first.wait().unwrap();
     assert_eq!(world.table.rows(), expected(END));
 
     // What came after the savepoint is worked out again, elsewhere.
     let again = World::default();
     let elsewhere = StateDirectory::new(dir.path().join("elsewhere")).from_savepoint(&savepoint);
-    job(&again, END, &reached, |_| {}).run_with(&config(elsewhere, 3)).unwrap();
+    job(&again, END, &reached, |_| {}).run_with(&world.config_in(elsewhere, 3)).unwrap();
     let rows = again.table.rows();
     let wrong: Vec<_> = rows.iter().filter(|row| !expected(END).contains(row)).collect();
     assert!(rows.len() > 500 && wrong.is_empty(), "{} rows, wrong: {wrong:?}", rows.len());
@@ -426,4 +436,133 @@ impl Source for Failing {
     }
 
     fn stop(&mut self) {}
+}
+
+/// Holds numbers back until a dozen more have come. How many it has passed on is in a union list: the first
+/// instance goes on with the sum of all.
+struct Holds {
+    held: OperatorListState<u64>,
+    passed: OperatorListState<u64>,
+    first: bool,
+    /// What the instances found passed on when they opened, and how many they have passed on.
+    found: Arc<Mutex<Vec<u64>>>,
+    count: Arc<AtomicU64>,
+}
+
+impl Holds {
+    fn pass(&mut self, n: u64, out: &mut impl Collector<u64>) {
+        let passed: u64 = self.passed.take().into_iter().sum();
+        self.passed.push(passed + 1).unwrap();
+        self.count.fetch_add(1, SeqCst);
+        out.record(Timestamp::from(n as i64), n);
+    }
+}
+
+impl Process<u64> for Holds {
+    type Out = u64;
+
+    fn open(&mut self) {
+        let passed: u64 = self.passed.take().into_iter().sum();
+        self.found.lock().unwrap().push(passed);
+        if self.first {
+            self.passed.push(passed).unwrap();
+        }
+    }
+
+    fn record(&mut self, n: u64, _: &ProcessContext, out: &mut impl Collector<u64>) {
+        self.held.push(n).unwrap();
+        if self.held.len() > 12 {
+            let n = self.held.pop_front().unwrap();
+            self.pass(n, out);
+        }
+    }
+
+    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<u64>) {
+        if cx.watermark() == Timestamp::MAX {
+            self.held.take().into_iter().for_each(|n| self.pass(n, out));
+        }
+    }
+}
+
+/// A real directory: what an operator holds in lists outlives failures, lives on other numbers of shards, and a
+/// savepoint.
+#[test]
+fn lists_of_operators_outlive_failures_and_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, again) = (World::default(), World::default());
+    let (reached, panics) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (due, passed) = (Arc::new(AtomicU64::new(777)), Arc::new(AtomicU64::new(0)));
+    let end = 3 * END;
+    // It fails now and then below `until`.
+    let job = |world: &World, until: u64| {
+        let (sink, found) = (world.table.sink(), Arc::new(Mutex::new(Vec::new())));
+        let counter = Counter { end, reached: Arc::clone(&reached) };
+        let (count, due, seen) = (Arc::clone(&panics), Arc::clone(&due), Arc::clone(&found));
+        let passed = Arc::clone(&passed);
+        let job = Job::new("lists", move |flow| {
+            let (count, due) = (Arc::clone(&count), Arc::clone(&due));
+            let (found, passed) = (Arc::clone(&found), Arc::clone(&passed));
+            flow.source(counter.clone(), Watermarks::monotonous().timestamps(|&n: &u64| n as i64))
+                .inspect(move |_, &n| {
+                    if (due.load(SeqCst)..until).contains(&n) {
+                        due.store(n + 900, SeqCst);
+                        count.fetch_add(1, SeqCst);
+                        panic!("as the test wants it");
+                    }
+                })
+                // On every shard from here on.
+                .key_by(|n| n % 10)
+                .deduplicate(|n| *n)
+                .process(|states| Holds {
+                    held: states.list("held"),
+                    passed: states.union_list("passed"),
+                    first: states.instance() == 0,
+                    found,
+                    count: Arc::clone(&passed),
+                })
+                .sink(sink.clone());
+        });
+        (job, seen)
+    };
+    let rows = |world: &World| -> BTreeSet<u64> {
+        let rows = world.table.rows();
+        let numbers: BTreeSet<u64> =
+            rows.iter().map(|row| row.split(' ').next_back().unwrap().parse().unwrap()).collect();
+        assert_eq!(numbers.len(), rows.len(), "passed on twice");
+        numbers
+    };
+    let (state, savepoint) = (dir.path().join("job"), dir.path().join("savepoint"));
+    let mut saved = (BTreeSet::new(), BTreeSet::new());
+    for (life, shards) in [2, 1, 3].into_iter().enumerate() {
+        let config = world.config_in(StateDirectory::new(&state), shards);
+        let mark = 4_000 * (life as u64 + 1) + 50;
+        let running = job(&world, mark).0.start(&config).unwrap();
+        while reached.load(SeqCst) < mark && !running.is_finished() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if life == 2 {
+            saved.0 = rows(&world);
+            running.savepoint(&savepoint).unwrap();
+        }
+        running.suspend();
+        let ended = running.wait();
+        assert!(matches!(ended, Ok(_) | Err(JobError::Panicked { .. })), "{ended:?}");
+    }
+    assert!(panics.load(SeqCst) > 8);
+    saved.1 = rows(&world);
+    let config = world.config_in(StateDirectory::new(&state), 2);
+    job(&world, 0).0.run_with(&config).unwrap();
+    assert!(rows(&world).into_iter().eq(0..end));
+
+    let elsewhere = StateDirectory::new(dir.path().join("elsewhere")).from_savepoint(&savepoint);
+    let (job, found) = job(&again, 0);
+    passed.store(0, SeqCst);
+    job.run_with(&again.config_in(elsewhere, 8)).unwrap();
+    // Its rows are what the savepoint's sink had still to commit, and what was passed on since.
+    let rows = rows(&again);
+    assert!((0..end).all(|n| rows.contains(&n) || saved.1.contains(&n)), "lost");
+    let found = std::mem::take(&mut *found.lock().unwrap());
+    assert_eq!(found, vec![found[0]; 8]);
+    assert!((saved.0.len()..=saved.1.len()).contains(&(found[0] as usize)), "{found:?}");
+    assert_eq!(passed.load(SeqCst), end - found[0], "every number is passed on once");
 }
