@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use thalweg_kernel::StateKind;
 
 use super::naive::{Expected, expected};
+use super::process::HELD;
 use super::sinks::Outlet;
 use super::world::World;
 
@@ -25,6 +26,10 @@ pub(crate) fn check(world: &World) {
     let shown: Vec<_> = outlet.loose().keys().cloned().collect();
     compare(world, "at once", &shown, &due);
     compare_totals(world, &outlet, &expected);
+    let (passed, rows) = (world.store.sum(HELD.0, HELD.1), outlet.rows("once").len() as u64);
+    if world.plan.once && passed != rows {
+        world.ledger.violation(format!("held: {passed} were passed on, and there are {rows} rows"));
+    }
     look_for_leaks(world);
 }
 
@@ -63,12 +68,12 @@ fn compare_totals(world: &World, outlet: &Outlet, expected: &Expected) {
 }
 
 fn look_for_leaks(world: &World) {
-    for (operator, state, entries) in
-        world.store.left(&[StateKind::Keyed, StateKind::Timers, StateKind::Windows])
-    {
+    let kinds = [StateKind::Keyed, StateKind::Timers, StateKind::Windows, StateKind::Operator];
+    for (operator, state, entries) in world.store.left(&kinds) {
         // Who must know devices for good; and windows keep how far they have fired, for each of four shards.
-        let known =
-            ["numbered", "runs"].contains(&operator.as_str()) || state == "windows" && entries <= 4;
+        let known = ["numbered", "runs"].contains(&operator.as_str())
+            || state == "windows" && entries <= 4
+            || (operator.as_str(), state.as_str()) == HELD;
         if !known {
             world.ledger.violation(format!(
                 "the job has ended, and {operator} has {entries} entries left in {state:?}"

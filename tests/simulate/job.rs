@@ -12,7 +12,7 @@ use thalweg_kernel::DeadLetter;
 
 use super::broker::Message;
 use super::faults::Defect;
-use super::process::{Bursts, Numbered, Runs, by_hand, cell};
+use super::process::{Bursts, HELD, Held, Numbered, Runs, by_hand, cell};
 use super::random::Random;
 use super::sinks::{Loose, Shared, Table};
 use super::source::Fleet;
@@ -179,7 +179,7 @@ pub(crate) fn describe(
         }
         let [echo, at_once] = echo.map(|message| (message.device, message.sequence)).split();
         if plan.once {
-            echo.sink_as("once", table.clone());
+            echo.process(Held::new).uid(HELD.0).sink_as("once", table.clone());
         } else {
             echo.discard();
         }

@@ -27,7 +27,7 @@
 //! - in the end, rows are those of a naive program: none lost, none repeated; of the at-least-once sink, none
 //!   lost and none that it must not have;
 //! - a job fails only when something has failed under it; once nothing does any more it comes to its end;
-//! - a job that has ended has no timer, no window and no state of its process functions left, and has nothing
+//! - a job that has ended has no timer, no window, nothing held back and no state of its process functions left, and has nothing
 //!   more to say when it is started again.
 
 mod broker;

@@ -1,11 +1,12 @@
 //! The process functions of simulated jobs: every kind of state, both kinds of timers, side outputs, time
-//! to live.
+//! to live; lists of operators.
 
 use std::time::Duration;
 
 use thalweg_flow::{
-    AggregatingState, Context, Count, KeyedProcess, ListState, MapState, ReducingState, SideTag,
-    StateOptions, States, Ttl, ValueState,
+    AggregatingState, Context, Count, KeyedProcess, ListState, MapState, OperatorListState,
+    OperatorStates, Process, ProcessContext, ReducingState, SideTag, StateOptions, States, Ttl,
+    ValueState,
 };
 use thalweg_kernel::{Collector, Timestamp};
 
@@ -230,6 +231,67 @@ impl KeyedProcess<u32, Message> for Runs {
         let run = self.0.get(cx).unwrap_or_default() + 1;
         self.0.set(cx, run);
         out.record(cx.time(), (message.device, message.sequence, run));
+    }
+}
+
+/// Holds what it gets back, in a list, until the watermark has passed it or more has come. How many it has passed
+/// on is in a union list: with each start the first instance goes on with the sum of all.
+pub(crate) struct Held {
+    held: OperatorListState<(i64, Echo)>,
+    passed: OperatorListState<u64>,
+    first: bool,
+}
+
+/// Of a message, its device and sequence.
+pub(crate) type Echo = (u32, u64);
+
+/// The operator of [`Held`], and its list of how many it has passed on.
+pub(crate) const HELD: (&str, &str) = ("held", "passed");
+
+/// So many wait at the most.
+const HELD_MAX: usize = 5;
+
+impl Held {
+    pub(crate) fn new(states: &mut OperatorStates<'_>) -> Self {
+        let first = states.instance() == 0;
+        Self { held: states.list("held"), passed: states.union_list(HELD.1), first }
+    }
+
+    fn pass(&mut self, (time, echo): (i64, Echo), out: &mut impl Collector<Echo>) {
+        let passed = self.passed.take().into_iter().sum::<u64>();
+        self.add(passed + 1);
+        out.record(time.into(), echo);
+    }
+
+    fn add(&mut self, passed: u64) {
+        assert!(self.passed.push(passed).is_ok(), "a list of one item is full");
+    }
+}
+
+impl Process<Echo> for Held {
+    type Out = Echo;
+
+    fn open(&mut self) {
+        let passed = self.passed.take().into_iter().sum::<u64>();
+        if self.first && passed > 0 {
+            self.add(passed);
+        }
+    }
+
+    fn record(&mut self, echo: Echo, cx: &ProcessContext, out: &mut impl Collector<Echo>) {
+        assert!(self.held.push((cx.time().as_millis(), echo)).is_ok(), "a list of a few is full");
+        if self.held.len() > HELD_MAX
+            && let Some(first) = self.held.pop_front()
+        {
+            self.pass(first, out);
+        }
+    }
+
+    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<Echo>) {
+        let due = |(time, _): &(i64, Echo)| *time <= cx.watermark().as_millis();
+        let ready: Vec<_> = self.held.with(|all| all.copied().filter(due).collect());
+        self.held.retain(|held| !due(held));
+        ready.into_iter().for_each(|held| self.pass(held, out));
     }
 }
 

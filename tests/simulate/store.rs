@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thalweg_flow::{OpenReader, ShardSnapshot};
-use thalweg_kernel::{Change, Changes, Epoch, StateError, StateInfo, StateKind, StateReader, Str};
+use thalweg_kernel::{
+    Change, Changes, Epoch, StateError, StateId, StateInfo, StateKind, StateReader, Str,
+};
 
 use super::faults::Defect;
 use super::ledger::Ledger;
@@ -89,6 +91,16 @@ impl Store {
         Arc::new(move || -> Result<Box<dyn StateReader>, StateError> {
             Ok(Box::new(Reader { store: store.clone(), restored, states: Arc::clone(&states) }))
         })
+    }
+
+    /// The sum of the numbers in an operator's list.
+    pub(crate) fn sum(&self, operator: &str, list: &str) -> u64 {
+        let mut stored = self.stored();
+        stored.fold(usize::MAX);
+        let prefix = StateId::of(operator, list).number().to_be_bytes();
+        let entries = stored.base.range(prefix.to_vec()..);
+        let items = entries.take_while(|(key, _)| key.starts_with(&prefix));
+        items.map(|(_, item)| item.as_slice().try_into().map_or(0, u64::from_le_bytes)).sum()
     }
 
     /// The states of these kinds that still hold something: operator, state, entries.
