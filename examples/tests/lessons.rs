@@ -121,6 +121,24 @@ fn late_records_dead_letters_and_alerts_have_their_own_files() {
     assert_eq!(dead, ["wrong_type", "malformed", "missing_field"]);
 }
 
+#[test]
+fn in_order_sorts_readings_and_knows_after_its_end_what_it_has_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = concat!(env!("CARGO_MANIFEST_DIR"), "/readings.jsonl");
+    let state = folder.path().join("state");
+    let run = || lines(&example("in_order").arg(input).arg(&state).output().unwrap());
+    let times: Vec<_> = run()
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|reading| reading["ts"].as_i64().unwrap() - 1_700_000_000_000)
+        .collect();
+    // The reading of 4,000 came more than 5 s late: it is passed on when it comes.
+    let in_order: Vec<_> = times.iter().copied().filter(|&time| time != 4_000).collect();
+    assert_eq!(in_order, [0, 1_000, 5_000, 9_000, 9_500, 11_000, 13_000, 14_000]);
+    assert_eq!(times.len(), 9);
+    assert_eq!(run(), [""; 0], "again with the same state: nothing is new");
+}
+
 /// Publishes readings again and again, each round in windows of its own, until told to stop: when
 /// the example has subscribed is not known.
 fn publish(broker: &MqttConfig, stop: &AtomicBool) {

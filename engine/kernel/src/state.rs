@@ -65,7 +65,7 @@ pub enum StateKind {
     Source,
     /// What a sink has not committed yet.
     Sink,
-    /// Belongs to an instance of an operator, not to a key.
+    /// The items of an operator's list. They belong to no key: each is under a group of the shard that added it.
     Operator,
 }
 

@@ -58,9 +58,10 @@ pub mod prelude {
     pub use crate::{run, run_with, secs};
     pub use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
     pub use thalweg_flow::{
-        Average, Chain, Collected, Collection, Context, Count, Flow, Fold, KeyedProcess, ListState,
-        MapState, Max, Min, Overflow, Reduce, StateOptions, States, Stats, Stream, Sum, Ttl,
-        Tumbling, ValueState, Watermarks, Windowed,
+        Average, Chain, Collected, Collection, Context, Count, Flow, Fold, KeyedProcess, ListFull,
+        ListState, MapState, Max, Min, OperatorListState, OperatorStates, Overflow, Process,
+        ProcessContext, Reduce, StateOptions, States, Stats, Stream, Sum, Ttl, Tumbling,
+        ValueState, Watermarks, Windowed,
     };
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};

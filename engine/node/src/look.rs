@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use thalweg_journal::inspect;
-use thalweg_kernel::{JournalReader, StateId, Timestamp};
+use thalweg_kernel::{JournalReader, StateId, StateKind, Timestamp};
 use thalweg_runtime::StateDirectory;
 use thalweg_store::{Inspector, Resume, Savepoint, StateSummary, Store, StoreError, StoreOptions};
 
@@ -65,7 +65,7 @@ pub(crate) enum StateCommand {
         #[arg(value_name = "PATH")]
         path: PathBuf,
     },
-    /// Print the entries of a state: key group, key and value, escaped
+    /// Print the entries of a state: key group, key (of an operator's list the item's number) and value, escaped
     Get(GetArgs),
 }
 
@@ -273,18 +273,29 @@ fn get(args: &GetArgs) -> anyhow::Result<()> {
     let Some(state) = states.iter().find(named) else {
         bail!("there is no such state; `thalweg state ls` lists them");
     };
+    let kind = state.info.as_ref().map(|info| info.kind);
     let (mut out, mut left) = (io::stdout().lock(), args.limit);
     let mut gone = false;
     stored.entries(state.id, args.prefix.as_bytes(), |key, value| {
         if left > 0 && !gone {
             left -= 1;
             let (group, own) = StateId::split_key(key).unwrap_or((0, key));
-            let (own, value) = (own.escape_ascii(), value.escape_ascii());
+            let (own, value) = (own_key(kind, own), value.escape_ascii());
             gone = writeln!(out, "{group}\t{own}\t{value}").is_err();
         }
         Ok(())
     })?;
     Ok(())
+}
+
+/// An entry's own part of the stored key, for people.
+fn own_key(kind: Option<StateKind>, own: &[u8]) -> String {
+    match (kind, own.try_into()) {
+        (Some(StateKind::Operator), Ok(number)) => {
+            format!("item {}", u64::from_be_bytes(number))
+        }
+        _ => own.escape_ascii().to_string(),
+    }
 }
 
 pub(crate) fn savepoint(args: &SavepointArgs) -> anyhow::Result<()> {
@@ -307,4 +318,17 @@ pub(crate) fn savepoint(args: &SavepointArgs) -> anyhow::Result<()> {
         args.to.display()
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_of_lists_have_numbers_and_other_keys_are_text() {
+        let number = 300_u64.to_be_bytes();
+        assert_eq!(own_key(Some(StateKind::Operator), &number), "item 300");
+        assert_eq!(own_key(Some(StateKind::Keyed), b"d1\0"), "d1\\x00");
+        assert_eq!(own_key(None, &number), number.escape_ascii().to_string());
+    }
 }
