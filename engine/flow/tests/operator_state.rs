@@ -114,9 +114,9 @@ fn over_crashes_and_on_other_numbers_of_shards_every_item_is_there_once() {
     let mut crashes = 0;
     for seed in 0..80 {
         let mut random = Random(seed);
-        let (mut numbers, mut partitions) = (0..random.below(2_000) as u64, Vec::new());
+        let (numbers, mut partitions) = (0..random.below(2_000) as u64, Vec::new());
         partitions.resize_with(1 + random.below(8), Vec::new);
-        while let Some(number) = numbers.next() {
+        for number in numbers {
             let time = number as i64 - random.below(20) as i64;
             let partition = random.below(partitions.len());
             partitions[partition].push((number, time));

@@ -37,6 +37,12 @@
 //! function decides. A restart on fewer shards may bring more: that is all kept, and then none is
 //! added before there is room. Lists are always in memory.
 //!
+//! # Sources and sinks
+//! They need none of this. What a source must know to go on is its position, any bytes, kept by partition
+//! ([`Source::snapshot`](thalweg_kernel::Source::snapshot)); what a sink has still to do are its notes, each of which
+//! is there until it deletes it ([`Pending`](thalweg_kernel::Pending)). Both follow another number of shards. What is
+//! to be held back in front of a sink belongs into a process function there.
+//!
 //! # What Flink's users ran into
 //! - There every instance writes the restored union list again as its own, so it grows with the parallelism at each
 //!   restart unless the function remembers to clear it (apache/paimon issue 1732 is a case of it). Here an item
