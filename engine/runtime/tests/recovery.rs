@@ -367,11 +367,7 @@ fn a_state_directory_that_is_removed_or_replaced_ends_the_job() {
         let place = tempfile::tempdir().unwrap();
         let dir = place.path().join("job");
         let world = World::default();
-        let mut config = world.config(1, DriverKind::Threads);
-        let rules = config.state.take().unwrap().checkpoints;
-        let mut state = StateConfig::new(StateDirectory::new(&dir).backend());
-        state.checkpoints = rules;
-        config.state = Some(state);
+        let config = world.config_in(StateDirectory::new(&dir), 1);
         let running = job(&world, u64::MAX, &Arc::default(), |_| {}).start(&config).unwrap();
         while running.checkpoints().completed < 3 {
             thread::sleep(Duration::from_millis(1));
