@@ -17,11 +17,12 @@
 //! # Names
 //! State is found again by the stable name of its operator (see [`Stream::uid`](crate::Stream::uid)) and
 //! its own name within it. Without one an operator is known by what it is, and by its number among those that are
-//! the same: operators of other kinds may come and go.
+//! the same: operators of other kinds may come and go. With one more of its own kind nobody can tell which of them
+//! was there, so such a job does not start from stored state until they are named.
 
 use std::any::type_name;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -31,6 +32,8 @@ use thalweg_kernel::{
     Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, StateError, StateId, StateInfo,
     StateKind, StateReader, StateWriter, Str, ValueDamaged,
 };
+
+use crate::flow::Uid;
 
 /// Where a job's state lives. Without one a job takes no checkpoints.
 #[derive(Clone)]
@@ -328,7 +331,7 @@ impl Checkpoints {
     /// restores them.
     pub(crate) fn complete(
         &self,
-        uids: &[Str],
+        uids: &[Uid],
         storage: Option<(&dyn StateReader, bool)>,
         shards: usize,
     ) -> Result<Arc<[StateInfo]>, ConnectorError> {
@@ -336,7 +339,7 @@ impl Checkpoints {
         let mut infos = Vec::new();
         for state in self.states.borrow_mut().iter_mut() {
             let Description { node, name, kind, schema, types } = state.description.clone();
-            let operator = uids[node as usize].clone();
+            let operator = uids[node as usize].name.clone();
             state.id = StateId::of(&operator, &name);
             if let Some(other) = known.insert(state.id, (operator.clone(), name.clone())) {
                 return Err(twice(&other, &(operator, name)));
@@ -348,6 +351,7 @@ impl Checkpoints {
         });
         if let Some((stored, drop_unknown)) = &stored {
             self.compare(stored.reader.states(), &infos, *drop_unknown)?;
+            check_numbered(stored.reader.states(), uids, &infos)?;
         }
         for (state, info) in self.states.borrow().iter().zip(&infos) {
             let Some(part) = state.part() else { continue };
@@ -399,6 +403,45 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
+
+/// The name of an operator without its number among its like.
+fn kind_of(operator: &str) -> &str {
+    match operator.rsplit_once(" #") {
+        Some((kind, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kind,
+        _ => operator,
+    }
+}
+
+/// Checks that operators which are told apart by their number alone have not become more: had one been added
+/// before another, each would go on with the state of its neighbour.
+fn check_numbered(
+    stored: &[StateInfo],
+    uids: &[Uid],
+    ours: &[StateInfo],
+) -> Result<(), ConnectorError> {
+    let given: HashSet<_> = uids.iter().filter(|uid| uid.given).map(|uid| &uid.name).collect();
+    let names = |of: &[StateInfo], kind: &str| -> BTreeSet<Str> {
+        let alike = of.iter().filter(|info| kind_of(&info.operator) == kind);
+        alike.map(|info| info.operator.clone()).filter(|name| !given.contains(name)).collect()
+    };
+    for kind in ours.iter().map(|info| kind_of(&info.operator)) {
+        let (there, here) = (names(stored, kind), names(ours, kind));
+        if !there.is_empty() && here.len() > there.len() {
+            let names =
+                |of: &BTreeSet<Str>| of.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>();
+            let what = format!(
+                "the job has {} of an operator that stored state has {} of ({}), and only their order would \
+                 tell which is which; give those that were there these names with .uid(..), or \
+                 .source_as(..) and .sink_as(..), and others to the new ones",
+                here.len(),
+                there.len(),
+                names(&there).join(", ")
+            );
+            return Err(ConnectorError::new("job", what));
+        }
+    }
+    Ok(())
 }
 
 #[cold]

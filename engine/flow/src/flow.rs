@@ -86,6 +86,15 @@ impl BuildContext {
 #[derive(Clone)]
 pub struct Flow(Rc<Inner>);
 
+/// The stable name of an operator.
+pub(crate) struct Uid {
+    pub(crate) name: Str,
+    /// The user gave it.
+    pub(crate) given: bool,
+    /// The operator has opened under it.
+    settled: bool,
+}
+
 struct Inner {
     /// `None` when only the graph is wanted: then nothing is opened.
     build: Option<BuildContext>,
@@ -94,8 +103,8 @@ struct Inner {
     /// Stored state, where there is any.
     reader: Option<Rc<dyn StateReader>>,
     graph: RefCell<Graph>,
-    /// The stable names of the operators, and which are settled already.
-    uids: RefCell<Vec<(Str, bool)>>,
+    /// The stable names of the operators.
+    uids: RefCell<Vec<Uid>>,
     /// Nodes whose stream has not been used yet.
     unused: RefCell<BTreeSet<u32>>,
     pipelines: RefCell<Vec<Box<dyn Pipeline>>>,
@@ -157,7 +166,7 @@ impl Flow {
         if let Some(error) = inner.failed.take() {
             return Err(error);
         }
-        let uids = inner.uids.take().into_iter().map(|(uid, _)| uid).collect::<Vec<_>>();
+        let uids = inner.uids.take();
         let stored = storage.as_ref().and_then(|storage| {
             let reader = inner.reader.as_deref()?;
             reader.restored().map(|_| (reader, storage.drop_unknown))
@@ -211,29 +220,30 @@ impl Flow {
         let what = &graph.nodes[node as usize].description;
         let same = graph.nodes.iter().filter(|other| other.description == *what).count();
         let uid = if same == 1 { what.clone() } else { Str::from(format!("{what} #{same}")) };
-        self.0.uids.borrow_mut().push((uid, false));
+        self.0.uids.borrow_mut().push(Uid { name: uid, given: false, settled: false });
     }
 
     /// Gives an operator a stable name of the user's.
     pub(crate) fn set_uid(&self, node: u32, uid: &str) {
-        let (known, settled) = &mut self.0.uids.borrow_mut()[node as usize];
-        if *settled {
+        let known = &mut self.0.uids.borrow_mut()[node as usize];
+        if known.settled {
             let what = format!(
-                "{known:?} has opened under its stable name already; use .source_as({uid:?}, ..)"
+                "{:?} has opened under its stable name already; use .source_as({uid:?}, ..)",
+                known.name
             );
             self.fail(ConnectorError::new("job", what));
         }
-        *known = uid.into();
+        (known.name, known.given) = (uid.into(), true);
     }
 
     /// Settles the stable name of an operator that opens now; the number of its state called `state`.
     pub(crate) fn fix_uid(&self, node: u32, uid: Option<&str>, state: &str) -> StateId {
-        let (known, settled) = &mut self.0.uids.borrow_mut()[node as usize];
+        let known = &mut self.0.uids.borrow_mut()[node as usize];
         if let Some(uid) = uid {
-            *known = uid.into();
+            (known.name, known.given) = (uid.into(), true);
         }
-        *settled = true;
-        StateId::of(known, state)
+        known.settled = true;
+        StateId::of(&known.name, state)
     }
 
     /// The states of this shard.
@@ -332,7 +342,7 @@ impl Flow {
             waker: build.wakers[build.shard].clone(),
             shared: Arc::clone(&build.shared),
             durability: Durability {
-                operator: self.0.uids.borrow()[node as usize].0.clone(),
+                operator: self.0.uids.borrow()[node as usize].name.clone(),
                 checkpoints: self.0.checkpoints.enabled(),
                 restored: self.0.reader.as_ref().and_then(|reader| reader.restored()),
                 position: None,

@@ -361,3 +361,51 @@ fn timers_that_set_themselves_end_with_their_stream_and_leave_a_step_in_time() {
         epoch(&mut shard, &store, 3);
     }
 }
+
+/// Goal: an operator never goes on with the state of its neighbour, because another of its kind was added
+/// before it; once they have their names, all is as it was.
+#[test]
+fn one_more_operator_of_a_kind_is_refused_until_they_are_named() {
+    let (store, table): (Store, Table) = Default::default();
+    let feeds: [Feed; 3] = Default::default();
+    // Each reads its feed, and has this name, or none.
+    let job = |operators: &[(usize, Option<&'static str>)]| {
+        let (feeds, sink, operators) = (feeds.clone(), table.sink(), operators.to_vec());
+        move |flow: &Flow| {
+            for &(feed, uid) in &operators {
+                let source = Feeds(vec![feeds[feed].clone()]);
+                let rows = flow
+                    .source_as(&format!("feed {feed}"), source, watermarks())
+                    .key_by(|(key, _)| key.clone())
+                    .process(|states| Last(states.value("last")));
+                let rows = if let Some(uid) = uid { rows.uid(uid) } else { rows };
+                rows.sink_as(&format!("rows {feed}"), sink.clone());
+            }
+        }
+    };
+    let mut shard = try_build(&job(&[(0, None), (1, None)]), &store).unwrap();
+    feeds[0].push("k", 10);
+    feeds[1].push("k", 20);
+    run(&mut shard, 0);
+    epoch(&mut shard, &store, 1);
+    let added = job(&[(2, None), (0, None), (1, None)]);
+    let error = try_build(&added, &store).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains(r#"("Process", "Process #2")"#), "{error}");
+    let named = job(&[(2, Some("new")), (0, Some("Process")), (1, Some("Process #2"))]);
+    let mut shard = try_build(&named, &store).unwrap();
+    for (feed, time) in [(0, 11), (1, 21), (2, 31)] {
+        feeds[feed].push("k", time);
+    }
+    run(&mut shard, 0);
+    epoch(&mut shard, &store, 1);
+    let mut rows = table.rows();
+    rows.sort();
+    let expected = [
+        "10 \"k 10 None\"",
+        "11 \"k 11 Some(10)\"",
+        "20 \"k 20 None\"",
+        "21 \"k 21 Some(20)\"",
+        "31 \"k 31 None\"",
+    ];
+    assert_eq!(rows, expected);
+}
