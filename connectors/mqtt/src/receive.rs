@@ -63,9 +63,11 @@ pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 /// How long the last messages may take to become durable, and then the last acknowledgements to be
 /// written, when the source stops.
 const STOP_MS_MAX: u64 = 5_000;
-/// How long the broker may then take to close the connection. To close it ourselves with unread
-/// input in the socket would be a reset, which can take the acknowledgements with it.
-const LINGER_MS_MAX: u64 = 1_000;
+/// How long the broker may then take to close the connection, which it does when it has read them all. To close
+/// it ourselves with unread input in the socket would be a reset, which can take the acknowledgements with
+/// it; and a broker that resumes a session sends its whole queue at once (mosquitto 2.0.11), so there can be tens
+/// of thousands of them.
+const LINGER_MS_MAX: u64 = 5_000;
 
 /// What the thread is given.
 pub(crate) struct Setup {

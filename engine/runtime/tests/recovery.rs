@@ -345,7 +345,7 @@ fn a_state_directory_has_one_job_at_a_time() {
     let endless = job(&world, u64::MAX, &Arc::default(), |_| {});
     let first = endless.start(&config()).unwrap();
     let error = endless.run_with(&config()).unwrap_err();
-    assert!(error.to_string().contains("state"), "{error}");
+    assert!(error.to_string().contains("is in use by this process"), "{error}");
     first.suspend();
     first.wait().unwrap();
 }
