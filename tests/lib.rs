@@ -14,4 +14,6 @@
 //!
 //! Tests of the program as a user runs it are in `engine/node/tests`, where cargo builds it for them.
 
+pub mod life;
+pub mod proof;
 pub mod simulate;

@@ -14,10 +14,14 @@
 //! | `job` | the job, and its process |
 //! | `lives`, `moments` | starts and kills it: after a time, or at named points |
 //! | `sinks` | what the sinks hold |
+//! | `uplink`, `receiver` | for MQTT: a way to the broker that breaks, and who receives what is published |
 //! | `judge` | the comparison |
 //!
 //! What may be claimed: every acknowledged message is in the sink once, and every sum is that of these messages.
 //! A message that was sent and never acknowledged may be there once or not at all, in both sinks alike.
+//!
+//! The outbox publishes at least once, so with MQTT "in the sink" means: received, each id counted once. One id
+//! must always mean the same result, and one result must have one id. Repetitions under an id are counted and printed.
 //!
 //! The broker itself is never killed: mosquitto's own promises end at its memory.
 
@@ -35,15 +39,19 @@ mod ledger;
 mod lives;
 #[path = "../crash/moments.rs"]
 mod moments;
+#[path = "../crash/receiver.rs"]
+mod receiver;
 #[path = "../crash/sinks.rs"]
 mod sinks;
+#[path = "../crash/uplink.rs"]
+mod uplink;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use thalweg::runtime::StateDirectory;
 use thalweg_mqtt::Mode;
@@ -53,7 +61,9 @@ use thalweg_store::Inspector;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::lives::Lives;
+use crate::receiver::Receiver;
 use crate::sinks::SinkKind;
+use crate::uplink::Uplink;
 
 /// When nothing new has come out for so long, nothing more will.
 const STILL: Duration = Duration::from_secs(10);
@@ -77,6 +87,7 @@ const SKIPPED: u8 = 77;
     after_help = "Examples:
   crash --kills 300                        SQLite, 300 kills, a minute or two
   crash --kills 2000 --sink files --seed 7
+  crash --kills 300 --sink mqtt            through the outbox, over connections that break
   crash --kills 20 --rate 500 --keep       a small run whose directory is kept"
 )]
 struct Options {
@@ -84,8 +95,8 @@ struct Options {
     #[arg(long, default_value_t = 100)]
     kills: u64,
     /// Where its results go.
-    #[arg(long, value_enum, default_value_t = Sink::Sqlite)]
-    sink: Sink,
+    #[arg(long, value_enum, default_value_t = SinkKind::Sqlite)]
+    sink: SinkKind,
     /// The broker between the fleet and the job.
     #[arg(long, value_enum, default_value_t = Broker::Mosquitto)]
     broker: Broker,
@@ -106,6 +117,8 @@ struct Options {
     life: Option<PathBuf>,
     #[arg(long, hide = true, default_value_t = 0)]
     port: u16,
+    #[arg(long, hide = true, default_value_t = 0)]
+    uplink: u16,
     #[arg(long, hide = true, default_value_t = 1)]
     shards: usize,
     #[arg(long, hide = true, default_value_t = 20)]
@@ -113,31 +126,9 @@ struct Options {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Sink {
-    /// Two tables of a SQLite file.
-    Sqlite,
-    /// Two directories of rolling files.
-    Files,
-    /// The MQTT outbox.
-    Mqtt,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Broker {
     /// A private one on 127.0.0.1.
     Mosquitto,
-}
-
-impl Sink {
-    fn kind(self) -> Result<SinkKind> {
-        match self {
-            Self::Sqlite => Ok(SinkKind::Sqlite),
-            Self::Files => Ok(SinkKind::Files),
-            Self::Mqtt => bail!(
-                "--sink mqtt: not built yet; it needs the outbox of the MQTT sink. Use sqlite or files"
-            ),
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -152,10 +143,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
-    let sink = options.sink.kind()?;
     if let Some(dir) = options.life.clone() {
-        let Options { port, shards, checkpoint_ms, durability, .. } = *options;
-        job::live(&job::Life { dir, port, sink, durability, shards, checkpoint_ms })?;
+        let Options { port, uplink, sink, shards, checkpoint_ms, durability, .. } = *options;
+        job::live(&job::Life { dir, port, uplink, sink, durability, shards, checkpoint_ms })?;
         return Ok(ExitCode::SUCCESS);
     }
     let Broker::Mosquitto = options.broker;
@@ -164,7 +154,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     let Some(broker) = broker else { return Ok(ExitCode::from(SKIPPED)) };
     let dir = tempfile::Builder::new().prefix("thalweg-crash-").tempdir()?;
     let path = dir.path().to_owned();
-    let proof = prove(options, sink, broker.port(), path.clone());
+    let proof = prove(options, broker.port(), path.clone());
     let good = matches!(proof, Ok(true));
     if options.keep || !good {
         println!("kept: {}", dir.keep().display());
@@ -176,9 +166,15 @@ fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// The whole run; whether all is well.
-fn prove(options: &Options, sink: SinkKind, port: u16, dir: PathBuf) -> Result<bool> {
+fn prove(options: &Options, port: u16, dir: PathBuf) -> Result<bool> {
     let begun = Instant::now();
-    let mut lives = Lives::new(dir.clone(), port, sink, options.durability, options.seed);
+    let sink = options.sink;
+    let away = match sink {
+        SinkKind::Mqtt => Some(Away::start(port, &dir, options.seed)?),
+        _ => None,
+    };
+    let ports = (port, away.as_ref().map_or(0, |away| away.uplink.port()));
+    let mut lives = Lives::new(dir.clone(), ports, sink, options.durability, options.seed);
     lives.begin()?;
     lives.wait_for_subscription()?;
     let fleet = Fleet::start(port, options.rate, options.seed)?;
@@ -195,7 +191,7 @@ fn prove(options: &Options, sink: SinkKind, port: u16, dir: PathBuf) -> Result<b
         }
     }
     let (ledger, cuts) = fleet.finish()?;
-    drain(&ledger, sink, &dir, &mut lives)?;
+    drain(&ledger, sink, &dir, &mut lives, away.as_ref())?;
     lives.suspend()?;
     let results = sinks::read(sink, &dir)?;
     let verdict = judge::judge(&ledger, &results);
@@ -218,6 +214,13 @@ fn prove(options: &Options, sink: SinkKind, port: u16, dir: PathBuf) -> Result<b
         .collect();
     println!("lives by shards {}; kills {}", by_shards.join(", "), by_point.join(", "));
     println!("epochs {}", newest_epoch(&dir)?);
+    if let Some(Away { uplink, .. }) = &away {
+        let again = results.published_again;
+        println!(
+            "published again under the same id {again}, connections of the outbox cut {}",
+            uplink.cuts()
+        );
+    }
     for violation in verdict.violations.iter().take(SHOWN_MAX) {
         println!("  {violation}");
     }
@@ -232,13 +235,36 @@ fn prove(options: &Options, sink: SinkKind, port: u16, dir: PathBuf) -> Result<b
     Ok(verdict.violations.is_empty())
 }
 
+/// What is beyond the broker, where results are published.
+struct Away {
+    uplink: Uplink,
+    receiver: Receiver,
+}
+
+impl Away {
+    fn start(port: u16, dir: &Path, seed: u64) -> Result<Self> {
+        let receiver = Receiver::start(port, &job::out_dir(dir))?;
+        Ok(Self { uplink: Uplink::start(port, seed)?, receiver })
+    }
+}
+
 /// Waits until the sinks hold all they should, or nothing moves any more.
-fn drain(ledger: &Ledger, sink: SinkKind, dir: &std::path::Path, lives: &mut Lives) -> Result<()> {
+fn drain(
+    ledger: &Ledger,
+    sink: SinkKind,
+    dir: &Path,
+    lives: &mut Lives,
+    away: Option<&Away>,
+) -> Result<()> {
+    if let Some(away) = away {
+        away.uplink.calm();
+    }
     let (readings, sums) = judge::expected_rows(ledger);
     let (mut seen, mut since) = ((0, 0), Instant::now());
     while since.elapsed() < STILL {
         thread::sleep(Duration::from_millis(300));
         lives.check()?;
+        away.map_or(Ok(()), |away| away.receiver.check())?;
         // Files may be renamed or removed while they are read.
         let Ok(results) = sinks::read(sink, dir) else { continue };
         let now = (results.readings.len(), results.sums.len());
@@ -252,7 +278,7 @@ fn drain(ledger: &Ledger, sink: SinkKind, dir: &std::path::Path, lives: &mut Liv
     Ok(())
 }
 
-fn newest_epoch(dir: &std::path::Path) -> Result<u64> {
+fn newest_epoch(dir: &Path) -> Result<u64> {
     let epochs = StateDirectory::epochs_in(&job::state_dir(dir));
     let inspector = Inspector::open(&epochs).context("cannot look into the state")?;
     Ok(inspector.record().epoch.number())

@@ -1,15 +1,11 @@
 //! The job that is killed, in a process of its own: readings from MQTT, duplicates removed by the publisher's numbers,
 //! every reading to a sink, and sums per device and second of event time to another.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::SIGTERM;
-use signal_hook::iterator::Signals;
 use thalweg::flow::{Context, KeyedProcess, ValueState};
 use thalweg::kernel::Collector;
 use thalweg::prelude::*;
@@ -20,7 +16,7 @@ use thalweg_sqlite::SqliteSink;
 use thalweg_store::FoldPolicy;
 
 use crate::ledger::{DISORDER, WINDOW_MS};
-use crate::sinks::SinkKind;
+use crate::sinks::{READINGS, SUMS, SinkKind};
 
 /// Numbers of a device that are remembered below its highest.
 const REMEMBERED: u64 = 2_048;
@@ -31,6 +27,8 @@ pub(crate) struct Life {
     /// Where everything is.
     pub(crate) dir: PathBuf,
     pub(crate) port: u16,
+    /// Where the broker for results is reached.
+    pub(crate) uplink: u16,
     pub(crate) sink: SinkKind,
     pub(crate) durability: Mode,
     pub(crate) shards: usize,
@@ -105,35 +103,7 @@ pub(crate) fn subscribed_file(dir: &Path) -> PathBuf {
 
 /// Runs a life of the job to its end: killed, or suspended on SIGTERM.
 pub(crate) fn live(life: &Life) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .init();
-    end_with_parent()?;
-    let mut signals = Signals::new([SIGTERM]).context("cannot watch for SIGTERM")?;
-    let running = job(life)?.start(&config(life))?;
-    let stopper = running.stopper();
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                let _told = stopper.suspend();
-            }
-        })
-        .context("cannot start a thread")?;
-    running.wait()?;
-    Ok(())
-}
-
-/// The parent holds the other end of standard input: a job must not outlive it.
-fn end_with_parent() -> Result<()> {
-    let watch = || {
-        let _ended = std::io::stdin().read(&mut [0]);
-        std::process::exit(3);
-    };
-    thread::Builder::new().name("parent".into()).spawn(watch).context("cannot start a thread")?;
-    Ok(())
+    thalweg_tests::life::run(&job(life)?, &config(life))
 }
 
 fn config(life: &Life) -> RuntimeConfig {
@@ -172,7 +142,7 @@ fn job(life: &Life) -> Result<Job> {
                 tracing::error!("cannot write {}", marker.display());
             }
         });
-    let kind = life.sink;
+    let (kind, uplink) = (life.sink, life.uplink);
     Ok(Job::new("crash", move |flow: &Flow| {
         let watermarks = Watermarks::bounded_out_of_orderness(DISORDER).without_clock_guard();
         let once = flow
@@ -219,6 +189,16 @@ fn job(life: &Life) -> Result<Job> {
                 };
                 all.sink(files("readings"));
                 sums.sink(files("sums"));
+            }
+            SinkKind::Mqtt => {
+                // Each has a name of its own: two connections under one would push each other out.
+                let broker = |name: &str| MqttConfig::new("127.0.0.1").port(uplink).client_id(name);
+                let topic = |r: &Reading, topic: &mut String| {
+                    topic.push_str(READINGS);
+                    topic.push_str(&r.device);
+                };
+                all.sink(MqttSink::new(broker("readings"), topic, JsonLines));
+                sums.sink(MqttSink::new(broker("sums"), SUMS, JsonLines));
             }
         }
     }))

@@ -27,6 +27,8 @@ impl Verdict {
 /// Compares, exactly.
 pub(crate) fn judge(ledger: &Ledger, results: &Results) -> Verdict {
     let mut verdict = Verdict::default();
+    verdict.wrong += results.faults.len() as u64;
+    verdict.violations.extend(results.faults.iter().cloned());
     let mut found: BTreeMap<(&str, u64), u64> = BTreeMap::new();
     let published: BTreeMap<_, _> = ledger
         .messages()
@@ -138,7 +140,8 @@ mod tests {
             count: 2,
             sum: messages.iter().map(|m| m.value).sum(),
         };
-        let results = Results { readings: messages.iter().map(reading).collect(), sums: vec![sum] };
+        let readings = messages.iter().map(reading).collect();
+        let results = Results { readings, sums: vec![sum], ..Results::default() };
         (ledger, results)
     }
 
@@ -188,5 +191,6 @@ mod tests {
         check(|_, r| r.sums.clear(), 1, 0, 0);
         check(|_, r| r.sums.push(r.sums[0].clone()), 0, 1, 0);
         check(|_, r| r.sums[0].sum += 1, 0, 0, 1);
+        check(|_, r| r.faults.push("an id with two payloads".into()), 0, 0, 1);
     }
 }

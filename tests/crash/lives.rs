@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Lives {
     dir: PathBuf,
     port: u16,
+    uplink: u16,
     sink: SinkKind,
     durability: Mode,
     chance: Chance,
@@ -42,22 +43,23 @@ pub(crate) struct Figures {
 impl Lives {
     pub(crate) fn new(
         dir: PathBuf,
-        port: u16,
+        (port, uplink): (u16, u16),
         sink: SinkKind,
         durability: Mode,
         seed: u64,
     ) -> Self {
         let chance = Chance::new(seed, 1);
-        Self { dir, port, sink, durability, chance, child: None, figures: Figures::default() }
+        let figures = Figures::default();
+        Self { dir, port, uplink, sink, durability, chance, child: None, figures }
     }
 
     /// Begins the next life.
     pub(crate) fn begin(&mut self) -> Result<()> {
         let shards = self.chance.of(&[2, 2, 2, 1, 3]);
         let checkpoint_ms = 10 + self.chance.below(41);
-        let (dir, port, sink, durability) =
-            (self.dir.clone(), self.port, self.sink, self.durability);
-        let life = Life { dir, port, sink, durability, shards, checkpoint_ms };
+        let Self { port, uplink, sink, durability, .. } = *self;
+        let dir = self.dir.clone();
+        let life = Life { dir, port, uplink, sink, durability, shards, checkpoint_ms };
         *self.figures.by_shards.entry(shards).or_default() += 1;
         self.child = Some(spawn(&life)?);
         Ok(())
@@ -159,7 +161,8 @@ fn spawn(life: &Life) -> Result<Child> {
     Command::new(std::env::current_exe()?)
         .arg("--life")
         .arg(&life.dir)
-        .args(["--port", &life.port.to_string(), "--sink", life.sink.name()])
+        .args(["--port", &life.port.to_string(), "--uplink", &life.uplink.to_string()])
+        .args(["--sink", life.sink.name()])
         .args(["--durability", &life.durability.to_string()])
         .args(["--shards", &life.shards.to_string()])
         .args(["--checkpoint-ms", &life.checkpoint_ms.to_string()])

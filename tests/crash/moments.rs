@@ -8,7 +8,7 @@
 //! | `part` | a result's file appears: a part in progress, SQLite's rollback journal or WAL |
 //! | `rename` | a file is renamed: a part is finished |
 //! | `removal` | a file is removed: a trimmed segment, a committed rollback journal |
-//! | `result` | a result's file is written |
+//! | `result` | a result's file is written; with MQTT: a result was received |
 
 use std::fmt;
 use std::fs;

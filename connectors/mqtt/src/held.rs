@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use thalweg_kernel::{Epoch, Pending, PendingId};
 
-use crate::sink::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, Results};
+use crate::loads::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, Results};
 
 /// The version of a note's format.
 const VERSION: u8 = 1;
@@ -177,7 +177,8 @@ fn message(note: &[u8], at: usize) -> Option<(usize, usize)> {
 /// Whether a note of an earlier run can be read.
 fn check(note: &[u8]) -> Result<(), String> {
     match note.first() {
-        Some(&VERSION) => {}
+        Some(&VERSION) if note.len() > 1 => {}
+        Some(&VERSION) => return Err("has no messages".into()),
         Some(other) => {
             return Err(format!("has version {other}, which only a later program knows"));
         }
@@ -294,7 +295,7 @@ mod tests {
         let (id, note) = &notes[0];
         let refuse = |bytes: Vec<u8>| Held::new(1, 100, std::iter::once((*id, bytes))).err();
         assert_eq!(refuse(note.clone()), None);
-        for cut in (0..note.len()).filter(|&cut| cut != 1) {
+        for cut in 0..note.len() {
             assert!(refuse(note[..cut].to_vec()).is_some(), "cut at {cut}");
         }
         assert!(refuse([&[9], &note[1..]].concat()).unwrap().contains("version 9"));

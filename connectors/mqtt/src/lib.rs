@@ -117,8 +117,10 @@ mod fault;
 mod held;
 mod ledger;
 mod link;
+mod loads;
 mod meters;
 mod mode;
+mod office;
 mod outbox;
 mod pace;
 mod packet_ids;
@@ -132,23 +134,25 @@ mod retry;
 mod send;
 mod sink;
 mod source;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
 pub mod topic;
+mod writer;
 
 pub use chunk::{CHUNK_BYTES_MAX, CHUNK_MESSAGES_MAX, CHUNKS_MAX};
 pub use config::{MqttConfig, PASSWORD_ENV, Qos, USER_ENV, Version};
+pub use loads::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, LOADS_MAX};
 pub use mode::{Mode, Start};
 pub use partition::MqttPartition;
 pub use property::WithProperty;
 pub use receive::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 pub use retry::{RETRY_MS_MAX, RETRY_MS_MIN};
-pub use sink::{
-    HELD_BYTES_MAX, LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, LOADS_MAX, MqttSink, MqttWriter, Topic,
-};
+pub use sink::{HELD_BYTES_MAX, MqttSink, Topic};
 pub use source::{MqttSource, Retained};
 pub use topic::TopicFilter;
+pub use writer::MqttWriter;
 
 /// A number nobody can guess well, for names and jitter; not for secrets.
 fn random() -> u64 {

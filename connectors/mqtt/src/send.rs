@@ -16,10 +16,13 @@ use tracing::{error, info};
 use crate::config::Qos;
 use crate::held::{ID_BYTES_MAX, ID_PROPERTY};
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
+use crate::loads::{Load, Port};
 use crate::meters::SinkMeters;
+use crate::office::Common;
 use crate::outbox::Outbox;
 use crate::retry::Retry;
-use crate::sink::{Common, Load, PACKET_OVERHEAD_BYTES, Port, Tally};
+use crate::tally::Tally;
+use crate::writer::PACKET_OVERHEAD_BYTES;
 
 /// Publishes requested and not yet written, at most. Few, so that acknowledgements that come in
 /// between are seen soon.

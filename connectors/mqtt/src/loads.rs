@@ -1,0 +1,99 @@
+//! Loads: results on their way from a shard to the I/O thread in flat buffers, which come back empty. A shard has
+//! [`LOADS_MAX`] of them, so they bound what is under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use crate::held::IdStem;
+
+/// The most results of one load; a batch of the engine may take it over.
+pub const LOAD_MESSAGES_MAX: usize = 512;
+/// A load with this many bytes is full; a batch of the engine may take it over.
+pub const LOAD_BYTES_MAX: usize = 256 * 1024;
+/// The loads of one shard. All results that were written and have not arrived are in them, so
+/// they bound a sink's memory.
+pub const LOADS_MAX: usize = 8;
+
+/// A shard's end of the way back.
+pub(crate) struct Port {
+    done: AtomicU64,
+    empty: flume::Sender<Box<Load>>,
+    waker: Waker,
+}
+
+impl Port {
+    /// A shard's port, and where its loads come back: all of them are there.
+    pub(crate) fn open(waker: &Waker) -> (Arc<Self>, flume::Receiver<Box<Load>>) {
+        let (to_shard, empty) = flume::bounded(LOADS_MAX);
+        let (done, waker) = (AtomicU64::new(0), waker.clone());
+        let port = Arc::new(Self { done, empty: to_shard, waker });
+        for _ in 0..LOADS_MAX {
+            port.give_back(Box::new(Load::new(&port)));
+        }
+        (port, empty)
+    }
+
+    /// How many results have arrived or were dropped so far.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// One more result has arrived or was dropped.
+    pub(crate) fn done(&self) {
+        self.done.fetch_add(1, Ordering::Release);
+    }
+
+    /// A load's results have all arrived.
+    pub(crate) fn give_back(&self, load: Box<Load>) {
+        // There is room for all loads; a shard that has gone needs none.
+        let _gone = self.empty.try_send(load);
+        self.waker.wake_by_ref();
+    }
+}
+
+/// Results in one flat buffer.
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) bytes: Vec<u8>,
+    /// Where each topic and each payload ends.
+    pub(crate) ends: Vec<(usize, usize)>,
+}
+
+/// Results on their way to the I/O thread.
+pub(crate) struct Load {
+    pub(crate) results: Results,
+    /// How the ids of the results begin, if they have any.
+    pub(crate) ids: Option<IdStem>,
+    pub(crate) port: Arc<Port>,
+}
+
+impl Load {
+    pub(crate) fn new(port: &Arc<Port>) -> Self {
+        Self { results: Results::default(), ids: None, port: Arc::clone(port) }
+    }
+}
+
+impl Results {
+    pub(crate) fn is_full(&self) -> bool {
+        self.ends.len() >= LOAD_MESSAGES_MAX || self.bytes.len() >= LOAD_BYTES_MAX
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Takes out the results, leaving none.
+    pub(crate) fn unpack(&mut self) -> impl Iterator<Item = (Bytes, Bytes)> + use<'_> {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let mut from = 0;
+        self.ends.drain(..).map(move |(topic, payload)| {
+            let parts = (bytes.slice(from..topic), bytes.slice(topic..payload));
+            from = payload;
+            parts
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! What a sink's shards share: the way to the I/O thread, and what they and the thread tell each other.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::bell::Bell;
+use crate::loads::Load;
+
+/// What the shards share: the way to the I/O thread.
+pub(crate) struct Office {
+    pub(crate) to_io: flume::Sender<Box<Load>>,
+    pub(crate) common: Arc<Common>,
+}
+
+/// What the shards and the I/O thread tell each other.
+pub(crate) struct Common {
+    pub(crate) bell: Bell,
+    failed: AtomicBool,
+    failure: Mutex<String>,
+    /// Writers that have seen all their results arrive.
+    closed: AtomicUsize,
+    writers: usize,
+    /// The connection has been ended in good order.
+    finished: AtomicBool,
+    /// The shards, for news that concerns them all.
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Common {
+    /// For so many shards.
+    pub(crate) fn new(writers: usize) -> Self {
+        Self {
+            bell: Bell::default(),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(String::new()),
+            closed: AtomicUsize::new(0),
+            writers,
+            finished: AtomicBool::new(false),
+            wakers: Mutex::default(),
+        }
+    }
+
+    /// A shard has opened; it is woken for news that concerns all.
+    pub(crate) fn join(&self, waker: &Waker) {
+        self.wakers().push(waker.clone());
+    }
+
+    /// Why the I/O thread has failed, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    pub(crate) fn fail(&self, what: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        self.failed.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        self.wakers().iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// All results of one more shard have arrived.
+    pub(crate) fn close_one(&self) {
+        self.closed.fetch_add(1, Ordering::AcqRel);
+        self.bell.ring();
+    }
+
+    /// The connection has been ended in good order.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn all_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire) == self.writers
+    }
+}
