@@ -3,7 +3,7 @@
 //!
 //! | binary | question |
 //! |---|---|
-//! | `latency` | how much later than a bare MQTT client does a job see a message? |
+//! | `latency` | how much later than a bare MQTT client does a job see a message? And when does its result come out of an outbox? |
 //! | `footprint` | how large is the `thalweg` binary, how fast does it start, what does it cost idle? |
 //! | `sensors` | what does an event cost from a file of JSON lines, beside a loop written by hand? |
 //! | `mqtt` | what does a message cost through a broker, beside a loop on a raw socket? |
@@ -15,6 +15,7 @@
 
 pub mod broker;
 pub mod devices;
+pub mod disk;
 pub mod footprint;
 pub mod latency;
 pub mod process;

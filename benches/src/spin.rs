@@ -2,6 +2,7 @@
 //! interrupts this loop (the hypervisor, other processes) also interrupts what is measured, so
 //! a tail is judged against these gaps.
 
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,16 @@ pub struct Gaps {
     pub lost_percent: f64,
     /// The longest, in microseconds.
     pub max_us: f64,
+}
+
+impl fmt::Display for Gaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { spun_ms, over_50_us, lost_percent, max_us } = self;
+        write!(
+            f,
+            "{over_50_us} gaps over 50 us in {spun_ms} ms, the longest {max_us:.0} us, {lost_percent:.3} % lost"
+        )
+    }
 }
 
 /// Spins on this thread.

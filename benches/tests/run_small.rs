@@ -37,6 +37,22 @@ fn latency_counts_every_message_on_every_stream() {
 }
 
 #[test]
+fn latency_counts_every_result_of_an_outbox() {
+    let report = run(
+        env!("CARGO_BIN_EXE_latency"),
+        &["--outbox", "--broker", "embedded", "--driver", "threads", "--rate", "50"]
+            .into_iter()
+            .chain(["--seconds", "0.5", "--noise-seconds", "0.01", "--checkpoint", "20ms"])
+            .collect::<Vec<_>>(),
+    );
+    for stream in ["bare", "outbox"] {
+        let line = &report[stream];
+        assert_eq!((&line["messages"], &line["missing"]), (&25.into(), &0.into()), "{report}");
+    }
+    assert!(report["sync_before"]["p50_us"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
 fn footprint_measures_a_binary() {
     let report = run(
         env!("CARGO_BIN_EXE_footprint"),

@@ -21,20 +21,22 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Subscribes; returns once the broker has confirmed it.
+    /// Subscribes to what comes of a stream's messages; returns once the broker has confirmed it.
     ///
     /// # Errors
     /// If there is no connection within five seconds.
     pub fn start(
         broker: &Broker,
         schedule: &Arc<Schedule>,
+        stream: Stream,
         qos: u8,
         tally: &Tally,
     ) -> anyhow::Result<Self> {
-        let recorder = Recorder::new(schedule, Stream::Bare, tally)?;
-        let (client, event_loop) = AsyncClient::new(options(broker, "bare").0, 2_048);
+        let recorder = Recorder::new(schedule, stream, tally)?;
+        let (client, event_loop) =
+            AsyncClient::new(options(broker, &format!("{stream:?}")).0, 2_048);
         let qos = if qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-        client.try_subscribe(Stream::Bare.topic(), qos)?;
+        client.try_subscribe(stream.results(), qos)?;
         let (subscribed, is_subscribed) = flume::bounded(1);
         let thread = thread::Builder::new().name("bare".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,7 +8,7 @@ use rumqttc::NetworkOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{Client, ConnectionError, Event, MqttOptions};
 
-use super::schedule::{Schedule, Stream};
+use super::schedule::Schedule;
 use crate::broker::Broker;
 use crate::quantiles::Durations;
 
@@ -68,7 +68,7 @@ fn send(client: &Client, schedule: &Schedule, qos: QoS) -> anyhow::Result<Durati
     let mut lateness = Durations::new()?;
     schedule.begin();
     for n in 0..schedule.count() {
-        for stream in Stream::ALL {
+        for &stream in schedule.streams() {
             let payload = payload(n);
             let Some(due) = schedule.due(stream, n) else { continue };
             wait_until(due);

@@ -1,11 +1,13 @@
 //! When each message is due, and what is recorded when it arrives.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::quantiles::Durations;
 
-/// The three streams; see the [module above](super).
+/// The streams; see the [module above](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// To the bare client.
@@ -14,11 +16,15 @@ pub enum Stream {
     Job,
     /// To the keyed pipeline.
     Keyed,
+    /// Through the journal, state and the outbox.
+    Outbox,
 }
 
 impl Stream {
-    /// All of them, in the order their messages are sent.
-    pub const ALL: [Self; 3] = [Self::Bare, Self::Job, Self::Keyed];
+    /// Those whose latency ends in a job's sink, in the order their messages are sent.
+    pub const TO_SINK: &[Self] = &[Self::Bare, Self::Job, Self::Keyed];
+    /// Those whose latency ends where a result is received, in the order their messages are sent.
+    pub const TO_RESULT: &[Self] = &[Self::Bare, Self::Outbox];
 
     /// The topic of its messages.
     pub const fn topic(self) -> &'static str {
@@ -26,6 +32,15 @@ impl Stream {
             Self::Bare => "thalweg-bench/bare",
             Self::Job => "thalweg-bench/job",
             Self::Keyed => "thalweg-bench/keyed",
+            Self::Outbox => "thalweg-bench/outbox",
+        }
+    }
+
+    /// The topic of what comes of its messages through the broker: itself, or results.
+    pub const fn results(self) -> &'static str {
+        match self {
+            Self::Outbox => "thalweg-bench/results",
+            _ => self.topic(),
         }
     }
 }
@@ -33,6 +48,7 @@ impl Stream {
 /// Which messages are sent when.
 #[derive(Debug)]
 pub struct Schedule {
+    streams: &'static [Stream],
     begin: OnceLock<Instant>,
     period: Duration,
     /// The messages of each stream that are not recorded: the first ones.
@@ -42,12 +58,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `rate` messages a second on each stream, for `seconds` after a warm-up of a second.
-    pub fn new(rate: u32, seconds: f64) -> Self {
+    /// `rate` messages a second on each of these streams, for `seconds` after a warm-up of a second.
+    pub fn new(streams: &'static [Stream], rate: u32, seconds: f64) -> Self {
         let warm_up = u64::from(rate);
         let count = warm_up + (f64::from(rate) * seconds).ceil() as u64;
         let period = Duration::from_secs(1) / rate.max(1);
-        Self { begin: OnceLock::new(), period, warm_up, count }
+        Self { streams, begin: OnceLock::new(), period, warm_up, count }
+    }
+
+    /// The streams.
+    pub fn streams(&self) -> &'static [Stream] {
+        self.streams
     }
 
     /// The messages of each stream.
@@ -65,13 +86,15 @@ impl Schedule {
         self.begin.get_or_init(Instant::now);
     }
 
-    /// When message `n` of a stream is due; `None` before the beginning and after the last one.
+    /// When message `n` of a stream is due, the streams evenly offset; `None` before the beginning and after the
+    /// last one.
     #[inline]
     pub fn due(&self, stream: Stream, n: u64) -> Option<Instant> {
         if n >= self.count {
             return None;
         }
-        let offset = self.period * stream as u32 / Stream::ALL.len() as u32;
+        let place = self.streams.iter().position(|of| *of == stream)?;
+        let offset = self.period * place as u32 / self.streams.len() as u32;
         let periods = Duration::from_nanos(self.period.as_nanos() as u64 * n);
         self.begin.get().map(|begin| *begin + periods + offset)
     }
@@ -85,7 +108,10 @@ impl Schedule {
 
 /// The latencies of one stream, from all threads that receive it.
 #[derive(Clone, Debug)]
-pub struct Tally(Arc<Mutex<Durations>>);
+pub struct Tally {
+    durations: Arc<Mutex<Durations>>,
+    recorded: Arc<AtomicU64>,
+}
 
 impl Tally {
     /// An empty one.
@@ -93,12 +119,20 @@ impl Tally {
     /// # Errors
     /// As [`Durations::new`].
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(Durations::new()?))))
+        Ok(Self { durations: Arc::new(Mutex::new(Durations::new()?)), recorded: Arc::default() })
+    }
+
+    /// Waits until so many have been recorded, for so long at most.
+    pub fn wait_for(&self, messages: u64, at_most: Duration) {
+        let begun = Instant::now();
+        while self.recorded.load(Ordering::Relaxed) < messages && begun.elapsed() < at_most {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What has been handed in.
     pub fn take(&self) -> Durations {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.durations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -126,13 +160,14 @@ impl Recorder {
     pub fn record(&mut self, n: u64, now: Instant) {
         if let Some(due) = self.schedule.recorded_due(self.stream, n) {
             self.durations.record(now.saturating_duration_since(due));
+            self.tally.recorded.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.tally.0.lock().unwrap_or_else(PoisonError::into_inner).add(&self.durations);
+        self.tally.durations.lock().unwrap_or_else(PoisonError::into_inner).add(&self.durations);
     }
 }
 
@@ -142,7 +177,7 @@ mod tests {
 
     #[test]
     fn streams_are_offset_by_a_third_of_the_period() {
-        let schedule = Schedule::new(1_000, 2.0);
+        let schedule = Schedule::new(Stream::TO_SINK, 1_000, 2.0);
         assert_eq!(schedule.due(Stream::Bare, 0), None);
         schedule.begin();
         let due = |stream, n| schedule.due(stream, n).unwrap();
@@ -155,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_warm_up_is_not_recorded_and_figures_are_handed_in_at_the_end() {
-        let schedule = Arc::new(Schedule::new(10, 1.0));
+        let schedule = Arc::new(Schedule::new(Stream::TO_SINK, 10, 1.0));
         schedule.begin();
         let tally = Tally::new().unwrap();
         let mut recorder = Recorder::new(&schedule, Stream::Job, &tally).unwrap();
