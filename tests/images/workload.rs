@@ -270,6 +270,7 @@ fn commit(store: &mut Store, epoch: u64) -> Result<()> {
         states: vec![info],
         counts: BTreeMap::new(),
         oldest: Epoch::NONE,
+        directory: Default::default(),
     };
     store.commit(record, &[blocks[0].as_bytes(), blocks[1].as_bytes()])?;
     Ok(())

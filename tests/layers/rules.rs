@@ -10,7 +10,9 @@ use crate::facts::{Crate, Dependency, Source};
 pub(crate) enum Place {
     /// A layer of the engine; may depend on lower ones only.
     Layer(u8),
-    /// May depend on layer 0, and for its tests on layer 1 and other connectors.
+    /// What connectors share: may depend on layer 0.
+    Common,
+    /// May depend on layer 0 and what connectors share, and for its tests on layer 1 and other connectors.
     Connector,
     /// Examples, benches, tests: may depend on all, and nobody on them.
     Leaf,
@@ -30,10 +32,12 @@ const PLACES: &[(&str, Place)] = &[
     ("thalweg-runtime", Place::Layer(2)),
     // 3: the product; the only one that knows concrete connectors.
     ("thalweg", Place::Layer(NODE_LAYER)),
+    ("thalweg-commits", Place::Common),
     ("thalweg-format", Place::Connector),
     ("thalweg-file", Place::Connector),
     ("thalweg-mqtt", Place::Connector),
     ("thalweg-sqlite", Place::Connector),
+    ("thalweg-postgres", Place::Connector),
     ("thalweg-tests", Place::Leaf),
     ("thalweg-examples", Place::Leaf),
     ("thalweg-benches", Place::Leaf),
@@ -123,7 +127,15 @@ fn may_depend(
             "a connector, and only the crate `thalweg` knows concrete connectors",
             "take it as a trait of the kernel and let `thalweg` supply it",
         )),
-        (Place::Connector, Place::Layer(0)) => Ok(()),
+        (Place::Layer(_), Place::Common) => {
+            Err(("which only connectors share", "move what the engine needs to the kernel"))
+        }
+        (Place::Common, Place::Layer(0)) => Ok(()),
+        (Place::Common, _) => Err((
+            "but what connectors share stands on the kernel alone",
+            "move it into the connector that needs it",
+        )),
+        (Place::Connector, Place::Layer(0) | Place::Common) => Ok(()),
         // A test may put the real thing behind a seam of the kernel.
         (Place::Connector, Place::Layer(1)) if dependency.dev => Ok(()),
         (Place::Connector, Place::Layer(_)) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use thalweg_flow::{Flow, Now, Storage};
 use thalweg_journal::JournalConfig;
 use thalweg_journal::sim::{SimDisk, SimJournals};
-use thalweg_kernel::Timestamp;
+use thalweg_kernel::{Lineage, Timestamp};
 
 use super::Options;
 use super::broker::{Broker, FleetPlan};
@@ -166,6 +166,7 @@ impl World {
         Storage {
             reader: self.store.open(),
             journals: Some(std::sync::Arc::new(journals)),
+            lineage: Lineage::default(),
             drop_unknown: false,
         }
     }

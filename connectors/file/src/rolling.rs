@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `parts` | the names of part files, the shard's account of them, and its notes: pure |
 //! | `writer` | [`RollingWriter`]: the sink's instance on a shard |
-//! | `desk` | the thread behind the shards, in steps |
+//! | `desk` | what the thread behind the shards does, in steps: see [`thalweg_commits`] |
 //! | `office` | what all shards and the thread share |
 //! | `disk` | what the thread asks of the file system: a seam |
 //! | `recover` | what is done with the files of an earlier run |
@@ -41,9 +41,6 @@
 
 mod desk;
 mod disk;
-#[cfg(any(test, feature = "testing"))]
-#[allow(clippy::unwrap_used, reason = "it is for tests")]
-pub mod model;
 mod office;
 mod parts;
 mod recover;

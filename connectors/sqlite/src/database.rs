@@ -1,4 +1,4 @@
-//! SQLite behind the seam of [`commits`](crate::commits).
+//! SQLite behind the seam of [`thalweg_commits`].
 //!
 //! The file is in WAL mode, so readers see the last whole transaction and hold nobody up, with
 //! `synchronous = FULL`: what was committed survives a power cut. A transaction takes the write
@@ -17,32 +17,22 @@ use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi, params};
-use thalweg_kernel::{Epoch, Str};
+use thalweg_commits::sink::Target;
+use thalweg_commits::{
+    Column, Commit, Database, Note, NoteDamaged, Transaction, Trouble, Value, Written,
+};
+use thalweg_kernel::Epoch;
 use tracing::warn;
 
-use crate::commits::columns::Column;
-use crate::commits::database::Written;
-use crate::commits::note::NoteDamaged;
-use crate::commits::{Database, Note, Transaction, Trouble, Value};
 use crate::statements;
 
 /// SQLite itself tries this long for a lock before it says that it is busy.
 const BUSY_MS_MAX: u64 = 250;
 
-/// What is written, and for whom.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) path: PathBuf,
-    pub(crate) table: String,
-    pub(crate) columns: Vec<Column>,
-    pub(crate) job: Str,
-    pub(crate) sink: Str,
-}
-
 /// An open file.
-pub(crate) struct Sqlite {
+pub struct Sqlite {
     connection: Connection,
-    target: Target,
+    target: Target<PathBuf>,
     /// The tables are there and were checked.
     prepared: bool,
     /// The statement for notes with this head: nearly always the same.
@@ -51,27 +41,18 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, and creates and checks the tables, unless another has the lock: then that is done
-    /// with the first transaction.
-    pub(crate) fn open(target: Target) -> Result<Self, Trouble> {
+    /// Opens the file. With the first transaction the tables are created and checked.
+    pub(crate) fn open(target: Target<PathBuf>) -> Result<Self, Trouble> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&target.path, flags).map_err(|error| {
+        let connection = Connection::open_with_flags(&target.address, flags).map_err(|error| {
             match trouble(error) {
                 Trouble::Wait(why) | Trouble::Final(why) => Trouble::Final(why),
             }
         })?;
         let insert = Default::default();
-        let mut sqlite = Self { connection, target, prepared: false, insert, refused: 0 };
-        match sqlite.prepare() {
-            Ok(()) => Ok(sqlite),
-            Err(Trouble::Wait(why)) => {
-                warn!("sqlite {}: waits: {why}", sqlite.target.path.display());
-                Ok(sqlite)
-            }
-            Err(error) => Err(error),
-        }
+        Ok(Self { connection, target, prepared: false, insert, refused: 0 })
     }
 
     fn prepare(&mut self) -> Result<(), Trouble> {
@@ -84,7 +65,7 @@ impl Sqlite {
             warn!(
                 "sqlite {}: no write-ahead log here (mode {mode}): readers and the job hold each \
                  other up",
-                self.target.path.display()
+                self.target.address.display()
             );
         }
         connection.pragma_update(None, "synchronous", "FULL").map_err(trouble)?;
@@ -93,6 +74,12 @@ impl Sqlite {
             .map_err(trouble)?;
         let Target { table, columns, .. } = &self.target;
         transaction.execute_batch(statements::CREATE_COMMITS).map_err(trouble)?;
+        let named =
+            transaction.query_row(statements::COMMITS_NAME_DIRECTORIES, [], |row| row.get(0));
+        if !named.map_err(trouble)? {
+            // From before commits said by whose count.
+            transaction.execute_batch(statements::NAME_DIRECTORIES).map_err(trouble)?;
+        }
         transaction.execute_batch(&statements::create(table, columns)).map_err(trouble)?;
         check(&transaction, table, columns)?;
         transaction.commit().map_err(trouble)?;
@@ -159,46 +146,48 @@ impl Database for Sqlite {
 }
 
 /// A transaction under way.
-pub(crate) struct Open<'a> {
+pub struct Open<'a> {
     transaction: rusqlite::Transaction<'a>,
-    target: &'a Target,
+    target: &'a Target<PathBuf>,
     insert: &'a mut (Vec<u8>, String),
     refused: &'a mut u64,
 }
 
 impl Open<'_> {
-    fn read_commits(&self) -> rusqlite::Result<Vec<(u16, Epoch)>> {
+    fn read_commits(&self) -> rusqlite::Result<Vec<Commit>> {
         let mut statement = self.transaction.prepare_cached(statements::READ_COMMITS)?;
         let rows = statement.query_map(params![&*self.target.job, &*self.target.sink], |row| {
-            Ok((row.get(0)?, Epoch::new(row.get::<_, i64>(1)? as u64)))
+            let epoch = Epoch::new(row.get::<_, i64>(1)? as u64);
+            Ok(Commit { instance: row.get(0)?, epoch, directory: row.get::<_, String>(2)?.into() })
         })?;
         rows.collect()
     }
 }
 
 #[cold]
-fn tell_refused(target: &Target, count: u64, error: &rusqlite::Error) {
+fn tell_refused(target: &Target<PathBuf>, count: u64, error: &rusqlite::Error) {
     if count.is_power_of_two() {
-        let Target { path, table, .. } = target;
-        warn!("sqlite {} {table}: a row was left out: {error} ({count} so far)", path.display());
+        let Target { address, table, .. } = target;
+        warn!("sqlite {} {table}: a row was left out: {error} ({count} so far)", address.display());
     }
 }
 
 impl Transaction for Open<'_> {
-    fn commits(&mut self) -> Result<Vec<(u16, Epoch)>, Trouble> {
+    fn commits(&mut self) -> Result<Vec<Commit>, Trouble> {
         self.read_commits().map_err(trouble)
     }
 
-    fn set_commit(&mut self, instance: u16, epoch: Epoch) -> Result<(), Trouble> {
+    fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble> {
+        let Commit { instance, epoch, directory } = commit;
         let (job, sink) = (&*self.target.job, &*self.target.sink);
-        let done = if epoch == Epoch::NONE {
+        let done = if *epoch == Epoch::NONE {
             let statement = self.transaction.prepare_cached(statements::FORGET_COMMIT);
             statement.and_then(|mut statement| statement.execute(params![job, sink, instance]))
         } else {
             let number = epoch.number() as i64;
             let statement = self.transaction.prepare_cached(statements::SET_COMMIT);
-            statement
-                .and_then(|mut statement| statement.execute(params![job, sink, instance, number]))
+            let values = params![job, sink, instance, number, &**directory];
+            statement.and_then(|mut statement| statement.execute(values))
         };
         done.map(drop).map_err(trouble)
     }

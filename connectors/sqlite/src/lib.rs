@@ -3,17 +3,15 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`sink`] | [`SqliteSink`]: rows into a table of a SQLite file |
-//! | [`commits`] | what every sink into an SQL database needs, whatever the database |
-//! | `database` | SQLite behind the seam of [`commits`] |
+//! | [`database`] | SQLite behind the seam of [`thalweg_commits`] |
 //! | `statements` | the SQL text |
 //!
 //! All reading and writing is done by one thread for all shards; a shard only appends to a buffer of
 //! its own.
 
-pub mod commits;
-mod database;
+pub mod database;
 pub mod sink;
 mod statements;
 
-pub use commits::{Cell, Kind, Value};
-pub use sink::SqliteSink;
+pub use sink::{SqliteFile, SqliteSink};
+pub use thalweg_commits::{Cell, Kind, RowWriter, Value};

@@ -2,21 +2,25 @@
 
 use std::fmt::Write;
 
-use crate::commits::Kind;
-use crate::commits::columns::Column;
-
-/// Where it is noted which epochs were applied.
-pub(crate) const COMMITS: &str = "thalweg_commits";
+use thalweg_commits::{Column, Kind};
 
 pub(crate) const CREATE_COMMITS: &str = "CREATE TABLE IF NOT EXISTS thalweg_commits (\
     job TEXT NOT NULL, sink TEXT NOT NULL, instance INTEGER NOT NULL, epoch INTEGER NOT NULL, \
-    PRIMARY KEY (job, sink, instance)) WITHOUT ROWID";
+    directory TEXT NOT NULL DEFAULT '', PRIMARY KEY (job, sink, instance)) WITHOUT ROWID";
+
+/// Whether the table has the column.
+pub(crate) const COMMITS_NAME_DIRECTORIES: &str =
+    "SELECT count(*) > 0 FROM pragma_table_info('thalweg_commits') WHERE name = 'directory'";
+
+/// Adds it. An empty one is nobody's, so that whoever comes next goes on with it.
+pub(crate) const NAME_DIRECTORIES: &str =
+    "ALTER TABLE thalweg_commits ADD COLUMN directory TEXT NOT NULL DEFAULT ''";
 
 pub(crate) const READ_COMMITS: &str =
-    "SELECT instance, epoch FROM thalweg_commits WHERE job = ?1 AND sink = ?2";
+    "SELECT instance, epoch, directory FROM thalweg_commits WHERE job = ?1 AND sink = ?2";
 
-pub(crate) const SET_COMMIT: &str =
-    "INSERT OR REPLACE INTO thalweg_commits (job, sink, instance, epoch) VALUES (?1, ?2, ?3, ?4)";
+pub(crate) const SET_COMMIT: &str = "INSERT OR REPLACE INTO thalweg_commits \
+    (job, sink, instance, epoch, directory) VALUES (?1, ?2, ?3, ?4, ?5)";
 
 pub(crate) const FORGET_COMMIT: &str =
     "DELETE FROM thalweg_commits WHERE job = ?1 AND sink = ?2 AND instance = ?3";

@@ -6,36 +6,18 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
-use common::{close, contexts, direct, rows, sink, until};
+use common::{rows, sink};
 use rusqlite::Connection;
-use thalweg_file::rolling::model::{Engine, Random};
-use thalweg_kernel::{Epoch, Sink, SinkSpec, Timestamp};
-use thalweg_sqlite::SqliteSink;
-use thalweg_sqlite::commits::RowWriter;
-
-fn write(sink: &mut RowWriter<u64>, numbers: std::ops::Range<u64>) {
-    for n in numbers {
-        sink.write(Timestamp::default(), n).unwrap();
-    }
-    sink.flush().unwrap();
-}
-
-/// One epoch, to its commit.
-fn epoch(engine: &mut Engine, sink: &mut RowWriter<u64>) {
-    let epoch = engine.begin();
-    engine.seal(epoch, 0, sink);
-    assert!(sink.sealed(epoch).unwrap());
-    engine.exists(epoch, 0);
-    sink.commit(epoch).unwrap();
-}
+use thalweg_commits::model::Engine;
+use thalweg_commits::model::table::{self, close, contexts, direct, epoch, until, write};
+use thalweg_kernel::{Sink, SinkSpec, Timestamp};
+use thalweg_sqlite::{RowWriter, SqliteSink};
 
 fn alone(engine: &mut Engine, path: &Path) -> RowWriter<u64> {
-    let contexts = engine.contexts(1, Waker::noop(), &mut Random(1));
-    sink(path, false).held_rows_max(100).open(&contexts[0]).unwrap()
+    sink(path, false).held_rows_max(100).open(&contexts(engine, 1)[0]).unwrap()
 }
 
 #[test]
@@ -102,7 +84,7 @@ fn at_least_once_a_seal_waits_for_the_table() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out.db");
     let mut engine = Engine::default();
-    let contexts = engine.contexts(1, Waker::noop(), &mut Random(1));
+    let contexts = contexts(&mut engine, 1);
     let mut sink = sink(&path, false).at_least_once().open(&contexts[0]).unwrap();
     until(|| Ok(path.exists())).unwrap();
     let other = Connection::open(&path).unwrap();
@@ -121,28 +103,31 @@ fn at_least_once_a_seal_waits_for_the_table() {
     close(&mut sink).unwrap();
 }
 
-/// Goal: a job that begins anew, or goes back, is not taken for one that repeats itself.
+/// Goal: a file from before commits said by whose count goes on: what it says is applied is not applied again, and
+/// from then on it is this directory's. The file in `golden` is of the last version without.
 #[test]
-fn going_back_writes_again() {
+fn a_file_from_before_commits_named_directories_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out.db");
-    let run = |engine: &mut Engine, numbers: std::ops::Range<u64>| {
-        let mut sink = alone(engine, &path);
-        write(&mut sink, numbers);
-        epoch(engine, &mut sink);
-        close(&mut sink).unwrap();
-    };
-    let mut engine = Engine::default();
-    run(&mut engine, 0..2);
-    run(&mut engine, 2..4);
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/commits-v1.db");
+    fs::copy(golden, &path).unwrap();
     assert_eq!(rows(&path), [0, 1, 2, 3]);
-    // To a savepoint of the first epoch.
+    // Epoch 2 is applied and its notes are still there.
     let mut engine = Engine::default();
-    engine.restored = Some(Epoch::new(1));
-    run(&mut engine, 2..4);
-    assert_eq!(rows(&path), [0, 1, 2, 2, 3, 3]);
-    run(&mut Engine::default(), 0..1);
-    assert_eq!(rows(&path), [0, 0, 1, 2, 2, 3, 3]);
+    let table = common::File::new();
+    for numbers in [0..2, 2..4] {
+        table::run(&table, &mut engine, numbers).unwrap();
+    }
+    assert!(!engine.notes.is_empty());
+    let mut writer = alone(&mut engine, &path);
+    write(&mut writer, 4..6);
+    epoch(&mut engine, &mut writer);
+    close(&mut writer).unwrap();
+    assert_eq!(rows(&path), [0, 1, 2, 3, 4, 5]);
+    let mut other = Engine::within("there");
+    let refused = sink(&path, false).open(&contexts(&mut other, 1)[0]);
+    let why = refused.err().unwrap().to_string();
+    assert!(why.contains("take_over = \"here\""), "{why}");
 }
 
 #[test]
@@ -197,7 +182,7 @@ fn what_cannot_be_used_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let refused = |name: &str, keyed: bool| {
         let sink = sink(&directory.path().join(name), keyed);
-        sink.open(&contexts(1)[0]).err().unwrap().to_string()
+        sink.open(&contexts(&mut Engine::default(), 1)[0]).err().unwrap().to_string()
     };
     let text = refused("missing/out.db", false);
     assert!(text.contains("is its directory there, and may you write?"), "{text}");

@@ -29,8 +29,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use thalweg_kernel::{
-    Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, StateError, StateId, StateInfo,
-    StateKind, StateReader, StateWriter, Str, ValueDamaged,
+    Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, Lineage, StateError, StateId,
+    StateInfo, StateKind, StateReader, StateWriter, Str, ValueDamaged,
 };
 
 use crate::flow::Uid;
@@ -42,6 +42,8 @@ pub struct Storage {
     pub reader: OpenReader,
     /// Opens journals.
     pub journals: Option<Arc<dyn Journals>>,
+    /// Whose epochs they are.
+    pub lineage: Lineage,
     /// Whether stored state that the job has no operator for is dropped. If not, the job does not start.
     pub drop_unknown: bool,
 }

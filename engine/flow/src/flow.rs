@@ -348,6 +348,7 @@ impl Flow {
                 position: None,
                 pending: Vec::new(),
                 journals: build.storage.as_ref().and_then(|storage| storage.journals.clone()),
+                lineage: build.storage.as_ref().map(|s| s.lineage.clone()).unwrap_or_default(),
             },
         })
     }

@@ -54,6 +54,21 @@ pub struct Durability {
     pub pending: Vec<(PendingId, Bytes)>,
     /// Opens journals, where the job has a directory for its state.
     pub journals: Option<Arc<dyn Journals>>,
+    /// Whose epochs they are.
+    pub lineage: Lineage,
+}
+
+/// Whose epochs they are. Their numbers mean something within one state directory only, so whoever notes
+/// one outside of it, such as a sink in its database, notes the directory, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The random id of the job's state directory. Empty if it has none.
+    pub directory: Str,
+    /// The directory of whose savepoint this one was made, and the savepoint's epoch: up to that one, the
+    /// same number is the same epoch in both.
+    pub parent: Option<(Str, Epoch)>,
+    /// A directory that is no longer in use, and whose place this one takes: somebody said so.
+    pub takes_over: Option<Str>,
 }
 
 /// A registry in which the instances of one operator on several shards find what they share.

@@ -37,7 +37,7 @@ pub mod time;
 
 pub use batch::{Batch, Collector, Mark};
 pub use changes::{Change, Changes, ChangesDamaged};
-pub use context::{Durability, OpenContext, Shared};
+pub use context::{Durability, Lineage, OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
 pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;

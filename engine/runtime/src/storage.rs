@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_flow::OpenReader;
-use thalweg_kernel::{Epoch, Journals, Str};
+use thalweg_kernel::{Epoch, Journals, Lineage, Str};
 use thalweg_store::{EpochRecord, StoreError};
 
 use crate::running::JobError;
@@ -22,6 +22,11 @@ pub trait EpochStore: Send {
 
     /// The oldest epoch that can be restored.
     fn oldest(&self) -> Epoch;
+
+    /// Whose epochs they are; nobody's unless the store has an id.
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
+    }
 
     /// Stores an epoch: it exists if and only if this succeeds, whole.
     ///

@@ -167,6 +167,7 @@ impl Supervisor {
             Some(epochs) => Some(Storage {
                 reader: epochs.readers()?,
                 journals: self.journals.clone(),
+                lineage: epochs.lineage(),
                 drop_unknown: self.config.state.as_ref().is_some_and(|state| state.drop_unknown),
             }),
         };

@@ -85,6 +85,7 @@ impl World {
                 states: Vec::new(),
                 counts: BTreeMap::new(),
                 oldest: Epoch::NONE,
+                directory: Default::default(),
             });
             let store = InMemory { store: store.clone(), newest, full: Arc::clone(&full) };
             Ok(OpenedStore { store: Box::new(store), journals: None })

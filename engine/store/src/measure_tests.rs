@@ -32,6 +32,7 @@ fn record(epoch: u64) -> EpochRecord {
         states: Vec::new(),
         counts: Default::default(),
         oldest: Epoch::NONE,
+        directory: Default::default(),
     }
 }
 

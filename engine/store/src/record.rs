@@ -26,6 +26,9 @@ pub struct EpochRecord {
     /// The oldest epoch that was kept when this one was written. The store fills it in.
     #[serde(default)]
     pub oldest: Epoch,
+    /// The id of the state directory whose epoch it is; empty if it was not noted.
+    #[serde(default, skip_serializing_if = "Str::is_empty")]
+    pub directory: Str,
 }
 
 /// What the store notes about itself.
@@ -43,6 +46,12 @@ pub(crate) struct Meta {
     /// A savepoint is being imported.
     #[serde(default)]
     pub(crate) importing: bool,
+    /// A random id: numbers of epochs mean something within one directory only.
+    #[serde(default)]
+    pub(crate) id: Str,
+    /// The directory of whose savepoint this one was made, and the savepoint's epoch.
+    #[serde(default)]
+    pub(crate) parent: Option<(Str, Epoch)>,
 }
 
 /// The format that is written.

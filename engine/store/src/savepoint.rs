@@ -449,7 +449,8 @@ pub(crate) fn import(store: &mut Store, from: &mut Savepoint) -> Result<(), Stor
 
     let mut txn = store.write_txn()?;
     store.tables.put_epoch(&mut txn, &record, &[])?;
-    let meta = Meta { importing: false, folded: epoch, ..importing };
+    let parent = Some((record.directory.clone(), epoch)).filter(|(id, _)| !id.is_empty());
+    let meta = Meta { importing: false, folded: epoch, parent, ..importing };
     store.tables.put_meta(&mut txn, &meta)?;
     commit(txn)
 }

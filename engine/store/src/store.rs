@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use heed::RwTxn;
-use thalweg_kernel::{Change, Changes, Epoch, StateId, StateInfo, StateReader};
+use thalweg_kernel::{Change, Changes, Epoch, StateId, StateInfo, StateReader, Str};
 
 use crate::env::{self, Env};
 use crate::fold::Run;
@@ -173,7 +173,7 @@ impl Store {
         env.clear_stale_readers().map_err(failed)?;
         let mut txn = env.write_txn().map_err(failed)?;
         let tables = Tables::create(&env, &mut txn)?;
-        let meta = match tables.meta(&txn)? {
+        let mut meta = match tables.meta(&txn)? {
             Some(meta) => {
                 let folded = meta.folded;
                 tables.delete_parts(
@@ -185,12 +185,13 @@ impl Store {
                 tables.delete_parts(&mut txn, part_key(folded, 1), last)?;
                 meta
             }
-            None => {
-                let meta = Meta { format: FORMAT, ..Meta::default() };
-                tables.put_meta(&mut txn, &meta)?;
-                meta
-            }
+            None => Meta { format: FORMAT, ..Meta::default() },
         };
+        if meta.id.is_empty() {
+            // New, or from before directories had ids.
+            meta.id = random_id();
+            tables.put_meta(&mut txn, &meta)?;
+        }
         txn.commit().map_err(failed)?;
         sync_dir(owner.dir())?;
         let mut store = Self {
@@ -233,6 +234,12 @@ impl Store {
     /// The record of the epoch that was recovered; `None` if the job begins anew.
     pub fn recovered(&self) -> Option<&EpochRecord> {
         self.recovered.as_ref()
+    }
+
+    /// The random id of the directory, by whose count its epochs are numbered; and, if it was filled from
+    /// a savepoint, the id of the directory that was of, with the savepoint's epoch.
+    pub fn identity(&self) -> (Str, Option<(Str, Epoch)>) {
+        (self.meta.id.clone(), self.meta.parent.clone())
     }
 
     /// The newest epoch; [`Epoch::NONE`] before the first.
@@ -369,6 +376,14 @@ impl Store {
         let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
         Ok(pages as u64 * u64::from(stat.page_size))
     }
+}
+
+/// 128 bits that no other directory has.
+fn random_id() -> Str {
+    use std::hash::{BuildHasher, RandomState};
+
+    let random = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", random(), random()).into()
 }
 
 pub(crate) fn commit(txn: RwTxn) -> Result<(), StoreError> {

@@ -1,65 +1,36 @@
-//! The thread behind the shards, in steps.
+//! [`Filer`]: what the thread behind the shards does.
 //!
-//! What the shards say is done in order. A full disk is waited out: the same is tried again, after 20 ms at
-//! first and 1 s at last. Anything else is final, and a failed sync above all.
+//! What the shards say is done in order. A full disk is waited out: the same is tried again. Anything else is
+//! final, and a failed sync above all.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use thalweg_commits::{Clerk, Common, Progress, Trouble};
 use thalweg_kernel::Epoch;
-use tracing::{info, warn};
 
 use super::Rolling;
 use super::disk::Disk;
-use super::office::{Common, Message, Port, Witness};
+use super::office::{FilePort, Message};
 use super::parts::{Name, Noted, OPEN, hidden};
 use super::recover::{recover, rename};
 use crate::egress::CHUNK_BYTES;
 
-const PAUSE_MS_MIN: u64 = 20;
-const PAUSE_MS_MAX: u64 = 1_000;
-
-/// Why something could not be done.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// It is tried again.
-    Wait(String),
-    /// The job ends.
-    Final(String),
-}
-
-impl Trouble {
-    /// What an error means, but for one of a sync, which is always final.
-    pub(crate) fn on(what: String) -> impl Fn(io::Error) -> Self {
-        move |error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::Wait(format!("{what}: {error}: make room; nothing is lost meanwhile"))
-            }
-            _ => Self::Final(format!("{what}: {error}")),
+/// What an error means, but for one of a sync, which is always final.
+pub(super) fn trouble(what: String) -> impl Fn(io::Error) -> Trouble {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Trouble::Wait(format!("{what}: {error}: make room; nothing is lost meanwhile"))
         }
-    }
-
-    fn sync(error: io::Error) -> Self {
-        Self::Final(format!("cannot sync: {error}: start again to recover"))
+        _ => Trouble::Final(format!("{what}: {error}")),
     }
 }
 
-/// What a step came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Something was done: step again.
-    Worked,
-    /// Nothing to do until a shard says something.
-    Idle,
-    /// To be tried again after a pause.
-    Waits(String),
-    /// It has failed for good, and has told the shards.
-    Failed,
-    /// All shards have closed or gone.
-    Done,
+fn sync_failed(error: io::Error) -> Trouble {
+    Trouble::Final(format!("cannot sync: {error}: start again to recover"))
 }
 
 struct Open<F> {
@@ -73,33 +44,31 @@ struct Open<F> {
 }
 
 /// See the [module](self).
-pub(crate) struct Desk<D: Disk> {
+pub(crate) struct Filer<D: Disk> {
     disk: D,
     rolling: Rolling,
     tag: u64,
     kind: &'static str,
     instances: usize,
     opened: usize,
+    closed: usize,
     /// What is to be recovered, until that is done.
     noted: Option<Vec<Noted>>,
-    inbox: flume::Receiver<Message>,
     give_back: flume::Sender<Vec<u8>>,
-    /// The shards have gone.
-    alone: bool,
     backlog: VecDeque<Message>,
     files: HashMap<Name, Open<D::File>>,
     names_dirty: bool,
-    common: Arc<Common>,
+    common: Arc<Common<FilePort>>,
 }
 
-impl<D: Disk> Desk<D> {
+impl<D: Disk> Filer<D> {
     pub(crate) fn new(
         disk: D,
         rolling: Rolling,
         (tag, kind): (u64, &'static str),
         instances: usize,
-        (inbox, give_back): (flume::Receiver<Message>, flume::Sender<Vec<u8>>),
-        common: Arc<Common>,
+        give_back: flume::Sender<Vec<u8>>,
+        common: Arc<Common<FilePort>>,
     ) -> Self {
         Self {
             disk,
@@ -108,10 +77,9 @@ impl<D: Disk> Desk<D> {
             kind,
             instances,
             opened: 0,
+            closed: 0,
             noted: Some(Vec::new()),
-            inbox,
             give_back,
-            alone: false,
             backlog: VecDeque::new(),
             files: HashMap::new(),
             names_dirty: false,
@@ -119,68 +87,20 @@ impl<D: Disk> Desk<D> {
         }
     }
 
-    /// Hears what the shards have said, and does one thing.
-    pub(crate) fn step(&mut self) -> Step {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(message) => self.hear(message),
-                Err(flume::TryRecvError::Empty) => break,
-                Err(flume::TryRecvError::Disconnected) => {
-                    self.alone = true;
-                    break;
-                }
-            }
-        }
-        let over = self.alone || self.common.gone.load(SeqCst);
-        let result = if self.noted.is_some() {
-            if self.opened < self.instances {
-                return if over { Step::Done } else { Step::Idle };
-            }
-            self.begin()
-        } else {
-            let Some(message) = self.backlog.pop_front() else {
-                let closed = self.common.closed.load(SeqCst) == self.instances;
-                return if over || closed { Step::Done } else { Step::Idle };
-            };
-            self.handle(message)
-        };
-        match result {
-            Ok(()) => Step::Worked,
-            // Whoever comes next finds it in the notes.
-            Err(Trouble::Wait(_)) if over => Step::Done,
-            Err(Trouble::Wait(why)) => Step::Waits(why),
-            Err(Trouble::Final(why)) => {
-                self.common.fail(why);
-                Step::Failed
-            }
-        }
-    }
-
-    fn hear(&mut self, message: Message) {
-        match message {
-            Message::Open(noted) => {
-                self.opened += 1;
-                self.noted.get_or_insert_default().extend(noted);
-            }
-            Message::Close => {}
-            message => self.backlog.push_back(message),
-        }
-    }
-
     /// Once all have opened, and the run before has ended.
     fn begin(&mut self) -> Result<(), Trouble> {
-        if !self.disk.lock().map_err(Trouble::on("cannot lock the directory".into()))? {
+        if !self.disk.lock().map_err(trouble("cannot lock the directory".into()))? {
             let why = "another run of this job still writes here: it must end first";
             return Err(Trouble::Wait(why.into()));
         }
-        if self.common.gone.load(SeqCst) {
+        if self.common.is_gone() {
             // The job has ended while this waited for the lock, and its next run may have had it before: to
             // recover now would undo what that has done. Asked with the lock, so that nobody comes between.
             return Err(Trouble::Wait("the job has ended".into()));
         }
         let noted = self.noted.as_deref().unwrap_or_default();
         let at_least_once = self.kind == OPEN;
-        recover(&mut self.disk, &self.common.name, self.tag, noted, at_least_once)?;
+        recover(&mut self.disk, self.common.name(), self.tag, noted, at_least_once)?;
         self.noted = None;
         for port in self.common.ports().iter() {
             port.recovered.store(true, SeqCst);
@@ -201,7 +121,7 @@ impl<D: Disk> Desk<D> {
             }
             Message::Seal(instance, epoch) => self.seal(*instance, *epoch),
             Message::Show(instance, names) => self.show(*instance, names),
-            Message::Open(_) | Message::Close => Ok(()),
+            Message::Open(_) | Message::Close(_) => Ok(()),
         };
         match (result, message) {
             (Err(Trouble::Wait(why)), message) => {
@@ -225,7 +145,7 @@ impl<D: Disk> Desk<D> {
         if !self.files.contains_key(&name) {
             let (hidden, _) = self.hidden(name);
             let created = self.disk.create(&hidden);
-            let file = created.map_err(Trouble::on(format!("cannot create {hidden}")))?;
+            let file = created.map_err(trouble(format!("cannot create {hidden}")))?;
             self.names_dirty = true;
             let now = Instant::now();
             let (begun, touched) = (now, now);
@@ -234,7 +154,7 @@ impl<D: Disk> Desk<D> {
         }
         if let Some(open) = self.files.get_mut(&name) {
             let written = self.disk.write_at(&open.file, lines, at);
-            written.map_err(Trouble::on(format!("cannot write to {name}")))?;
+            written.map_err(trouble(format!("cannot write to {name}")))?;
             open.dirty = true;
             open.touched = Instant::now();
         }
@@ -255,13 +175,13 @@ impl<D: Disk> Desk<D> {
         }
     }
 
-    fn port(&self, instance: u16) -> Option<Arc<Port>> {
+    fn port(&self, instance: u16) -> Option<Arc<FilePort>> {
         self.common.ports().iter().find(|port| port.instance == instance).cloned()
     }
 
     fn sync_names(&mut self) -> Result<(), Trouble> {
         if self.names_dirty {
-            self.disk.sync_names().map_err(Trouble::sync)?;
+            self.disk.sync_names().map_err(sync_failed)?;
             self.names_dirty = false;
         }
         Ok(())
@@ -270,7 +190,7 @@ impl<D: Disk> Desk<D> {
     fn seal(&mut self, instance: u16, epoch: Epoch) -> Result<(), Trouble> {
         for (name, open) in &mut self.files {
             if name.instance == instance && open.dirty {
-                self.disk.sync(&open.file).map_err(Trouble::sync)?;
+                self.disk.sync(&open.file).map_err(sync_failed)?;
                 open.dirty = false;
             }
         }
@@ -288,14 +208,14 @@ impl<D: Disk> Desk<D> {
         for &name in names {
             if let Some(open) = self.files.get_mut(&name) {
                 if open.dirty {
-                    self.disk.sync(&open.file).map_err(Trouble::sync)?;
+                    self.disk.sync(&open.file).map_err(sync_failed)?;
                 }
                 self.files.remove(&name);
             }
             let (hidden, visible) = self.hidden(name);
             // Unless it was done before a trouble with another.
             let found = self.disk.length(&hidden);
-            if found.map_err(Trouble::on(format!("cannot find {hidden}")))?.is_some() {
+            if found.map_err(trouble(format!("cannot find {hidden}")))?.is_some() {
                 self.names_dirty = true;
                 rename(&mut self.disk, &hidden, &visible)?;
             }
@@ -307,9 +227,43 @@ impl<D: Disk> Desk<D> {
         }
         Ok(())
     }
+}
 
-    /// Tells shards to roll what is due; when it is time to look again.
-    pub(crate) fn roll_due(&mut self, now: Instant) -> Option<Instant> {
+impl<D: Disk> Clerk for Filer<D> {
+    type Message = Message;
+    type Port = FilePort;
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Open(noted) => {
+                self.opened += 1;
+                self.noted.get_or_insert_default().extend(noted);
+            }
+            Message::Close(closed) => {
+                self.closed += usize::from(closed);
+            }
+            message => self.backlog.push_back(message),
+        }
+    }
+
+    fn work(&mut self, alone: bool) -> Result<Progress, Trouble> {
+        let over = alone || self.common.is_gone();
+        if self.noted.is_some() {
+            if self.opened < self.instances {
+                return Ok(if over { Progress::Done } else { Progress::Idle });
+            }
+            self.begin()?;
+        } else if let Some(message) = self.backlog.pop_front() {
+            self.handle(message)?;
+        } else {
+            let done = over || self.closed == self.instances;
+            return Ok(if done { Progress::Done } else { Progress::Idle });
+        }
+        Ok(Progress::Worked)
+    }
+
+    /// Tells shards to roll what is due.
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for (name, open) in &mut self.files {
             if open.rolled || open.told {
@@ -332,45 +286,5 @@ impl<D: Disk> Desk<D> {
             }
         }
         next
-    }
-
-    /// The thread's body.
-    pub(crate) fn run(mut self) {
-        let _tells_of_a_panic = Witness(Arc::clone(&self.common));
-        let (mut pause_ms, mut tries) = (PAUSE_MS_MIN, 0_u64);
-        loop {
-            match self.step() {
-                Step::Worked => {
-                    if tries > 0 {
-                        info!("{}: goes on after {tries} attempts", self.common.name);
-                        (pause_ms, tries) = (PAUSE_MS_MIN, 0);
-                    }
-                    self.roll_due(Instant::now());
-                }
-                Step::Idle => {
-                    let heard = match self.roll_due(Instant::now()) {
-                        Some(due) => self.inbox.recv_deadline(due),
-                        None => self.inbox.recv().map_err(Into::into),
-                    };
-                    match heard {
-                        Ok(message) => self.hear(message),
-                        Err(flume::RecvTimeoutError::Timeout) => {}
-                        Err(flume::RecvTimeoutError::Disconnected) => self.alone = true,
-                    }
-                }
-                Step::Waits(why) => {
-                    tries += 1;
-                    if tries.is_power_of_two() {
-                        warn!("{}: waits: {why} (attempt {tries})", self.common.name);
-                    }
-                    let until = Instant::now() + Duration::from_millis(pause_ms);
-                    while let Ok(message) = self.inbox.recv_deadline(until) {
-                        self.hear(message);
-                    }
-                    pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
-                }
-                Step::Failed | Step::Done => return,
-            }
-        }
     }
 }

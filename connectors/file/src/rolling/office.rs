@@ -1,14 +1,14 @@
 //! What all shards and the thread share, and what they say to each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::task::Waker;
-use std::thread;
 
+use thalweg_commits::{Common, Desk, Port};
 use thalweg_kernel::{ConnectorError, Epoch, OpenContext};
 
 use super::Rolling;
-use super::desk::Desk;
+use super::desk::Filer;
 use super::disk::Disk;
 use super::parts::{INPROGRESS, Name, Noted, OPEN, Parts, read_note};
 use super::writer::RollingWriter;
@@ -29,44 +29,12 @@ pub(crate) enum Message {
     Seal(u16, Epoch),
     /// Parts of an instance may be seen.
     Show(u16, Vec<Name>),
-    /// An instance says no more.
-    Close,
-}
-
-/// What the shards and the thread share.
-pub(crate) struct Common {
-    pub(crate) name: String,
-    failure: OnceLock<String>,
-    /// A shard has gone without closing: the job has ended, and may be started again.
-    pub(crate) gone: AtomicBool,
-    pub(crate) closed: AtomicUsize,
-    ports: Mutex<Vec<Arc<Port>>>,
-}
-
-impl Common {
-    pub(crate) fn check(&self) -> Result<(), ConnectorError> {
-        self.failure.get().map_or(Ok(()), |what| Err(ConnectorError::new(&self.name, what)))
-    }
-
-    /// Never left half-changed, so a panic elsewhere does not matter.
-    pub(crate) fn ports(&self) -> MutexGuard<'_, Vec<Arc<Port>>> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn close(&self) {
-        self.closed.fetch_add(1, SeqCst);
-    }
-
-    #[cold]
-    pub(crate) fn fail(&self, what: String) {
-        // Only the first one tells what happened.
-        let _ = self.failure.set(what);
-        self.ports().iter().for_each(|port| port.waker.wake_by_ref());
-    }
+    /// An instance says no more: all it has written can be seen, or it has gone before that.
+    Close(bool),
 }
 
 /// What the thread has done for one instance.
-pub(crate) struct Port {
+pub(crate) struct FilePort {
     pub(crate) instance: u16,
     pub(crate) recovered: AtomicBool,
     /// The newest epoch whose bytes are synced.
@@ -81,11 +49,17 @@ pub(crate) struct Port {
     pub(crate) waker: Waker,
 }
 
+impl Port for FilePort {
+    fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
 /// What all instances share.
 pub(crate) struct Office {
     to_desk: flume::Sender<Message>,
     spare: flume::Receiver<Vec<u8>>,
-    common: Arc<Common>,
+    common: Arc<Common<FilePort>>,
 }
 
 impl Office {
@@ -99,13 +73,7 @@ impl Office {
         disk: impl Disk,
     ) -> Result<Self, ConnectorError> {
         let (office, desk) = Self::new(name, cx, rolling, tag, holds, disk);
-        thread::Builder::new()
-            .name(format!("files-out-{}", cx.operator_id))
-            .spawn(move || desk.run())
-            .map_err(|cause| {
-                ConnectorError::new(&office.common.name, "cannot start its I/O thread")
-                    .caused_by(cause)
-            })?;
+        office.common.start(format!("files-out-{}", cx.operator_id), desk)?;
         Ok(office)
     }
 
@@ -117,26 +85,16 @@ impl Office {
         tag: u64,
         holds: bool,
         disk: D,
-    ) -> (Self, Desk<D>) {
+    ) -> (Self, Desk<Filer<D>>) {
         // Unbounded as a channel; `queued_bytes` is its bound.
         let (to_desk, inbox) = flume::unbounded();
         let (give_back, spare) = flume::bounded(CHUNKS_SPARE_MAX);
-        let common = Arc::new(Common {
-            name,
-            failure: OnceLock::new(),
-            gone: AtomicBool::new(false),
-            closed: AtomicUsize::new(0),
-            ports: Mutex::new(Vec::new()),
-        });
+        let common = Common::new(name);
         let kind = if holds { INPROGRESS } else { OPEN };
-        let desk = Desk::new(
-            disk,
-            rolling.clone(),
-            (tag, kind),
-            cx.instances,
-            (inbox, give_back),
-            Arc::clone(&common),
-        );
+        let rolling = rolling.clone();
+        let filer =
+            Filer::new(disk, rolling, (tag, kind), cx.instances, give_back, Arc::clone(&common));
+        let desk = Desk::new(filer, inbox, Arc::clone(&common));
         (Self { to_desk, spare, common }, desk)
     }
 
@@ -154,10 +112,10 @@ impl Office {
             noted.extend(read_note(note).ok_or_else(|| {
                 let what =
                     format!("its note {id} cannot be read: was it written by a later version?");
-                ConnectorError::new(&self.common.name, what)
+                self.common.error(what)
             })?);
         }
-        let port = Arc::new(Port {
+        let port = self.common.enter(FilePort {
             instance: next.instance,
             recovered: AtomicBool::new(false),
             sealed: AtomicU64::new(0),
@@ -167,7 +125,6 @@ impl Office {
             roll: AtomicU64::new(0),
             waker: cx.waker.clone(),
         });
-        self.common.ports().push(Arc::clone(&port));
         // Should the thread have gone, it has told why.
         let _ = self.to_desk.send(Message::Open(noted));
         Ok(RollingWriter::new(
@@ -180,17 +137,5 @@ impl Office {
             (self.to_desk.clone(), self.spare.clone()),
             Arc::clone(&self.common),
         ))
-    }
-}
-
-/// Tells the shards if the thread panics.
-pub(crate) struct Witness(pub(crate) Arc<Common>);
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let what = "the I/O thread ended unexpectedly; its panic message is in the log";
-            self.0.fail(what.to_owned());
-        }
     }
 }

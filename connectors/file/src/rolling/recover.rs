@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use thalweg_commits::Trouble;
 use tracing::{info, warn};
 
-use super::desk::Trouble;
+use super::desk::trouble;
 use super::disk::Disk;
 use super::parts::{INPROGRESS, Noted, OPEN, hidden, unhidden};
 
@@ -28,8 +29,8 @@ pub(crate) fn recover(
     for (visible, &length) in &lengths {
         finish(disk, who, tag, visible, length)?;
     }
-    let at = |name: &str| Trouble::on(format!("cannot recover {name}"));
-    for name in disk.names().map_err(Trouble::on("cannot list the directory".into()))? {
+    let at = |name: &str| trouble(format!("cannot recover {name}"));
+    for name in disk.names().map_err(trouble("cannot list the directory".into()))? {
         let Some((visible, kind)) = unhidden(&name, tag) else { continue };
         let noted = lengths.contains_key(visible);
         if kind == OPEN || at_least_once && !noted {
@@ -57,7 +58,7 @@ fn finish(
     visible: &str,
     length: u64,
 ) -> Result<(), Trouble> {
-    let at = |name: &str| Trouble::on(format!("cannot recover {name}"));
+    let at = |name: &str| trouble(format!("cannot recover {name}"));
     let name = hidden(visible, tag, INPROGRESS);
     let too_short = |found: u64| {
         Trouble::Final(format!(
@@ -91,7 +92,7 @@ fn finish(
 
 fn show(disk: &mut impl Disk, name: &str, visible: &str, length: u64) -> Result<(), Trouble> {
     if length == 0 {
-        return disk.remove(name).map_err(Trouble::on(format!("cannot remove {name}")));
+        return disk.remove(name).map_err(trouble(format!("cannot remove {name}")));
     }
     // Also if there is nothing to cut: it syncs.
     disk.cut(name, length)
@@ -105,6 +106,6 @@ pub(crate) fn rename(disk: &mut impl Disk, name: &str, visible: &str) -> Result<
         io::ErrorKind::AlreadyExists => Trouble::Final(format!(
             "{visible} is there already, and is not ours: give each job a directory of its own"
         )),
-        _ => Trouble::on(format!("cannot rename {name}"))(error),
+        _ => trouble(format!("cannot rename {name}"))(error),
     })
 }

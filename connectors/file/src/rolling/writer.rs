@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use thalweg_commits::Common;
 use thalweg_kernel::{ConnectorError, Encode, Epoch, Pending, PendingId, Sink, Timestamp};
 
-use super::office::{Common, Message, Port};
+use super::office::{FilePort, Message};
 use super::parts::Parts;
 use super::{QUEUED_BYTES_MAX, Rolling};
 use crate::egress::CHUNK_BYTES;
@@ -27,10 +28,10 @@ pub struct RollingWriter<E> {
     recovered: Vec<PendingId>,
     sealed: Epoch,
     closed: bool,
-    port: Arc<Port>,
+    port: Arc<FilePort>,
     to_desk: flume::Sender<Message>,
     spare: flume::Receiver<Vec<u8>>,
-    common: Arc<Common>,
+    common: Arc<Common<FilePort>>,
 }
 
 impl<E> RollingWriter<E> {
@@ -41,9 +42,9 @@ impl<E> RollingWriter<E> {
         parts: Parts,
         holds: bool,
         recovered: Vec<PendingId>,
-        port: Arc<Port>,
+        port: Arc<FilePort>,
         (to_desk, spare): (flume::Sender<Message>, flume::Receiver<Vec<u8>>),
-        common: Arc<Common>,
+        common: Arc<Common<FilePort>>,
     ) -> Self {
         Self {
             encoder,
@@ -77,9 +78,9 @@ impl<E> RollingWriter<E> {
     {
         if self.header.is_none() {
             let mut header = Vec::new();
-            self.encoder.header(first, &mut header).map_err(|cause| {
-                ConnectorError::new(&self.common.name, "cannot write the header").caused_by(cause)
-            })?;
+            self.encoder
+                .header(first, &mut header)
+                .map_err(|cause| self.common.error("cannot write the header").caused_by(cause))?;
             if !header.is_empty() {
                 header.push(b'\n');
             }
@@ -131,7 +132,7 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
         self.common.check()?;
         self.roll_if_due();
-        let room = |port: &Port| port.queued_bytes.load(SeqCst) < QUEUED_BYTES_MAX;
+        let room = |port: &FilePort| port.queued_bytes.load(SeqCst) < QUEUED_BYTES_MAX;
         if room(&self.port) {
             return Ok(true);
         }
@@ -145,9 +146,9 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         if self.chunk.is_empty() && self.parts.current().is_none() {
             self.begin(&value)?;
         }
-        self.encoder.encode(&value, &mut self.chunk).map_err(|cause| {
-            ConnectorError::new(&self.common.name, "a record does not fit").caused_by(cause)
-        })?;
+        self.encoder
+            .encode(&value, &mut self.chunk)
+            .map_err(|cause| self.common.error("a record does not fit").caused_by(cause))?;
         self.chunk.push(b'\n');
         if self.parts.bytes() + self.chunk.len() as u64 >= self.rolling.bytes {
             self.roll();
@@ -167,15 +168,14 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         self.send();
         if self.parts.has_unsealed() {
             let what = "ended with results that belong to no epoch";
-            return Err(ConnectorError::new(&self.common.name, what));
+            return Err(self.common.error(what));
         }
         self.roll();
         self.show();
         let done = self.port.recovered.load(SeqCst) && self.parts.all_seen();
         if done && !self.closed {
             self.closed = true;
-            self.common.close();
-            self.say(Message::Close);
+            self.say(Message::Close(true));
         }
         // A failure is told before anything else is, so whoever sees no answer sees the failure.
         self.common.check().map(|()| done)
@@ -224,9 +224,9 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
 impl<E> Drop for RollingWriter<E> {
     fn drop(&mut self) {
         if !self.closed {
-            self.common.gone.store(true, SeqCst);
+            self.common.leave();
             // Wakes the thread.
-            self.say(Message::Close);
+            self.say(Message::Close(false));
         }
     }
 }

@@ -3,31 +3,58 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::task::Waker;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
-use thalweg_file::rolling::model::{Engine, KEYS, Random};
-use thalweg_kernel::{ConnectorError, OpenContext, Sink};
-use thalweg_sqlite::SqliteSink;
+use thalweg_commits::model::table::{Table, bound};
+use thalweg_sqlite::{SqliteFile, SqliteSink};
+
+/// A file of its own.
+#[derive(Debug)]
+pub struct File {
+    directory: tempfile::TempDir,
+    reader: Connection,
+}
+
+impl File {
+    pub fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    pub fn within(directory: &Path) -> Self {
+        let directory = tempfile::tempdir_in(directory).unwrap();
+        let reader = connect(&directory.path().join("out.db"));
+        Self { directory, reader }
+    }
+}
+
+impl Table for File {
+    type Server = SqliteFile;
+
+    fn sink(&self, keyed: bool) -> SqliteSink<u64> {
+        sink(&self.directory.path().join("out.db"), keyed)
+    }
+
+    fn rows(&self) -> Vec<i64> {
+        read(&self.reader)
+    }
+}
 
 /// Appends records, or keeps the newest of each key.
 pub fn sink(path: &Path, keyed: bool) -> SqliteSink<u64> {
-    let sink = SqliteSink::new(path, "results");
-    if keyed {
-        sink.key("key", |&n| n % KEYS).column("n", |&n: &u64| n)
-    } else {
-        sink.column("n", |&n: &u64| n)
-    }
+    bound(SqliteSink::new(path, "results"), keyed)
+}
+
+fn connect(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    // Two runs may be after the lock at once.
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection
 }
 
 /// Reads the table; empty while there is none.
 pub fn rows(path: &Path) -> Vec<i64> {
-    let connection = Connection::open(path).unwrap();
-    connection.busy_timeout(Duration::from_secs(5)).unwrap();
-    read(&connection)
+    read(&connect(path))
 }
 
 pub fn read(connection: &Connection) -> Vec<i64> {
@@ -35,44 +62,6 @@ pub fn read(connection: &Connection) -> Vec<i64> {
         return Vec::new();
     };
     statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
-}
-
-/// What the table holds is what came before one of `positions`.
-pub fn check(rows: &[i64], keyed: bool, positions: &[u64], all: bool) {
-    let count = rows.last().map_or(0, |&n| n as u64 + 1);
-    if keyed {
-        let newest = count.saturating_sub(KEYS) as i64..count as i64;
-        assert!(rows.iter().copied().eq(newest), "{rows:?}");
-    } else {
-        assert!(rows.iter().copied().eq(0..count as i64), "lost or repeated: {rows:?}");
-    }
-    assert!(positions.contains(&count), "part of an epoch: {count} of {positions:?}");
-    assert!(!all || positions.last() == Some(&count), "not all: {count} of {positions:?}");
-}
-
-pub fn contexts(shards: usize) -> Vec<OpenContext> {
-    Engine::default().contexts(shards, Waker::noop(), &mut Random(1))
-}
-
-/// One without checkpoints.
-pub fn direct() -> OpenContext {
-    let mut cx = contexts(1).remove(0);
-    cx.durability.checkpoints = false;
-    cx.shared = Arc::default();
-    cx
-}
-
-pub fn until(mut done: impl FnMut() -> Result<bool, ConnectorError>) -> Result<(), ConnectorError> {
-    let start = Instant::now();
-    while !done()? {
-        assert!(start.elapsed() < Duration::from_secs(20), "stuck");
-        thread::sleep(Duration::from_micros(100));
-    }
-    Ok(())
-}
-
-pub fn close<T>(sink: &mut impl Sink<T>) -> Result<(), ConnectorError> {
-    until(|| sink.close())
 }
 
 /// A small file system of its own, or none if this user may not mount one.

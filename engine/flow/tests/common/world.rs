@@ -51,7 +51,12 @@ impl Store {
         let reader = move || -> Result<Box<dyn StateReader>, StateError> {
             Ok(Box::new(Reader(store.0.lock().unwrap().clone(), store.clone())))
         };
-        Storage { reader: Arc::new(reader), journals: None, drop_unknown: false }
+        Storage {
+            reader: Arc::new(reader),
+            journals: None,
+            lineage: Default::default(),
+            drop_unknown: false,
+        }
     }
 }
 

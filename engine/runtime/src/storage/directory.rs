@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thalweg_flow::OpenReader;
 use thalweg_journal::{FileJournals, JournalConfig};
-use thalweg_kernel::{Epoch, StateError, StateReader};
+use thalweg_kernel::{Epoch, Lineage, StateError, StateReader, Str};
 use thalweg_store::{EpochRecord, Folding, Resume, Savepoint, Store, StoreError, StoreOptions};
 
 use super::{EpochStore, OpenedStore, StateBackend};
@@ -32,6 +32,7 @@ pub struct StateDirectory {
     journal: JournalConfig,
     resume: Resume,
     savepoint: Option<PathBuf>,
+    take_over: Option<Str>,
 }
 
 impl StateDirectory {
@@ -43,6 +44,7 @@ impl StateDirectory {
             journal: JournalConfig::default(),
             resume: Resume::Newest,
             savepoint: None,
+            take_over: None,
         }
     }
 
@@ -71,6 +73,19 @@ impl StateDirectory {
     #[must_use]
     pub fn from_savepoint(mut self, path: impl Into<PathBuf>) -> Self {
         self.savepoint = Some(path.into());
+        self
+    }
+
+    /// Takes the place of another state directory, named by its id, that is no longer in use: because it is
+    /// lost, or because this one began with a savepoint of it. Sinks that find commits of that one
+    /// under the job's name in their database refuse to start otherwise, and their error names the id.
+    /// Does nothing where there are none (any more).
+    ///
+    /// Results that the other directory's epochs brought stay. Of a savepoint, those of later epochs are
+    /// written again; without one, all that the job computes anew. Key columns make that harmless.
+    #[must_use]
+    pub fn take_over(mut self, id: impl Into<Str>) -> Self {
+        self.take_over = Some(id.into());
         self
     }
 
@@ -114,6 +129,7 @@ impl StateDirectory {
             None => opened,
         };
         let store = store.map_err(refused)?;
+        let (directory, parent) = store.identity();
         let data = epochs.join(DATA_FILE);
         let kept = [data, Self::journals_in(&self.dir)];
         let kept = kept.map(|path| Kept::at(&path).map_err(|e| gone(&path, &e.to_string())));
@@ -122,6 +138,7 @@ impl StateDirectory {
             dir: epochs,
             options: self.store,
             newest: store.recovered().cloned(),
+            lineage: Lineage { directory, parent, takes_over: self.take_over.clone() },
             store: Some(store),
             crowded: false,
         });
@@ -189,6 +206,7 @@ struct Directory {
     newest: Option<EpochRecord>,
     /// `None` after it could not be opened again.
     store: Option<Store>,
+    lineage: Lineage,
     crowded: bool,
 }
 
@@ -216,6 +234,10 @@ impl EpochStore for Directory {
 
     fn oldest(&self) -> Epoch {
         self.store.as_ref().map_or(Epoch::NONE, Store::oldest)
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.lineage.clone()
     }
 
     fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError> {

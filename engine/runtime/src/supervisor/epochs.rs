@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::metrics::{counter, gauge};
 use thalweg_flow::OpenReader;
-use thalweg_kernel::{Epoch, Str};
+use thalweg_kernel::{Epoch, Lineage, Str};
 use thalweg_store::{EpochRecord, StoreError};
 
 use crate::coordinator::Complete;
@@ -55,6 +55,11 @@ impl Epochs {
         self.store.readers(self.shards).map_err(storage_error)
     }
 
+    /// Whose epochs these are.
+    pub(super) fn lineage(&self) -> Lineage {
+        self.store.lineage()
+    }
+
     /// The newest epoch, and the number of the next.
     pub(super) fn newest(&self) -> (Epoch, Epoch) {
         let newest = self.store.newest().map_or(Epoch::NONE, |record| record.epoch);
@@ -83,6 +88,7 @@ impl Epochs {
             states: complete.states.to_vec(),
             counts: BTreeMap::new(),
             oldest: Epoch::NONE,
+            directory: self.store.lineage().directory,
         };
         match self.store.commit(record, &complete.blocks) {
             Ok(()) => {}

@@ -57,6 +57,7 @@ pub(crate) fn record(epoch: u64) -> EpochRecord {
         states: vec![info],
         counts: BTreeMap::from([("records".to_owned(), epoch)]),
         oldest: Epoch::NONE,
+        directory: Default::default(),
     }
 }
 

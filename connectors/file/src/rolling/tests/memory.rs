@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use thalweg_kernel::OpenContext;
 
-use super::super::desk::{Desk, Step};
+use thalweg_commits::{Clerk, Desk, Step};
+
+use super::super::desk::Filer;
 use super::super::disk::Disk;
-use super::super::model::{self, Random, World};
 use super::*;
+use thalweg_commits::model::{self, Random, World};
 
 const TAG: u64 = 5;
 
@@ -183,9 +185,9 @@ impl Disk for Memory {
 
 struct Fake {
     state: Arc<Mutex<State>>,
-    desk: Option<Desk<Memory>>,
+    desk: Option<Desk<Filer<Memory>>>,
     /// Threads of earlier runs in the same process.
-    old: Vec<Desk<Memory>>,
+    old: Vec<Desk<Filer<Memory>>>,
     reader: Reader,
     at_checkpoints: bool,
 }
@@ -226,7 +228,7 @@ impl World for Fake {
         }
         let desk = self.desk.as_mut().unwrap();
         if random.percent(5) {
-            desk.roll_due(std::time::Instant::now() + 2 * ROLL_AFTER);
+            desk.clerk().tick(std::time::Instant::now() + 2 * ROLL_AFTER);
         }
         assert_ne!(desk.step(), Step::Failed);
     }

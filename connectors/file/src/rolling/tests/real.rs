@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use thalweg_kernel::{OpenContext, Sink, Timestamp};
 
-use super::super::model::{self, Engine, Random, World};
 use super::*;
+use thalweg_commits::model::{self, Engine, Random, World};
 
 struct Real {
     path: PathBuf,

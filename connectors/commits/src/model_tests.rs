@@ -1,23 +1,22 @@
-//! The whole of this folder on a database of a few maps: thousands of seeded schedules, with transactions
+//! The protocol for rows on a database of a few maps: thousands of seeded schedules, with transactions
 //! that are refused, and some that were committed although the process died before it knew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use thalweg_file::rolling::model::{self, KEYS, Random, World};
 use thalweg_kernel::{Epoch, OpenContext};
 
-use super::database::{Written, apply};
-use super::desk::Step;
-use super::ledger::Work;
-use super::*;
+use crate::database::apply;
+use crate::ledger::Work;
+use crate::model::{self, Engine, KEYS, Random, World};
+use crate::*;
 
 /// What the database holds.
 #[derive(Clone, Debug, Default)]
 struct Tables {
     rows: Vec<i64>,
     by_key: BTreeMap<i64, i64>,
-    commits: BTreeMap<u16, Epoch>,
+    commits: BTreeMap<u16, Commit>,
 }
 
 /// What happens to the next commit.
@@ -26,6 +25,8 @@ enum Weather {
     #[default]
     Fine,
     Busy,
+    /// It is committed, and nobody is told.
+    Mute,
 }
 
 #[derive(Clone, Default)]
@@ -46,12 +47,12 @@ impl Database for Server {
 }
 
 impl Transaction for Begun<'_> {
-    fn commits(&mut self) -> Result<Vec<(u16, Epoch)>, Trouble> {
-        Ok(self.tables.commits.clone().into_iter().collect())
+    fn commits(&mut self) -> Result<Vec<Commit>, Trouble> {
+        Ok(self.tables.commits.values().cloned().collect())
     }
 
-    fn set_commit(&mut self, instance: u16, epoch: Epoch) -> Result<(), Trouble> {
-        self.tables.commits.insert(instance, epoch);
+    fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble> {
+        self.tables.commits.insert(commit.instance, commit.clone());
         Ok(())
     }
 
@@ -71,6 +72,10 @@ impl Transaction for Begun<'_> {
         match server.1 {
             Weather::Fine => server.0 = self.tables,
             Weather::Busy => return Err(Trouble::Wait("busy".into())),
+            Weather::Mute => {
+                server.0 = self.tables;
+                return Err(Trouble::Wait("the connection has gone".into()));
+            }
         }
         Ok(())
     }
@@ -79,16 +84,16 @@ impl Transaction for Begun<'_> {
 #[derive(Default)]
 struct Fake {
     server: Server,
-    desk: Option<Desk<Server>>,
+    desk: Option<Desk<RowClerk<Server>>>,
     /// Threads of earlier runs in the same process.
-    old: Vec<Desk<Server>>,
+    old: Vec<Desk<RowClerk<Server>>>,
 }
 
 impl World for Fake {
     type Sink = RowWriter<u64>;
 
     fn open(&mut self, contexts: &[OpenContext]) -> Vec<RowWriter<u64>> {
-        let (office, desk) = Office::new("fake".into(), &contexts[0], self.server.clone());
+        let (office, desk) = RowOffice::new("fake".into(), &contexts[0], self.server.clone());
         self.desk = Some(desk);
         let mut columns = Columns::new();
         columns.bind("key", true, |&n| n % KEYS);
@@ -98,7 +103,11 @@ impl World for Fake {
     }
 
     fn step(&mut self, random: &mut Random) {
-        let weather = if random.percent(20) { Weather::Busy } else { Weather::Fine };
+        let weather = match random.below(10) {
+            0 | 1 => Weather::Busy,
+            2 => Weather::Mute,
+            _ => Weather::Fine,
+        };
         self.server.0.lock().unwrap().1 = weather;
         if !self.old.is_empty() && random.percent(50) {
             let at = random.below(self.old.len() as u64) as usize;
@@ -159,15 +168,35 @@ fn nothing_is_lost_and_nothing_repeated_in_3000_schedules() {
     }
 }
 
+/// The context of a job on one shard.
+fn context(engine: &mut Engine) -> OpenContext {
+    engine.contexts(1, std::task::Waker::noop(), &mut Random(1)).remove(0)
+}
+
 /// Goal: a thread that was slow to begin does not forget what the job's next run has applied.
 #[test]
 fn a_run_that_has_ended_changes_nothing_once_it_has_the_lock() {
     let mut server = Server::default();
-    server.0.lock().unwrap().0.commits.insert(0, Epoch::new(5));
+    let claim = Claim::of(&context(&mut Engine::default()));
+    let directory = claim.as_ref().unwrap().directory().clone();
+    let commit =
+        |epoch| Commit { instance: 0, epoch: Epoch::new(epoch), directory: directory.clone() };
+    server.0.lock().unwrap().0.commits.insert(0, commit(5));
     let recovered = |restored| Work { restored: Some(Epoch::new(restored)), ..Work::default() };
-    assert_eq!(apply(&mut server, &recovered(4), || true), Ok(None));
-    assert_eq!(server.0.lock().unwrap().0.commits[&0], Epoch::new(5));
-    let applied = apply(&mut server, &recovered(4), || false).unwrap().unwrap();
-    assert_eq!(applied.forgotten, [(0, Epoch::new(5))]);
-    assert_eq!(server.0.lock().unwrap().0.commits[&0], Epoch::new(4));
+    assert_eq!(apply(&mut server, claim.as_ref(), &recovered(4), || true), Ok(None));
+    assert_eq!(server.0.lock().unwrap().0.commits[&0], commit(5));
+    let applied = apply(&mut server, claim.as_ref(), &recovered(4), || false).unwrap().unwrap();
+    assert_eq!(applied.forgotten, [commit(5)]);
+    assert_eq!(server.0.lock().unwrap().0.commits[&0], commit(4));
+}
+
+/// Goal: a job without checkpoints has no epochs, and does not touch those of one that has.
+#[test]
+fn without_checkpoints_commits_are_left_alone() {
+    let mut server = Server::default();
+    let commit = Commit { instance: 0, epoch: Epoch::new(5), directory: "other".into() };
+    server.0.lock().unwrap().0.commits.insert(0, commit.clone());
+    let work = Work { restored: Some(Epoch::NONE), ..Work::default() };
+    assert_eq!(apply(&mut server, None, &work, || false), Ok(Some(Default::default())));
+    assert_eq!(server.0.lock().unwrap().0.commits[&0], commit);
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use bytes::Bytes;
 use thalweg_kernel::{ConnectorError, Durability, Epoch, Pending, PendingId, Sink, Timestamp};
 
-use super::columns::Columns;
-use super::desk::{Common, Port, upto};
-use super::ledger::{Direct, Held, Message};
-use super::{HELD_BYTES_MAX, HELD_ROWS_MAX, NOTE_BYTES, note};
+use crate::columns::Columns;
+use crate::ledger::{Direct, Held, Message};
+use crate::office::Common;
+use crate::rows::RowPort;
+use crate::{HELD_BYTES_MAX, HELD_ROWS_MAX, NOTE_BYTES, note};
 
 /// How much a shard may hold before it is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Default for Limits {
     }
 }
 
-/// A sink into an SQL database on one shard; see [`commits`](super).
+/// A sink into an SQL database on one shard; see the [crate](crate).
 pub struct RowWriter<T> {
     columns: Columns<T>,
     /// What each note begins with.
@@ -52,19 +53,19 @@ pub struct RowWriter<T> {
     /// The newest epoch whose notes were committed.
     committed: Epoch,
     closed: bool,
-    port: Arc<Port>,
+    port: Arc<RowPort>,
     to_desk: flume::Sender<Message>,
-    common: Arc<Common>,
+    common: Arc<Common<RowPort>>,
 }
 
 impl<T> RowWriter<T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         columns: Columns<T>,
         limits: Limits,
         holds: bool,
-        port: Arc<Port>,
+        port: Arc<RowPort>,
         to_desk: flume::Sender<Message>,
-        common: Arc<Common>,
+        common: Arc<Common<RowPort>>,
         durability: &Durability,
     ) -> Self {
         let recovered = durability.pending.iter().map(|(id, note)| {
@@ -125,7 +126,7 @@ impl<T> RowWriter<T> {
         if !self.port.recovered.load(SeqCst) {
             return;
         }
-        let upto = upto(&self.port);
+        let upto = self.port.upto();
         while let Some(id) = self.stored.pop_front_if(|id| id.epoch <= upto) {
             pending.delete(id);
         }
@@ -167,10 +168,10 @@ impl<T> Sink<T> for RowWriter<T> {
         let waiting = unsealed + self.sealed.iter().map(|held| held.rows).sum::<u64>();
         if waiting > 0 {
             let what = format!("ended with {waiting} rows that belong to no epoch");
-            return Err(ConnectorError::new(&self.common.name, what));
+            return Err(self.common.error(what));
         }
         let done = self.port.recovered.load(SeqCst)
-            && upto(&self.port) >= self.committed
+            && self.port.upto() >= self.committed
             && self.applied_rows() == self.rows;
         if done && !self.closed {
             self.closed = true;
@@ -218,7 +219,7 @@ impl<T> Sink<T> for RowWriter<T> {
 impl<T> Drop for RowWriter<T> {
     fn drop(&mut self) {
         if !self.closed {
-            self.common.gone.store(true, SeqCst);
+            self.common.leave();
             // Wakes the thread, which asks whether somebody has gone first.
             self.say(Message::Close(self.port.instance));
         }

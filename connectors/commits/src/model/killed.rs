@@ -13,9 +13,12 @@ use thalweg_kernel::{OpenContext, Sink, Timestamp};
 
 use super::{Engine, KEYS, Random};
 
-const DIRECTORY: &str = "THALWEG_KILL_DIRECTORY";
+/// Set in the process that is to be killed.
+pub const KILL_DIRECTORY: &str = "THALWEG_KILL_DIRECTORY";
 /// The records of one epoch, at most.
 const EPOCH_RECORDS_MAX: u64 = 400;
+/// The last life goes on until there are so many in all: on a busy machine those before may have got nowhere.
+const RECORDS_MIN: u64 = 1_000;
 
 /// Plays a job that is killed `kills` times, each time within `life_ms_max` milliseconds, and then ends in
 /// good order; how many records it had then. `test` is the name of the test that calls this, and
@@ -28,7 +31,7 @@ pub fn killed<S: Sink<u64>>(
     life_ms_max: u64,
     open: impl Fn(&Path, &[OpenContext]) -> Vec<S>,
 ) -> u64 {
-    if let Some(directory) = env::var_os(DIRECTORY) {
+    if let Some(directory) = env::var_os(KILL_DIRECTORY) {
         let directory = Path::new(&directory);
         job(directory, |contexts| open(directory, contexts));
         std::process::exit(0);
@@ -41,7 +44,7 @@ pub fn killed<S: Sink<u64>>(
         }
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", test])
-            .env(DIRECTORY, directory)
+            .env(KILL_DIRECTORY, directory)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -66,7 +69,7 @@ fn job<S: Sink<u64>>(directory: &Path, open: impl Fn(&[OpenContext]) -> Vec<S>) 
     let pause = || thread::sleep(Duration::from_micros(100));
     let mut position = engine.position;
     loop {
-        let last = stop.exists();
+        let last = stop.exists() && position >= RECORDS_MIN;
         for _ in 0..random.below(EPOCH_RECORDS_MAX) {
             let sink = &mut sinks[(position % KEYS) as usize % shards];
             if !sink.ready().unwrap() {

@@ -1,5 +1,12 @@
-//! Exactly once into an SQL database, whatever the database: rows gathered per epoch, kept in the
-//! epoch's notes, and applied in one transaction with the number of the epoch.
+//! What exactly-once sinks share.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`desk`] | [`Desk`]: the one thread behind the shards, in steps; what it waits out |
+//! | [`office`] | [`Common`]: what the shards and that thread share |
+//!
+//! The rest is for SQL databases, whatever the database: rows gathered per epoch, kept in the epoch's
+//! notes, and applied in one transaction with the number of the epoch.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -8,10 +15,14 @@
 //! | [`note`] | [`Note`]: rows as bytes, describing themselves |
 //! | [`writer`] | [`RowWriter`]: the sink's instance on a shard |
 //! | [`ledger`] | what is to be applied next: pure |
+//! | [`claim`] | [`Claim`]: what commits mean to the job that finds them: pure |
 //! | [`database`] | [`Database`]: the seam that a database implements |
-//! | [`desk`] | the thread behind the shards |
+//! | [`sink`] | [`RowSink`]: the description of a sink |
+//! | [`rows`] | [`RowOffice`]: what all instances share, and who applies their rows |
 //!
-//! # The protocol
+//! And for tests there is [`model`]: the engine's part, played by hand.
+//!
+//! # The protocol for rows
 //! 1. A shard encodes rows into notes; at a barrier it leaves them in the epoch. They are durable if and
 //!    only if the epoch is, so nothing needs to be written before.
 //! 2. Once *all* instances have been told that an epoch exists, its rows, and those of epochs before it,
@@ -30,6 +41,9 @@
 //! and that is logged: rows of those epochs stay, and are written again. With key columns that
 //! replaces them; without, they are there twice.
 //!
+//! Commits by the epochs of *another* state directory are refused, unless they are taken over; see
+//! [`claim`].
+//!
 //! # Bounds
 //! An instance is ready while the rows that it holds (written, but not applied) are fewer than
 //! [`HELD_ROWS_MAX`] and [`HELD_BYTES_MAX`]. They leave it only through a commit, so the bound is also
@@ -37,21 +51,32 @@
 //! nevertheless, such as what stands in front of a barrier, is taken.
 
 pub mod cell;
+pub mod claim;
 pub mod columns;
 pub mod database;
 pub mod desk;
 pub mod ledger;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "it is for tests")]
+pub mod model;
 pub mod note;
+pub mod office;
+pub mod rows;
+pub mod sink;
 pub mod writer;
 
 #[cfg(test)]
 mod model_tests;
 
 pub use cell::{Cell, Kind, Value};
-pub use columns::Columns;
-pub use database::{Database, Transaction, Trouble};
-pub use desk::{Desk, Office};
-pub use note::Note;
+pub use claim::{Claim, Commit};
+pub use columns::{Column, Columns};
+pub use database::{Database, Transaction, Written};
+pub use desk::{Clerk, Desk, Progress, Step, Trouble};
+pub use note::{Note, NoteDamaged};
+pub use office::{Common, Port};
+pub use rows::{RowClerk, RowOffice};
+pub use sink::{RowSink, Server};
 pub use writer::{Limits, RowWriter};
 
 /// A shard holds at most this many rows that are not applied, unless it is told otherwise.

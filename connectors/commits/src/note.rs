@@ -16,8 +16,8 @@
 //! ```
 //! There is no checksum: the store that keeps the notes has one. Rows end where the note ends.
 
-use super::cell::{Kind, Value};
-use super::columns::{COLUMNS_MAX, Column};
+use crate::cell::{Kind, Value};
+use crate::columns::{COLUMNS_MAX, Column};
 
 const MAGIC: &[u8; 3] = b"TWR";
 const VERSION: u8 = 1;

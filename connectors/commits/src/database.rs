@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_kernel::Epoch;
+use thalweg_kernel::Str;
 
-use super::ledger::Work;
-use super::note::Note;
+use crate::claim::{Claim, Commit};
+use crate::desk::Trouble;
+use crate::ledger::Work;
+use crate::note::Note;
 
 /// A database whose writer is one thread.
 pub trait Database: Send + 'static {
@@ -27,13 +29,13 @@ pub trait Transaction {
     ///
     /// # Errors
     /// See [`Trouble`].
-    fn commits(&mut self) -> Result<Vec<(u16, Epoch)>, Trouble>;
+    fn commits(&mut self) -> Result<Vec<Commit>, Trouble>;
 
-    /// Notes that `epoch` of `instance` is applied, and all before it. [`Epoch::NONE`]: forgets it.
+    /// Notes that an epoch of an instance is applied, and all before it. [`Epoch::NONE`]: forgets it.
     ///
     /// # Errors
     /// See [`Trouble`].
-    fn set_commit(&mut self, instance: u16, epoch: Epoch) -> Result<(), Trouble>;
+    fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble>;
 
     /// Writes the rows of a note. Rows that the table refuses for what they hold are left out, logged
     /// and counted: one bad row must not stop a job.
@@ -45,20 +47,9 @@ pub trait Transaction {
     /// Makes everything visible and durable.
     ///
     /// # Errors
-    /// See [`Trouble`].
+    /// See [`Trouble`]. Where nobody knows whether it was done, since the answer was lost, it is
+    /// [`Trouble::Wait`]: the next transaction reads what is noted, and skips what is.
     fn commit(self) -> Result<(), Trouble>;
-}
-
-/// Why a transaction did not come to its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// Somebody else has the lock, the disk is full, the server is away: nothing was applied, and it is
-    /// tried again. Says what would help.
-    #[error("{0}")]
-    Wait(String),
-    /// The job ends. Says what to do.
-    #[error("{0}")]
-    Final(String),
 }
 
 /// What became of rows.
@@ -77,11 +68,24 @@ pub struct Applied {
     pub written: Written,
     /// Notes whose epoch had been applied before.
     pub skipped: u64,
-    /// Commits that were forgotten since their epochs do not exist: instance and epoch.
-    pub forgotten: Vec<(u16, Epoch)>,
+    /// Commits that were forgotten, wholly or in part, since the job knows no such epochs.
+    pub forgotten: Vec<Commit>,
+    /// The state directory whose commits were taken over.
+    pub taken_over: Option<Str>,
+}
+
+/// Looks whether the job may write to the database, without changing anything in its tables.
+///
+/// # Errors
+/// See [`Trouble`].
+pub fn look(database: &mut impl Database, claim: Option<&Claim>) -> Result<(), Trouble> {
+    let mut transaction = database.begin()?;
+    let Some(claim) = claim else { return Ok(()) };
+    transaction.commits()?.iter().try_for_each(|commit| claim.means(commit, true).map(drop))
 }
 
 /// Applies `work` in one transaction, but for notes that were applied before; `None` if it was too late.
+/// Without a claim there are no epochs, and commits are left alone.
 ///
 /// `gone` says whether the job has ended without closing. It may have been started again since, and its
 /// next run may have applied more: so that is asked once no other transaction can begin. What is asked
@@ -89,28 +93,42 @@ pub struct Applied {
 /// next run.
 ///
 /// # Errors
-/// See [`Trouble`]; nothing was applied then.
+/// See [`Trouble`]; nothing was applied then, unless the answer to a commit was lost.
 pub fn apply<D: Database>(
     database: &mut D,
+    claim: Option<&Claim>,
     work: &Work,
     gone: impl Fn() -> bool,
 ) -> Result<Option<Applied>, Trouble> {
+    let mut applied = Applied::default();
+    if claim.is_none() && work.direct.is_empty() && work.notes.is_empty() {
+        return Ok(Some(applied));
+    }
     let mut transaction = database.begin()?;
     if gone() && !work.is_direct() {
         return Ok(None);
     }
-    let mut applied = Applied::default();
-    let mut commits = BTreeMap::new();
     let mut changed = !work.direct.is_empty();
-    if work.restored.is_some() || !work.notes.is_empty() {
-        commits.extend(transaction.commits()?);
-    }
-    if let Some(restored) = work.restored {
-        for (&instance, commit) in commits.iter_mut().filter(|(_, commit)| **commit > restored) {
-            applied.forgotten.push((instance, *commit));
-            transaction.set_commit(instance, restored)?;
-            *commit = restored;
+    let mut commits = BTreeMap::new();
+    if let Some(claim) = claim.filter(|_| !work.is_direct()) {
+        for found in transaction.commits()? {
+            let mut epoch = claim.means(&found, work.restored.is_some())?;
+            if let Some(restored) = work.restored {
+                epoch = epoch.min(restored);
+            }
+            commits.insert(found.instance, epoch);
+            let directory = claim.directory().clone();
+            if (found.epoch, &found.directory) == (epoch, &directory) {
+                continue;
+            }
+            transaction.set_commit(&Commit { instance: found.instance, epoch, directory })?;
             changed = true;
+            if !found.directory.is_empty() && found.directory != *claim.directory() {
+                applied.taken_over = Some(found.directory.clone());
+            }
+            if epoch < found.epoch {
+                applied.forgotten.push(found);
+            }
         }
     }
     let mut newest = BTreeMap::new();
@@ -124,7 +142,8 @@ pub fn apply<D: Database>(
         newest.insert(id.instance, id.epoch);
     }
     for (&instance, &epoch) in &newest {
-        transaction.set_commit(instance, epoch)?;
+        let directory = claim.map(|claim| claim.directory().clone()).unwrap_or_default();
+        transaction.set_commit(&Commit { instance, epoch, directory })?;
     }
     for held in &work.direct {
         write(&mut transaction, &held.note, &mut applied.written)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use thalweg_kernel::ConfigError;
 
-use super::cell::{Cell, Kind, Value};
-use super::note;
+use crate::cell::{Cell, Kind, Value};
+use crate::note;
 
 /// Writes one column of a record.
 type Bind<T> = Arc<dyn Fn(&T, &mut Vec<u8>) + Send + Sync>;

@@ -1,4 +1,4 @@
-//! The engine's part in an exactly-once sink, played by hand: for the tests of sinks.
+//! The engine's part in an exactly-once sink, played by hand: for the tests of sinks. Feature `testing`.
 //!
 //! A job of one source (the numbers from 0 on) and one sink on several shards. [`play`] takes steps in
 //! an order drawn from a seed: it writes, seals, gives epochs up, lets them exist, commits on one instance
@@ -7,6 +7,7 @@
 //! given to another instance than their own, and some to several.
 
 mod killed;
+pub mod table;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,14 +18,14 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use thalweg_kernel::{
-    Change, Changes, Durability, Epoch, OpenContext, Pending, PendingId, Shared, Sink, StateId,
-    Timestamp,
+    Change, Changes, Durability, Epoch, Lineage, OpenContext, Pending, PendingId, Shared, Sink,
+    StateId, Timestamp,
 };
 
-pub use killed::killed;
+pub use killed::{KILL_DIRECTORY, killed};
 
 /// What takes longer hangs.
-const STUCK: Duration = Duration::from_secs(20);
+const STUCK: Duration = Duration::from_secs(60);
 
 /// A small random generator (splitmix64).
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ impl Random {
 }
 
 /// What the engine keeps durably, and what it is about to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Engine {
     /// The notes of the last epoch.
     pub notes: BTreeMap<PendingId, Vec<u8>>,
@@ -55,11 +56,34 @@ pub struct Engine {
     pub restored: Option<Epoch>,
     /// How many records the source had emitted at it.
     pub position: u64,
+    /// The id of its state directory.
+    pub lineage: Lineage,
     changes: Changes,
     last: Epoch,
 }
 
+impl Default for Engine {
+    /// At its beginning, in a directory that is called `here`.
+    fn default() -> Self {
+        Self {
+            notes: BTreeMap::new(),
+            restored: None,
+            position: 0,
+            lineage: Lineage { directory: "here".into(), ..Lineage::default() },
+            changes: Changes::default(),
+            last: Epoch::NONE,
+        }
+    }
+}
+
 impl Engine {
+    /// At its beginning, in a directory of this id.
+    pub fn within(directory: &str) -> Self {
+        let mut engine = Self::default();
+        engine.lineage.directory = directory.into();
+        engine
+    }
+
     /// What the sink's instances are told when they open.
     pub fn contexts(
         &mut self,
@@ -96,6 +120,7 @@ impl Engine {
                 checkpoints: true,
                 restored: self.restored,
                 pending,
+                lineage: self.lineage.clone(),
                 ..Durability::default()
             },
         };

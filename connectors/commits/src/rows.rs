@@ -1,0 +1,242 @@
+//! [`RowOffice`]: what the instances of a sink into an SQL database share; and [`RowClerk`], who applies
+//! their rows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::task::Waker;
+
+use metrics::{Counter, counter};
+use thalweg_kernel::{ConnectorError, Epoch, OpenContext};
+use tracing::{info, warn};
+
+use crate::claim::Claim;
+use crate::columns::Columns;
+use crate::database::{Applied, Database, apply, look};
+use crate::desk::{Clerk, Desk, Progress, Trouble};
+use crate::ledger::{Ledger, Message, Work};
+use crate::office::{Common, Port};
+use crate::writer::{Limits, RowWriter};
+
+/// What the thread has done for one instance in this run.
+pub struct RowPort {
+    pub(crate) instance: u16,
+    /// What was recovered is applied.
+    pub(crate) recovered: AtomicBool,
+    /// All of this epoch is applied, and of those before it.
+    upto: AtomicU64,
+    /// Rows that were applied, and the bytes of their notes.
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    waker: Waker,
+}
+
+impl RowPort {
+    /// The epoch up to which the instance is applied.
+    pub(crate) fn upto(&self) -> Epoch {
+        Epoch::new(self.upto.load(SeqCst))
+    }
+}
+
+impl Port for RowPort {
+    fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+/// What all instances of a sink share: put it into the registry of their contexts.
+pub struct RowOffice {
+    to_desk: flume::Sender<Message>,
+    common: Arc<Common<RowPort>>,
+}
+
+impl RowOffice {
+    /// Looks into the database, and starts the thread. `name` is the sink's, for errors: kind and address.
+    ///
+    /// What can be waited out is waited out by the thread.
+    ///
+    /// # Errors
+    /// If the table is not to be written to, or its commits are another job's, or there is no thread to be
+    /// had.
+    pub fn start<D: Database>(
+        name: String,
+        cx: &OpenContext,
+        mut database: D,
+    ) -> Result<Self, ConnectorError> {
+        match look(&mut database, Claim::of(cx).as_ref()) {
+            Ok(()) => {}
+            Err(Trouble::Wait(why)) => warn!("{name}: waits: {why}"),
+            Err(Trouble::Final(why)) => return Err(ConnectorError::new(&name, why)),
+        }
+        let (office, desk) = Self::new(name, cx, database);
+        office.common.start(format!("sql-out-{}", cx.operator_id), desk)?;
+        Ok(office)
+    }
+
+    /// The office, and the desk for the caller to step.
+    pub fn new<D: Database>(
+        name: String,
+        cx: &OpenContext,
+        database: D,
+    ) -> (Self, Desk<RowClerk<D>>) {
+        // Unbounded as a channel: what is under way is bounded by what the instances may hold.
+        let (to_desk, inbox) = flume::unbounded();
+        let common = Common::new(name);
+        let clerk = RowClerk {
+            database,
+            claim: Claim::of(cx),
+            ledger: Ledger::new(cx.instances),
+            common: Arc::clone(&common),
+            current: None,
+            meters: Meters::new(cx),
+        };
+        let desk = Desk::new(clerk, inbox, Arc::clone(&common));
+        (Self { to_desk, common }, desk)
+    }
+
+    /// The instance on the shard of `cx`. Held back for epochs if the job takes checkpoints, unless it
+    /// is to be `at_least_once`.
+    pub fn open<T>(
+        &self,
+        cx: &OpenContext,
+        columns: Columns<T>,
+        limits: Limits,
+        at_least_once: bool,
+    ) -> RowWriter<T> {
+        let port = self.common.enter(RowPort {
+            instance: cx.shard as u16,
+            recovered: AtomicBool::new(false),
+            upto: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waker: cx.waker.clone(),
+        });
+        let holds = cx.durability.checkpoints && !at_least_once;
+        let (to_desk, common) = (self.to_desk.clone(), Arc::clone(&self.common));
+        RowWriter::new(columns, limits, holds, port, to_desk, common, &cx.durability)
+    }
+}
+
+/// Counters, labelled with job and operator.
+struct Meters {
+    rows: Counter,
+    refused: Counter,
+    skipped: Counter,
+    transactions: Counter,
+    waits: Counter,
+}
+
+impl Meters {
+    fn new(cx: &OpenContext) -> Self {
+        let make = |name: &'static str| counter!(name, "job" => cx.job.to_string(), "operator" => cx.operator.to_string());
+        Self {
+            rows: make("thalweg_sql_rows_total"),
+            refused: make("thalweg_sql_refused_rows_total"),
+            skipped: make("thalweg_sql_skipped_notes_total"),
+            transactions: make("thalweg_sql_transactions_total"),
+            waits: make("thalweg_sql_waits_total"),
+        }
+    }
+}
+
+/// Applies rows to a database.
+pub struct RowClerk<D> {
+    database: D,
+    claim: Option<Claim>,
+    ledger: Ledger,
+    common: Arc<Common<RowPort>>,
+    current: Option<Work>,
+    meters: Meters,
+}
+
+impl<D: Database> Clerk for RowClerk<D> {
+    type Message = Message;
+    type Port = RowPort;
+
+    fn hear(&mut self, message: Message) {
+        self.ledger.take(message);
+    }
+
+    /// Applies one piece of work.
+    fn work(&mut self, alone: bool) -> Result<Progress, Trouble> {
+        let common = Arc::clone(&self.common);
+        let gone = move || common.is_gone();
+        // Whoever comes next finds it in the notes, but for what is in none.
+        let work = if gone() {
+            self.current.take().filter(Work::is_direct).or_else(|| self.ledger.direct_work())
+        } else {
+            self.current.take().or_else(|| self.ledger.next_work())
+        };
+        let Some(work) = work else {
+            let done = gone() || alone || self.ledger.all_closed();
+            return Ok(if done { Progress::Done } else { Progress::Idle });
+        };
+        let result = if work.is_empty() {
+            Ok(Some(Applied::default()))
+        } else {
+            apply(&mut self.database, self.claim.as_ref(), &work, &gone)
+        };
+        match result {
+            Ok(Some(applied)) => {
+                self.tell(&work, &applied);
+                self.settle(&work);
+                Ok(Progress::Worked)
+            }
+            Ok(None) => Ok(Progress::Done),
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Wait(_)) {
+                    self.meters.waits.increment(1);
+                    self.current = Some(work);
+                }
+                Err(trouble)
+            }
+        }
+    }
+}
+
+impl<D> RowClerk<D> {
+    fn tell(&self, work: &Work, applied: &Applied) {
+        let name = self.common.name();
+        if !work.is_empty() {
+            self.meters.transactions.increment(1);
+        }
+        self.meters.rows.increment(applied.written.rows);
+        self.meters.refused.increment(applied.written.refused);
+        self.meters.skipped.increment(applied.skipped);
+        for forgotten in &applied.forgotten {
+            warn!(
+                "{name}: holds results up to epoch {} of instance {}, but the job resumes from \
+                 epoch {}: results of later epochs are written again",
+                forgotten.epoch, forgotten.instance, work.upto
+            );
+        }
+        if let Some(from) = &applied.taken_over {
+            warn!("{name}: took over the commits of state directory {from}");
+        }
+        if !work.notes.is_empty() && work.restored.is_some() {
+            info!(
+                "{name}: committed again up to epoch {}: {} rows; {} notes had been applied",
+                work.upto, applied.written.rows, applied.skipped
+            );
+        }
+    }
+
+    /// Lets the shards know.
+    fn settle(&self, work: &Work) {
+        let ports = self.common.ports();
+        for port in ports.iter() {
+            let mine = work.notes.iter().filter(|held| held.id.instance == port.instance);
+            // What an earlier run has written does not count as held in this one.
+            let mine = mine.filter(|_| work.restored.is_none());
+            let direct = work.direct.iter().filter(|direct| direct.instance == port.instance);
+            let mine = mine.map(|held| (held.rows, held.note.len()));
+            let (rows, bytes) = mine
+                .chain(direct.map(|direct| (direct.rows, direct.note.len())))
+                .fold((0, 0), |(rows, bytes), (more, len)| (rows + more, bytes + len as u64));
+            port.rows.fetch_add(rows, SeqCst);
+            port.bytes.fetch_add(bytes, SeqCst);
+            port.upto.store(work.upto.number(), SeqCst);
+            port.recovered.store(true, SeqCst);
+            port.waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! [`PostgresConfig`]: where the server is, from a URL.
+//!
+//! `postgres://user:password@host:port/database?key=value&...`. No `Display` or `Debug` here shows a password.
+//!
+//! | key | default | |
+//! |---|---|---|
+//! | `sslmode` | `disable` for this machine, `require` for others | `require` verifies certificate and name |
+//! | `sslrootcert` | the system's authorities | the PEM file of the authority that signed the server's certificate |
+//! | `sslcert`, `sslkey` | none | PEM files of a client's certificate and its key |
+//! | `password_file` | none | a file that holds the password; a line break at its end is not part of it |
+//! | `connect_timeout` | 5 s | for each address |
+//! | `keepalives_idle` | 15 s | with `keepalives_interval` (5 s) and `keepalives_retries` (3): how soon a host that vanished is noticed |
+//! | `tcp_user_timeout` | 30 s | the same while data is under way, in milliseconds |
+//!
+//! and `options`, `application_name`, `channel_binding`, `target_session_attrs`, `hostaddr`, `keepalives`,
+//! `load_balance_hosts`, `sslnegotiation` as libpq has them. User and password that the URL does not name are
+//! those of the variables `THALWEG_POSTGRES_USER` and `THALWEG_POSTGRES_PASSWORD`; without those the user is
+//! that of the process.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use thalweg_kernel::ConfigError;
+use tokio_postgres::config::{Host, SslMode};
+use url::form_urlencoded;
+
+/// The user where the URL names none.
+pub const USER_ENV: &str = "THALWEG_POSTGRES_USER";
+/// The password where the URL names none.
+pub const PASSWORD_ENV: &str = "THALWEG_POSTGRES_PASSWORD";
+
+const CONNECT_S_MAX: u64 = 5;
+const KEEPALIVE_IDLE_S: u64 = 15;
+const KEEPALIVE_INTERVAL_S: u64 = 5;
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNANSWERED_S_MAX: u64 = 30;
+
+/// Where a PostgreSQL database is, and how to get there; see the [module](self).
+#[derive(Clone)]
+pub struct PostgresConfig {
+    server: tokio_postgres::Config,
+    encrypted: Option<bool>,
+    password_file: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl FromStr for PostgresConfig {
+    type Err = ConfigError;
+
+    fn from_str(url: &str) -> Result<Self, ConfigError> {
+        const FORM: &str = "postgres://user@host/database";
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            // What it is instead may hold a password.
+            return Err(ConfigError::new("url", "***", FORM));
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut theirs = Vec::new();
+        let (mut encrypted, mut password_file) = (None, None);
+        let (mut ca, mut cert, mut key) = (None, None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else {
+                continue;
+            };
+            match &*name {
+                "sslmode" => {
+                    encrypted = Some(match &*value {
+                        "disable" => false,
+                        "require" | "verify-ca" | "verify-full" => true,
+                        _ => {
+                            let allowed = "disable, or require, which verifies the certificate";
+                            return Err(ConfigError::new("sslmode", value, allowed));
+                        }
+                    });
+                }
+                "sslrootcert" => ca = Some(PathBuf::from(&*value)),
+                "sslcert" => cert = Some(PathBuf::from(&*value)),
+                "sslkey" => key = Some(PathBuf::from(&*value)),
+                "password_file" => password_file = Some(PathBuf::from(&*value)),
+                _ => theirs.push(pair),
+            }
+        }
+        let server = format!("{base}?{}", theirs.join("&"));
+        let server = server.parse::<tokio_postgres::Config>().map_err(|error| {
+            let why = std::error::Error::source(&error).map(ToString::to_string);
+            let allowed = format!("{FORM} ({})", why.unwrap_or_else(|| error.to_string()));
+            ConfigError::new("url", "***", allowed)
+        })?;
+        Ok(Self { server, encrypted, password_file, ca, cert, key })
+    }
+}
+
+impl PostgresConfig {
+    /// Checks what can be checked without connecting; reads the files it names.
+    ///
+    /// # Errors
+    /// Names the first setting that will not do.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let complete = self.complete()?;
+        if complete.get_dbname().is_none_or(str::is_empty) {
+            let allowed = "a database's name after the host: postgres://user@host/database";
+            return Err(ConfigError::new("url", self, allowed));
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            return Err(ConfigError::new("sslcert", "", "together with sslkey"));
+        }
+        if self.is_encrypted() { crate::tls::client_config(self).map(drop) } else { Ok(()) }
+    }
+
+    /// Whether every host is this machine.
+    fn is_local(&self) -> bool {
+        self.server.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
+            && self.server.get_hosts().iter().all(|host| match host {
+                Host::Unix(_) => true,
+                Host::Tcp(name) => matches!(&**name, "localhost" | "127.0.0.1" | "::1"),
+            })
+    }
+
+    /// Whether the connection is encrypted, and the server verified.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.encrypted.unwrap_or_else(|| !self.is_local())
+    }
+
+    /// With password and limits.
+    pub(crate) fn complete(&self) -> Result<tokio_postgres::Config, ConfigError> {
+        let mut server = self.server.clone();
+        let env = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if server.get_user().is_none()
+            && let Some(user) = env(USER_ENV)
+        {
+            server.user(user);
+        }
+        if let Some(file) = &self.password_file {
+            let password = std::fs::read_to_string(file).map_err(|cause| {
+                let allowed = format!("a readable UTF-8 file that holds the password ({cause})");
+                ConfigError::new("password_file", file.display(), allowed)
+            })?;
+            server.password(password.trim_end_matches(['\n', '\r']));
+        } else if server.get_password().is_none()
+            && let Some(password) = env(PASSWORD_ENV)
+        {
+            server.password(password);
+        }
+        let encrypted = self.is_encrypted();
+        server.ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable });
+        // What the URL says goes before; libpq's own defaults wait for hours.
+        let theirs = tokio_postgres::Config::new();
+        if server.get_connect_timeout().is_none() {
+            server.connect_timeout(Duration::from_secs(CONNECT_S_MAX));
+        }
+        if server.get_keepalives_idle() == theirs.get_keepalives_idle() {
+            server.keepalives_idle(Duration::from_secs(KEEPALIVE_IDLE_S));
+        }
+        if server.get_keepalives_interval().is_none() {
+            server.keepalives_interval(Duration::from_secs(KEEPALIVE_INTERVAL_S));
+        }
+        if server.get_keepalives_retries().is_none() {
+            server.keepalives_retries(KEEPALIVE_RETRIES);
+        }
+        if server.get_tcp_user_timeout().is_none() {
+            server.tcp_user_timeout(Duration::from_secs(UNANSWERED_S_MAX));
+        }
+        if server.get_application_name().is_none() {
+            server.application_name("thalweg");
+        }
+        Ok(server)
+    }
+}
+
+/// Hosts and database.
+impl fmt::Display for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = self.server.get_ports();
+        for (place, host) in self.server.get_hosts().iter().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            match host {
+                Host::Tcp(name) => write!(f, "{comma}{name}")?,
+                Host::Unix(path) => write!(f, "{comma}{}", path.display())?,
+            }
+            if let Some(port) = ports.get(place).or(ports.first()) {
+                write!(f, ":{port}")?;
+            }
+        }
+        write!(f, "/{}", self.server.get_dbname().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresConfig({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> PostgresConfig {
+        url.parse().unwrap()
+    }
+
+    #[test]
+    fn a_url_says_where_and_how() {
+        let config = parse("postgresql://u:hunter2@db.example.org:5433/plant?connect_timeout=2");
+        assert_eq!(config.to_string(), "db.example.org:5433/plant");
+        let complete = config.complete().unwrap();
+        assert_eq!(complete.get_user(), Some("u"));
+        assert_eq!(complete.get_password(), Some(&b"hunter2"[..]));
+        assert_eq!(complete.get_connect_timeout(), Some(&Duration::from_secs(2)));
+        assert_eq!(complete.get_keepalives_idle(), Duration::from_secs(15));
+        assert!(!format!("{config} {config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn other_machines_are_spoken_to_encrypted() {
+        assert!(parse("postgres://u@db.example.org/d").is_encrypted());
+        assert!(!parse("postgres://u@db.example.org/d?sslmode=disable").is_encrypted());
+        for local in ["localhost", "127.0.0.1", "%2Frun%2Fpostgresql"] {
+            assert!(!parse(&format!("postgres://u@{local}/d")).is_encrypted(), "{local}");
+            assert!(parse(&format!("postgres://u@{local}/d?sslmode=verify-full")).is_encrypted());
+        }
+        assert!(parse("postgres://u@localhost,db.example.org/d").is_encrypted());
+    }
+
+    #[test]
+    fn each_mistake_says_what_is_allowed_and_no_password() {
+        let cases = [
+            ("mysql://u:hunter2@h/d", "postgres://user@host/database"),
+            ("u:hunter2@h/d", "postgres://user@host/database"),
+            ("postgres://u:hunter2@h:x/d", "postgres://user@host/database"),
+            ("postgres://u:hunter2@h/d?sslmode=prefer", "disable, or require"),
+            ("postgres://u:hunter2@h/d?colour=red", "postgres://user@host/database"),
+            ("postgres://u:hunter2@localhost", "a database's name"),
+            ("postgres://u@localhost/d?sslcert=a", "together with sslkey"),
+            ("postgres://u@localhost/d?password_file=/no/such", "password_file = \"/no/such\""),
+            ("postgres://u@h/d?sslrootcert=/no/such", "sslrootcert = \"/no/such\""),
+        ];
+        for (url, expected) in cases {
+            let error = url.parse::<PostgresConfig>().and_then(|config| config.check());
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(expected), "{url}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_file_loses_its_line_break() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let config = parse(&format!("postgres://u@h/d?password_file={}", file.path().display()));
+        assert_eq!(config.complete().unwrap().get_password(), Some(&b"hunter2"[..]));
+    }
+}

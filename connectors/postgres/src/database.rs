@@ -1,0 +1,277 @@
+//! [`Postgres`]: PostgreSQL behind the seam of [`thalweg_commits`].
+//!
+//! # A transaction
+//! ```text
+//! BEGIN; pg_advisory_xact_lock(job, sink)      nobody else begins for this sink
+//! SELECT .. FROM thalweg_commits               what was applied already
+//! SAVEPOINT; INSERT .. SELECT FROM unnest(..) ON CONFLICT ..; RELEASE      for each note, in one go
+//! INSERT INTO thalweg_commits ..; COMMIT       in one go
+//! ```
+//! Rows go as one array a column, and nothing is prepared beforehand: a note (256 KiB) is one statement and one
+//! round trip, and poolers need not know the session.
+//!
+//! # When the connection breaks
+//! Then nobody knows what became of the transaction. Nobody needs to: it is tried again from its beginning,
+//! and finds in `thalweg_commits` what was committed, also where only the answer to `COMMIT` was lost. The
+//! backend of the broken connection may still be at work, and commit later. It holds the lock, so until it has
+//! ended nothing is read; and one that has not got the lock has nothing to do behind it, since no more
+//! is sent before the lock's answer is there.
+//!
+//! A connection that was cut while it was idle costs one attempt more, at once.
+//!
+//! # Rows that the table refuses
+//! Their note's statement fails and is undone; halves of the note are tried then, and halves of those, until the
+//! rows that are refused are alone. Each costs about two statements for each doubling of the rows.
+//!
+//! # What is expected of the server
+//! It must keep what it has committed: `fsync` on (a warning says so if not), `synchronous_commit` not off (it is
+//! turned on here). Who fails over to an asynchronous standby loses what that has not received, as with any
+//! client: notes are deleted once they are committed.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::{join, join3};
+use thalweg_commits::sink::Target;
+use thalweg_commits::{Commit, Database, Note, NoteDamaged, Transaction, Trouble, Written};
+use thalweg_kernel::Epoch;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+use tracing::warn;
+
+use crate::batch::Rows;
+use crate::config::PostgresConfig;
+use crate::session::{LOCK_MS_MAX, ROW_LOCK_MS_MAX, Session, runtime};
+use crate::statements;
+use crate::trouble::{is_lost, refuses, text, trouble};
+
+/// See the [module](self).
+pub struct Postgres {
+    runtime: Runtime,
+    target: Target<PostgresConfig>,
+    session: Option<Session>,
+    /// The statement for notes with this head: nearly always the same.
+    insert: (Vec<u8>, String),
+    refused: u64,
+}
+
+impl Postgres {
+    pub(crate) fn open(target: Target<PostgresConfig>) -> Result<Self, Trouble> {
+        let insert = Default::default();
+        Ok(Self { runtime: runtime()?, target, session: None, insert, refused: 0 })
+    }
+
+    /// Makes a session if there is none, and begins a transaction in it.
+    fn try_begin(&mut self) -> Result<(), Trouble> {
+        if self.session.is_none() {
+            let opened = self.runtime.block_on(Session::open(&self.target))?;
+            self.session = Some(opened);
+            // The table may be another by now.
+            self.insert = Default::default();
+        }
+        let Some(Session { client, .. }) = &self.session else { return Err(gone()) };
+        let Target { job, sink, .. } = &self.target;
+        let lock = statements::lock(&["thalweg", job, sink]);
+        let begin = statements::begin(lock, LOCK_MS_MAX, ROW_LOCK_MS_MAX);
+        let begun = self.runtime.block_on(client.batch_execute(&begin));
+        begun.map_err(|error| self.failed(&error))
+    }
+
+    /// What an error means; the session ends with it, unless it could go on.
+    #[cold]
+    fn failed(&mut self, error: &Error) -> Trouble {
+        if is_lost(error) || !self.roll_back() {
+            self.session = None;
+        }
+        trouble(error)
+    }
+
+    /// Ends what was begun; whether the session can go on.
+    fn roll_back(&self) -> bool {
+        let Some(Session { client, .. }) = &self.session else { return false };
+        !client.is_closed() && self.runtime.block_on(client.batch_execute("ROLLBACK")).is_ok()
+    }
+}
+
+#[cold]
+fn gone() -> Trouble {
+    Trouble::Wait("there is no connection".into())
+}
+
+impl Database for Postgres {
+    type Transaction<'a> = Open<'a>;
+
+    fn begin(&mut self) -> Result<Open<'_>, Trouble> {
+        let was_idle = self.session.is_some();
+        let mut begun = self.try_begin();
+        if was_idle && self.session.is_none() {
+            // Cut while nothing was under way.
+            begun = self.try_begin();
+        }
+        begun?;
+        Ok(Open { postgres: self, commits: BTreeMap::new(), ended: false })
+    }
+}
+
+/// A transaction under way.
+pub struct Open<'a> {
+    postgres: &'a mut Postgres,
+    /// What is to be noted when it is committed.
+    commits: BTreeMap<u16, Commit>,
+    /// It is committed, or there is no session left.
+    ended: bool,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.ended && !self.postgres.roll_back() {
+            self.postgres.session = None;
+        }
+    }
+}
+
+impl Open<'_> {
+    /// Waits for an answer.
+    fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, Trouble> {
+        self.try_ask(question)?.map_err(|error| self.failed(&error))
+    }
+
+    fn try_ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<Result<T, Error>, Trouble> {
+        let Postgres { runtime, session, .. } = &mut *self.postgres;
+        let Some(Session { client, .. }) = session else { return Err(gone()) };
+        Ok(runtime.block_on(question(client)))
+    }
+
+    #[cold]
+    fn failed(&mut self, error: &Error) -> Trouble {
+        self.ended = true;
+        self.postgres.failed(error)
+    }
+
+    /// Inserts the rows `from..to` of a note; how many were refused.
+    fn insert(&mut self, rows: &Rows<'_>, from: usize, to: usize) -> Result<u64, Trouble> {
+        let Some(arrays) = rows.arrays(&rows.last_of_each(from, to)) else {
+            return Err(Trouble::Final(
+                "a note holds a value of another kind than its column".into(),
+            ));
+        };
+        let parameters: Vec<_> = arrays.iter().map(|array| array.parameter()).collect();
+        let sql = std::mem::take(&mut self.postgres.insert.1);
+        let inserted = self.try_ask(async |client| {
+            let answers = join3(
+                client.batch_execute("SAVEPOINT note"),
+                client.execute_typed(&sql, &parameters),
+                client.batch_execute("RELEASE SAVEPOINT note"),
+            );
+            let (begun, inserted, released) = answers.await;
+            begun?;
+            inserted?;
+            released
+        });
+        self.postgres.insert.1 = sql;
+        let error = match inserted? {
+            Ok(()) => return Ok(0),
+            Err(error) if refuses(&error) => error,
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let undo = "ROLLBACK TO SAVEPOINT note; RELEASE SAVEPOINT note";
+        self.ask(async |client| client.batch_execute(undo).await)?;
+        if to - from > 1 {
+            let middle = from + (to - from) / 2;
+            // In this order: the later row of a key wins.
+            return Ok(self.insert(rows, from, middle)? + self.insert(rows, middle, to)?);
+        }
+        self.postgres.refused += 1;
+        tell_refused(&self.postgres.target, self.postgres.refused, &error);
+        Ok(1)
+    }
+}
+
+#[cold]
+fn tell_refused(target: &Target<PostgresConfig>, count: u64, error: &Error) {
+    if count.is_power_of_two() {
+        let Target { address, table, .. } = target;
+        let why = text(error);
+        warn!("postgres {address} {table}: a row was left out: {why} ({count} so far)");
+    }
+}
+
+impl Transaction for Open<'_> {
+    fn commits(&mut self) -> Result<Vec<Commit>, Trouble> {
+        let (job, sink) = (self.postgres.target.job.clone(), self.postgres.target.sink.clone());
+        let rows = self.ask(async |client| {
+            let names = [(&&*job as _, Type::TEXT), (&&*sink as _, Type::TEXT)];
+            client.query_typed(statements::READ_COMMITS, &names).await
+        })?;
+        let commit = |row: &tokio_postgres::Row| Commit {
+            instance: row.get::<_, i32>(0) as u16,
+            epoch: Epoch::new(row.get::<_, i64>(1) as u64),
+            directory: row.get::<_, &str>(2).into(),
+        };
+        Ok(rows.iter().map(commit).collect())
+    }
+
+    fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble> {
+        self.commits.insert(commit.instance, commit.clone());
+        Ok(())
+    }
+
+    fn write(&mut self, mut note: Note<'_>) -> Result<Written, Trouble> {
+        let Postgres { target, session, insert, .. } = &mut *self.postgres;
+        if insert.0 != note.head() {
+            let Some(Session { shape, .. }) = session else { return Err(gone()) };
+            let sql = statements::insert(&target.table, note.columns(), shape, false);
+            let sql = sql.map_err(|why| Trouble::Final(format!("table {} {why}", target.table)))?;
+            *insert = (note.head().to_vec(), sql);
+        }
+        let damaged = |error: NoteDamaged| Trouble::Final(error.to_string());
+        let rows = Rows::read(&mut note).map_err(damaged)?;
+        let refused = self.insert(&rows, 0, rows.len())?;
+        Ok(Written { rows: rows.len() as u64 - refused, refused })
+    }
+
+    fn commit(mut self) -> Result<(), Trouble> {
+        let (job, sink) = (self.postgres.target.job.clone(), self.postgres.target.sink.clone());
+        let commits = std::mem::take(&mut self.commits);
+        let (set, forgotten): (Vec<_>, Vec<_>) =
+            commits.values().partition(|commit| commit.epoch > Epoch::NONE);
+        let instance = |commit: &&Commit| i32::from(commit.instance);
+        let forgotten: Vec<_> = forgotten.iter().map(instance).collect();
+        let instances: Vec<_> = set.iter().map(instance).collect();
+        let epochs: Vec<_> = set.iter().map(|commit| commit.epoch.number() as i64).collect();
+        let directory = set.first().map(|commit| commit.directory.clone()).unwrap_or_default();
+        self.ask(async |client| {
+            let (job, sink): (&(dyn tokio_postgres::types::ToSql + Sync), _) =
+                (&&*job, (&&*sink as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT));
+            let job = (job, Type::TEXT);
+            if !forgotten.is_empty() {
+                let which = (&forgotten as _, Type::INT4_ARRAY);
+                let values = [job.clone(), sink.clone(), which];
+                client.execute_typed(statements::FORGET_COMMITS, &values).await?;
+            }
+            if instances.is_empty() {
+                return client.batch_execute("COMMIT").await;
+            }
+            let values = [
+                job,
+                sink,
+                (&instances as _, Type::INT4_ARRAY),
+                (&epochs as _, Type::INT8_ARRAY),
+                (&&*directory as _, Type::TEXT),
+            ];
+            // Should the first fail, the second does nothing.
+            let set = client.execute_typed(statements::SET_COMMITS, &values);
+            let (set, committed) = join(set, client.batch_execute("COMMIT")).await;
+            set?;
+            committed
+        })?;
+        self.ended = true;
+        Ok(())
+    }
+}

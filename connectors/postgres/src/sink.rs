@@ -1,0 +1,61 @@
+//! [`PostgresSink`]: rows into a table of a PostgreSQL database.
+
+use thalweg_commits::Trouble;
+use thalweg_commits::sink::{RowSink, Server, Target};
+use thalweg_kernel::ConfigError;
+
+use crate::config::PostgresConfig;
+use crate::database::Postgres;
+
+/// PostgreSQL cuts longer names off.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Writes each record as a row into a table of a PostgreSQL database, with the effect of once; see [`RowSink`]
+/// for what it promises and what can be set.
+///
+/// A table that is not there is created with columns of `bigint`, `double precision`, `text` and `bytea`. One
+/// that is there may have others: smaller numbers, `numeric`, `boolean` and `timestamptz` for integers
+/// (milliseconds since 1970), `varchar`, `json`, `uuid` and enums for text. A value that does not fit its
+/// column (out of range, text with a NUL byte, no JSON) has its row left out, logged and counted. Tables are
+/// found, and created, as the `search_path` says; it can be set in the URL: `?options=-csearch_path%3Dplant`.
+///
+/// ```no_run
+/// # use thalweg_postgres::{PostgresConfig, PostgresSink};
+/// # use thalweg_kernel::Timestamp;
+/// struct Average { device: String, end: Timestamp, avg: f64, alarm: Option<bool> }
+///
+/// let server: PostgresConfig = "postgres://thalweg@db.example.org/plant".parse()?;
+/// let sink = PostgresSink::new(server, "averages")
+///     .key_text("device", |a: &Average| a.device.as_str())
+///     .key("window_end", |a| a.end)
+///     .column("avg", |a| a.avg)
+///     .column("alarm", |a| a.alarm);
+/// sink.check()?;
+/// # Ok::<(), thalweg_kernel::ConfigError>(())
+/// ```
+pub type PostgresSink<T> = RowSink<T, PostgresServer>;
+
+/// A PostgreSQL database as a [`Server`].
+#[derive(Debug)]
+pub struct PostgresServer(());
+
+impl Server for PostgresServer {
+    type Address = PostgresConfig;
+    type Database = Postgres;
+
+    fn name(config: &PostgresConfig) -> String {
+        format!("postgres {config}")
+    }
+
+    fn check(config: &PostgresConfig, table: &str) -> Result<(), ConfigError> {
+        if table.len() > NAME_BYTES_MAX {
+            let allowed = format!("a table's name, of at most {NAME_BYTES_MAX} bytes");
+            return Err(ConfigError::new("table", table, allowed));
+        }
+        config.check()
+    }
+
+    fn open(target: Target<PostgresConfig>) -> Result<Postgres, Trouble> {
+        Postgres::open(target)
+    }
+}
