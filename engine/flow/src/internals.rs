@@ -7,8 +7,9 @@ use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 use crate::exchange::lane::{LaneReceiver, LaneSender, Mesh};
 use crate::time::merge::Merge;
 
-pub use crate::state::table::{Found, Held, KeyedTable, NEVER, table_hash};
+pub use crate::state::table::{Found, Held, KeyedTable, NEVER};
 pub use crate::state::timers::{Inserted, Timers};
+pub use crate::table_hash::table_hash;
 
 /// The sending end of a lane between shards.
 pub struct Sender<T>(LaneSender<T>);

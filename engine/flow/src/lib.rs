@@ -55,6 +55,9 @@ mod sink;
 mod source;
 mod state;
 mod stream;
+mod table_hash;
+#[cfg(test)]
+mod testing;
 mod time;
 mod window;
 

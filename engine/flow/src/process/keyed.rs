@@ -15,10 +15,9 @@ use crate::exchange::key_by::{KeyedStream, Routed};
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Now, Operator, Then};
 use crate::state::keyed::AllKeyed;
-use crate::state::table::table_hash;
 use crate::state::{AtKey, Overflow, STATE_KEYS_MAX, States};
 use crate::stream::Stream;
-use crate::window::table::table_hash_from;
+use crate::table_hash::{table_hash, table_hash_from};
 
 /// So many processing-time timers fire in a step at most.
 const TIMERS_FIRED_MAX: usize = 4_096;

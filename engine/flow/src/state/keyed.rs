@@ -12,9 +12,10 @@ use thalweg_kernel::{
     Durable, Epoch, Key, KeyGroups, StateError, StateId, StateReader, Timestamp, ValueDamaged,
 };
 
-use super::table::{Found, Held, KeyedTable, NEVER, table_hash};
+use super::table::{Found, Held, KeyedTable, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
+use crate::table_hash::table_hash;
 
 /// A step frees what has expired from so many buckets.
 const EXPIRE_BUCKETS: usize = 64;

@@ -20,14 +20,17 @@
 //! finds those that nobody looks for. What is cold and expired is taken out when it is loaded and met.
 
 mod removed;
+mod segment;
 mod segments;
 #[cfg(test)]
 mod tests;
 
 use thalweg_kernel::{Changes, Epoch, Key, KeyGroups, StateId, Timestamp};
 
+use crate::table_hash::table_hash;
 use removed::Removed;
-pub(in crate::state) use segments::{Hashed, Segments};
+pub(in crate::state) use segment::{Hashed, Segment};
+pub(in crate::state) use segments::Segments;
 use segments::{Looked, Place, Verdict};
 
 /// The last millisecond of what does not expire.
@@ -43,15 +46,6 @@ const DIRTY: u64 = 1;
 const USED: u64 = 2;
 const STORED: u64 = 4;
 const EPOCH_SHIFT: u32 = 3;
-
-/// The hash of a key for tables in memory.
-#[inline(always)]
-pub fn table_hash<K: Key>(key: &K) -> u64 {
-    match K::TABLE_HASH {
-        Some(hash) => hash(key),
-        None => key.key_hash(),
-    }
-}
 
 /// See the module. Hashes are those of [`table_hash`].
 pub struct KeyedTable<K, V> {

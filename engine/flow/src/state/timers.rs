@@ -1,16 +1,15 @@
 //! The timers of one operator on a shard, in event time or in processing time: a set of (time, key)
 //! pairs that gives them back in order of time.
 //!
-//! Two structures hold a timer. A hash table ([`Segments`]) says which pairs there are: it makes the
-//! same pair one timer, and takes a deleted one out. An [`Agenda`] holds what the order needs, sixteen
-//! bytes for each, the time and the hash of the key; a deleted timer's stay there until they are met or
-//! until they are too many among their neighbours. So an insert, a delete and a firing each wait for
-//! memory in the hash table only, whatever the times are.
+//! Time is cut into [`Ranges`] of some hundred timers each, with a hash table for each range: a range is found
+//! by a search among their bounds, which stay in the cache, and the table says whether the pair is there
+//! already. So an insert or a delete waits for memory once. The earliest range is the [`Front`]: what is to
+//! fire next is put in order there, and its table is in the cache by then.
 //!
 //! Times are only compared. There is no wheel that turns, none to jump ahead in, and no range of time that
 //! costs more than another. No operation handles more than about two thousand timers at once.
 //!
-//! A timer of an eight-byte key takes about 60 bytes in all.
+//! A timer of an eight-byte key takes 20 to 40 bytes in all.
 //!
 //! # Storage
 //! ```text
@@ -21,22 +20,24 @@
 //! last one and are still there, and deletes the stored ones that are not. What came and went in
 //! between is not written.
 
-mod agenda;
+mod front;
+mod item;
+mod of_keys;
+mod ranges;
 #[cfg(test)]
 mod tests;
 
 use thalweg_kernel::{Changes, Key, KeyGroups, StateId, Timestamp, ValueDamaged};
 
-use super::table::{Hashed, Segments, table_hash};
-use agenda::{Agenda, Item};
+use super::table::Hashed;
+use crate::table_hash::table_hash;
+use front::Front;
+use item::Item;
+use of_keys::OfKeys;
+use ranges::{Ordered, Ranges};
 
 /// A block of timers that are to be deleted in the store.
 const GONE_BLOCK: usize = 1_024;
-
-/// So many timers that are about to fire are looked for together, so that the accesses overlap.
-const WARMED: usize = 32;
-/// With fewer timers there is nothing to wait for.
-const WARMED_FROM: usize = 16 * 1_024;
 
 /// Flipped, it makes times compare as bytes do.
 const SIGN: u64 = 1 << 63;
@@ -44,14 +45,12 @@ const SIGN: u64 = 1 << 63;
 /// See the module. Hashes are those of [`table_hash`].
 pub struct Timers<K> {
     /// Those that are not in the store yet are marked.
-    live: Segments<Timer<K>>,
-    agenda: Agenda,
-    /// So many of the next in the agenda are in the cache already.
-    warmed: usize,
-    /// Whether the next of the agenda is known to be live.
-    next_is_live: bool,
+    ranges: Ranges<Timer<K>>,
+    front: Front,
+    len: usize,
     /// What the store has and is gone, in blocks, so that it never moves.
     gone: Vec<Vec<Timer<K>>>,
+    of_keys: Option<OfKeys<K>>,
     timers_max: usize,
 }
 
@@ -87,30 +86,30 @@ impl<K: Key> Hashed for Timer<K> {
     }
 }
 
-impl<K: Key> Timer<K> {
-    /// Whether this is the timer, or one that is as good, that an item of the agenda stands for.
+impl<K: Key> Ordered for Timer<K> {
     #[inline(always)]
-    fn is(&self, item: Item) -> bool {
-        self.time == item.time() && table_hash(&self.key) == item.hash()
+    fn item(&self) -> Item {
+        Item::new(self.time, table_hash(&self.key))
     }
 }
 
 impl<K: Key> Timers<K> {
     /// No timers, and never more than so many.
     pub fn new(timers_max: usize) -> Self {
-        Self {
-            live: Segments::new(),
-            agenda: Agenda::new(),
-            warmed: 0,
-            next_is_live: false,
-            gone: Vec::new(),
-            timers_max,
-        }
+        let (ranges, front) = (Ranges::new(), Front::default());
+        Self { ranges, front, len: 0, gone: Vec::new(), of_keys: None, timers_max }
+    }
+
+    /// The same, such that [all of a key](Self::delete_key) can be deleted. That takes as much memory again.
+    #[must_use]
+    pub fn known_by_key(mut self) -> Self {
+        self.of_keys = Some(OfKeys::new());
+        self
     }
 
     /// The number of timers.
     pub fn len(&self) -> usize {
-        self.live.len()
+        self.len
     }
 
     /// Whether there are none.
@@ -121,94 +120,137 @@ impl<K: Key> Timers<K> {
     /// The bytes of its buffers. This takes a walk over about a thousandth of the timers.
     pub fn memory_bytes(&self) -> usize {
         let gone: usize = self.gone.iter().map(|block| block.capacity()).sum();
-        self.live.memory_bytes() + self.agenda.memory_bytes() + gone * size_of::<Timer<K>>()
+        let of_keys = self.of_keys.as_ref().map_or(0, OfKeys::memory_bytes);
+        self.ranges.memory_bytes()
+            + self.front.memory_bytes()
+            + of_keys
+            + gone * size_of::<Timer<K>>()
     }
 
     /// The time of the earliest timer.
     #[inline]
     pub fn earliest(&mut self) -> Option<Timestamp> {
         loop {
-            let item = self.agenda.next()?;
-            let is_live = self.next_is_live || live_count(&self.live)(item) > 0;
-            self.next_is_live = is_live;
-            if is_live {
+            let item = self.next()?;
+            let hash = timer_hash(item.time(), item.hash());
+            let table = self.ranges.table(self.ranges.front());
+            if table.find(hash, |timer| timer.item() == item).is_some() {
                 return Some(item.time());
             }
-            self.agenda.pop();
+            self.front.pop();
         }
     }
 
     /// Adds a timer. Its time may be any: what is in the past is due at once.
     #[inline]
     pub fn insert(&mut self, time: Timestamp, hash: u64, key: K) -> Inserted {
-        let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
-        if self.live.find(timer_hash(time, hash), is).is_some() {
-            return Inserted::Present;
+        if self.len >= self.timers_max {
+            let at = self.ranges.range_of(Item::new(time, hash));
+            let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
+            return match self.ranges.table(at).find(timer_hash(time, hash), is) {
+                Some(_) => Inserted::Present,
+                None => Inserted::Refused,
+            };
         }
-        if self.live.len() >= self.timers_max {
-            return Inserted::Refused;
-        }
-        self.add(time, hash, key, true);
-        Inserted::Added
+        if self.add(time, hash, key, true) { Inserted::Added } else { Inserted::Present }
     }
 
+    /// Adds a timer, if it is not there; whether it was not.
     #[inline]
-    fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) {
-        // First the agenda, which may count what is live.
-        self.next_is_live |= self.agenda.insert(Item::new(time, hash), live_count(&self.live));
-        self.live.insert(Timer { time, key }, marked);
+    fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) -> bool {
+        let (item, hash) = (Item::new(time, hash), timer_hash(time, hash));
+        let at = self.ranges.range_of(item);
+        let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
+        if self.ranges.table(at).find(hash, is).is_some() {
+            return false;
+        }
+        if let Some(of_keys) = &mut self.of_keys {
+            of_keys.insert(time, key.clone());
+        }
+        let is_front = at == self.ranges.front();
+        let split = self.ranges.insert(at, hash, Timer { time, key }, marked);
+        if is_front {
+            if split {
+                self.front.forget();
+            }
+            self.front.insert(item, self.ranges.table(self.ranges.front()).len());
+        }
+        self.len += 1;
+        true
     }
 
     /// Deletes a timer; whether there was one.
     #[inline]
     pub fn delete(&mut self, time: Timestamp, hash: u64, key: &K) -> bool {
+        let at = self.ranges.range_of(Item::new(time, hash));
         let is = |timer: &Timer<K>| timer.time == time && timer.key == *key;
-        let Some((timer, marked)) = self.live.remove(timer_hash(time, hash), is) else {
+        let table = self.ranges.table_mut(at);
+        let Some((timer, marked)) = table.remove(timer_hash(time, hash), is) else {
             return false;
         };
-        if !marked {
-            self.note_gone(timer);
-        }
-        let was_next = self.agenda.delete(Item::new(time, hash), live_count(&self.live));
-        self.next_is_live &= !was_next;
+        self.ranges.shrink(at);
+        self.removed(timer, marked);
         true
+    }
+
+    /// Deletes all timers of a key. They must be [known by it](Self::known_by_key).
+    pub fn delete_key(&mut self, hash: u64, key: &K) {
+        debug_assert!(self.of_keys.is_some(), "timers are not known by their keys");
+        while let Some(time) = self.of_keys.as_ref().and_then(|of_keys| of_keys.any(hash, key)) {
+            if !self.delete(time, hash, key) {
+                return;
+            }
+        }
     }
 
     /// Takes out the earliest timer, if its time is not after `until`. Those of equal times come in an
     /// order that depends on nothing but their keys.
     #[inline]
     pub fn pop_due(&mut self, until: Timestamp) -> Option<(Timestamp, K)> {
-        while self.agenda.begins_by(until) {
-            if self.warmed == 0 && self.live.len() >= WARMED_FROM {
-                self.warm();
-            }
-            self.warmed = self.warmed.saturating_sub(1);
-            self.next_is_live = false;
-            let item = self.agenda.pop()?;
+        loop {
+            let item = self.next().filter(|item| item.time() <= until)?;
+            self.front.pop();
             let hash = timer_hash(item.time(), item.hash());
-            if let Some((timer, marked)) = self.live.remove(hash, |timer| timer.is(item)) {
-                self.agenda.fired();
+            let table = self.ranges.table_mut(self.ranges.front());
+            if let Some((timer, marked)) = table.remove(hash, |timer| timer.item() == item) {
                 let fired = (timer.time, timer.key.clone());
-                if !marked {
-                    self.note_gone(timer);
-                }
+                self.removed(timer, marked);
                 return Some(fired);
             }
         }
-        None
     }
 
-    /// Looks for the next timers, to have them in the cache.
-    #[inline(never)]
-    fn warm(&mut self) {
-        let mut live = 0;
-        for &item in self.agenda.coming(WARMED) {
-            let hash = timer_hash(item.time(), item.hash());
-            live += usize::from(self.live.find(hash, |timer| timer.is(item)).is_some());
-            self.warmed += 1;
+    /// What is next in the order, dead or live; none if no timer is left.
+    #[inline]
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(item) = self.front.next() {
+                return Some(item);
+            }
+            if self.len == 0 {
+                return None;
+            }
+            self.look_further();
         }
-        // Whether they are live is asked again, and cheaply.
-        std::hint::black_box(live);
+    }
+
+    /// Puts the earliest range in order that is not empty.
+    #[cold]
+    fn look_further(&mut self) {
+        while self.ranges.table(self.ranges.front()).len() == 0 && self.ranges.pop_front() {}
+        self.front.gather(self.ranges.table(self.ranges.front()).iter().map(Timer::item));
+    }
+
+    /// Keeps account of a timer that was taken out.
+    #[inline]
+    fn removed(&mut self, timer: Timer<K>, marked: bool) {
+        self.len -= 1;
+        if let Some(of_keys) = &mut self.of_keys {
+            of_keys.remove(timer.time, table_hash(&timer.key), &timer.key);
+        }
+        if !marked {
+            self.note_gone(timer);
+        }
     }
 
     /// Takes out all timers, one after the other.
@@ -249,7 +291,7 @@ impl<K: Key> Timers<K> {
         // One block is kept for the next epoch.
         self.gone.truncate(1);
         self.gone.iter_mut().for_each(Vec::clear);
-        self.live.take_marked(|timer| out.put_with(|out| write(timer, out), |out| out));
+        self.ranges.take_marked(|timer| out.put_with(|out| write(timer, out), |out| out));
     }
 
     /// Adds a stored timer: `rest` is the part of its key behind state and group, as
@@ -263,16 +305,7 @@ impl<K: Key> Timers<K> {
         let time = Timestamp::from_millis((u64::from_be_bytes(*time) ^ SIGN) as i64);
         let key = K::read_key(&mut rest).filter(|_| rest.is_empty()).ok_or_else(damaged)?;
         let hash = table_hash(&key);
-        let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
-        if self.live.find(timer_hash(time, hash), is).is_none() {
-            self.add(time, hash, key, false);
-        }
+        self.add(time, hash, key, false);
         Ok(())
     }
-}
-
-/// Counts the live timers that an item of the agenda stands for.
-#[inline(always)]
-fn live_count<K: Key>(live: &Segments<Timer<K>>) -> impl Fn(Item) -> usize + '_ {
-    |item| live.count(timer_hash(item.time(), item.hash()), |timer| timer.is(item))
 }

@@ -17,13 +17,24 @@ use thalweg_kernel::{
 use super::aggregate::Aggregate;
 use super::pane::Pane;
 use super::state::WindowState;
-use super::table::table_hash;
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
+use crate::table_hash::table_hash;
 
 /// An accumulator, and the stamp of its last change.
 pub(super) struct Kept<A> {
     pub(super) accumulator: A,
     pub(super) stamp: u32,
+}
+
+impl<A> Kept<A> {
+    /// It has changed: notes its hash, if it is for the first time since the last barrier.
+    #[inline(always)]
+    pub(super) fn mark(&mut self, stamp: u32, hash: u64, dirty: &mut Vec<u64>) {
+        if self.stamp != stamp {
+            self.stamp = stamp;
+            dirty.push(hash);
+        }
+    }
 }
 
 /// What one operator's windows must know to be kept.

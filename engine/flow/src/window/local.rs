@@ -29,11 +29,11 @@ use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 use super::aggregate::Aggregate;
 use super::pane::{Opened, Panes};
 use super::state::WindowState;
-use super::table::{table_hash, table_hash_from};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
 use crate::exchange::key_by::Routed;
 use crate::pipeline::Operator;
+use crate::table_hash::{table_hash, table_hash_from};
 
 /// Sums that are kept before they leave: few enough for the second-level cache. (10,000 keys on two
 /// shards cost 14 ns a record with these, and 45 where they did not fit into a quarter of them.)

@@ -10,10 +10,10 @@ use super::Windowed;
 use super::aggregate::Aggregate;
 use super::local::Slice;
 use super::state::{Refusal, Refused, WindowState};
-use super::table::table_hash_from;
 use crate::checkpoint::Checkpoints;
 use crate::exchange::local::LocalEdge;
 use crate::pipeline::Operator;
+use crate::table_hash::table_hash_from;
 
 /// See the module's documentation.
 pub struct WindowOperator<K, T, F, A: Aggregate<T>> {

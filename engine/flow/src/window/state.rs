@@ -30,9 +30,9 @@ use super::aggregate::Aggregate;
 use super::kept::{Kept, Kepts};
 use super::local::Partial;
 use super::pane::{Opened, Pane, Panes};
-use super::table::table_hash_from;
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
+use crate::table_hash::table_hash_from;
 
 /// Records that are put off together.
 const DEFERRED_MAX: usize = 128;
@@ -115,7 +115,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         }
     }
 
-    /// Adds a record for the sender; `hash` is the key's [`table_hash`](super::table::table_hash).
+    /// Adds a record for the sender; `hash` is the key's [`table_hash`](crate::table_hash::table_hash).
     /// What is refused must go to the operator, and counts as held unless it is late.
     #[inline(always)]
     pub(super) fn add_ahead(
@@ -177,7 +177,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.held -= 1;
     }
 
-    /// Adds a record; `hash` is the key's [`table_hash`](super::table::table_hash).
+    /// Adds a record; `hash` is the key's [`table_hash`](crate::table_hash::table_hash).
     #[inline(always)]
     pub(super) fn add(
         &mut self,
@@ -197,10 +197,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             }
             if let Some(kept) = pane.keys.get(hash, &key) {
                 self.aggregate.add(&mut kept.accumulator, value);
-                if kept.stamp != self.kept.stamp {
-                    kept.stamp = self.kept.stamp;
-                    pane.dirty.push(hash);
-                }
+                kept.mark(self.kept.stamp, hash, &mut pane.dirty);
                 return Ok(());
             }
         }
@@ -312,10 +309,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                 && let Some(kept) = pane.keys.get(hash, &key)
             {
                 aggregate.add(&mut kept.accumulator, value);
-                if kept.stamp != self.kept.stamp {
-                    kept.stamp = self.kept.stamp;
-                    pane.dirty.push(hash);
-                }
+                kept.mark(self.kept.stamp, hash, &mut pane.dirty);
                 continue;
             }
             let put = self.put(
@@ -352,10 +346,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let stamp = self.kept.stamp;
         if let Some(kept) = pane.keys.get(hash, &key) {
             add(&mut kept.accumulator, value);
-            if kept.stamp != stamp {
-                kept.stamp = stamp;
-                pane.dirty.push(hash);
-            }
+            kept.mark(stamp, hash, &mut pane.dirty);
         } else if self.keys < self.keys_max {
             self.keys += 1;
             pane.keys.insert(hash, key, Kept { accumulator: create(value), stamp });

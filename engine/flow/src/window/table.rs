@@ -10,6 +10,8 @@
 use hashbrown::HashTable;
 use thalweg_kernel::Key;
 
+use crate::table_hash::table_hash;
+
 /// A few keys are at most so many: a slot is a byte.
 const FEW_KEYS_MAX: usize = 255;
 /// Slots for each of them.
@@ -27,24 +29,6 @@ pub(super) struct Table<K, V> {
     slots: Vec<u8>,
     /// In use once there were too many for the list.
     many: HashTable<(K, V)>,
-}
-
-/// The hash of a key for a table.
-#[inline(always)]
-pub(super) fn table_hash<K: Key>(key: &K) -> u64 {
-    match K::TABLE_HASH {
-        Some(hash) => hash(key),
-        None => key.key_hash(),
-    }
-}
-
-/// The same, where the key's fixed hash is at hand.
-#[inline(always)]
-pub(crate) fn table_hash_from<K: Key>(key: &K, fixed: u64) -> u64 {
-    match K::TABLE_HASH {
-        Some(hash) => hash(key),
-        None => fixed,
-    }
 }
 
 impl<K: Key, V> Table<K, V> {
@@ -184,24 +168,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-
-    /// A key whose hash is as bad as wanted.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-    struct Weak(u64, u64);
-
-    impl Key for Weak {
-        fn key_hash(&self) -> u64 {
-            self.0.key_hash() & self.1
-        }
-
-        fn write_key(&self, out: &mut Vec<u8>) {
-            (self.0, self.1).write_key(out);
-        }
-
-        fn read_key(bytes: &mut &[u8]) -> Option<Self> {
-            <(u64, u64)>::read_key(bytes).map(|(number, mask)| Self(number, mask))
-        }
-    }
+    use crate::testing::Weak;
 
     #[test]
     fn it_equals_a_map_whatever_the_hash_and_the_number_of_keys() {

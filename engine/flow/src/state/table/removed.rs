@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use thalweg_kernel::{Epoch, Key};
 
-use super::segments::{Hashed, Segments};
-use super::table_hash;
+use super::{Hashed, Segments};
+use crate::table_hash::table_hash;
 
 /// So many are given up at a barrier.
 const FORGOTTEN_AT_BARRIER_MAX: usize = 1_024;

@@ -1,6 +1,6 @@
 //! A hash table that grows and shrinks in small steps, and knows which of its entries are marked.
 //!
-//! It is made of many `hashbrown` tables, the segments, and grows by *linear hashing*: whenever there are
+//! It is made of many small tables, the [segments](Segment), and grows by *linear hashing*: whenever there are
 //! more than [`ENTRIES_PER_SEGMENT`] entries for each segment, the next segment in turn is split in two.
 //! So no operation moves more than about two thousand entries, however many there are, and no buffer is
 //! large. (One large table, even one that moves its entries step by step, asks the system for all the
@@ -8,14 +8,12 @@
 //! entries.) A look-up costs one access more than in a bare table, to the list of segments, which
 //! stays in a second-level cache.
 //!
-//! Marks are a bit per bucket, beside the table: marking is a store, no list of marked entries grows
-//! without bound, and whoever collects the marked ones finds them in the order in which they lie in memory.
-//!
 //! Equal and otherwise bad hashes cost time, as in any table, and the steps are as long as such a segment;
 //! nothing else goes wrong.
 
-use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
+
+use super::segment::{Hashed, Segment};
 
 /// A segment is split when there are so many entries for each: the ones that wait for their turn have
 /// up to twice as many, and then just fit into 2,048 buckets.
@@ -26,18 +24,6 @@ const ENTRIES_PER_SEGMENT_MIN: usize = 200;
 /// entries of a segment apart.)
 const SEGMENT_BITS: u32 = 11;
 
-/// What knows its own hash.
-pub(in crate::state) trait Hashed {
-    /// The hash: well spread in its low and in its high bits.
-    fn hash(&self) -> u64;
-
-    /// Some number, for which its first and its last bytes are read.
-    #[inline(always)]
-    fn touch(&self) -> u64 {
-        self.hash()
-    }
-}
-
 /// See the module.
 pub(in crate::state) struct Segments<T> {
     /// Never empty.
@@ -47,16 +33,6 @@ pub(in crate::state) struct Segments<T> {
     len: usize,
     /// The segments in which something was marked; those that are gone may be among them.
     listed: Vec<u32>,
-}
-
-/// A table of a size that is moved in one go. One cache line.
-#[repr(align(64))]
-struct Segment<T> {
-    table: HashTable<T>,
-    /// A bit for each bucket.
-    marks: Vec<u64>,
-    /// Whether it is in the list of those with marks.
-    listed: bool,
 }
 
 /// Where an entry lies, until something is inserted or removed; or where a walk goes on.
@@ -86,78 +62,6 @@ pub(in crate::state) enum Looked<'a, T> {
     Absent,
 }
 
-impl<T: Hashed> Segment<T> {
-    fn with_capacity(entries: usize) -> Self {
-        let table = HashTable::with_capacity(entries);
-        let marks = vec![0; table.num_buckets().div_ceil(64)];
-        Self { table, marks, listed: false }
-    }
-
-    #[inline]
-    fn is_marked(&self, bucket: usize) -> bool {
-        self.marks[bucket / 64] & 1 << (bucket % 64) != 0
-    }
-
-    /// Takes a mark away; whether there was one.
-    #[inline]
-    fn unmark(&mut self, bucket: usize) -> bool {
-        let marked = self.is_marked(bucket);
-        self.marks[bucket / 64] &= !(1 << (bucket % 64));
-        marked
-    }
-
-    /// Adds an entry; its bucket.
-    #[inline]
-    fn insert(&mut self, hash: u64, entry: T, marked: bool) -> usize {
-        // A table that makes room by itself would move entries away from their marks.
-        if self.table.len() == self.table.capacity() {
-            self.rebuild();
-        }
-        let bucket = self.table.insert_unique(hash, entry, T::hash).bucket_index();
-        if marked {
-            self.marks[bucket / 64] |= 1 << (bucket % 64);
-        }
-        bucket
-    }
-
-    /// Makes room: for twice as many, or only by clearing up what removals have left.
-    #[cold]
-    fn rebuild(&mut self) {
-        let len = self.table.len();
-        let mut larger = Self::with_capacity(len + len / 4 + 4);
-        larger.listed = self.listed;
-        self.empty_into(|_| 0, &mut [&mut larger]);
-        *self = larger;
-    }
-
-    /// Looks at the marked entries, one after the other, to have them in the cache: the accesses overlap,
-    /// as they would not with work in between.
-    fn warm_marked(&self) {
-        let mut all = 0;
-        for (word, &marks) in self.marks.iter().enumerate() {
-            let mut marks = marks;
-            while marks != 0 {
-                let bucket = word * 64 + marks.trailing_zeros() as usize;
-                marks &= marks - 1;
-                all ^= self.table.get_bucket(bucket).map_or(0, T::touch);
-            }
-        }
-        std::hint::black_box(all);
-    }
-
-    /// Moves each entry into the one of `others` that `choose` names for its hash.
-    fn empty_into(&mut self, choose: impl Fn(u64) -> usize, others: &mut [&mut Self]) {
-        for bucket in 0..self.table.num_buckets() {
-            if let Ok(found) = self.table.get_bucket_entry(bucket) {
-                let (entry, _) = found.remove();
-                let (hash, marked) = (entry.hash(), self.is_marked(bucket));
-                others[choose(hash)].insert(hash, entry, marked);
-            }
-        }
-        self.marks.fill(0);
-    }
-}
-
 impl<T: Hashed> Segments<T> {
     /// An empty one.
     pub(in crate::state) fn new() -> Self {
@@ -178,9 +82,8 @@ impl<T: Hashed> Segments<T> {
 
     /// The bytes of its buffers.
     pub(in crate::state) fn memory_bytes(&self) -> usize {
-        let of = |segment: &Segment<T>| segment.table.allocation_size() + segment.marks.len() * 8;
         self.segments.capacity() * size_of::<Segment<T>>()
-            + self.segments.iter().map(of).sum::<usize>()
+            + self.segments.iter().map(Segment::memory_bytes).sum::<usize>()
     }
 
     #[inline(always)]
@@ -192,13 +95,7 @@ impl<T: Hashed> Segments<T> {
     /// The entry of this hash that `is` it.
     #[inline(always)]
     pub(in crate::state) fn find(&self, hash: u64, is: impl Fn(&T) -> bool) -> Option<&T> {
-        self.segments[self.segment_of(hash)].table.find(hash, is)
-    }
-
-    /// The number of entries of this hash that are `is`.
-    pub(in crate::state) fn count(&self, hash: u64, is: impl Fn(&T) -> bool) -> usize {
-        let table = &self.segments[self.segment_of(hash)].table;
-        table.iter_hash(hash).filter(|entry| is(entry)).count()
+        self.segments[self.segment_of(hash)].find(hash, is)
     }
 
     /// The entry of this hash that `is` it. Unless it is as `usual`, it is taken out if it is `dead`, and
@@ -236,17 +133,7 @@ impl<T: Hashed> Segments<T> {
         if marked {
             self.list(at);
         }
-        let segment = &mut self.segments[at];
-        // `insert` of the segment cannot be used: it lends no entry.
-        if segment.table.len() == segment.table.capacity() {
-            segment.rebuild();
-        }
-        let entry = segment.table.insert_unique(hash, entry, T::hash);
-        if marked {
-            let bucket = entry.bucket_index();
-            segment.marks[bucket / 64] |= 1 << (bucket % 64);
-        }
-        entry.into_mut()
+        self.segments[at].insert(hash, entry, marked)
     }
 
     /// Takes an entry out; and whether it was marked.
@@ -257,13 +144,9 @@ impl<T: Hashed> Segments<T> {
         is: impl Fn(&T) -> bool,
     ) -> Option<(T, bool)> {
         let at = self.segment_of(hash);
-        let segment = &mut self.segments[at];
-        let found = segment.table.find_entry(hash, is).ok()?;
-        let bucket = found.bucket_index();
-        let (entry, _) = found.remove();
-        let marked = segment.unmark(bucket);
+        let removed = self.segments[at].remove(hash, is)?;
         self.removed_one();
-        Some((entry, marked))
+        Some(removed)
     }
 
     #[inline]
@@ -293,7 +176,7 @@ impl<T: Hashed> Segments<T> {
         let (wide, at) = (self.wide, new & (self.wide >> 1));
         let halves = self.segments[at].table.len() * 17 / 32;
         let (mut low, mut high) = (Segment::with_capacity(halves), Segment::with_capacity(halves));
-        let is_high = |hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
+        let is_high = |_: &T, hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
         self.segments[at].empty_into(is_high, &mut [&mut low, &mut high]);
         let listed = self.segments[at].listed;
         low.listed = listed;
@@ -315,7 +198,7 @@ impl<T: Hashed> Segments<T> {
         if last.listed {
             self.list(at);
         }
-        last.empty_into(|_| 0, &mut [&mut self.segments[at]]);
+        last.empty_into(|_, _| 0, &mut [&mut self.segments[at]]);
     }
 
     /// Walks over so many buckets at most, from where the last walk ended, round and round. What is taken
@@ -360,23 +243,13 @@ impl<T: Hashed> Segments<T> {
         for at in self.listed.drain(..) {
             let Some(segment) = self.segments.get_mut(at as usize) else { continue };
             segment.listed = false;
-            segment.warm_marked();
-            for (word, marks) in segment.marks.iter_mut().enumerate() {
-                let mut marks = std::mem::take(marks);
-                while marks != 0 {
-                    let bucket = word * 64 + marks.trailing_zeros() as usize;
-                    marks &= marks - 1;
-                    if let Some(entry) = segment.table.get_bucket_mut(bucket) {
-                        each(entry);
-                    }
-                }
-            }
+            segment.take_marked(&mut each);
         }
     }
 
     /// All entries.
     pub(in crate::state) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.segments.iter().flat_map(|segment| segment.table.iter())
+        self.segments.iter().flat_map(Segment::iter)
     }
 }
 

@@ -5,39 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_kernel::{Change, Str};
 
 use super::*;
-
-/// A key whose hash has only the bits of a mask.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Weak(u64, u64);
-
-impl Key for Weak {
-    fn key_hash(&self) -> u64 {
-        self.0.key_hash() & self.1
-    }
-
-    fn write_key(&self, out: &mut Vec<u8>) {
-        (self.0, self.1).write_key(out);
-    }
-
-    fn read_key(bytes: &mut &[u8]) -> Option<Self> {
-        <(u64, u64)>::read_key(bytes).map(|(number, mask)| Self(number, mask))
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
+use crate::testing::{Random, Weak};
 
 type Store = BTreeMap<Vec<u8>, Vec<u8>>;
 type Model<K> = BTreeSet<(Timestamp, K)>;
@@ -63,8 +31,7 @@ fn store<K: Key>(timers: &mut Timers<K>, store: &mut Store) -> usize {
     changes.len()
 }
 
-fn restored<K: Key>(store: &Store, timers_max: usize) -> Timers<K> {
-    let mut timers = Timers::new(timers_max);
+fn restored<K: Key>(store: &Store, mut timers: Timers<K>) -> Timers<K> {
     for key in store.keys() {
         let (group, rest) = StateId::split_key(key).unwrap();
         assert!(group < KeyGroups::default().count());
@@ -90,7 +57,12 @@ fn run<K: Key + Ord + std::fmt::Debug>(
 ) {
     let random = &mut Random(seed);
     let timers_max = if random.below(4) == 0 { 50 } else { usize::MAX };
-    let (mut timers, mut model, mut kept) = (Timers::new(timers_max), Model::new(), Store::new());
+    let by_key = seed % 2 == 0;
+    let new = || match by_key {
+        true => Timers::new(timers_max).known_by_key(),
+        false => Timers::new(timers_max),
+    };
+    let (mut timers, mut model, mut kept) = (new(), Model::new(), Store::new());
     let (inserts, deletes) = (random.below(60) + 20, random.below(60));
     for step in 0..steps as u64 {
         let what = random.below(inserts + deletes + 30);
@@ -115,7 +87,11 @@ fn run<K: Key + Ord + std::fmt::Debug>(
                 _ => from,
             };
             let was_there = timers.delete(time, table_hash(&key), &key);
-            assert_eq!(was_there, model.remove(&(time, key)));
+            assert_eq!(was_there, model.remove(&(time, key.clone())));
+            if by_key && random.below(4) == 0 {
+                timers.delete_key(table_hash(&key), &key);
+                model.retain(|(_, other)| *other != key);
+            }
         } else if what < inserts + deletes + 25 {
             let until = match model.iter().nth(random.below(4) as usize) {
                 Some((time, _)) => time.plus_ms(random.below(3) as i64 - 1),
@@ -132,7 +108,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
         } else {
             store(&mut timers, &mut kept);
             if random.below(3) == 0 {
-                timers = restored(&kept, timers_max);
+                timers = restored(&kept, new());
                 assert_eq!(store(&mut timers, &mut kept), 0, "restored, nothing has changed");
             }
             assert_eq!(kept.len(), model.len());
@@ -143,7 +119,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
         }
     }
     store(&mut timers, &mut kept);
-    let mut again = restored::<K>(&kept, timers_max);
+    let mut again = restored(&kept, new());
     for timers in [&mut timers, &mut again] {
         let fired = drained(timers);
         assert!(fired.is_sorted_by_key(|fired| fired.0));

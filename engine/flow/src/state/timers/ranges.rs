@@ -1,0 +1,184 @@
+//! Which timer is in which range of time.
+//!
+//! ```text
+//! bounds      8:30      8:12      8:05               in falling order
+//! order     7    |    2    |    0    |    5          one more: the last is the earliest range, the front
+//! tables    a hash table for each number; numbers that are free wait to be used again
+//! ```
+//! Ranges are cut so that each has some hundred timers: one with [`TIMERS_PER_RANGE`] is split in the middle
+//! of what lies in it, one that is empty becomes part of the one before. So they fit whatever
+//! times there are. Items are ordered by hash where times are equal: many of one millisecond are
+//! split like all others. What is equal in both cannot be split, and its table grows.
+
+use super::super::table::{Hashed, Segment};
+use super::item::Item;
+
+/// A range that has so many is split: as many as fit into 2,048 buckets.
+const TIMERS_PER_RANGE: usize = 1_792;
+
+/// What has a place in the order.
+pub(super) trait Ordered: Hashed {
+    fn item(&self) -> Item;
+}
+
+/// See the module.
+pub(super) struct Ranges<T> {
+    bounds: Vec<Item>,
+    order: Vec<u32>,
+    tables: Vec<Segment<T>>,
+    free: Vec<u32>,
+    /// The tables in which something was marked.
+    listed: Vec<u32>,
+}
+
+impl<T: Ordered> Ranges<T> {
+    pub(super) fn new() -> Self {
+        let tables = vec![Segment::with_capacity(0)];
+        Self { bounds: vec![], order: vec![0], tables, free: vec![], listed: vec![] }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let numbers = self.order.capacity() + self.free.capacity() + self.listed.capacity();
+        self.bounds.capacity() * size_of::<Item>()
+            + numbers * size_of::<u32>()
+            + self.tables.capacity() * size_of::<Segment<T>>()
+            + self.tables.iter().map(Segment::memory_bytes).sum::<usize>()
+    }
+
+    /// The place of the range of an item.
+    #[inline]
+    pub(super) fn range_of(&self, item: Item) -> usize {
+        // Without a branch that depends on the item: a wrong guess would throw away the beginning of the
+        // next operation's access to memory.
+        let (mut at, mut left) = (0, self.bounds.len());
+        while left > 0 {
+            let half = left.div_ceil(2);
+            let is_before = self.bounds[at + half - 1] > item;
+            at = std::hint::select_unpredictable(is_before, at + half, at);
+            left -= half;
+        }
+        at
+    }
+
+    /// The place of the earliest range.
+    #[inline(always)]
+    pub(super) fn front(&self) -> usize {
+        self.bounds.len()
+    }
+
+    /// The table of a range.
+    #[inline(always)]
+    pub(super) fn table(&self, at: usize) -> &Segment<T> {
+        &self.tables[self.order[at] as usize]
+    }
+
+    /// The table of a range, to take something out.
+    #[inline(always)]
+    pub(super) fn table_mut(&mut self, at: usize) -> &mut Segment<T> {
+        &mut self.tables[self.order[at] as usize]
+    }
+
+    /// Adds an entry with this hash to its range, which is at `at`. The range may be split before: then
+    /// places are others, and the answer is true.
+    #[inline]
+    pub(super) fn insert(&mut self, at: usize, hash: u64, entry: T, marked: bool) -> bool {
+        let is_full = self.table(at).is_full() && self.table(at).len() >= TIMERS_PER_RANGE * 3 / 4;
+        let split = is_full && self.split(at);
+        let at = if split { self.range_of(entry.item()) } else { at };
+        let number = self.order[at];
+        let table = &mut self.tables[number as usize];
+        table.insert(hash, entry, marked);
+        if marked && !table.listed {
+            table.listed = true;
+            self.listed.push(number);
+        }
+        split
+    }
+
+    /// Splits a range, if it can be.
+    #[cold]
+    fn split(&mut self, at: usize) -> bool {
+        let mut items: Vec<Item> = self.table(at).iter().map(T::item).collect();
+        let half = items.len() / 2;
+        let (before, &mut middle, after) = items.select_nth_unstable(half);
+        let cut = if before.iter().any(|&item| item < middle) {
+            middle
+        } else if let Some(&next) = after.iter().filter(|&&item| item > middle).min() {
+            next
+        } else {
+            return false;
+        };
+        let number = self.order[at] as usize;
+        let mut earlier = Segment::with_capacity(TIMERS_PER_RANGE);
+        let mut later = Segment::with_capacity(TIMERS_PER_RANGE);
+        let is_later = |entry: &T, _| usize::from(entry.item() >= cut);
+        let table = &mut self.tables[number];
+        table.empty_into(is_later, &mut [&mut earlier, &mut later]);
+        let listed = table.listed;
+        earlier.listed = listed;
+        *table = earlier;
+        let new = self.free.pop().unwrap_or_else(|| {
+            self.tables.push(Segment::with_capacity(0));
+            self.tables.len() as u32 - 1
+        });
+        let place = &mut self.tables[new as usize];
+        // The number may be in the list from an earlier use.
+        later.listed = listed || place.listed;
+        if listed && !place.listed {
+            self.listed.push(new);
+        }
+        *place = later;
+        self.bounds.insert(at, cut);
+        self.order.insert(at, new);
+        true
+    }
+
+    /// Something was taken out of a range: gives back the memory that it does not need any more.
+    #[inline]
+    pub(super) fn shrink(&mut self, at: usize) {
+        if self.table(at).is_sparse() {
+            self.shrink_sparse(at);
+        }
+    }
+
+    #[cold]
+    fn shrink_sparse(&mut self, at: usize) {
+        if at == self.front() {
+            return;
+        }
+        if self.table(at).len() > 0 {
+            return self.table_mut(at).rebuild();
+        }
+        self.bounds.remove(at);
+        let number = self.order.remove(at);
+        self.set_free(number);
+    }
+
+    /// Gives up the front, which is empty, for the next range; whether there is one.
+    #[cold]
+    pub(super) fn pop_front(&mut self) -> bool {
+        if self.bounds.pop().is_none() {
+            return false;
+        }
+        let number = self.order.pop();
+        number.into_iter().for_each(|number| self.set_free(number));
+        true
+    }
+
+    fn set_free(&mut self, number: u32) {
+        let table = &mut self.tables[number as usize];
+        let listed = table.listed;
+        *table = Segment::with_capacity(0);
+        table.listed = listed;
+        self.free.push(number);
+    }
+
+    /// Gives each marked entry to `each`, and takes its mark away.
+    pub(super) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
+        for number in self.listed.drain(..) {
+            let table = &mut self.tables[number as usize];
+            table.listed = false;
+            table.take_marked(&mut each);
+        }
+    }
+}
