@@ -3,18 +3,20 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hashbrown::HashMap;
-use thalweg_flow::internals::{Found, Inserted, KeyedTable, NEVER, Timers, table_hash};
+use thalweg_flow::internals::{Found, KeyedTable, NEVER, Timers, table_hash};
 use thalweg_kernel::{Changes, Epoch, KeyGroups, StateId, Timestamp};
 
 /// Operations in a measured iteration.
 const STEP: u64 = 1_024;
 /// Timers that live, and keys of a large table.
-const MANY: u64 = if cfg!(debug_assertions) { 10_000 } else { 1_000_000 };
+const MANY: u64 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
 const NOW: Timestamp = Timestamp::MIN;
 
 #[inline(always)]
@@ -34,8 +36,8 @@ fn key_of(n: u64, keys: u64) -> u64 {
 fn update(c: &mut Criterion) {
     let mut group = c.benchmark_group("state update");
     group.throughput(Throughput::Elements(STEP));
-    for keys in [100, MANY] {
-        let mut table = KeyedTable::new();
+    for keys in [100, 10_000, MANY] {
+        let mut table = KeyedTable::<_, _, ()>::new();
         (0..keys).for_each(|key| _ = table.insert(table_hash(&key), key, 0_u64, NEVER));
         let mut n = 0;
         group.bench_function(BenchmarkId::new("table", keys), |b| {
@@ -68,7 +70,7 @@ fn snapshot(c: &mut Criterion) {
     let mut group = c.benchmark_group("snapshot");
     let (id, groups) = (StateId::of("bench", "value"), KeyGroups::default());
     for dirty in [MANY / 1_000, MANY / 10, MANY] {
-        let mut table = KeyedTable::new();
+        let mut table = KeyedTable::<_, _, ()>::new();
         (0..MANY).for_each(|key| _ = table.insert(table_hash(&key), key, [0_u64; 8], NEVER));
         let (mut changes, mut epoch, mut n) = (Changes::new(), Epoch::NONE.next(), 0);
         table.snapshot(id, groups, &mut changes, |_, out| out);
@@ -109,54 +111,89 @@ fn snapshot(c: &mut Criterion) {
     group.finish();
 }
 
-/// A timer in, one out, with a million of them live, beside the same with a binary heap, which can neither
-/// delete nor tell that two are the same.
-fn timers(c: &mut Criterion) {
-    use std::cmp::Reverse;
-    use std::collections::BinaryHeap;
-    const DAY: u64 = 86_400_000;
-    let mut group = c.benchmark_group("timers");
-    group.throughput(Throughput::Elements(STEP));
-    let mut timers = Timers::new(usize::MAX);
-    let mut heap = BinaryHeap::new();
-    let time = |n: u64, since: i64| Timestamp::from(since + (mix(n) % DAY) as i64);
-    for n in 0..MANY {
-        timers.insert(time(n, 0), table_hash(&n), n);
-        heap.push(Reverse((time(n, 0), n)));
+const DAY_MS: u64 = 86_400_000;
+
+fn time(n: u64) -> Timestamp {
+    Timestamp::from((mix(n) % DAY_MS) as i64)
+}
+
+fn insert_all(timers: &mut Timers<u64>) {
+    (0..MANY).for_each(|n| _ = timers.insert(time(n), table_hash(&n), n));
+}
+
+/// The time that `work` takes with each of so many things that `make` makes.
+fn timed<T>(times: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&mut T)) -> Duration {
+    let mut taken = Duration::ZERO;
+    for _ in 0..times {
+        let mut made = make();
+        let start = Instant::now();
+        work(&mut made);
+        taken += start.elapsed();
+        black_box(&made);
     }
-    let (mut n, mut since) = (MANY, 0);
+    taken
+}
+
+/// A million timers at random times of a day: all in, all fired, all deleted in another order. Beside that a
+/// binary heap, which can neither delete nor tell that two are the same, and a bare map, which has no order.
+fn timers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("timers");
+    group.throughput(Throughput::Elements(MANY));
+    let full = || {
+        let mut timers = Timers::new(usize::MAX);
+        insert_all(&mut timers);
+        timers
+    };
+    let fire = |timers: &mut Timers<u64>| while timers.pop_due(Timestamp::MAX).is_some() {};
+    let delete = |timers: &mut Timers<u64>| {
+        for n in (0..MANY).map(|n| n * 7 % MANY) {
+            assert!(timers.delete(time(n), table_hash(&n), &n));
+        }
+    };
+    group.bench_function("insert", |b| {
+        b.iter_custom(|times| timed(times, || Timers::new(usize::MAX), insert_all));
+    });
+    group.bench_function("fire", |b| b.iter_custom(|times| timed(times, full, fire)));
+    group.bench_function("delete", |b| b.iter_custom(|times| timed(times, full, delete)));
+    // In the long run: as many live, and what was stored and is gone is not noted again and again.
+    let (mut timers, mut n) = (full(), MANY);
+    let mut changes = Changes::new();
+    let (id, groups) = (StateId::of("bench", "timers"), KeyGroups::default());
     group.bench_function("fire one, insert one", |b| {
-        b.iter(|| {
-            for _ in 0..STEP {
-                let (now, _) = timers.pop_due(Timestamp::MAX).unwrap();
-                since = now.as_millis();
-                n += 1;
-                assert_eq!(timers.insert(time(n, since), table_hash(&n), n), Inserted::Added);
+        b.iter_custom(|times| {
+            let mut taken = Duration::ZERO;
+            for _ in 0..times {
+                timers.snapshot(id, groups, &mut changes);
+                changes.clear();
+                let start = Instant::now();
+                for _ in 0..MANY {
+                    let now = timers.pop_due(Timestamp::MAX).map_or(0, |(now, _)| now.as_millis());
+                    n += 1;
+                    timers.insert(time(n).plus_ms(now), table_hash(&n), n);
+                }
+                taken += start.elapsed();
             }
+            taken
         });
     });
-    group.bench_function("insert one, delete it", |b| {
-        b.iter(|| {
-            for at in n..n + STEP {
-                timers.insert(time(at, since), table_hash(&at), at);
-            }
-            for at in n..n + STEP {
-                assert!(timers.delete(time(at, since), table_hash(&at), &at));
-            }
-        });
+    group.bench_function("a binary heap: push", |b| {
+        let push =
+            |heap: &mut BinaryHeap<_>| (0..MANY).for_each(|n| heap.push(Reverse((time(n), n))));
+        b.iter_custom(|times| timed(times, BinaryHeap::new, push));
     });
-    let (mut n, mut since) = (MANY, 0);
-    group.bench_function("a binary heap: pop one, push one", |b| {
-        b.iter(|| {
-            for _ in 0..STEP {
-                let Reverse((now, _)) = heap.pop().unwrap();
-                since = now.as_millis();
-                n += 1;
-                heap.push(Reverse((time(n, since), n)));
-            }
-        });
+    group.bench_function("a binary heap: pop", |b| {
+        let full = || (0..MANY).map(|n| Reverse((time(n), n))).collect::<BinaryHeap<_>>();
+        b.iter_custom(|times| timed(times, full, |heap| while heap.pop().is_some() {}));
     });
-    black_box(since);
+    group.bench_function("a bare map: remove", |b| {
+        let full = || (0..MANY).map(|n| ((time(n).as_millis(), n), ())).collect::<HashMap<_, _>>();
+        let remove = |map: &mut HashMap<(i64, u64), ()>| {
+            for n in (0..MANY).map(|n| n * 7 % MANY) {
+                assert!(map.remove(&(time(n).as_millis(), n)).is_some());
+            }
+        };
+        b.iter_custom(|times| timed(times, full, remove));
+    });
     group.finish();
 }
 

@@ -14,8 +14,8 @@
 //! | [`AggregatingState`] | an [accumulator](crate::Aggregate) |
 //!
 //! # Bounds
-//! An operator keeps at most [`STATE_KEYS_MAX`] keys on a shard, unless told otherwise, and
-//! [`Overflow`] says what happens to a record with one more. Lists and maps have at most
+//! An operator keeps at most [`STATE_KEYS_MAX`] keys and [`STATE_BYTES_MAX`] bytes on a shard, unless told
+//! otherwise, and [`Overflow`] says what happens to a record that would be one more. Lists and maps have at most
 //! [`STATE_ENTRIES_MAX`] entries for a key. An entry is written whole when any of it has changed, so
 //! what grows without bound belongs into a key of the stream.
 //!
@@ -26,8 +26,10 @@
 //!
 //! # Time to live
 //! With [`StateOptions::ttl`] an entry is there for so long after it was written, or, as [`Refresh`] says,
-//! read. After that nobody sees it, and its memory is freed while the stream goes on.
+//! read. After that nobody sees it, and its memory is freed while the stream goes on; so is what has expired
+//! in the store alone: a job with checkpoints looks through some thousand stored entries a second.
 
+pub(crate) mod bounds;
 mod handles;
 pub(crate) mod keyed;
 pub(crate) mod operator;
@@ -49,16 +51,20 @@ use crate::window::aggregate::Aggregate;
 /// The default bound on the keys of one operator's state on one shard.
 pub const STATE_KEYS_MAX: usize = 1_000_000;
 
+/// The default bound on the bytes of one operator's state on one shard, in memory or not: 1 GiB.
+pub const STATE_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
+
 /// A list or map of one key has at most so many entries; what would be one more is counted and not added.
 pub const STATE_ENTRIES_MAX: usize = 65_536;
 
-/// What happens to a record whose key would be one more than the operator may keep.
+/// What happens to a record whose key, or bytes, would be more than the operator may keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// It goes to the job's [dead letters](Flow::dead_letters), with its key.
+    /// It goes to the job's [dead letters](Flow::dead_letters), with its key. At the bound for bytes those of keys
+    /// that have state are admitted until there is a quarter more.
     #[default]
     DeadLetter,
-    /// The state of the key that was used least recently is dropped to make room, and counted
+    /// The state of the key that was used least recently is dropped to make room, with its timers, and counted
     /// (`numKeysEvicted`).
     EvictLeastRecentlyUsed,
 }
@@ -201,7 +207,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         options: StateOptions<V>,
     ) -> ValueState<K, V> {
-        ValueState(self.keep(name, options))
+        ValueState(self.keep(name, options, |_, _| 0))
     }
 
     /// A list of values for each key.
@@ -218,7 +224,7 @@ impl<'a, K: Key> States<'a, K> {
         Vec<V>: Durable,
     {
         ListState(
-            self.keep(name, options),
+            self.keep(name, options, |_, list| list.capacity() * size_of::<V>()),
             self.flow.counter("numEntriesOverLimitDropped", self.node),
         )
     }
@@ -241,7 +247,7 @@ impl<'a, K: Key> States<'a, K> {
         Vec<(M, V)>: Durable,
     {
         MapState(
-            self.keep(name, options),
+            self.keep(name, options, |_, map| map.capacity() * size_of::<(M, V)>()),
             self.flow.counter("numEntriesOverLimitDropped", self.node),
         )
     }
@@ -255,7 +261,7 @@ impl<'a, K: Key> States<'a, K> {
     where
         Option<V>: Durable,
     {
-        ReducingState { kept: self.keep(name, StateOptions::new()), reduce }
+        ReducingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), reduce }
     }
 
     /// What `aggregate` has made of the records that were added for each key.
@@ -264,17 +270,20 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         aggregate: A,
     ) -> AggregatingState<K, T, A> {
-        AggregatingState { kept: self.keep(name, StateOptions::new()), aggregate }
+        AggregatingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), aggregate }
     }
 
     fn keep<V: Durable>(
         &mut self,
         name: &str,
         options: StateOptions<V>,
+        weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
         describe.schema = options.schema;
-        let keyed = Keyed::new(options, self.flow.checkpoints(), self.flow.reader().cloned());
+        let (flow, checkpoints) = (self.flow, self.flow.checkpoints());
+        let own = flow.key_groups().groups_of(flow.shard(), flow.shards());
+        let keyed = Keyed::new(options, checkpoints, flow.reader().cloned(), own, weigh);
         let keyed = Rc::new(RefCell::new(keyed));
         let here = self.flow.runs_here(self.flow.shards());
         self.flow.checkpoints().register(describe, here.then(|| Rc::clone(&keyed) as _));

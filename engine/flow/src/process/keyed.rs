@@ -14,8 +14,9 @@ use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::{KeyedStream, Routed};
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Now, Operator, Then};
+use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX, Full};
 use crate::state::keyed::AllKeyed;
-use crate::state::{AtKey, Overflow, STATE_KEYS_MAX, States};
+use crate::state::{AtKey, Overflow, States};
 use crate::stream::Stream;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -84,28 +85,6 @@ pub trait KeyedProcess<K, T>: 'static {
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
 }
 
-/// How much state a process function may keep.
-#[derive(Clone, Copy)]
-pub(crate) struct Bounds {
-    keys_max: usize,
-    overflow: Overflow,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { keys_max: STATE_KEYS_MAX, overflow: Overflow::default() }
-    }
-}
-
-impl<C: Chain, F> KeyedStream<C, F> {
-    /// Bounds the keys of which a process function keeps state on each shard,
-    /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
-    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { keys_max: keys, overflow };
-        self
-    }
-}
-
 /// A process function behind its exchange.
 type Processed<K, C, F, P> =
     Stream<Then<Inbox<Addressed<<C as Chain>::Out>>, KeyedProcessing<K, <C as Chain>::Out, F, P>>>;
@@ -131,7 +110,7 @@ where
         let mut states = States::new(&flow, at.node);
         let function = make(&mut states);
         let states = states.into_keyed();
-        let timers = BothTimers::new(&flow, at.node);
+        let timers = BothTimers::new(&flow, at.node, bounds.overflow);
         let operator = KeyedProcessing {
             key,
             function,
@@ -199,48 +178,71 @@ pub struct KeyedProcessing<K, T, F, P> {
 impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     KeyedProcessing<K, T, F, P>
 {
-    /// Whether there is room for one more key, or the key is none.
+    /// Whether there is room for what a record of this key may add.
     #[inline]
     fn admits(&mut self, key: &K, hash: u64) -> bool {
-        let keys_max = self.bounds.keys_max;
-        !self.states.iter().any(|state| state.borrow().keys() >= keys_max)
-            || self.makes_room(key, hash)
+        match self.bounds.full(&self.states) {
+            None => true,
+            Some(full) => self.makes_room(full, key, hash),
+        }
     }
 
     #[cold]
-    fn makes_room(&mut self, key: &K, hash: u64) -> bool {
-        let Self { watermark, processing_time, .. } = *self;
-        let time = watermark;
-        let at = AtKey { key, hash, time, watermark, processing_time };
-        if self.states.iter().any(|state| state.borrow_mut().has(&at)) {
+    fn makes_room(&mut self, full: Full, key: &K, hash: u64) -> bool {
+        let is_known = {
+            let at = self.at(key, hash);
+            self.states.iter().any(|state| state.borrow_mut().has(&at))
+        };
+        if is_known && matches!(full, Full::Keys(_)) {
             return true;
         }
-        if self.bounds.overflow == Overflow::DeadLetter || self.bounds.keys_max == 0 {
-            self.refuse(key);
-            return false;
+        if self.bounds.overflow == Overflow::EvictLeastRecentlyUsed && self.bounds.keys_max > 0 {
+            for _ in 0..EVICTED_KEYS_MAX {
+                let Some(Full::Keys(number) | Full::Bytes(number)) = self.bounds.full(&self.states)
+                else {
+                    return true;
+                };
+                // Where all of them are in the store alone, none was used of late.
+                let Some(oldest) = self.states[number].borrow_mut().least_recently_used() else {
+                    break;
+                };
+                self.evict(&oldest);
+            }
         }
-        let keys_max = self.bounds.keys_max;
-        let full = self.states.iter().find(|state| state.borrow().keys() >= keys_max);
-        let oldest = full.and_then(|state| state.borrow_mut().least_recently_used());
-        // Where all of them are in the store alone, none was used of late.
-        let Some(oldest) = oldest else {
-            self.refuse(key);
-            return false;
-        };
-        let hash = table_hash(&oldest);
-        let at = AtKey { key: &oldest, hash, time, watermark, processing_time };
+        let full = self.bounds.full(&self.states);
+        if full.is_none() || is_known && !self.bounds.is_overfull(&self.states) {
+            return true;
+        }
+        self.refuse(key);
+        false
+    }
+
+    fn at<'a>(&self, key: &'a K, hash: u64) -> AtKey<'a, K> {
+        let Self { watermark, processing_time, .. } = *self;
+        AtKey { key, hash, time: watermark, watermark, processing_time }
+    }
+
+    /// Drops all that is kept of a key, and its timers: they would find nothing.
+    fn evict(&mut self, key: &K) {
+        let hash = table_hash(key);
+        let at = self.at(key, hash);
         self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
+        for timers in [&self.timers.event, &self.timers.processing] {
+            timers.borrow_mut().timers.delete_key(hash, key);
+        }
         self.evicted.add(1);
-        true
     }
 
     fn refuse(&self, key: &K) {
         let mut payload = Vec::new();
         key.write_key(&mut payload);
+        let Bounds { keys_max, bytes_max, .. } = self.bounds;
         self.dead_letters.push(DeadLetter {
             topic: self.name.clone(),
             cause: Cause::StateFull,
-            reason: format!("state of {} keys is kept, and no more may be", self.bounds.keys_max),
+            reason: format!(
+                "no more state may be kept than of {keys_max} keys and {bytes_max} bytes"
+            ),
             position: None,
             offset: None,
             received: self.processing_time,

@@ -8,6 +8,7 @@ use thalweg_kernel::{Epoch, Key, StateError, StateId, StateKind, Timestamp, Valu
 use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
+use crate::state::Overflow;
 use crate::state::timers::{Inserted, Timers};
 
 /// An operator has at most so many timers of each kind on a shard; one more is counted
@@ -29,10 +30,10 @@ pub(super) struct BothTimers<K> {
 
 impl<K: Key> BothTimers<K> {
     /// The timers of `node`, registered as states of it.
-    pub(super) fn new(flow: &Flow, node: u32) -> Self {
+    pub(super) fn new(flow: &Flow, node: u32, overflow: Overflow) -> Self {
         let over_limit = flow.counter("numTimersOverLimitDropped", node);
         let timers = |name| {
-            let timers = OneTimers::new(flow.checkpoints(), over_limit.clone());
+            let timers = OneTimers::new(flow.checkpoints(), over_limit.clone(), overflow);
             let timers = Rc::new(RefCell::new(timers));
             let describe = Description::of::<K, ()>(node, name, StateKind::Timers);
             flow.checkpoints().register(describe, Some(Rc::clone(&timers) as _));
@@ -43,8 +44,11 @@ impl<K: Key> BothTimers<K> {
 }
 
 impl<K: Key> OneTimers<K> {
-    fn new(checkpoints: &Rc<Checkpoints>, over_limit: Counter) -> Self {
-        let (timers, id) = (Timers::new(TIMERS_MAX), StateId::of("", ""));
+    fn new(checkpoints: &Rc<Checkpoints>, over_limit: Counter, overflow: Overflow) -> Self {
+        let (mut timers, id) = (Timers::new(TIMERS_MAX), StateId::of("", ""));
+        if overflow == Overflow::EvictLeastRecentlyUsed {
+            timers = timers.known_by_key();
+        }
         Self { timers, id, checkpoints: Rc::clone(checkpoints), over_limit }
     }
 

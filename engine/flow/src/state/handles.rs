@@ -38,7 +38,7 @@ impl<K: Key, V: Durable> ValueState<K, V> {
     where
         V: Default,
     {
-        change(self.0.borrow_mut().get_or_insert_with(&cx.at(), V::default))
+        self.0.borrow_mut().change(&cx.at(), V::default, change)
     }
 
     /// Drops the value.
@@ -58,12 +58,16 @@ where
     /// (`numEntriesOverLimitDropped`) and not added.
     pub fn push(&self, cx: &Context<'_, K>, value: V) {
         let mut kept = self.0.borrow_mut();
-        let list = kept.get_or_insert_with(&cx.at(), Vec::new);
-        if list.len() < STATE_ENTRIES_MAX {
-            list.push(value);
-        } else {
-            self.1.add(1);
-        }
+        let grown = kept.change(&cx.at(), Vec::new, |list| {
+            let before = list.capacity();
+            if list.len() < STATE_ENTRIES_MAX {
+                list.push(value);
+            } else {
+                self.1.add(1);
+            }
+            grown(list, before)
+        });
+        kept.grow_by(grown);
     }
 
     /// What `look` makes of the values.
@@ -124,12 +128,16 @@ where
     /// (`numEntriesOverLimitDropped`) and not added.
     pub fn put(&self, cx: &Context<'_, K>, entry: M, value: V) {
         let mut kept = self.0.borrow_mut();
-        let entries = kept.get_or_insert_with(&cx.at(), Vec::new);
-        match entries.binary_search_by(|(known, _)| known.cmp(&entry)) {
-            Ok(at) => entries[at].1 = value,
-            Err(at) if entries.len() < STATE_ENTRIES_MAX => entries.insert(at, (entry, value)),
-            Err(_) => self.1.add(1),
-        }
+        let grown = kept.change(&cx.at(), Vec::new, |entries| {
+            let before = entries.capacity();
+            match entries.binary_search_by(|(known, _)| known.cmp(&entry)) {
+                Ok(at) => entries[at].1 = value,
+                Err(at) if entries.len() < STATE_ENTRIES_MAX => entries.insert(at, (entry, value)),
+                Err(_) => self.1.add(1),
+            }
+            grown(entries, before)
+        });
+        kept.grow_by(grown);
     }
 
     /// Removes what is under `entry`; whether there was anything. A map that is empty then is dropped.
@@ -169,11 +177,16 @@ where
     /// Reduces `value` into what is there.
     pub fn add(&self, cx: &Context<'_, K>, value: V) {
         let mut kept = self.kept.borrow_mut();
-        let so_far = kept.get_or_insert_with(&cx.at(), || None);
-        *so_far = Some(match so_far.take() {
-            None => value,
-            Some(before) => (self.reduce)(before, value),
-        });
+        kept.change(
+            &cx.at(),
+            || None,
+            |so_far| {
+                *so_far = Some(match so_far.take() {
+                    None => value,
+                    Some(before) => (self.reduce)(before, value),
+                });
+            },
+        );
     }
 
     /// What all values so far have been reduced to.
@@ -200,8 +213,8 @@ impl<K: Key, T, A: Aggregate<T>> AggregatingState<K, T, A> {
     /// Adds a record.
     pub fn add(&self, cx: &Context<'_, K>, record: T) {
         let mut kept = self.kept.borrow_mut();
-        let accumulator = kept.get_or_insert_with(&cx.at(), || self.aggregate.create());
-        self.aggregate.add(accumulator, record);
+        let create = || self.aggregate.create();
+        kept.change(&cx.at(), create, |accumulator| self.aggregate.add(accumulator, record));
     }
 
     /// The result so far; `None` if no record was added.
@@ -217,6 +230,12 @@ impl<K: Key, T, A: Aggregate<T>> AggregatingState<K, T, A> {
     pub fn clear(&self, cx: &Context<'_, K>) {
         self.kept.borrow_mut().clear(&cx.at());
     }
+}
+
+/// By how many bytes a list has grown since it had this capacity.
+#[inline]
+fn grown<T>(list: &Vec<T>, capacity_before: usize) -> isize {
+    (list.capacity() - capacity_before) as isize * size_of::<T>() as isize
 }
 
 impl<K> Context<'_, K> {

@@ -5,20 +5,28 @@
 //! value = i64:last-millisecond value      little-endian; i64::MAX where it does not expire
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use thalweg_kernel::{
-    Durable, Epoch, Key, KeyGroups, StateError, StateId, StateReader, Timestamp, ValueDamaged,
+    Durable, Epoch, Key, StateError, StateId, StateReader, Timestamp, ValueDamaged,
 };
 
-use super::table::{Found, Held, KeyedTable, NEVER};
+use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
 use crate::table_hash::table_hash;
 
 /// A step frees what has expired from so many buckets.
 const EXPIRE_BUCKETS: usize = 64;
+/// What has expired in the store alone is looked for among so many stored entries at a time,
+const SWEEP_ENTRIES: usize = 1_024;
+/// and so often, by this machine's clock: a million in about two minutes.
+const SWEEP_EVERY_MS: u64 = 100;
 /// Entries are dropped in at most so many pieces at a time.
 const EVICT_PIECES_MAX: usize = 64;
 /// While state is restored, its memory is looked at after so many entries.
@@ -26,23 +34,51 @@ const RESTORE_LOOK_EVERY: usize = 4_096;
 
 /// See the module.
 pub(crate) struct Keyed<K, V> {
-    table: KeyedTable<K, V>,
+    table: Tables<K, V>,
     /// How many keys are in the store alone, about.
     cold: usize,
     options: StateOptions<V>,
     id: StateId,
     checkpoints: Rc<Checkpoints>,
     reader: Option<Rc<dyn StateReader>>,
+    /// The key groups of this shard.
+    own: Range<u16>,
     /// A stored key under construction.
     scratch: Vec<u8>,
     /// The bytes of a value as it was written of late, on average: what it holds outside of the table.
     value_bytes: usize,
+    sweep: Sweep,
+}
+
+/// The table: with or without time to live.
+enum Tables<K, V> {
+    Plain(KeyedTable<K, V, ()>),
+    Expiring(KeyedTable<K, V>),
+}
+
+/// Does the same with either table.
+macro_rules! with {
+    ($tables:expr, $table:ident => $do:expr) => {
+        match $tables {
+            Tables::Plain($table) => $do,
+            Tables::Expiring($table) => $do,
+        }
+    };
+}
+
+/// The search through the store for what has expired there.
+#[derive(Default)]
+struct Sweep {
+    /// The stored key where it goes on; empty at the beginning.
+    from: Vec<u8>,
+    /// When it was taken up last.
+    at: Timestamp,
 }
 
 /// What an operator asks of all its states.
 pub(crate) trait AnyKeyed<K>: Stateful {
-    /// The number of its keys, in memory or not.
-    fn keys(&self) -> usize;
+    /// How much it holds, in memory or not.
+    fn holds(&self) -> Holds;
     /// Whether it has anything of a key.
     fn has(&mut self, at: &AtKey<'_, K>) -> bool;
     /// Drops a key.
@@ -53,29 +89,49 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn expire(&mut self, watermark: Timestamp, processing_time: Timestamp);
 }
 
+/// How much a state holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holds {
+    pub(crate) keys: usize,
+    /// Entries and what they hold elsewhere: lists and maps as large as they are, the inside of other values
+    /// as large as they were written on average.
+    pub(crate) bytes: usize,
+}
+
 impl<K: Key, V: Durable> Keyed<K, V> {
+    /// Of these groups. `weigh` says what of a value lies outside of it.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,
         reader: Option<Rc<dyn StateReader>>,
+        own: Range<u16>,
+        weigh: fn(&K, &V) -> usize,
     ) -> Self {
+        let table = match options.ttl {
+            None => Tables::Plain(KeyedTable::weighed_by(weigh)),
+            Some(_) => Tables::Expiring(KeyedTable::weighed_by(weigh)),
+        };
         Self {
-            table: KeyedTable::new(),
+            table,
             cold: 0,
             options,
             id: StateId::of("", ""),
             checkpoints: Rc::clone(checkpoints),
             reader,
+            own,
             scratch: Vec::new(),
             value_bytes: 0,
+            sweep: Sweep::default(),
         }
     }
 
+    #[inline]
     fn now(&self, at: &AtKey<'_, K>) -> Timestamp {
         now_of(self.options.ttl, at.watermark, at.processing_time)
     }
 
     /// The last millisecond of what is written now.
+    #[inline]
     fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
         let Some(ttl) = self.options.ttl else { return NEVER };
         let written_at = match ttl.domain {
@@ -89,33 +145,29 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     /// What there is of a key, to read.
     #[inline]
     pub(crate) fn get(&mut self, at: &AtKey<'_, K>) -> Option<&V> {
+        if self.options.ttl.is_some_and(|ttl| ttl.refresh == Refresh::OnReadAndWrite) {
+            return self.get_mut(at).map(|value| &*value);
+        }
         self.warm(at);
         let now = self.now(at);
-        if self.options.ttl.is_some_and(|ttl| ttl.refresh == Refresh::OnReadAndWrite) {
-            let until = self.lives_until(at);
-            let Found::Here(held) = self.table.get_mut(at.hash, at.key, now) else { return None };
-            held.lives_until = until;
-            return Some(&held.value);
-        }
-        match self.table.get(at.hash, at.key, now) {
+        with!(&mut self.table, table => match table.get(at.hash, at.key, now) {
             Found::Here(held) => Some(&held.value),
             Found::Absent | Found::Cold => None,
-        }
+        })
     }
 
     /// What there is of a key, to change.
     #[inline]
     pub(crate) fn get_mut(&mut self, at: &AtKey<'_, K>) -> Option<&mut V> {
         self.warm(at);
-        let now = self.now(at);
-        let until = self.lives_until(at);
-        match self.table.get_mut(at.hash, at.key, now) {
+        let (now, until) = (self.now(at), self.lives_until(at));
+        with!(&mut self.table, table => match table.get_mut(at.hash, at.key, now) {
             Found::Here(held) => {
-                held.lives_until = until;
+                held.lives_until = Lives::until(until);
                 Some(&mut held.value)
             }
             Found::Absent | Found::Cold => None,
-        }
+        })
     }
 
     /// Sets what there is of a key, whatever was before.
@@ -124,61 +176,65 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         // A key that is in the store alone counts there.
         self.warm(at);
         let until = self.lives_until(at);
-        self.table.put(at.hash, at.key.clone(), value, until);
+        with!(&mut self.table, table => table.put(at.hash, at.key.clone(), value, until));
     }
 
-    /// What there is of a key, to change; `create` makes it if there is nothing.
+    /// Changes what there is of a key; `create` makes it if there is nothing.
     #[inline]
-    pub(crate) fn get_or_insert_with(
+    pub(crate) fn change<R>(
         &mut self,
         at: &AtKey<'_, K>,
         create: impl FnOnce() -> V,
-    ) -> &mut V {
+        change: impl FnOnce(&mut V) -> R,
+    ) -> R {
         self.warm(at);
-        let now = self.now(at);
-        let until = self.lives_until(at);
-        if !matches!(self.table.get(at.hash, at.key, now), Found::Here(_)) {
-            return &mut self.table.insert(at.hash, at.key.clone(), create(), until).value;
-        }
-        match self.table.get_mut(at.hash, at.key, now) {
-            Found::Here(held) => {
-                held.lives_until = until;
-                &mut held.value
+        let (now, until) = (self.now(at), self.lives_until(at));
+        with!(&mut self.table, table => {
+            if let Found::Here(held) = table.get_mut(at.hash, at.key, now) {
+                held.lives_until = Lives::until(until);
+                return change(&mut held.value);
             }
-            // It was there a moment ago.
-            Found::Absent | Found::Cold => unreachable!("an entry that is here"),
-        }
+            change(&mut table.insert(at.hash, at.key.clone(), create(), until).value)
+        })
+    }
+
+    /// A value has grown by so many bytes that lie outside of it, or shrunk.
+    #[inline]
+    pub(crate) fn grow_by(&mut self, bytes: isize) {
+        with!(&mut self.table, table => table.grow_by(bytes));
     }
 
     /// Drops what there is of a key; whether there was anything.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm(at);
         let now = self.now(at);
-        matches!(self.table.remove(at.hash, at.key, now), Found::Here(_))
+        with!(&mut self.table, table => {
+            matches!(table.remove(at.hash, at.key, now), Found::Here(_))
+        })
     }
 
     /// Brings a key into memory that may be in the store alone.
     #[inline]
     fn warm(&mut self, at: &AtKey<'_, K>) {
-        if self.table.has_evicted() {
+        if with!(&self.table, table => table.has_evicted()) {
             self.warm_from_store(at);
         }
     }
 
     #[cold]
     fn warm_from_store(&mut self, at: &AtKey<'_, K>) {
-        if !matches!(self.table.get(at.hash, at.key, Timestamp::MIN), Found::Cold) {
-            return;
-        }
-        let Some(reader) = &self.reader else { return };
+        let is_cold = with!(&mut self.table, table => {
+            matches!(table.get(at.hash, at.key, Timestamp::MIN), Found::Cold)
+        });
+        let Some(reader) = self.reader.as_ref().filter(|_| is_cold) else { return };
         let group = self.checkpoints.groups().group_of(at.key.key_hash());
         self.scratch.clear();
         self.id.begin_key(group, &mut self.scratch);
         at.key.write_key(&mut self.scratch);
         let table = &mut self.table;
         let found = reader.get(&self.scratch, &mut |stored| {
-            let (lives_until, value) = read_value(stored, V::read)?;
-            table.load(at.hash, at.key.clone(), value, lives_until);
+            let (until, value) = read_value(stored, V::read)?;
+            with!(&mut *table, table => _ = table.load(at.hash, at.key.clone(), value, until));
             Ok(())
         });
         match found {
@@ -188,45 +244,81 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         }
     }
 
-    /// About how many bytes of memory its keys and values take.
-    fn used_bytes(&self) -> usize {
-        let outside = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
-        self.table.memory_bytes() + self.table.len() * outside
+    fn keys_here(&self) -> usize {
+        with!(&self.table, table => table.len())
     }
 
-    /// Drops what the store has, until the table takes about so many bytes.
-    fn shrink(&mut self, readable: Epoch, bytes: usize) {
-        for _ in 0..EVICT_PIECES_MAX {
-            let (used, keys) = (self.used_bytes(), self.table.len());
-            if used <= bytes || keys == 0 {
-                return;
+    /// The bytes that entries in memory hold outside of the table.
+    fn outside_bytes(&self) -> usize {
+        let each = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
+        with!(&self.table, table => table.weight_bytes()).max(self.keys_here() * each)
+    }
+
+    /// Frees some of what has expired in the store alone.
+    fn sweep(&mut self, now: Timestamp, processing_time: Timestamp) {
+        let since = processing_time.as_millis().abs_diff(self.sweep.at.as_millis());
+        let Tables::Expiring(table) = &mut self.table else { return };
+        let Some(reader) = &self.reader else { return };
+        if !table.has_evicted() || since < SWEEP_EVERY_MS {
+            return;
+        }
+        self.sweep.at = processing_time;
+        let (first, end) = self.id.range(self.own.clone());
+        let from = std::mem::take(&mut self.sweep.from);
+        let from = if from.is_empty() { first } else { from };
+        let (mut seen, mut next, mut expired) = (0, Vec::new(), Vec::new());
+        let scanned = reader.scan(&from, &end, &mut |stored, value| {
+            if seen == SWEEP_ENTRIES {
+                next = stored.to_vec();
+                // Nothing has failed: this ends the scan.
+                return Err(StateError::Other(String::new()));
             }
-            let keep = (keys as u128 * bytes as u128 / used as u128) as usize;
-            self.cold += self.table.evict_clean(readable, keep);
+            seen += 1;
+            if split_value(value)?.0 < now {
+                expired.push(stored.to_vec());
+            }
+            Ok(())
+        });
+        let mut freed = 0;
+        let mut free = |stored: &[u8]| {
+            let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
+            let key: K = key.ok_or_else(ValueDamaged::key::<K>)?;
+            // A scan may show what was there a while ago.
+            reader.get(stored, &mut |value| {
+                if split_value(value)?.0 < now {
+                    freed += usize::from(table.expire_cold(table_hash(&key), &key));
+                }
+                Ok(())
+            })
+        };
+        let swept = expired.iter().try_for_each(|stored| free(stored).map(drop));
+        self.cold = self.cold.saturating_sub(freed);
+        let ended = if next.is_empty() { scanned.and(swept) } else { swept };
+        self.sweep.from = next;
+        if let Err(error) = ended {
+            self.checkpoints.fail(error);
         }
     }
 
     fn restore_entry(
         &mut self,
-        mut rest: &[u8],
+        rest: &[u8],
         stored: &[u8],
         migration: Option<&dyn Fn(&[u8]) -> Result<V, ValueDamaged>>,
     ) -> Result<(), StateError> {
-        let key = K::read_key(&mut rest).filter(|_| rest.is_empty());
-        let key = key.ok_or_else(ValueDamaged::key::<K>)?;
+        let key: K = read_key(rest).ok_or_else(ValueDamaged::key::<K>)?;
         let hash = table_hash(&key);
-        match migration {
-            None => {
-                let (lives_until, value) = read_value(stored, V::read)?;
-                self.table.load(hash, key, value, lives_until);
-            }
-            Some(migrate) => {
-                let (lives_until, value) = read_value(stored, migrate)?;
-                self.table.load(hash, key.clone(), value, lives_until);
+        let (until, value) = match migration {
+            None => read_value(stored, V::read)?,
+            Some(migrate) => read_value(stored, migrate)?,
+        };
+        with!(&mut self.table, table => {
+            table.load(hash, key.clone(), value, until);
+            if migration.is_some() {
                 // To be written anew.
-                let _marked = self.table.get_mut(hash, &key, Timestamp::MIN);
+                let _marked = table.get_mut(hash, &key, Timestamp::MIN);
             }
-        }
+        });
         Ok(())
     }
 }
@@ -239,32 +331,24 @@ fn now_of(ttl: Option<Ttl>, watermark: Timestamp, processing_time: Timestamp) ->
     }
 }
 
+fn read_key<K: Key>(mut rest: &[u8]) -> Option<K> {
+    K::read_key(&mut rest).filter(|_| rest.is_empty())
+}
+
+/// The last millisecond, and the bytes of the value.
+fn split_value(stored: &[u8]) -> Result<(Timestamp, &[u8]), StateError> {
+    let Some((until, value)) = stored.split_first_chunk() else {
+        return Err(StateError::Other("a stored value is too short to be one".into()));
+    };
+    Ok((Timestamp::from_millis(i64::from_le_bytes(*until)), value))
+}
+
 fn read_value<V>(
     stored: &[u8],
     read: impl Fn(&[u8]) -> Result<V, ValueDamaged>,
 ) -> Result<(Timestamp, V), StateError> {
-    let Some((until, value)) = stored.split_first_chunk() else {
-        return Err(StateError::Other("a stored value is too short to be one".into()));
-    };
-    Ok((Timestamp::from_millis(i64::from_le_bytes(*until)), read(value)?))
-}
-
-fn write_value<V: Durable>(
-    groups: KeyGroups,
-    table: &mut KeyedTable<impl Key, V>,
-    id: StateId,
-    out: &mut Outgoing,
-) -> Result<(), ValueDamaged> {
-    let Outgoing { changes, writer } = out;
-    let mut failed = None;
-    table.snapshot(id, groups, changes, |held: &Held<V>, mut block| {
-        block.extend_from_slice(&held.lives_until.as_millis().to_le_bytes());
-        writer.write(block, &held.value).unwrap_or_else(|error| {
-            failed = Some(error);
-            Vec::new()
-        })
-    });
-    failed.map_or(Ok(()), Err)
+    let (until, value) = split_value(stored)?;
+    Ok((until, read(value)?))
 }
 
 impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
@@ -275,44 +359,64 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         let bytes_max = self.checkpoints.memory_bytes_max();
         let readable = stored.reader.readable();
         // What changes from now on is in no epoch that can be read.
-        let restored = stored.reader.restored().unwrap_or_default();
-        self.table.begin_epoch(restored.next(), readable);
+        let epoch = stored.reader.restored().unwrap_or_default().next();
+        with!(&mut self.table, table => table.begin_epoch(epoch, readable));
         let mut entries = 0;
         stored.own(id, &mut |_, rest, value| {
             self.restore_entry(rest, value, migration.as_deref())?;
             entries += 1;
             if entries % RESTORE_LOOK_EVERY == 0 && migration.is_none() {
-                self.shrink(readable, bytes_max);
+                self.shrink_to(readable, bytes_max);
             }
             Ok(())
         })
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
-        let before = (out.changes.as_bytes().len(), out.changes.len());
-        write_value(self.checkpoints.groups(), &mut self.table, self.id, out)?;
-        let written = out.changes.len() - before.1;
-        if let Some(bytes) = (out.changes.as_bytes().len() - before.0).checked_div(written) {
+        let Outgoing { changes, writer } = out;
+        let (bytes_before, before) = (changes.as_bytes().len(), changes.len());
+        let (groups, readable) = (self.checkpoints.groups(), self.checkpoints.readable());
+        let mut failed = None;
+        with!(&mut self.table, table => {
+            table.snapshot(self.id, groups, changes, |Held { value, lives_until }, mut block| {
+                block.extend_from_slice(&lives_until.last().as_millis().to_le_bytes());
+                writer.write(block, value).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    Vec::new()
+                })
+            });
+            table.begin_epoch(epoch.next(), readable);
+        });
+        let (bytes, written) = (changes.as_bytes().len() - bytes_before, changes.len() - before);
+        if let Some(bytes) = bytes.checked_div(written) {
             self.value_bytes = (self.value_bytes * 3 + bytes).div_ceil(4);
         }
-        // Of a table that drops nothing, removed keys need not be remembered.
-        let readable = self.checkpoints.readable();
-        self.table.begin_epoch(epoch.next(), readable);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn memory_bytes(&self) -> usize {
-        self.used_bytes()
+        let table = with!(&self.table, table => table.memory_bytes() - table.weight_bytes());
+        table + self.outside_bytes()
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {
-        self.shrink(readable, bytes);
+        for _ in 0..EVICT_PIECES_MAX {
+            let (used, keys) = (self.memory_bytes(), self.keys_here());
+            if used <= bytes || keys == 0 {
+                return;
+            }
+            let keep = (keys as u128 * bytes as u128 / used as u128) as usize;
+            self.cold += with!(&mut self.table, table => table.evict_clean(readable, keep));
+        }
     }
 }
 
 impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
-    fn keys(&self) -> usize {
-        self.table.len() + self.cold
+    #[inline]
+    fn holds(&self) -> Holds {
+        let entries = with!(&self.table, table => table.entries_bytes());
+        let bytes = entries + self.outside_bytes() + self.cold * self.value_bytes;
+        Holds { keys: self.keys_here() + self.cold, bytes }
     }
 
     fn has(&mut self, at: &AtKey<'_, K>) -> bool {
@@ -324,13 +428,14 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
     }
 
     fn least_recently_used(&mut self) -> Option<K> {
-        self.table.least_recently_used()
+        with!(&mut self.table, table => table.least_recently_used())
     }
 
     fn expire(&mut self, watermark: Timestamp, processing_time: Timestamp) {
-        if self.options.ttl.is_some() {
-            let now = now_of(self.options.ttl, watermark, processing_time);
-            self.table.expire(now, EXPIRE_BUCKETS);
+        let now = now_of(self.options.ttl, watermark, processing_time);
+        if let Tables::Expiring(table) = &mut self.table {
+            table.expire(now, EXPIRE_BUCKETS);
+            self.sweep(now, processing_time);
         }
     }
 }

@@ -15,7 +15,7 @@
 //! [loads](KeyedTable::load) what it finds. In a table that never dropped any, a miss is final.
 //!
 //! # Time to live
-//! Every entry has a last millisecond, [`NEVER`] for those that do not expire. After it the
+//! In a table whose entries [expire](Lives) each has a last millisecond, [`NEVER`] for those that do not. After it the
 //! entry is not there for anybody: a look-up that meets it takes it out, [`expire`](KeyedTable::expire)
 //! finds those that nobody looks for. What is cold and expired is taken out when it is loaded and met.
 
@@ -48,8 +48,8 @@ const STORED: u64 = 4;
 const EPOCH_SHIFT: u32 = 3;
 
 /// See the module. Hashes are those of [`table_hash`].
-pub struct KeyedTable<K, V> {
-    entries: Segments<Entry<K, V>>,
+pub struct KeyedTable<K, V, L = Timestamp> {
+    entries: Segments<Entry<K, V, L>>,
     removed: Removed<K>,
     /// The epoch that is under way.
     epoch: Epoch,
@@ -65,9 +65,9 @@ pub struct KeyedTable<K, V> {
 
 /// The first and the last field are the first and the last bytes.
 #[repr(C)]
-struct Entry<K, V> {
+struct Entry<K, V, L> {
     key: K,
-    held: Held<V>,
+    held: Held<V, L>,
     /// Whether it has changed since the last snapshot, was used since the hand came by, and may be in the
     /// store; and the epoch in which it changed last.
     marks: u64,
@@ -75,11 +75,49 @@ struct Entry<K, V> {
 
 /// A value and how long it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held<V> {
+pub struct Held<V, L = Timestamp> {
     /// The value.
     pub value: V,
     /// The last millisecond at which it is there.
-    pub lives_until: Timestamp,
+    pub lives_until: L,
+}
+
+/// How an entry keeps its last millisecond: as it is, or, as `()`, not at all, where none expires.
+pub trait Lives: Copy {
+    /// The last millisecond, to be kept.
+    fn until(last: Timestamp) -> Self;
+
+    /// The last millisecond.
+    fn last(self) -> Timestamp;
+}
+
+impl Lives for Timestamp {
+    #[inline(always)]
+    fn until(last: Timestamp) -> Self {
+        last
+    }
+
+    #[inline(always)]
+    fn last(self) -> Timestamp {
+        self
+    }
+}
+
+impl Lives for () {
+    #[inline(always)]
+    fn until(_: Timestamp) -> Self {}
+
+    #[inline(always)]
+    fn last(self) -> Timestamp {
+        NEVER
+    }
+}
+
+impl<K, V, L: Lives> Entry<K, V, L> {
+    #[inline(always)]
+    fn lives_at(&self, now: Timestamp) -> bool {
+        self.held.lives_until.last() >= now
+    }
 }
 
 /// What a look-up has come to.
@@ -101,7 +139,7 @@ struct Barren {
     readable: Epoch,
 }
 
-impl<K: Key, V> Hashed for Entry<K, V> {
+impl<K: Key, V, L: Lives> Hashed for Entry<K, V, L> {
     #[inline(always)]
     fn hash(&self) -> u64 {
         table_hash(&self.key)
@@ -113,13 +151,13 @@ impl<K: Key, V> Hashed for Entry<K, V> {
     }
 }
 
-impl<K: Key, V> Default for KeyedTable<K, V> {
+impl<K: Key, V, L: Lives> Default for KeyedTable<K, V, L> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<K: Key, V> KeyedTable<K, V> {
+impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// An empty one, in the first epoch.
     pub fn new() -> Self {
         Self::weighed_by(|_, _| 0)
@@ -170,6 +208,11 @@ impl<K: Key, V> KeyedTable<K, V> {
         self.weight
     }
 
+    /// The bytes of its entries alone, without what `weigh` has found: at hand at any time.
+    pub fn entries_bytes(&self) -> usize {
+        self.len() * size_of::<Entry<K, V, L>>()
+    }
+
     /// A value has grown by so many bytes where it lies, or shrunk.
     #[inline]
     pub fn grow_by(&mut self, bytes: isize) {
@@ -178,8 +221,8 @@ impl<K: Key, V> KeyedTable<K, V> {
 
     /// The value of a key, to read.
     #[inline(always)]
-    pub fn get(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&Held<V>> {
-        let touch = |entry: &mut Entry<K, V>| {
+    pub fn get(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&Held<V, L>> {
+        let touch = |entry: &mut Entry<K, V, L>| {
             entry.marks |= USED;
             false
         };
@@ -192,9 +235,9 @@ impl<K: Key, V> KeyedTable<K, V> {
 
     /// The value of a key, to change: it will be part of the next snapshot.
     #[inline(always)]
-    pub fn get_mut(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&mut Held<V>> {
+    pub fn get_mut(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&mut Held<V, L>> {
         let changed = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED;
-        let touch = |entry: &mut Entry<K, V>| {
+        let touch = |entry: &mut Entry<K, V, L>| {
             let to_mark = entry.marks & DIRTY == 0;
             entry.marks = changed | entry.marks & STORED;
             to_mark
@@ -210,14 +253,14 @@ impl<K: Key, V> KeyedTable<K, V> {
         key: &K,
         now: Timestamp,
         to_be: u64,
-        touch: impl FnOnce(&mut Entry<K, V>) -> bool,
-    ) -> Found<&mut Held<V>> {
+        touch: impl FnOnce(&mut Entry<K, V, L>) -> bool,
+    ) -> Found<&mut Held<V, L>> {
         let looked = self.entries.look(
             hash,
             |entry| entry.key == *key,
             // One branch.
-            |entry| (entry.marks & to_be == to_be) & (entry.held.lives_until >= now),
-            |entry| entry.held.lives_until < now,
+            |entry| (entry.marks & to_be == to_be) & entry.lives_at(now),
+            |entry| !entry.lives_at(now),
             touch,
         );
         match looked {
@@ -235,13 +278,19 @@ impl<K: Key, V> KeyedTable<K, V> {
     /// Adds a key that is not here, neither in the store; or one that is [`Cold`](Found::Cold) and whose
     /// stored value does not matter.
     #[inline]
-    pub fn insert(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V> {
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        key: K,
+        value: V,
+        lives_until: Timestamp,
+    ) -> &mut Held<V, L> {
         debug_assert!(self.entries.find(hash, |entry| entry.key == key).is_none(), "it is here");
         let stored = self.removed.take(hash, &key) || self.evicted;
         let stored = if stored { STORED } else { 0 };
         let marks = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED | stored;
         self.weight += (self.weigh)(&key, &value);
-        let held = Held { value, lives_until };
+        let held = Held { value, lives_until: L::until(lives_until) };
         &mut self.entries.insert(Entry { key, marks, held }, true).held
     }
 
@@ -252,7 +301,7 @@ impl<K: Key, V> KeyedTable<K, V> {
         // What has expired is overwritten, too.
         if let Found::Here(held) = self.get_mut(hash, &key, Timestamp::MIN) {
             let (before, after) = (weigh(&key, &held.value), weigh(&key, &value));
-            *held = Held { value, lives_until };
+            *held = Held { value, lives_until: L::until(lives_until) };
             self.weight = (self.weight + after).saturating_sub(before);
         } else {
             self.insert(hash, key, value, lives_until);
@@ -261,11 +310,11 @@ impl<K: Key, V> KeyedTable<K, V> {
 
     /// Adds a key that is not here as the store has it: when the job begins, or when it was cold.
     #[inline]
-    pub fn load(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V> {
+    pub fn load(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V, L> {
         debug_assert!(self.entries.find(hash, |entry| entry.key == key).is_none(), "it is here");
         self.weight += (self.weigh)(&key, &value);
         self.barren.buckets = 0;
-        let held = Held { value, lives_until };
+        let held = Held { value, lives_until: L::until(lives_until) };
         &mut self.entries.insert(Entry { key, marks: STORED | USED, held }, false).held
     }
 
@@ -279,15 +328,26 @@ impl<K: Key, V> KeyedTable<K, V> {
             }
             return Found::Absent;
         };
-        let expired = entry.held.lives_until < now;
+        let expired = !entry.lives_at(now);
         let Self { removed, weight, weigh, epoch, .. } = self;
         let value = forget(removed, weight, *weigh, *epoch, entry);
         if expired { Found::Absent } else { Found::Here(value) }
     }
 
+    /// Deletes a key in the store that has expired there, if the store is the only place where it is; whether
+    /// that is so.
+    pub fn expire_cold(&mut self, hash: u64, key: &K) -> bool {
+        let is_cold = self.entries.find(hash, |entry| entry.key == *key).is_none()
+            && !self.removed.contains(hash, key);
+        if is_cold {
+            self.removed.insert(key.clone(), self.epoch);
+        }
+        is_cold
+    }
+
     /// All keys in memory that have not expired, in no particular order.
-    pub fn iter(&self, now: Timestamp) -> impl Iterator<Item = (&K, &Held<V>)> {
-        let alive = self.entries.iter().filter(move |entry| entry.held.lives_until >= now);
+    pub fn iter(&self, now: Timestamp) -> impl Iterator<Item = (&K, &Held<V, L>)> {
+        let alive = self.entries.iter().filter(move |entry| entry.lives_at(now));
         alive.map(|entry| (&entry.key, &entry.held))
     }
 
@@ -296,9 +356,9 @@ impl<K: Key, V> KeyedTable<K, V> {
     pub fn expire(&mut self, now: Timestamp, buckets: usize) -> usize {
         let Self { entries, removed, weight, weigh, epoch, sweep, .. } = self;
         let before = entries.len();
-        let judge = |entry: &mut Entry<K, V>| match entry.held.lives_until < now {
-            true => Verdict::Take,
-            false => Verdict::Keep,
+        let judge = |entry: &mut Entry<K, V, L>| match entry.lives_at(now) {
+            true => Verdict::Keep,
+            false => Verdict::Take,
         };
         entries.walk(sweep, buckets, judge, |entry| {
             forget(removed, weight, *weigh, *epoch, entry);
@@ -323,7 +383,7 @@ impl<K: Key, V> KeyedTable<K, V> {
         }
         let Self { entries, weight, weigh, hand, .. } = self;
         let mut left = before;
-        let judge = |entry: &mut Entry<K, V>| {
+        let judge = |entry: &mut Entry<K, V, L>| {
             if left <= keep {
                 Verdict::Stop
             } else if entry.marks & DIRTY != 0 || entry.marks >> EPOCH_SHIFT > readable.number() {
@@ -356,7 +416,7 @@ impl<K: Key, V> KeyedTable<K, V> {
         let (mut oldest, mut seen) = (None::<(u64, K)>, 0);
         while seen < LEAST_USED_ENTRIES_MAX {
             let mut unused = false;
-            let judge = |entry: &mut Entry<K, V>| {
+            let judge = |entry: &mut Entry<K, V, L>| {
                 seen += 1;
                 unused = entry.marks & USED == 0;
                 entry.marks &= !USED;
@@ -387,7 +447,7 @@ impl<K: Key, V> KeyedTable<K, V> {
         id: StateId,
         groups: KeyGroups,
         out: &mut Changes,
-        mut write: impl FnMut(&Held<V>, Vec<u8>) -> Vec<u8>,
+        mut write: impl FnMut(&Held<V, L>, Vec<u8>) -> Vec<u8>,
     ) {
         let begin = |key: &K, out: &mut Vec<u8>| {
             id.begin_key(groups.group_of(key.key_hash()), out);
@@ -412,12 +472,12 @@ impl<K: Key, V> KeyedTable<K, V> {
 
 /// Keeps account of an entry that was taken out; its value.
 #[inline]
-fn forget<K: Key, V>(
+fn forget<K: Key, V, L>(
     removed: &mut Removed<K>,
     weight: &mut usize,
     weigh: fn(&K, &V) -> usize,
     epoch: Epoch,
-    entry: Entry<K, V>,
+    entry: Entry<K, V, L>,
 ) -> V {
     *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
     if entry.marks & STORED != 0 {

@@ -315,7 +315,7 @@ fn nothing_is_dropped_that_the_store_cannot_read() {
 /// Goal: what has expired is freed though nobody asks for it, and with it the memory.
 #[test]
 fn what_has_expired_is_really_freed() {
-    let mut table = KeyedTable::new();
+    let mut table = KeyedTable::<_, _, Timestamp>::new();
     for key in 0..100_000_u64 {
         table.insert(table_hash(&key), key, key, (key as i64 % 1_000).into());
     }

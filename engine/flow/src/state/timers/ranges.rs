@@ -10,6 +10,8 @@
 //! times there are. Items are ordered by hash where times are equal: many of one millisecond are
 //! split like all others. What is equal in both cannot be split, and its table grows.
 
+use thalweg_kernel::Timestamp;
+
 use super::super::table::{Hashed, Segment};
 use super::item::Item;
 
@@ -24,6 +26,8 @@ pub(super) trait Ordered: Hashed {
 /// See the module.
 pub(super) struct Ranges<T> {
     bounds: Vec<Item>,
+    /// Their times.
+    times: Vec<Timestamp>,
     order: Vec<u32>,
     tables: Vec<Segment<T>>,
     free: Vec<u32>,
@@ -34,12 +38,12 @@ pub(super) struct Ranges<T> {
 impl<T: Ordered> Ranges<T> {
     pub(super) fn new() -> Self {
         let tables = vec![Segment::with_capacity(0)];
-        Self { bounds: vec![], order: vec![0], tables, free: vec![], listed: vec![] }
+        Self { bounds: vec![], times: vec![], order: vec![0], tables, free: vec![], listed: vec![] }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         let numbers = self.order.capacity() + self.free.capacity() + self.listed.capacity();
-        self.bounds.capacity() * size_of::<Item>()
+        self.bounds.capacity() * size_of::<(Item, Timestamp)>()
             + numbers * size_of::<u32>()
             + self.tables.capacity() * size_of::<Segment<T>>()
             + self.tables.iter().map(Segment::memory_bytes).sum::<usize>()
@@ -48,16 +52,16 @@ impl<T: Ordered> Ranges<T> {
     /// The place of the range of an item.
     #[inline]
     pub(super) fn range_of(&self, item: Item) -> usize {
-        // Without a branch that depends on the item: a wrong guess would throw away the beginning of the
-        // next operation's access to memory.
-        let (mut at, mut left) = (0, self.bounds.len());
-        while left > 0 {
-            let half = left.div_ceil(2);
-            let is_before = self.bounds[at + half - 1] > item;
-            at = std::hint::select_unpredictable(is_before, at + half, at);
-            left -= half;
+        // By time alone there is no branch that depends on the item (of 128 bits there is): a wrong guess would
+        // throw away the beginning of the next operation's access to memory.
+        let time = item.time();
+        let at = self.times.partition_point(|&bound| bound > time);
+        match self.times.get(at) {
+            Some(&bound) if bound == time => {
+                at + self.bounds[at..].partition_point(|&bound| bound > item)
+            }
+            _ => at,
         }
-        at
     }
 
     /// The place of the earliest range.
@@ -129,6 +133,7 @@ impl<T: Ordered> Ranges<T> {
         }
         *place = later;
         self.bounds.insert(at, cut);
+        self.times.insert(at, cut.time());
         self.order.insert(at, new);
         true
     }
@@ -150,6 +155,7 @@ impl<T: Ordered> Ranges<T> {
             return self.table_mut(at).rebuild();
         }
         self.bounds.remove(at);
+        self.times.remove(at);
         let number = self.order.remove(at);
         self.set_free(number);
     }
@@ -160,6 +166,7 @@ impl<T: Ordered> Ranges<T> {
         if self.bounds.pop().is_none() {
             return false;
         }
+        self.times.pop();
         let number = self.order.pop();
         number.into_iter().for_each(|number| self.set_free(number));
         true

@@ -57,7 +57,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
 ) {
     let random = &mut Random(seed);
     let timers_max = if random.below(4) == 0 { 50 } else { usize::MAX };
-    let by_key = seed % 2 == 0;
+    let by_key = seed.is_multiple_of(2);
     let new = || match by_key {
         true => Timers::new(timers_max).known_by_key(),
         false => Timers::new(timers_max),

@@ -1,0 +1,79 @@
+//! How much state an operator may keep on a shard, and what gives way.
+//!
+//! A record whose key is one more than may be, or would need more bytes, meets the [`Overflow`] policy. With
+//! [`Overflow::DeadLetter`] the keys that have state go on: at the bound for bytes they may still add a quarter
+//! of it, so that those who fill it with new keys do not stop the others at once. With
+//! [`Overflow::EvictLeastRecentlyUsed`] others give way: each with all its state, and with its timers.
+
+use super::keyed::{AllKeyed, Holds};
+use super::{Overflow, STATE_BYTES_MAX, STATE_KEYS_MAX};
+use crate::exchange::key_by::KeyedStream;
+use crate::pipeline::Chain;
+
+/// A record drops so many keys at most to make room.
+pub(crate) const EVICTED_KEYS_MAX: usize = 16;
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) keys_max: usize,
+    pub(crate) bytes_max: usize,
+    pub(crate) overflow: Overflow,
+}
+
+/// Which bound was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The state of this number has as many keys as may be.
+    Keys(usize),
+    /// All states together have as many bytes as may be; the state of this number has the most.
+    Bytes(usize),
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        let (keys_max, bytes_max) = (STATE_KEYS_MAX, STATE_BYTES_MAX);
+        Self { keys_max, bytes_max, overflow: Overflow::default() }
+    }
+}
+
+impl<C: Chain, F> KeyedStream<C, F> {
+    /// Bounds the keys of which a process function keeps state on each shard,
+    /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
+    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
+        self.bounds = Bounds { keys_max: keys, overflow, ..self.bounds };
+        self
+    }
+
+    /// Bounds the bytes of the state that a process function keeps on each shard, in memory or not, all its
+    /// states together; [`STATE_BYTES_MAX`] by default. Entries and the buffers of lists and maps count as they are,
+    /// what lies inside of other values as it was written of late, on average. Both bounds have one policy: the one
+    /// that was named last.
+    pub fn bytes_max(mut self, bytes: usize, overflow: Overflow) -> Self {
+        self.bounds = Bounds { bytes_max: bytes, overflow, ..self.bounds };
+        self
+    }
+}
+
+impl Bounds {
+    /// Whether there is no room for one more key.
+    #[inline]
+    pub(crate) fn full<K>(&self, states: &AllKeyed<K>) -> Option<Full> {
+        let (mut bytes, mut most) = (0, (0, 0));
+        for (number, state) in states.iter().enumerate() {
+            let holds: Holds = state.borrow().holds();
+            if holds.keys >= self.keys_max {
+                return Some(Full::Keys(number));
+            }
+            bytes += holds.bytes;
+            most = most.max((holds.bytes, number));
+        }
+        (bytes >= self.bytes_max).then_some(Full::Bytes(most.1))
+    }
+
+    /// Whether keys that have state must not add to it either.
+    pub(crate) fn is_overfull<K>(&self, states: &AllKeyed<K>) -> bool {
+        let bytes: usize = states.iter().map(|state| state.borrow().holds().bytes).sum();
+        bytes >= self.bytes_max.saturating_add(self.bytes_max / 4)
+    }
+}

@@ -1,0 +1,158 @@
+//! What expires in the store alone, against a store that has folded everything.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use thalweg_kernel::{Change, Changes, KeyGroups, StateInfo};
+
+use super::*;
+
+type Entries = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
+
+/// Reads what is there now; scans what was there at some time before, if there is such a thing.
+struct Reader(Entries, Option<Entries>);
+
+impl StateReader for Reader {
+    fn restored(&self) -> Option<Epoch> {
+        None
+    }
+
+    fn states(&self) -> &[StateInfo] {
+        &[]
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let entries = self.1.as_ref().unwrap_or(&self.0).lock().unwrap();
+        let mut range = entries.range(from.to_vec()..to.to_vec());
+        range.try_for_each(|(key, value)| each(key, value))
+    }
+
+    fn get(
+        &self,
+        key: &[u8],
+        found: &mut dyn FnMut(&[u8]) -> Result<(), StateError>,
+    ) -> Result<bool, StateError> {
+        self.0.lock().unwrap().get(key).map_or(Ok(false), |value| found(value).map(|()| true))
+    }
+
+    fn readable(&self) -> Epoch {
+        Epoch::NONE
+    }
+}
+
+struct Rig {
+    keyed: Keyed<u64, u64>,
+    entries: Entries,
+    epoch: Epoch,
+    /// The watermark, or the time of this machine.
+    now: i64,
+    domain: TimeDomain,
+}
+
+const KEYS: u64 = 5_000;
+
+impl Rig {
+    fn new(ttl: Ttl, before: Option<Entries>) -> Self {
+        let checkpoints = Rc::new(Checkpoints::new(true, KeyGroups::default(), 0, 0));
+        let (entries, domain) = (Entries::default(), ttl.domain);
+        let options = StateOptions::new().ttl(ttl);
+        let reader: Rc<dyn StateReader> = Rc::new(Reader(Arc::clone(&entries), before));
+        let own = KeyGroups::default().groups_of(0, 1);
+        let mut keyed = Keyed::new(options, &checkpoints, Some(reader), own, |_, _| 0);
+        keyed.restore(StateId::of("last", "value"), None).unwrap();
+        Self { keyed, entries, epoch: Epoch::NONE.next(), now: 0, domain }
+    }
+
+    fn set(&mut self, key: u64) {
+        let now = Timestamp::from(self.now);
+        let other = Timestamp::from(7);
+        let (watermark, processing_time) = match self.domain {
+            TimeDomain::EventTime => (now, other),
+            TimeDomain::ProcessingTime => (other, now),
+        };
+        let (hash, time) = (table_hash(&key), now);
+        self.keyed.set(&AtKey { key: &key, hash, time, watermark, processing_time }, key);
+    }
+
+    /// A barrier, after which the store has everything and memory nothing.
+    fn store_and_forget(&mut self) {
+        let mut out = Outgoing::default();
+        self.keyed.snapshot(self.epoch, &mut out).unwrap();
+        let mut entries = self.entries.lock().unwrap();
+        for change in Changes::read(out.changes.as_bytes()) {
+            match change.unwrap() {
+                Change::Put { key, value } => _ = entries.insert(key.to_vec(), value.to_vec()),
+                Change::Delete { key } => _ = entries.remove(key),
+                Change::DeleteRange { .. } => panic!("no ranges"),
+            }
+        }
+        drop(entries);
+        for _ in 0..10 {
+            self.keyed.shrink_to(self.epoch, 0);
+        }
+        self.epoch = self.epoch.next();
+    }
+
+    /// Steps, while the machine's clock goes on by less than the time to live.
+    fn step(&mut self) {
+        for n in 0..20 {
+            let clock = Timestamp::from(self.now + n * 100);
+            match self.domain {
+                TimeDomain::EventTime => self.keyed.expire(self.now.into(), clock),
+                TimeDomain::ProcessingTime => self.keyed.expire(7.into(), clock),
+            }
+        }
+    }
+}
+
+/// Goal: what has expired is gone from the store, though nobody asks for it, and nothing else is.
+#[test]
+fn what_expires_in_the_store_alone_is_deleted_there() {
+    let lives = Duration::from_secs(10);
+    for ttl in [Ttl::event_time(lives), Ttl::processing_time(lives)] {
+        let mut rig = Rig::new(ttl, None);
+        (0..KEYS).for_each(|key| rig.set(key));
+        rig.store_and_forget();
+        assert_eq!(rig.keyed.keys_here(), 0);
+        assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (5_000, 5_000));
+        rig.now = 5_000;
+        (0..KEYS).filter(|key| key.is_multiple_of(10)).for_each(|key| rig.set(key));
+        rig.step();
+        rig.store_and_forget();
+        assert_eq!(rig.entries.lock().unwrap().len(), 5_000, "all of them are alive");
+        rig.now = 12_000;
+        rig.step();
+        rig.store_and_forget();
+        assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (500, 500));
+        rig.now = 20_000;
+        rig.step();
+        rig.store_and_forget();
+        assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (0, 0));
+        rig.set(3);
+        rig.store_and_forget();
+        assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (1, 1));
+    }
+}
+
+/// Goal: a scan that shows what was there when the job began deletes nothing that was written since.
+#[test]
+fn what_a_scan_shows_is_asked_for_again() {
+    let before = Entries::default();
+    let mut rig = Rig::new(Ttl::event_time(Duration::from_secs(1)), Some(Arc::clone(&before)));
+    (0..100).for_each(|key| rig.set(key));
+    rig.store_and_forget();
+    let stored = rig.entries.lock().unwrap().clone();
+    *before.lock().unwrap() = stored;
+    rig.now = 5_000;
+    (0..50).for_each(|key| rig.set(key));
+    rig.store_and_forget();
+    rig.step();
+    rig.store_and_forget();
+    assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (50, 50));
+}

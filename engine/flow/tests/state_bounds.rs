@@ -1,0 +1,157 @@
+//! Bounds on the state of a process function, in keys and in bytes, and what gives way.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use thalweg_flow::*;
+use thalweg_kernel::{Collector, Timestamp};
+
+/// Key, time.
+type Record = (u32, i64);
+
+/// What a key is remembered by: a list of times. It says what it has taken in, and what its timers find.
+struct Remember(ListState<u32, i64>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Taken(u32),
+    Found(u32, usize),
+}
+
+impl KeyedProcess<u32, Record> for Remember {
+    type Out = Said;
+
+    fn record(
+        &mut self,
+        (key, time): Record,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Said>,
+    ) {
+        self.0.push(cx, time);
+        cx.event_timer(1_000_000.into());
+        cx.event_timer((2_000_000 + time).into());
+        cx.processing_timer(cx.processing_time().plus_ms(10));
+        out.record(cx.time(), Said::Taken(key));
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<Said>) {
+        out.record(cx.time(), Said::Found(*cx.key(), self.0.with(cx, <[i64]>::len)));
+    }
+}
+
+/// What is said of these records, and how many keys gave way and how many records became dead letters.
+fn said(
+    records: impl IntoIterator<Item = u32>,
+    bound: impl Fn(Bounded) -> Bounded,
+) -> (Vec<Said>, i64, i64) {
+    let records: Vec<Record> =
+        records.into_iter().enumerate().map(|(n, key)| (key, n as i64)).collect();
+    let (out, source) = (Collected::new(), Collection::new(records));
+    let sink = out.sink();
+    let job = |flow: &Flow| {
+        let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
+        let keyed = flow.source(source.clone(), watermarks).key_by(key as fn(&Record) -> u32);
+        let bounded = match bound(Bounded::default()) {
+            Bounded { keys: Some((keys, overflow)), .. } => keyed.keys_max(keys, overflow),
+            Bounded { bytes: Some((bytes, overflow)), .. } => keyed.bytes_max(bytes, overflow),
+            Bounded { .. } => keyed,
+        };
+        bounded.process(|states| Remember(states.list("times"))).sink(sink.clone());
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("bounds")).unwrap();
+    let mut ms = 0;
+    // The clock goes on when all records have been read: timers of both kinds fire then.
+    while shard.step(at(ms)).unwrap() != Step::Done {
+        ms += 100;
+        assert!(ms < 10_000_000, "it comes to no end");
+    }
+    let metric = |name| {
+        shard.metrics().iter().filter(|metric| metric.name == name).map(Metric::value).sum::<i64>()
+    };
+    (out.take(), metric("numKeysEvicted"), metric("numDeadLetters"))
+}
+
+fn key(record: &Record) -> u32 {
+    record.0
+}
+
+fn at(ms: u64) -> Now {
+    Now { wall: Timestamp::from(ms), steady: Duration::from_millis(ms) }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Bounded {
+    keys: Option<(usize, Overflow)>,
+    bytes: Option<(usize, Overflow)>,
+}
+
+fn taken(said: &[Said]) -> Vec<u32> {
+    let taken = |said: &Said| match said {
+        Said::Taken(key) => Some(*key),
+        Said::Found(..) => None,
+    };
+    said.iter().filter_map(taken).collect()
+}
+
+fn found(said: &[Said]) -> Vec<(u32, usize)> {
+    let found = |said: &Said| match said {
+        Said::Found(key, times) => Some((*key, *times)),
+        Said::Taken(_) => None,
+    };
+    said.iter().filter_map(found).collect()
+}
+
+const EVICT: Overflow = Overflow::EvictLeastRecentlyUsed;
+
+#[test]
+fn a_key_that_gives_way_takes_its_timers_along() {
+    let (said, evicted, dead) =
+        said(0..1_000, |bounds| Bounded { keys: Some((10, EVICT)), ..bounds });
+    assert_eq!((taken(&said).len(), evicted, dead), (1_000, 990, 0));
+    let found = found(&said);
+    assert!(found.iter().all(|&(_, times)| times == 1), "no timer is without its state");
+    let at_end = found.iter().rev().take(20).count();
+    assert!(at_end == 20 && found.len() <= 20 + 1_000, "{} timers", found.len());
+    let mut keys: Vec<_> = found.iter().rev().take(20).map(|&(key, _)| key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 10, "two timers of each key that is left");
+}
+
+#[test]
+fn without_a_bound_nothing_gives_way() {
+    let (said, evicted, dead) = said(0..1_000, |bounds| bounds);
+    assert_eq!((taken(&said).len(), evicted, dead), (1_000, 0, 0));
+    let at_end = found(&said).len();
+    assert!(at_end >= 2_000, "{at_end} timers");
+}
+
+/// Goal: bytes are bounded whether keys come or grow. Method: new keys until they are refused, then one key again
+/// and again.
+#[test]
+fn bytes_are_bounded_and_known_keys_go_on_for_a_while() {
+    const BYTES: usize = 40_000;
+    let bytes = |bounds| Bounded { bytes: Some((BYTES, Overflow::DeadLetter)), ..bounds };
+    let records = (0..2_000).chain(std::iter::repeat_n(0, 10_000));
+    let (said, evicted, dead) = said(records, bytes);
+    let taken = taken(&said);
+    let new = taken.iter().filter(|&&key| key > 0).count() + 1;
+    let of_known = taken.len() - new;
+    // A key takes 32 bytes or more of list, and its entry.
+    assert!((BYTES / 100..BYTES / 50).contains(&new), "{new} keys");
+    // A quarter of the bound in times of eight bytes, in a list that doubles.
+    assert!((BYTES / 4 / 16..=BYTES / 4 / 4).contains(&of_known), "{of_known} records");
+    assert_eq!((evicted, dead), (0, 12_000 - taken.len() as i64));
+}
+
+#[test]
+fn bytes_make_others_give_way() {
+    let bytes = |bounds| Bounded { bytes: Some((40_000, EVICT)), ..bounds };
+    let records = (0..20_000_u32).map(|n| if n.is_multiple_of(2) { n / 100 } else { n });
+    let (said, evicted, dead) = said(records, bytes);
+    assert_eq!((taken(&said).len(), dead), (20_000, 0));
+    assert!(evicted > 5_000, "{evicted} keys");
+    let left = found(&said).iter().rev().take_while(|(_, times)| *times > 0).count();
+    assert!(left > 0);
+}
