@@ -61,32 +61,33 @@ pub fn gaps(time: Duration) -> Gaps {
     }
 }
 
+/// How long threads have to start.
+const LEAD: Duration = Duration::from_millis(20);
+
 /// A faster stream would measure the loop's own bookkeeping.
 const RATE_MAX: u64 = 1_000_000;
 
-/// How late a loop that does nothing but read the clock sees events that are due `rate` times a
-/// second (a million at the most): what this machine itself adds to the tail of such a stream.
-///
-/// # Errors
-/// As [`Durations::new`].
-pub fn open_loop(rate: u64, time: Duration) -> anyhow::Result<Durations> {
-    let mut late = Durations::new()?;
-    let period = Duration::from_secs(1) / rate.clamp(1, RATE_MAX) as u32;
-    let begun = Instant::now();
-    let (mut due, end) = (begun + period, begun + time);
-    while due < end {
+/// How late a loop that does nothing but read the clock sees each of the events that are due every `period`
+/// from `begun` on, in nanoseconds, until `late` is full.
+fn open_loop(begun: Instant, period: Duration, late: &mut [u64]) {
+    let mut due = begun;
+    let mut late = late.iter_mut().peekable();
+    while late.peek().is_some() {
         let now = Instant::now();
-        // After a gap, those due within it; not those that would be due after the end.
-        while due <= now && due < end {
-            late.record(now - due);
+        // After a gap, those due within it.
+        while due <= now
+            && let Some(late) = late.next()
+        {
+            *late = (now - due).as_nanos() as u64;
             due += period;
         }
     }
-    Ok(late)
 }
 
-/// [`open_loop`] on each of the first `cores` cores at the same time, which are those that a job of
-/// so many shards is pinned to.
+/// What this machine itself adds to the tail of a stream of `rate` events a second (a million at the
+/// most) for a job of so many shards: a loop on each of the cores that its shards are pinned to does nothing but
+/// wait for each event, and an event is as late as the **last** of the loops sees it. (A row waits for the
+/// watermarks of all shards, so an interruption of any of them is in it.)
 ///
 /// # Errors
 /// If a thread cannot be started.
@@ -94,17 +95,27 @@ pub fn open_loops(cores: usize, rate: u64, time: Duration) -> anyhow::Result<Dur
     let ids = core_affinity::get_core_ids().unwrap_or_default();
     // More shards than cores are not pinned, and then nothing is learnt from more loops than cores.
     let ids = ids.into_iter().take(cores.max(1));
+    let period = Duration::from_secs(1) / rate.clamp(1, RATE_MAX) as u32;
+    let events = (time.as_nanos() / period.as_nanos().max(1)) as usize;
+    // By then all threads are up and pinned.
+    let begun = Instant::now() + LEAD;
     let loops = ids.map(|core| {
+        // Not zeros: those would be pages that are made when the loop first writes to them.
+        let mut late = vec![1; events];
         thread::Builder::new().name("noise".into()).spawn(move || {
             let _unpinned = core_affinity::set_for_current(core);
-            open_loop(rate, time)
+            open_loop(begun, period, &mut late);
+            late
         })
     });
     let loops: Vec<_> = loops.collect::<Result<_, _>>()?;
-    let mut late = Durations::new()?;
+    let mut last = vec![0; events];
     for spinning in loops {
-        late.add(&spinning.join().map_err(|_| anyhow!("a spinning thread panicked"))??);
+        let late = spinning.join().map_err(|_| anyhow!("a spinning thread panicked"))?;
+        last.iter_mut().zip(late).for_each(|(last, late): (&mut u64, u64)| *last = late.max(*last));
     }
+    let mut late = Durations::new()?;
+    last.into_iter().for_each(|nanos| late.record(Duration::from_nanos(nanos)));
     Ok(late)
 }
 
@@ -121,7 +132,20 @@ mod tests {
 
     #[test]
     fn every_event_that_is_due_is_seen() {
-        let late = open_loops(1, 10_000, Duration::from_millis(20)).unwrap();
-        assert_eq!(late.len(), 199);
+        for cores in [1, 2] {
+            let late = open_loops(cores, 10_000, Duration::from_millis(20)).unwrap();
+            assert_eq!(late.len(), 200, "{cores}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_in_a_gap_is_late_by_what_is_left_of_it() {
+        let (period, mut late) = (Duration::from_millis(10), [0; 4]);
+        let begun = Instant::now();
+        thread::sleep(Duration::from_millis(25));
+        open_loop(begun, period, &mut late);
+        let ms = |nanos: u64| nanos / 1_000_000;
+        assert!(ms(late[0]) >= 25 && ms(late[1]) >= 15 && ms(late[2]) >= 5, "{late:?}");
+        assert_eq!(late[0] - late[2], 20_000_000, "seen at once: {late:?}");
     }
 }

@@ -146,7 +146,7 @@ fn latencies_are_reported_at_a_rate() {
     let expected = counted(10_000, 1, |i| i / 20);
     for (cores, driver) in [(1, "auto"), (2, "threads")] {
         let (said, lines) = run(&format!(
-            "--rate 20000 --seconds 0.5 --cores {cores} --driver {driver} --noise-seconds 0.02"
+            "--rate 20000 --seconds 0.5 --cores {cores} --driver {driver} --noise-seconds 0.02 --rounds 2"
         ));
         let line = &lines[0];
         assert_report(line, "thalweg", "memory", cores, 10_000);
@@ -154,7 +154,7 @@ fn latencies_are_reported_at_a_rate() {
         assert_eq!(answer(line), expected, "{line}");
         assert!(line["recorded"].as_u64().unwrap() > 1_000, "{line}");
         assert!(line["behind_end_ms"].is_number() && line["behind_middle_ms"].is_number());
-        assert!(said.contains("noise p99.9"), "{said}");
+        assert!(said.contains("noise p99.9") && said.contains("the median of 2 rounds"), "{said}");
     }
 }
 

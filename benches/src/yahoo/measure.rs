@@ -143,6 +143,26 @@ impl Runs {
         any.then_some(table)
     }
 
+    /// How much later than the machine's own noise of the same round the tail of each run at a rate was: the
+    /// median over the rounds, and the least and the most; `None` if there were none.
+    pub fn tail(&self) -> Option<String> {
+        let over = || {
+            let at_rate = self.lines.iter().filter_map(|line| line.latency);
+            at_rate.map(|at| at.p999_us - at.noise_p999_us)
+        };
+        let rounds = over().count();
+        (rounds > 0).then(|| {
+            let (least, most) = over().fold((f64::MAX, f64::MIN), |(least, most), over| {
+                (least.min(over), most.max(over))
+            });
+            format!(
+                "p99.9 less that of the machine's noise in the same round: {:.0} us, the median of {rounds} \
+                 rounds ({least:.0} to {most:.0})",
+                median(over())
+            )
+        })
+    }
+
     /// How thalweg compares with each peer, and with checkpoints to itself without: the median over the
     /// rounds of their ratios in each.
     pub fn ratios(&self, peers: &[Engine]) -> Vec<String> {

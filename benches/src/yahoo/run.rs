@@ -339,8 +339,8 @@ pub struct Latency {
     pub p9999_us: f64,
     /// The longest.
     pub max_us: f64,
-    /// What a loop that only reads the clock saw, at p99.9, at the same rate on the same cores,
-    /// before and after.
+    /// What loops that only read the clock saw, at p99.9, at the same rate on the same cores, before and
+    /// after: see [`open_loops`](crate::spin::open_loops).
     pub noise_p999_us: f64,
 }
 

@@ -58,11 +58,10 @@ impl Source for Generating {
         if self.stopped {
             return Ok(SourceStatus::Ended);
         }
-        for _ in 0..records_max {
-            let Some(event) = self.slice.next() else { return Ok(SourceStatus::Ended) };
+        for event in self.slice.take_up_to(records_max) {
             out.record(event, now, &Generated);
         }
-        Ok(SourceStatus::Ready)
+        Ok(if self.slice.is_empty() { SourceStatus::Ended } else { SourceStatus::Ready })
     }
 
     fn stop(&mut self) {

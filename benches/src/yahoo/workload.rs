@@ -1,6 +1,5 @@
 //! The workload, to the last bit: see the [module above](super) for its definition in words.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -73,20 +72,21 @@ pub struct CampaignView {
     pub event_time: i64,
 }
 
-/// The ads and their campaigns. Clones share them.
-#[derive(Clone, Debug)]
-pub struct Ads {
-    ids: Arc<[u64; ADS]>,
-    campaigns: Arc<[u64; CAMPAIGNS]>,
-}
+/// The ads and their campaigns. They are constants, so that a compiler need not load what is not asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ads;
 
-impl Default for Ads {
-    fn default() -> Self {
-        Self {
-            ids: Arc::new(std::array::from_fn(|i| mix(i as u64 + 0xAD00_0000))),
-            campaigns: Arc::new(std::array::from_fn(|c| mix(c as u64 + 0xCA00_0000))),
-        }
+static IDS: [u64; ADS] = ids(0xAD00_0000);
+static CAMPAIGN_IDS: [u64; CAMPAIGNS] = ids(0xCA00_0000);
+
+const fn ids<const N: usize>(from: u64) -> [u64; N] {
+    let mut ids = [0; N];
+    let mut i = 0;
+    while i < N {
+        ids[i] = mix(from + i as u64);
+        i += 1;
     }
+    ids
 }
 
 impl Ads {
@@ -97,7 +97,7 @@ impl Ads {
         Event {
             user_id: h,
             page_id: h.rotate_left(32) ^ 0x9E37_79B9_7F4A_7C15,
-            ad_id: self.ids[(((h >> 16 & 0xffff_ffff) * ADS as u64) >> 32) as usize],
+            ad_id: IDS[(((h >> 16 & 0xffff_ffff) * ADS as u64) >> 32) as usize],
             ad_type: ((h & 0xff) % 5) as u8,
             event_type: match ((h >> 8 & 0xff) * 3) >> 8 {
                 0 => EventType::View,
@@ -111,23 +111,23 @@ impl Ads {
     /// The events of slice `part` of `parts`: every `parts`-th one from `part` on. Event time never
     /// falls within a slice, and each slice covers all of it.
     pub fn slice(&self, part: usize, parts: usize, events: u64) -> Slice {
-        Slice { ads: self.clone(), next: part as u64, stride: parts.max(1) as u64, events }
+        Slice { ads: *self, next: part as u64, stride: parts.max(1) as u64, events }
     }
 
     /// The ids of the ads.
-    pub fn ids(&self) -> &[u64; ADS] {
-        &self.ids
+    pub fn ids(&self) -> &'static [u64; ADS] {
+        &IDS
     }
 
     /// The ids of the campaigns.
-    pub fn campaigns(&self) -> &[u64; CAMPAIGNS] {
-        &self.campaigns
+    pub fn campaigns(&self) -> &'static [u64; CAMPAIGNS] {
+        &CAMPAIGN_IDS
     }
 
     /// The table that the job looks ads up in: from an ad's id to its campaign's id.
     pub fn campaign_of_ad(&self) -> HashMap<u64, u64> {
-        let ads = self.ids.iter().enumerate();
-        ads.map(|(i, &ad)| (ad, self.campaigns[i / (ADS / CAMPAIGNS)])).collect()
+        let ads = IDS.iter().enumerate();
+        ads.map(|(i, &ad)| (ad, CAMPAIGN_IDS[i / (ADS / CAMPAIGNS)])).collect()
     }
 }
 
@@ -155,6 +155,27 @@ impl Slice {
     /// Goes on at an event that was once the next one.
     pub fn skip_to(&mut self, position: u64) {
         self.next = position;
+    }
+
+    /// Whether no event is left.
+    pub fn is_empty(&self) -> bool {
+        self.next >= self.events
+    }
+
+    /// Takes the next `events` events, or as many as are left.
+    #[inline(always)]
+    pub fn take_up_to(&mut self, events: usize) -> impl Iterator<Item = Event> {
+        let (from, stride) = (self.next, self.stride);
+        let left = self.events.saturating_sub(from).div_ceil(stride);
+        let taken = left.min(events as u64);
+        self.next = from + taken * stride;
+        let ads = &self.ads;
+        let mut i = from;
+        (0..taken).map(move |_| {
+            let event = ads.event(i, event_time(i));
+            i += stride;
+            event
+        })
     }
 }
 

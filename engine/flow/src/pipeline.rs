@@ -58,8 +58,25 @@ pub trait Operator<T>: 'static {
     /// What it emits.
     type Out: 'static;
 
+    /// Whether it can put records aside and pass them on together: see `operators/filter.rs`.
+    #[doc(hidden)]
+    const GATHERS: bool = false;
+
     /// Takes one record.
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>);
+
+    /// Whether it wants to in the step that begins.
+    #[doc(hidden)]
+    fn gathers(&self) -> bool {
+        false
+    }
+
+    /// Takes one record in a step in which it wants to.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn gather(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
+        self.record(time, value, out);
+    }
 
     /// Takes a mark; emits what is due because of it, then passes it on. (State that is to survive lives
     /// in a process function, [with keys](crate::KeyedProcess) or [without](crate::Process); what an operator keeps in its own fields
@@ -76,6 +93,10 @@ pub trait Operator<T>: 'static {
         None
     }
 
+    /// Called at the end of each step: emits what it has put off, if it puts anything off.
+    #[inline]
+    fn settle(&mut self, _out: &mut impl Collector<Self::Out>) {}
+
     /// Whether its side outputs have room.
     fn ready(&self) -> bool {
         true
@@ -90,10 +111,10 @@ pub trait Chain: 'static {
 
     /// Emits what is ready, up to the bound of `cx`.
     #[doc(hidden)]
-    fn step(
+    fn step<S: Collector<Self::Out>>(
         &mut self,
         cx: &StepContext,
-        out: impl Collector<Self::Out>,
+        out: S,
     ) -> Result<Progress, ConnectorError>;
 
     /// Whether it may be stepped: its side outputs have room.
@@ -107,6 +128,10 @@ pub trait Chain: 'static {
     /// Lets its operators emit what is due because of the clock; when more will be due.
     #[doc(hidden)]
     fn tick(&mut self, now: Now, out: impl Collector<Self::Out>) -> Option<Timestamp>;
+
+    /// Lets its operators emit what they have put off in a step that ends.
+    #[doc(hidden)]
+    fn settle(&mut self, out: impl Collector<Self::Out>);
 
     /// Its source, if it begins with one.
     #[doc(hidden)]
@@ -140,11 +165,15 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     type Out = O::Out;
 
     #[inline]
-    fn step(
+    fn step<S: Collector<O::Out>>(
         &mut self,
         cx: &StepContext,
-        out: impl Collector<O::Out>,
+        out: S,
     ) -> Result<Progress, ConnectorError> {
+        // Decided here, for a whole step: the two ways of a record want different code also in front of them.
+        if O::GATHERS && !S::GATHERS && self.operator.gathers() {
+            return self.chain.step(cx, Gathering(Via { operator: &mut self.operator, out }));
+        }
         self.chain.step(cx, Via { operator: &mut self.operator, out })
     }
 
@@ -163,6 +192,12 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
         [before, here].into_iter().flatten().min()
     }
 
+    fn settle(&mut self, mut out: impl Collector<O::Out>) {
+        let (operator, lent) = (&mut self.operator, Lent(&mut out));
+        self.chain.settle(Via { operator, out: lent });
+        self.operator.settle(&mut out);
+    }
+
     fn source(&mut self) -> Option<&mut dyn Head> {
         self.chain.source()
     }
@@ -177,6 +212,8 @@ struct Via<'a, O, C> {
 }
 
 impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
+    const GATHERS: bool = O::GATHERS || C::GATHERS;
+
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T) {
         self.operator.record(time, value, &mut self.out);
@@ -188,10 +225,29 @@ impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
     }
 }
 
+/// The same, but the operator puts its records aside.
+struct Gathering<'a, O, C>(Via<'a, O, C>);
+
+impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Gathering<'_, O, C> {
+    const GATHERS: bool = true;
+
+    #[inline(always)]
+    fn record(&mut self, time: Timestamp, value: T) {
+        self.0.operator.gather(time, value, &mut self.0.out);
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: Mark) {
+        self.0.mark(mark);
+    }
+}
+
 /// A collector for one call more.
 struct Lent<'a, C>(&'a mut C);
 
 impl<T, C: Collector<T>> Collector<T> for Lent<'_, C> {
+    const GATHERS: bool = C::GATHERS;
+
     fn record(&mut self, time: Timestamp, value: T) {
         self.0.record(time, value);
     }
@@ -322,6 +378,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             }
             let due_at = self.chain.tick(cx.now, Into(&mut self.terminal, &mut self.passed));
             progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+            self.chain.settle(Into(&mut self.terminal, &mut self.passed));
             progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;
             if progress == Progress::Done {

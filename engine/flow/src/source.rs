@@ -151,10 +151,10 @@ where
 {
     type Out = S::Item;
 
-    fn step(
+    fn step<C: Collector<S::Item>>(
         &mut self,
         cx: &StepContext,
-        mut out: impl Collector<S::Item>,
+        mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let records_max = (cx.records_max / self.partitions.len().max(1)).max(1);
         let Now { wall, steady } = cx.now;
@@ -171,7 +171,7 @@ where
             partition.clock.believe(latest_believed);
             let mut emit = Emitting {
                 index,
-                clock: &mut partition.clock,
+                clock: partition.clock,
                 merge: &mut self.merge,
                 watermarks: &self.watermarks,
                 now: wall,
@@ -183,6 +183,7 @@ where
             };
             let status = partition.source.poll(wall, records_max, &mut emit)?;
             let (records, letters) = (emit.records, emit.letters);
+            partition.clock = emit.clock;
             busy |= records + letters > 0;
             if records > 0 {
                 self.records_out.add(records);
@@ -244,6 +245,8 @@ where
         None
     }
 
+    fn settle(&mut self, _out: impl Collector<S::Item>) {}
+
     fn source(&mut self) -> Option<&mut dyn Head> {
         Some(self)
     }
@@ -274,7 +277,8 @@ impl<S: Source, E> Head for SourceHead<S, E> {
 /// Where one partition's poll puts its records.
 struct Emitting<'a, E, C> {
     index: usize,
-    clock: &'a mut PartitionClock,
+    /// A copy, at hand without a look at where the partition is.
+    clock: PartitionClock,
     merge: &'a mut Merge,
     watermarks: &'a Watermarks<E>,
     now: Timestamp,
@@ -301,14 +305,25 @@ impl<E, C> Emitting<'_, E, C> {
         self.letters += 1;
         self.dead_letters.push(origin.dead_letter(error));
     }
+
+    /// Time goes on behind a record.
+    #[inline(never)]
+    fn advance<T>(&mut self, event: Timestamp)
+    where
+        C: Collector<T>,
+    {
+        if let Some(watermark) = self.clock.observe(event) {
+            let mark = Mark::Watermark(watermark);
+            self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
+        }
+    }
 }
 
 impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
     #[inline]
     fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
         let time = self.watermarks.event_time.of(&value, received);
-        let news = time >= self.clock.news_from();
-        if news {
+        if time >= self.clock.news_from() {
             if E::FROM_RECORD && time > self.latest_believed {
                 return self.refuse(time, origin);
             }
@@ -318,9 +333,9 @@ impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
         }
         self.records += 1;
         self.out.record(time, value);
-        if news && let Some(watermark) = self.clock.observe(time) {
-            let mark = Mark::Watermark(watermark);
-            self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
+        // Asked again, not kept from above: then the chain is compiled once and not twice.
+        if time >= self.clock.news_from() {
+            self.advance(time);
         }
     }
 

@@ -36,6 +36,10 @@ pub enum Mark {
 /// Receives records and marks in order. Operators push into one; the implementation is the rest
 /// of a fused chain, so a call is usually inlined away.
 pub trait Collector<T> {
+    /// Whether an operator in it puts records aside and passes them on together: one in a chain is enough.
+    #[doc(hidden)]
+    const GATHERS: bool = false;
+
     /// Takes one record with its event time.
     fn record(&mut self, time: Timestamp, value: T);
     /// Takes a mark that stands after all records so far.

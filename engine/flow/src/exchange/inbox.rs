@@ -51,10 +51,10 @@ impl<T> Inbox<T> {
 impl<T: 'static> Chain for Inbox<T> {
     type Out = T;
 
-    fn step(
+    fn step<C: Collector<T>>(
         &mut self,
         _cx: &StepContext,
-        mut out: impl Collector<T>,
+        mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let ports = self.ports.len();
         let mut busy = false;
@@ -92,6 +92,8 @@ impl<T: 'static> Chain for Inbox<T> {
     fn tick(&mut self, _now: Now, _out: impl Collector<T>) -> Option<Timestamp> {
         None
     }
+
+    fn settle(&mut self, _out: impl Collector<T>) {}
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         None

@@ -120,6 +120,7 @@ impl<E> Watermarks<E> {
 }
 
 /// The watermark of one source partition, and its silence.
+#[derive(Clone, Copy)]
 pub(crate) struct PartitionClock {
     lateness_ms: i64,
     idle_after: Option<Duration>,

@@ -13,6 +13,14 @@
 //! records go straight. (Both at once, straight for this shard's keys and added up for the others', costs
 //! a third more on two shards: no processor can predict who owns the next key.)
 //!
+//! # Gathering
+//! What a record costs here is mostly finding out where it belongs: which of these ways it goes, which window
+//! it falls into, whether somebody has that borrowed. So records of the window that is *at hand* are
+//! only gathered, [`GATHERED_MAX`] of them, or those of a step, and then added in one tight loop. Other
+//! records are added one by one, behind those; so is everything where records are large. Nobody can see the
+//! difference: what is gathered is in time, and stays so until a watermark passes a window. (The Yahoo
+//! benchmark took 82 instructions an event for 86, and 1.42 times the time of a loop by hand for 1.53.)
+//!
 //! # What stays exactly as without it
 //! Lateness. A record whose window the *sender's* watermark has passed is sent through the exchange by
 //! itself, behind that watermark, and the receiver decides as ever, by the merged one. Others are in
@@ -27,8 +35,8 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::pane::{Opened, Panes};
-use super::state::WindowState;
+use super::pane::{AtHand, Opened, Panes};
+use super::state::{Refused, WindowState};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
 use crate::exchange::key_by::Routed;
@@ -42,6 +50,11 @@ const LOCAL_KEYS_MAX: usize = 16_384;
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
 const BYPASS_RECORDS: usize = 64 * 1_024;
+
+/// Records that are gathered before they are added: they stay in the first-level cache.
+const GATHERED_MAX: usize = 128;
+/// Records of more bytes than this would cost more to put aside than they save.
+const GATHERED_BYTES_MAX: usize = 64;
 
 /// What goes to the shard that owns a key.
 pub enum Slice<T, K, A> {
@@ -83,11 +96,16 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     key: Rc<F>,
     aggregate: Rc<A>,
     watermark: Timestamp,
+    /// The first watermark from here that passes a window.
+    passes_at: Timestamp,
+    /// Records of the window at hand, and that window.
+    gathered: Vec<(Timestamp, T)>,
+    at_hand: AtHand,
     /// The keys of this shard, and their windows.
     own: Owned,
     state: Rc<RefCell<WindowState<K, T, A>>>,
     /// What is added up, and how many sums that are.
-    panes: Panes<K, Gathered<A::Accumulator>>,
+    panes: Panes<K, Sum<A::Accumulator>>,
     keys: usize,
     /// Records that go straight before adding up is tried again.
     straight: usize,
@@ -100,7 +118,7 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
 }
 
 /// An accumulator and the number of records in it.
-struct Gathered<A> {
+struct Sum<A> {
     accumulator: A,
     records: u64,
 }
@@ -117,6 +135,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             key,
             aggregate,
             watermark: Timestamp::MIN,
+            passes_at: Timestamp::MIN,
+            gathered: Vec::with_capacity(GATHERED_MAX),
+            at_hand: AtHand::NOWHERE,
             own,
             state,
             panes: Panes::new(windows, LOCAL_KEYS_MAX),
@@ -153,9 +174,102 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         out.record(time, Slice::Record { hash, value, held });
     }
 
-    /// Adds up a record of another window than the newest, or the first of its key.
+    /// Adds what is gathered.
     #[inline(never)]
-    fn gather(
+    fn add_gathered(&mut self, out: &mut impl Collector<Slice<T, K, A::Accumulator>>) {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        self.add_all(gathered.drain(..), out);
+        self.gathered = gathered;
+    }
+
+    /// Nothing is gathered any more, and no window at hand.
+    fn put_down(&mut self, out: &mut impl Collector<Slice<T, K, A::Accumulator>>) {
+        if !self.gathered.is_empty() {
+            self.add_gathered(out);
+        }
+        self.at_hand = AtHand::NOWHERE;
+    }
+
+    /// Adds records of the window at hand.
+    #[inline(always)]
+    fn add_all(
+        &mut self,
+        mut records: impl ExactSizeIterator<Item = (Timestamp, T)>,
+        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
+    ) {
+        self.records_in.add(records.len());
+        if self.alone {
+            let mut state = self.state.borrow_mut();
+            let key = |value: &T| (self.key)(value);
+            state.add_all_ahead(self.watermark, key, records, |time, refused| {
+                self.at_hand = AtHand::NOWHERE;
+                send_refused(time, refused, out);
+            });
+            return;
+        }
+        loop {
+            let pane = self.panes.newest_any();
+            let missed = records.find_map(|(time, value)| {
+                let key = (self.key)(&value);
+                let hash = table_hash(&key);
+                let Some(sum) = pane.keys.get(hash, &key) else {
+                    return Some((time, (hash, key), value));
+                };
+                sum.records += 1;
+                self.aggregate.add(&mut sum.accumulator, value);
+                None
+            });
+            let Some((time, key, value)) = missed else { return };
+            self.add_one(time, key, value, out);
+        }
+    }
+
+    /// Adds a record of any window, behind what is gathered, and has another window at hand from now on.
+    #[inline(never)]
+    fn add_elsewhere(
+        &mut self,
+        time: Timestamp,
+        value: T,
+        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
+    ) {
+        self.put_down(out);
+        self.records_in.add(1);
+        let key = (self.key)(&value);
+        let hash = table_hash(&key);
+        if self.alone {
+            let mut state = self.state.borrow_mut();
+            if let Err(refused) = state.add_ahead(time, self.watermark, (hash, key), value) {
+                return send_refused(time, refused, out);
+            }
+            self.at_hand = state.open_ahead(self.watermark);
+            return;
+        }
+        self.add_one(time, (hash, key), value, out);
+        if self.straight == 0 {
+            self.at_hand = self.panes.newest_unless_passed_by(self.watermark);
+        }
+    }
+
+    /// Adds up a record, or passes it on.
+    #[inline]
+    fn add_one(
+        &mut self,
+        time: Timestamp,
+        key: (u64, K),
+        value: T,
+        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
+    ) {
+        if self.straight > 0 {
+            self.straight -= 1;
+            self.at_hand = AtHand::NOWHERE;
+            return self.pass(time, key.1, value, out);
+        }
+        self.add_up(time, key, value, out);
+    }
+
+    /// Adds up a record.
+    #[inline(never)]
+    fn add_up(
         &mut self,
         time: Timestamp,
         (hash, key): (u64, K),
@@ -170,13 +284,13 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
                 return self.pass(time, key, value, out);
             }
         };
-        if let Some(gathered) = pane.keys.get(hash, &key) {
-            self.aggregate.add(&mut gathered.accumulator, value);
-            gathered.records += 1;
+        if let Some(sum) = pane.keys.get(hash, &key) {
+            self.aggregate.add(&mut sum.accumulator, value);
+            sum.records += 1;
             return;
         }
         let accumulator = self.aggregate.of(value);
-        pane.keys.insert(hash, key, Gathered { accumulator, records: 1 });
+        pane.keys.insert(hash, key, Sum { accumulator, records: 1 });
         self.keys += 1;
         if self.keys >= LOCAL_KEYS_MAX {
             self.make_room(out);
@@ -196,7 +310,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             let start = pane.start;
             let mut state = self.state.borrow_mut();
             self.keys -= pane.keys.len();
-            for (key, Gathered { accumulator, records }) in pane.keys.drain() {
+            for (key, Sum { accumulator, records }) in pane.keys.drain() {
                 sent += records as usize;
                 let hash = key.key_hash();
                 let mut partial = Partial { hash, key, accumulator, records, held: false };
@@ -237,47 +351,39 @@ where
 
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
-        self.records_in.add(1);
-        let key = (self.key)(&value);
-        if self.alone {
-            let key = (table_hash(&key), key);
-            let added = self.state.borrow_mut().add_ahead(time, self.watermark, key, value);
-            if let Err(refused) = added {
-                let (hash, held) = (refused.key.key_hash(), refused.is_held());
-                out.record(time, Slice::Record { hash, value: refused.value, held });
-            }
-            return;
+        if !self.at_hand.contains(time) {
+            return self.add_elsewhere(time, value, out);
         }
-        if self.straight > 0 {
-            self.straight -= 1;
-            return self.pass(time, key, value, out);
+        if size_of::<T>() > GATHERED_BYTES_MAX {
+            return self.add_all(std::iter::once((time, value)), out);
         }
-        let hash = table_hash(&key);
-        // The usual case, a key that is in the newest window already, is inlined into the chain.
-        if let Some(pane) = self.panes.newest(time)
-            && let Some(gathered) = pane.keys.get(hash, &key)
-        {
-            gathered.records += 1;
-            return self.aggregate.add(&mut gathered.accumulator, value);
+        if self.gathered.len() == self.gathered.capacity() {
+            self.add_gathered(out);
         }
-        self.gather(time, (hash, key), value, out);
+        self.gathered.push((time, value));
     }
 
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
         match mark {
+            // Nothing that is gathered is late because of this one, and nothing is due.
+            Mark::Watermark(watermark) if watermark < self.passes_at => self.watermark = watermark,
             Mark::Watermark(watermark) => {
+                self.put_down(out);
                 self.watermark = watermark;
+                self.passes_at = self.panes.next_passed(watermark);
                 self.send_due(watermark, out);
             }
             // Nobody knows when the next record will send these on.
             Mark::Idle | Mark::End => {
+                self.put_down(out);
                 self.send_due(Timestamp::MAX, out);
                 if self.late_output {
                     self.straight = usize::MAX;
                 }
             }
             Mark::Barrier(_) => {
+                self.put_down(out);
                 self.send_due(Timestamp::MAX, out);
                 self.state.borrow_mut().barrier_ahead();
             }
@@ -285,4 +391,21 @@ where
         }
         out.mark(mark);
     }
+
+    /// What the windows hold may be read, and fire, before the next record comes.
+    #[inline]
+    fn settle(&mut self, out: &mut impl Collector<Self::Out>) {
+        self.put_down(out);
+    }
+}
+
+/// Sends what was not added to the operator.
+#[cold]
+fn send_refused<T, K: Key, A>(
+    time: Timestamp,
+    refused: Refused<K, T>,
+    out: &mut impl Collector<Slice<T, K, A>>,
+) {
+    let (hash, held) = (refused.key.key_hash(), refused.is_held());
+    out.record(time, Slice::Record { hash, value: refused.value, held });
 }

@@ -39,7 +39,7 @@ impl<K: Key, A> Pane<K, A> {
     }
 
     #[inline(always)]
-    fn contains(&self, time: Timestamp) -> bool {
+    pub(super) fn contains(&self, time: Timestamp) -> bool {
         self.start <= time && time <= self.last
     }
 
@@ -55,6 +55,23 @@ impl<K: Key, A> Pane<K, A> {
 
     fn unless_passed_by(&mut self, watermark: Timestamp) -> Opened<'_, K, A> {
         if self.is_passed_by(watermark) { Opened::Closed } else { Opened::Pane(self) }
+    }
+}
+
+/// The bounds of the window that records are being added to, for one comparison.
+#[derive(Clone, Copy)]
+pub(super) struct AtHand {
+    start_ms: i64,
+    length_ms: u64,
+}
+
+impl AtHand {
+    /// No window.
+    pub(super) const NOWHERE: Self = Self { start_ms: 0, length_ms: 0 };
+
+    #[inline(always)]
+    pub(super) fn contains(self, time: Timestamp) -> bool {
+        (time.as_millis().wrapping_sub(self.start_ms) as u64) < self.length_ms
     }
 }
 
@@ -89,6 +106,27 @@ impl<K: Key, A> Panes<K, A> {
     #[inline(always)]
     pub(super) fn newest(&mut self, time: Timestamp) -> Option<&mut Pane<K, A>> {
         if self.newest.contains(time) { Some(&mut self.newest) } else { None }
+    }
+
+    /// The newest open window, or an empty one that nothing falls into.
+    #[inline(always)]
+    pub(super) fn newest_any(&mut self) -> &mut Pane<K, A> {
+        &mut self.newest
+    }
+
+    /// The bounds of the newest open window, unless `watermark` has passed it.
+    pub(super) fn newest_unless_passed_by(&self, watermark: Timestamp) -> AtHand {
+        let (start, last) = (self.newest.start, self.newest.last);
+        if !self.newest.is_somewhere() || self.newest.is_passed_by(watermark) {
+            return AtHand::NOWHERE;
+        }
+        let length_ms = last.as_millis().wrapping_sub(start.as_millis()) as u64;
+        AtHand { start_ms: start.as_millis(), length_ms: length_ms.saturating_add(1) }
+    }
+
+    /// The first watermark after `watermark` that passes a window.
+    pub(super) fn next_passed(&self, watermark: Timestamp) -> Timestamp {
+        self.windows.last_of(self.windows.start_of(watermark.plus_ms(1)))
     }
 
     /// The window that `time` falls into, which is opened if it is not yet, unless `watermark` has

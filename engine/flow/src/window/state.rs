@@ -29,10 +29,10 @@ use super::Limits;
 use super::aggregate::Aggregate;
 use super::kept::{Kept, Kepts};
 use super::local::Partial;
-use super::pane::{Opened, Pane, Panes};
+use super::pane::{AtHand, Opened, Pane, Panes};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
-use crate::table_hash::table_hash_from;
+use crate::table_hash::{table_hash, table_hash_from};
 
 /// Records that are put off together.
 const DEFERRED_MAX: usize = 128;
@@ -130,6 +130,56 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         }
         let added = self.add(time, watermark.max(self.watermark), (hash, key), value);
         added.map_err(|refused| self.hold(refused))
+    }
+
+    /// The newest window, if the sender may add to it, given its watermark.
+    pub(super) fn open_ahead(&mut self, watermark: Timestamp) -> AtHand {
+        if self.held > 0 {
+            return AtHand::NOWHERE;
+        }
+        self.panes.newest_unless_passed_by(watermark.max(self.watermark))
+    }
+
+    /// Adds records of that window for the sender: as [`add_ahead`](Self::add_ahead).
+    #[inline]
+    pub(super) fn add_all_ahead(
+        &mut self,
+        watermark: Timestamp,
+        key_of: impl Fn(&T) -> K,
+        mut records: impl Iterator<Item = (Timestamp, T)>,
+        mut refused: impl FnMut(Timestamp, Refused<K, T>),
+    ) {
+        while let Some((time, key, value)) = self.add_known(&key_of, &mut records) {
+            if let Err(not_added) = self.add_ahead(time, watermark, key, value) {
+                refused(time, not_added);
+            }
+        }
+    }
+
+    /// Adds records of the newest window up to one whose key is not there yet, or must take another way.
+    #[inline(always)]
+    fn add_known(
+        &mut self,
+        key_of: impl Fn(&T) -> K,
+        records: &mut impl Iterator<Item = (Timestamp, T)>,
+    ) -> Option<(Timestamp, (u64, K), T)> {
+        let Self { aggregate, panes, kept: Kepts { stamp, .. }, held, .. } = self;
+        let pane = panes.newest_any();
+        let known = *held == 0 && !pane.keys.is_large();
+        records.find_map(|(time, value)| {
+            debug_assert!(!known || pane.contains(time), "not of the newest window");
+            let key = key_of(&value);
+            let hash = table_hash(&key);
+            if known && let Some(kept) = pane.keys.get(hash, &key) {
+                aggregate.add(&mut kept.accumulator, value);
+                if kept.stamp != *stamp {
+                    kept.stamp = *stamp;
+                    pane.dirty.push(hash);
+                }
+                return None;
+            }
+            Some((time, (hash, key), value))
+        })
     }
 
     /// Merges a sum for the sender. What is refused must go to the operator, and counts as held.
