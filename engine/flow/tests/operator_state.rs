@@ -11,8 +11,8 @@ use common::world::{Store, Table};
 use common::{Ended, Life, Random};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Change, Changes, Collector, ConnectorError, Emit, Generated, OpenContext, Shared, Source,
-    SourceSpec, SourceStatus, StateId, StateKind, Timestamp,
+    Change, Changes, Collector, ConnectorError, Emit, Generated, KeyGroups, OpenContext, Shared,
+    Source, SourceSpec, SourceStatus, StateId, StateKind, Timestamp,
 };
 
 type Number = (u64, i64);
@@ -383,7 +383,7 @@ fn every_shard_sees_a_union_list_whole_and_in_the_same_order() {
     for (n, part) in what.iter_mut().enumerate() {
         part.extend((0..20).map(|i| Do::Push(n as u64 * 100 + i)));
     }
-    let job = told(what, &seen, |states| states.union_list("list"));
+    let job = told(what.clone(), &seen, |states| states.union_list("list"));
     Job::start(&store, 3, &job).run().epoch();
     take(&seen);
     // Again and again, stored each time: it does not grow.
@@ -399,6 +399,15 @@ fn every_shard_sees_a_union_list_whole_and_in_the_same_order() {
         assert_eq!(all, expected);
         assert_eq!(entries(&store).len(), 160);
     }
+    // What one shard removes of those that others own is gone from its sight alone.
+    let first = KeyGroups::default().groups_of(0, 3);
+    let of_others = || entries(&store).iter().filter(|(_, group)| !first.contains(group)).count();
+    let before = of_others();
+    what[0].push(Do::DropOdd);
+    let job = told(what, &seen, |states| states.union_list("list"));
+    Job::start(&store, 3, &job).run().epoch();
+    assert_eq!(of_others(), before);
+    assert!(entries(&store).len() < 160);
 }
 
 /// The same job with more to do in each life.

@@ -64,6 +64,7 @@ use thalweg_kernel::{Durable, StateKind};
 use self::list::{Held, List};
 use super::StateOptions;
 use crate::checkpoint::{Description, Stateful};
+use crate::counters::Counter;
 use crate::flow::Flow;
 
 /// An operator's list has at most so many items on a shard, unless [`ListOptions`] say otherwise.
@@ -132,12 +133,15 @@ pub struct OperatorStates<'a> {
     node: u32,
     instances: usize,
     kept: Vec<Rc<RefCell<dyn Stateful>>>,
+    /// Of all its lists.
+    refused: Counter,
 }
 
 impl<'a> OperatorStates<'a> {
     /// Of the operator at `node`, which runs on shards `0..instances`.
     pub(crate) fn new(flow: &'a Flow, node: u32, instances: usize) -> Self {
-        Self { flow, node, instances, kept: Vec::new() }
+        let refused = flow.counter("numItemsOverLimitRefused", node);
+        Self { flow, node, instances, kept: Vec::new(), refused }
     }
 
     pub(crate) fn into_kept(self) -> Vec<Rc<RefCell<dyn Stateful>>> {
@@ -198,8 +202,7 @@ impl<'a> OperatorStates<'a> {
             types: format!("{} of {of}", if union { "union list" } else { "list" }),
         };
         let (checkpoints, instances) = (self.flow.checkpoints(), self.instances);
-        let refused = self.flow.counter("numItemsOverLimitRefused", self.node);
-        let list = List::new(options, union, checkpoints, instances, refused);
+        let list = List::new(options, union, checkpoints, instances, self.refused.clone());
         let list = Rc::new(RefCell::new(list));
         let here = self.flow.runs_here(instances);
         checkpoints.register(describe, here.then(|| Rc::clone(&list) as _));
