@@ -10,6 +10,7 @@
 //! | `jobs/averages` | windowed averages over files equal naive ones, on every driver |
 //! | `crash/kills` | a real process under QoS 1 load, killed again and again, loses and repeats nothing: also the program `crash` |
 //! | `images/recovers` | what a power cut may leave of every write is recovered: also the program `images` |
+//! | `large/fits` | state larger than what memory may keep is right in the end: also the program `large` |
 //! | `simulate/seeds` | nothing is lost or repeated in simulated crashes: [`simulate`], also a program |
 //!
 //! Tests of the program as a user runs it are in `engine/node/tests`, where cargo builds it for them.

@@ -1,0 +1,13 @@
+//! A small run of state that does not fit (`tests/bin/large.rs`).
+
+use thalweg_tests::proof;
+
+/// Eight times what hot state may take. The limit leaves room for all of it: a slow disk must not fail a test.
+#[test]
+fn state_larger_than_what_memory_may_keep_is_right_in_the_end() {
+    let small = ["--limit-mib", "160", "--times", "0.2", "--hot-mib", "4", "--cold", "8000"];
+    let small: Vec<_> = small.into_iter().chain(["--hot", "20000"]).collect();
+    if let Some(said) = proof::run(env!("CARGO_BIN_EXE_large"), &small) {
+        said.assert_last("wrong 0 missing 0");
+    }
+}
