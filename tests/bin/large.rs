@@ -78,7 +78,7 @@ struct Options {
     #[arg(long, value_name = "MIB")]
     hot_mib: Option<u64>,
     /// Keys that are read and changed at random.
-    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
     cold: u64,
     /// Changes of a thousand hot keys.
     #[arg(long, default_value_t = 500_000, value_name = "N")]
@@ -244,8 +244,8 @@ impl<'a> Process<'a> {
     fn suspend(&mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)
             .context("cannot suspend the job")?;
-        let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(self.ended(status)) }
+        // Not `wait`, which closes its standard input: it would take us for gone.
+        self.run_to_its_end().map(drop)
     }
 
     fn ended(&self, status: ExitStatus) -> anyhow::Error {
