@@ -72,7 +72,7 @@
 //! |---|---|
 //! | no room: the journal is at its cap, or the disk is full | nothing is taken or acknowledged, the broker keeps it; counted, and after a second logged once; goes on by itself |
 //! | a message over the journal's record limit | a dead letter (`too_large`), acknowledged, counted. That dead letter is not in the journal: a crash may lose or repeat it |
-//! | a failed write or sync | the job ends; nothing is acknowledged after it |
+//! | a failed write or sync, a damaged journal, a directory that was removed or replaced | the job ends, whatever its restart strategy; nothing is acknowledged after it |
 //! | the journal is still open in an attempt of the job that is ending | waited for, up to 5 s |
 //! | a change of mode | a source that leaves `journal` warns that what was acknowledged behind the last checkpoint is not processed |
 //!
@@ -80,7 +80,7 @@
 //! | what | then |
 //! |---|---|
 //! | no broker, a lost connection, a broker that is busy | retried after [`RETRY_MS_MIN`], doubling up to [`RETRY_MS_MAX`], half of it by chance; logged once per kind |
-//! | wrong password, wrong name, forbidden subscription, wrong certificate | the job ends: waiting does not mend it |
+//! | wrong password, wrong name, forbidden subscription, wrong certificate | the attempt ends; the restart strategy says whether there is another, for it may be mended at the broker |
 //! | an expired certificate | retried: this machine's clock may be what is wrong |
 //! | a packet over `packet_bytes_max` comes in | MQTT 5: the broker leaves it out. 3.1.1: the connection fails; every third time is logged as an error that names the setting |
 //! | another client takes our name | we take it back, ever more slowly; logged |

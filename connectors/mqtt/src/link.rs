@@ -47,7 +47,7 @@ pub(crate) struct Plan {
 /// Why a connection failed.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// Waiting cannot mend it: the job ends.
+    /// Waiting cannot mend it: this attempt of the job ends.
     Fatal(String),
     /// A packet over the limit came in.
     TooLarge(String),

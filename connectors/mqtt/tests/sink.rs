@@ -228,9 +228,11 @@ fn the_status_topic_tells_online_offline_and_a_crash() {
         let mut shard = subscribed(&broker, config.clone(), "a");
         subacks += 1;
         shard.stop();
-        // Dropped without a stop: a crash, as the broker sees it.
-        drop(subscribed(&broker, config, "a"));
+        // Dropped without a stop: a crash, as the broker sees it. Not before it has said that it is online.
+        let shard = subscribed(&broker, config, "a");
         subacks += 1;
+        wait_for_log(&broker, "r1, m2, 'status', ... (6 bytes)", subacks / 3 * 2);
+        drop(shard);
         let output = watch.wait_with_output().expect("mosquitto_sub ends");
         let text = String::from_utf8_lossy(&output.stdout);
         let expected = "online\noffline\nonline\noffline\n";

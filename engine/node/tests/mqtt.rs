@@ -275,3 +275,35 @@ fn what_the_broker_repeats_counts_once_where_it_is_numbered() {
     let first = ("d0".to_owned(), 1_700_000_000_000);
     assert_eq!(rows.get(&first), Some(&7), "{rows:?}");
 }
+
+/// Goal: a journal that is damaged ends the program with what is damaged and what to do, not one attempt after
+/// the other.
+#[test]
+fn a_damaged_journal_is_final() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display();
+    let state = format!(
+        "name = 'damaged'\n{}[state]\ndir = '{at}/state'\ninterval = '1h'\n[restart.fixed]\ndelay = '1ms'\n\
+         restarts_max = 1000000\n",
+        job(&broker, "[sink.stdout]")
+    );
+    let toml = file(dir.path(), "job.toml", named(&state, "measure"));
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("subscribed to");
+    publish(&broker, &["-t", "sensors/d0/temp", "-l"], lines(0, 5).as_bytes());
+    wait_for_acks(&broker, "measure", 5);
+    // As `kill -9` does.
+    drop(program);
+    let journals = std::fs::read_dir(dir.path().join("state/journal")).unwrap();
+    let journal = journals.map(|entry| entry.unwrap().path()).next().unwrap();
+    for segment in std::fs::read_dir(journal).unwrap() {
+        let path = segment.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    let err = Program::start(&mut thalweg(&["run", &toml])).finish().failed(1);
+    assert!(err.contains("is damaged") && err.contains("Restore the file from a copy"), "{err}");
+    assert!(!err.contains("restart_in"), "{err}");
+}
