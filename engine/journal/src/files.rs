@@ -19,7 +19,7 @@ use crate::ring::Ring;
 
 /// Zeros are written so many bytes at a time, each synced: a group that is written meanwhile waits for
 /// one such piece, not for a whole segment.
-const FILL_BYTES: usize = 128 << 10;
+const FILL_BYTES: usize = 1 << 20;
 
 /// A journal's directory.
 pub struct FileDisk {
