@@ -69,7 +69,7 @@ use crate::uplink::Uplink;
 const STILL: Duration = Duration::from_secs(10);
 /// Violations that are printed; the others are counted.
 const SHOWN_MAX: usize = 20;
-/// The exit code where there is no mosquitto.
+/// The exit code where there is no mosquitto, or no PostgreSQL.
 const SKIPPED: u8 = 77;
 
 /// Kills a job under load, and proves that nothing was lost or repeated.
@@ -80,7 +80,7 @@ const SKIPPED: u8 = 77;
 /// exactly once, and the right sums of them.
 ///
 /// Prints `kills N lost 0 repeated 0` and exits with 0; otherwise says what is wrong, keeps the directory, and
-/// exits with 1. Exits with 77 where mosquitto is not installed.
+/// exits with 1. Exits with 77 where mosquitto is not installed, or the database is not.
 #[derive(Parser)]
 #[command(
     name = "crash",
@@ -154,6 +154,15 @@ fn run(options: &Options) -> Result<ExitCode> {
     let Some(broker) = broker else { return Ok(ExitCode::from(SKIPPED)) };
     let dir = tempfile::Builder::new().prefix("thalweg-crash-").tempdir()?;
     let path = dir.path().to_owned();
+    // Nothing but our own process is killed, so it need not wait for the disk.
+    let database = (options.sink == SinkKind::Postgres).then(thalweg_postgres::testing::Server::start);
+    match &database {
+        Some(None) => return Ok(ExitCode::from(SKIPPED)),
+        Some(Some(server)) => {
+            std::fs::write(sinks::postgres_url_file(&path), server.url("postgres"))?;
+        }
+        None => {}
+    }
     let proof = prove(options, broker.port(), path.clone());
     let good = matches!(proof, Ok(true));
     if options.keep || !good {

@@ -12,11 +12,12 @@ use thalweg::prelude::*;
 use thalweg::runtime::{JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions};
 use thalweg_file::RollingFiles;
 use thalweg_mqtt::Mode;
-use thalweg_sqlite::SqliteSink;
+use thalweg_postgres::{PostgresConfig, PostgresSink};
+use thalweg_sqlite::{RowSink, Server, SqliteSink};
 use thalweg_store::FoldPolicy;
 
 use crate::ledger::{DISORDER, WINDOW_MS};
-use crate::sinks::{READINGS, SUMS, SinkKind};
+use crate::sinks::{READINGS, SUMS, SinkKind, postgres_url};
 
 /// Numbers of a device that are remembered below its highest.
 const REMEMBERED: u64 = 2_048;
@@ -143,6 +144,10 @@ fn job(life: &Life) -> Result<Job> {
             }
         });
     let (kind, uplink) = (life.sink, life.uplink);
+    let server = match kind {
+        SinkKind::Postgres => Some(postgres_url(&life.dir)?.parse::<PostgresConfig>()?),
+        SinkKind::Sqlite | SinkKind::Files | SinkKind::Mqtt => None,
+    };
     Ok(Job::new("crash", move |flow: &Flow| {
         let watermarks = Watermarks::bounded_out_of_orderness(DISORDER).without_clock_guard();
         let once = flow
@@ -160,24 +165,15 @@ fn job(life: &Life) -> Result<Job> {
             ));
         match kind {
             SinkKind::Sqlite => {
-                // No keys: a row that comes twice must be there twice.
-                let table = |name: &str| (out.join("results.db"), name.to_owned());
-                let (path, name) = table("readings");
-                all.sink(
-                    SqliteSink::new(path, name)
-                        .text("device", |r: &Reading| r.device.as_str())
-                        .column("sequence", |r| r.sequence)
-                        .column("time_ms", |r| r.time_ms)
-                        .column("value", |r| r.value),
-                );
-                let (path, name) = table("sums");
-                sums.sink(
-                    SqliteSink::new(path, name)
-                        .text("device", |w: &Sums| w.key.as_str())
-                        .column("start", |w| w.start)
-                        .column("count", |w| w.value.0)
-                        .column("sum", |w| w.value.1),
-                );
+                let path = out.join("results.db");
+                all.sink(readings(SqliteSink::new(path.clone(), "readings")));
+                sums.sink(totals(SqliteSink::new(path, "sums")));
+            }
+            SinkKind::Postgres => {
+                // Of another kind it would have been refused above.
+                let Some(server) = &server else { return };
+                all.sink(readings(PostgresSink::new(server.clone(), "readings")));
+                sums.sink(totals(PostgresSink::new(server.clone(), "sums")));
             }
             SinkKind::Files => {
                 let files = |name: &str| {
@@ -206,6 +202,21 @@ fn job(life: &Life) -> Result<Job> {
 
 /// A row of the second sink.
 type Sums = Windowed<Str, (u64, i64)>;
+
+/// Without keys: a row that comes twice must be there twice.
+fn readings<S: Server>(sink: RowSink<Reading, S>) -> RowSink<Reading, S> {
+    sink.text("device", |r: &Reading| r.device.as_str())
+        .column("sequence", |r| r.sequence)
+        .column("time_ms", |r| r.time_ms)
+        .column("value", |r| r.value)
+}
+
+fn totals<S: Server>(sink: RowSink<Sums, S>) -> RowSink<Sums, S> {
+    sink.text("device", |w: &Sums| w.key.as_str())
+        .column("start", |w| w.start)
+        .column("count", |w| w.value.0)
+        .column("sum", |w| w.value.1)
+}
 
 #[cfg(test)]
 mod tests {

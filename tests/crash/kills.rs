@@ -17,6 +17,11 @@ fn kills_lose_and_repeat_nothing_in_sqlite() {
 }
 
 #[test]
+fn kills_lose_and_repeat_nothing_in_postgres() {
+    run("postgres");
+}
+
+#[test]
 fn kills_lose_and_repeat_nothing_in_files() {
     run("files");
 }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use thalweg::kernel::{Str, Timestamp};
+use thalweg_postgres::testing::Client;
 
 use crate::job::{Reading, out_dir};
 
@@ -17,6 +18,8 @@ use crate::job::{Reading, out_dir};
 pub(crate) enum SinkKind {
     /// Two tables of a SQLite file, without keys.
     Sqlite,
+    /// Two tables of a PostgreSQL database, without keys.
+    Postgres,
     /// Two directories of rolling files.
     Files,
     /// Published through the outbox, and received by a subscriber that writes a file.
@@ -28,6 +31,7 @@ impl SinkKind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
             Self::Files => "files",
             Self::Mqtt => "mqtt",
         }
@@ -59,6 +63,7 @@ pub(crate) fn read(kind: SinkKind, dir: &Path) -> Result<Results> {
     let out = out_dir(dir);
     match kind {
         SinkKind::Sqlite => from_sqlite(&out.join("results.db")),
+        SinkKind::Postgres => from_postgres(&postgres_url(dir)?),
         SinkKind::Files => from_files(&out),
         SinkKind::Mqtt => from_received(&received_file(&out)),
     }
@@ -92,6 +97,41 @@ fn from_sqlite(path: &Path) -> Result<Results> {
             Ok(SumRow { device, start_ms: row.get(1)?, count, sum: row.get(3)? })
         })?;
         results.sums = rows.collect::<Result<_, _>>()?;
+    }
+    Ok(results)
+}
+
+/// Where the server is: this program starts one, and tells the job in a file.
+pub(crate) fn postgres_url(dir: &Path) -> Result<String> {
+    fs::read_to_string(postgres_url_file(dir)).context("cannot find out where the server is")
+}
+
+/// That file.
+pub(crate) fn postgres_url_file(dir: &Path) -> PathBuf {
+    dir.join("postgres-url")
+}
+
+fn from_postgres(url: &str) -> Result<Results> {
+    let client = Client::connect(url);
+    let rows = |table: &str, columns: &str| -> Result<Vec<Vec<String>>> {
+        let there =
+            client.try_query(&format!("SELECT 1 WHERE to_regclass('{table}') IS NOT NULL"))?;
+        if there.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = client.try_query(&format!("SELECT {columns} FROM {table}"))?;
+        Ok(rows.into_iter().map(|row| row.into_iter().flatten().collect()).collect())
+    };
+    let mut results = Results::default();
+    for row in rows("readings", "device, sequence, time_ms, value")? {
+        let [device, sequence, time_ms, value] = &row[..] else { bail!("no reading: {row:?}") };
+        let (sequence, time_ms, value) = (sequence.parse()?, time_ms.parse()?, value.parse()?);
+        results.readings.push(Reading { device: device.into(), sequence, time_ms, value });
+    }
+    for row in rows("sums", "device, start, count, sum")? {
+        let [device, start, count, sum] = &row[..] else { bail!("no sum: {row:?}") };
+        let (start_ms, count, sum) = (start.parse()?, count.parse()?, sum.parse()?);
+        results.sums.push(SumRow { device: device.clone(), start_ms, count, sum });
     }
     Ok(results)
 }

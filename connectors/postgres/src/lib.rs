@@ -30,4 +30,4 @@ mod trouble;
 
 pub use config::PostgresConfig;
 pub use sink::{PostgresServer, PostgresSink};
-pub use thalweg_commits::{Cell, Kind, RowWriter, Value};
+pub use thalweg_commits::{Cell, Kind, RowSink, RowWriter, Server, Value};

@@ -65,11 +65,9 @@ impl Session {
         let table = quoted(&target.table);
         let names: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&COMMITS, Type::TEXT), (&table, Type::TEXT)];
-        let look = || async {
-            let row = client.query_typed_one(statements::LOOK, &names).await.map_err(failed)?;
-            Ok((row.get(0), row.get(1), row.get(2), row.get(3)))
-        };
-        let (standby, durable, commits, there): (bool, bool, bool, bool) = look().await?;
+        let row = client.query_typed_one(statements::LOOK, &names).await.map_err(failed)?;
+        let (standby, durable): (bool, bool) = (row.get(0), row.get(1));
+        let (commits, there): (bool, bool) = (row.get(2), row.get(3));
         if standby {
             return Err(Trouble::Wait("the server is a standby and takes no writes".into()));
         }
@@ -80,11 +78,10 @@ impl Session {
             );
         }
         if !(commits && there) {
-            // Others may do the same at this moment.
+            // Others may do the same at this moment, which `IF NOT EXISTS` alone does not stand.
             let lock = statements::lock(&["thalweg"]);
             let begin = statements::begin(lock, LOCK_MS_MAX, ROW_LOCK_MS_MAX);
             client.batch_execute(&begin).await.map_err(failed)?;
-            let (_, _, commits, there) = look().await?;
             if !commits {
                 client.batch_execute(statements::CREATE_COMMITS).await.map_err(failed)?;
             }

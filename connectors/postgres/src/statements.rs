@@ -35,7 +35,7 @@ pub(crate) fn settings() -> String {
 pub(crate) const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('fsync') = 'on', to_regclass($1) IS NOT NULL, \
      to_regclass($2) IS NOT NULL";
 
-pub(crate) const CREATE_COMMITS: &str = "CREATE TABLE thalweg_commits (\
+pub(crate) const CREATE_COMMITS: &str = "CREATE TABLE IF NOT EXISTS thalweg_commits (\
     job text NOT NULL, sink text NOT NULL, instance integer NOT NULL, epoch bigint NOT NULL, \
     directory text NOT NULL DEFAULT '', PRIMARY KEY (job, sink, instance))";
 
@@ -100,7 +100,7 @@ const fn type_of(kind: Kind) -> &'static str {
 }
 
 pub(crate) fn create(table: &str, columns: &[Column]) -> String {
-    let mut sql = format!("CREATE TABLE {} (", quoted(table));
+    let mut sql = format!("CREATE TABLE IF NOT EXISTS {} (", quoted(table));
     for (place, column) in columns.iter().enumerate() {
         let comma = if place > 0 { ", " } else { "" };
         let null = if column.key { " NOT NULL" } else { "" };
@@ -166,7 +166,8 @@ mod tests {
         let columns = [column("a\"b", Kind::Text, true), column("n", Kind::Integer, false)];
         assert_eq!(
             create("t", &columns),
-            "CREATE TABLE \"t\" (\"a\"\"b\" text NOT NULL, \"n\" bigint, PRIMARY KEY (\"a\"\"b\"))"
+            "CREATE TABLE IF NOT EXISTS \"t\" (\"a\"\"b\" text NOT NULL, \"n\" bigint, \
+             PRIMARY KEY (\"a\"\"b\"))"
         );
         let found = |name: &str, base: &str, category: &str| Found {
             name: name.into(),

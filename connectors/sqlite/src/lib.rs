@@ -14,4 +14,4 @@ pub mod sink;
 mod statements;
 
 pub use sink::{SqliteFile, SqliteSink};
-pub use thalweg_commits::{Cell, Kind, RowWriter, Value};
+pub use thalweg_commits::{Cell, Kind, RowSink, RowWriter, Server, Value};

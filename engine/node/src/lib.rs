@@ -46,6 +46,8 @@ pub use thalweg_flow as flow;
 pub use thalweg_format as format;
 pub use thalweg_kernel as kernel;
 pub use thalweg_mqtt as mqtt;
+#[cfg(feature = "postgres")]
+pub use thalweg_postgres as postgres;
 pub use thalweg_runtime as runtime;
 pub use thalweg_sqlite as sqlite;
 
@@ -66,6 +68,8 @@ pub mod prelude {
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};
     pub use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
+    #[cfg(feature = "postgres")]
+    pub use thalweg_postgres::PostgresSink;
     pub use thalweg_runtime::{
         DriverKind, Job, JobError, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
     };

@@ -13,7 +13,7 @@ use thalweg_kernel::{ConfigError, Str, Timestamp};
 use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
 use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
 use thalweg_runtime::Job;
-use thalweg_sqlite::SqliteSink;
+use thalweg_sqlite::{RowSink, Server, SqliteSink};
 
 use self::reading::{Reading, Readings};
 use crate::control::Control;
@@ -110,7 +110,12 @@ enum Output {
     Csv(FileSink<Csv>),
     Files(Box<RollingFiles<JsonLines>>),
     Sqlite(Box<SqliteSink<Row>>),
-    Mqtt { broker: MqttConfig, topic: Arc<str> },
+    #[cfg(feature = "postgres")]
+    Postgres(Box<thalweg_postgres::PostgresSink<Row>>),
+    Mqtt {
+        broker: MqttConfig,
+        topic: Arc<str>,
+    },
 }
 
 impl Output {
@@ -127,16 +132,17 @@ impl Output {
                 Self::Files(Box::new(files))
             }
             Sink::Sqlite { path, table } => {
-                let sink = SqliteSink::new(path, table)
-                    .key_text("key", |row: &Row| row.key.as_str())
-                    .key("window_start", |row| row.start)
-                    .column("window_end", |row| row.end)
-                    .column("count", |row| row.count)
-                    .column("avg", |row| row.avg)
-                    .column("min", |row| row.min)
-                    .column("max", |row| row.max);
+                let sink = columns(SqliteSink::new(path, table));
                 sink.check().map_err(|error| within("sink.sqlite", error))?;
                 Self::Sqlite(Box::new(sink))
+            }
+            #[cfg(feature = "postgres")]
+            Sink::Postgres { url, table } => {
+                let server = url.parse::<thalweg_postgres::PostgresConfig>();
+                let server = server.map_err(|error| within("sink.postgres.url", error))?;
+                let sink = columns(thalweg_postgres::PostgresSink::new(server, table));
+                sink.check().map_err(|error| within("sink.postgres", error))?;
+                Self::Postgres(Box::new(sink))
             }
             Sink::Mqtt { url, topic } => {
                 let broker = url.parse::<MqttConfig>();
@@ -147,6 +153,17 @@ impl Output {
             }
         })
     }
+}
+
+/// What a row's columns are called in a table.
+fn columns<S: Server>(sink: RowSink<Row, S>) -> RowSink<Row, S> {
+    sink.key_text("key", |row: &Row| row.key.as_str())
+        .key("window_start", |row| row.start)
+        .column("window_end", |row| row.end)
+        .column("count", |row| row.count)
+        .column("avg", |row| row.avg)
+        .column("min", |row| row.min)
+        .column("max", |row| row.max)
 }
 
 /// A topic that would refuse every result is a mistake; one that some keys make impossible is not.
@@ -212,6 +229,8 @@ fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, ou
         Output::Csv(file) => rows.sink_as(SINK, file.clone()),
         Output::Files(files) => rows.sink_as(SINK, RollingFiles::clone(files)),
         Output::Sqlite(sink) => rows.sink_as(SINK, SqliteSink::clone(sink)),
+        #[cfg(feature = "postgres")]
+        Output::Postgres(sink) => rows.sink_as(SINK, (**sink).clone()),
         Output::Mqtt { broker, topic } => {
             let topic = Arc::clone(topic);
             let topic = move |row: &Row, out: &mut String| *out = topic.replace("{key}", &row.key);

@@ -105,6 +105,9 @@ pub(crate) enum Sink {
     Files { dir: PathBuf },
     /// A table of a SQLite database, with a row for each key and window.
     Sqlite { path: PathBuf, table: String },
+    /// The same of a PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    Postgres { url: String, table: String },
     /// JSON to a topic, in which `{key}` stands for the key.
     Mqtt { url: String, topic: String },
 }
@@ -137,6 +140,7 @@ pub(crate) struct State {
     epoch: Option<u64>,
     #[serde(default)]
     drop_unknown: bool,
+    take_over: Option<String>,
 }
 
 /// What happens when the job fails.
@@ -283,6 +287,8 @@ impl Settings {
         let result = match &self.sink {
             Sink::File { path } => Some(("sink.file.path", path)),
             Sink::Sqlite { path, .. } => Some(("sink.sqlite.path", path)),
+            #[cfg(feature = "postgres")]
+            Sink::Postgres { .. } => None,
             Sink::Stdout {} | Sink::Files { .. } | Sink::Mqtt { .. } => None,
         };
         let dead = self.dead_letters.path.as_ref().map(|path| ("dead_letters.path", path));
@@ -328,6 +334,9 @@ impl State {
         let mut dir = StateDirectory::new(&self.dir).journal(journal).store(store);
         if let Some(savepoint) = &self.savepoint {
             dir = dir.from_savepoint(savepoint);
+        }
+        if let Some(id) = &self.take_over {
+            dir = dir.take_over(id);
         }
         if let Some(epoch) = self.epoch {
             dir = dir.from_epoch(Epoch::new(epoch));

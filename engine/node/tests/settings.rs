@@ -35,7 +35,10 @@ fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
         (format!("{FILES}[engine]\ndriver = 'glomio'"), &["driver", "glomio", "auto, glommio"]),
         (FILES.replace("['in']", "[]"), &["source", "`mqtt` with `topics`, or `files`"]),
         (FILES.replace("['in']", "'in'"), &["source.files", "in", "a list"]),
-        (FILES.replace("stdout", "printer"), &["printer", "stdout, file, files, sqlite, mqtt"]),
+        (
+            FILES.replace("stdout", "printer"),
+            &["printer", "stdout, file, files, sqlite, postgres, mqtt"],
+        ),
         (FILES.replace("files", "topics = ['a']\nfiles"), &["source.topics", "\"a\"", "none"]),
         (FILES.replace("files", "payload_bytes_max = 0\nfiles"), &["payload_bytes_max", "1 or"]),
         (to_topic("out/#"), &["sink.mqtt.topic", "out/#", "without wildcards"]),
