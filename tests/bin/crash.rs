@@ -155,7 +155,8 @@ fn run(options: &Options) -> Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("thalweg-crash-").tempdir()?;
     let path = dir.path().to_owned();
     // Nothing but our own process is killed, so it need not wait for the disk.
-    let database = (options.sink == SinkKind::Postgres).then(thalweg_postgres::testing::Server::start);
+    let database =
+        (options.sink == SinkKind::Postgres).then(thalweg_postgres::testing::Server::start);
     match &database {
         Some(None) => return Ok(ExitCode::from(SKIPPED)),
         Some(Some(server)) => {

@@ -16,7 +16,7 @@ where
     S: SourceSpec<Item = Event>,
     K: SinkSpec<Windowed<u64, u64>>,
 {
-    let campaigns: HashMap<u64, u64> = Ads::default().campaign_of_ad();
+    let campaigns: HashMap<u64, u64> = Ads.campaign_of_ad();
     // The events are of the year 2023, or of a schedule that may run ahead of the clock.
     let watermarks =
         Watermarks::monotonous().timestamps(|event: &Event| event.event_time).without_clock_guard();

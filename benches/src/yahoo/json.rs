@@ -58,7 +58,7 @@ fn ad_text(ad: u64) -> String {
 
 /// The campaigns of ads as they stand in the events.
 pub fn campaign_of_ad() -> HashMap<Str, u64> {
-    let by_number = Ads::default().campaign_of_ad();
+    let by_number = Ads.campaign_of_ad();
     by_number.into_iter().map(|(ad, campaign)| (Str::from(ad_text(ad)), campaign)).collect()
 }
 
@@ -82,9 +82,8 @@ pub struct AdEvent {
 
 /// The lines of each partition.
 fn blocks(partitions: usize, events: u64) -> anyhow::Result<Vec<Arc<String>>> {
-    let ads = Ads::default();
+    let ads = Ads;
     let writing = (0..partitions).map(|partition| {
-        let ads = ads.clone();
         thread::spawn(move || {
             let mut block = String::new();
             for event in ads.slice(partition, partitions, events) {
@@ -209,7 +208,7 @@ struct Borrowed<'a> {
 pub fn handloop(cores: usize, events: u64, window_ms: i64) -> anyhow::Result<(Answer, Spent)> {
     let blocks = blocks(cores, events)?;
     metered(|| {
-        let ads = Ads::default();
+        let ads = Ads;
         let count = |block: Arc<String>| {
             let campaigns = campaign_indices(&ads, ad_text);
             thread::spawn(move || -> anyhow::Result<Counters> {
@@ -242,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_event_is_written_as_the_original_has_it_and_read_back() {
-        let event = Ads::default().event(0, 1_700_000_000_000);
+        let event = Ads.event(0, 1_700_000_000_000);
         let mut text = String::new();
         write_event(&event, r#","due_us":"1""#, &mut text);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -152,7 +152,7 @@ impl SourceSpec for Punctual {
     fn open(&self, partition: usize, _cx: &OpenContext) -> Result<Due, ConnectorError> {
         Ok(Due {
             schedule: Arc::clone(&self.schedule),
-            ads: Ads::default(),
+            ads: Ads,
             next: partition as u64,
             quarters: self.quarters.clone(),
             least: [None; 4],

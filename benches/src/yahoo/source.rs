@@ -29,7 +29,7 @@ impl SourceSpec for Generator {
     }
 
     fn open(&self, partition: usize, cx: &OpenContext) -> Result<Generating, ConnectorError> {
-        let mut slice = Ads::default().slice(partition, self.partitions, self.events);
+        let mut slice = Ads.slice(partition, self.partitions, self.events);
         if let Some(bytes) =
             cx.durability.position.as_deref().and_then(|bytes| bytes.try_into().ok())
         {

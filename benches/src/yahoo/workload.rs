@@ -238,7 +238,7 @@ pub fn published(events: u64, window_ms: i64) -> Option<Answer> {
 
 /// The answer by the simplest means, for any size and any event times.
 pub fn naive(events: u64, event_time: impl Fn(u64) -> i64, window_ms: i64) -> Answer {
-    let ads = Ads::default();
+    let ads = Ads;
     let campaigns = ads.campaign_of_ad();
     let mut counts = HashMap::<(u64, i64), u64>::new();
     for i in 0..events {
@@ -263,7 +263,7 @@ mod tests {
     fn the_numbers_are_those_of_the_definition() {
         // The first output of SplitMix64 with seed 0, as its author publishes it.
         assert_eq!(mix(0), 0xE220_A839_7B1D_CDAF);
-        let ads = Ads::default();
+        let ads = Ads;
         let event = ads.event(7, event_time(7));
         assert_eq!(event.page_id, event.user_id.rotate_left(32) ^ 0x9E37_79B9_7F4A_7C15);
         assert_eq!(event.event_time, T0_MS);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn slices_are_all_events_once_in_order_of_time() {
-        let ads = Ads::default();
+        let ads = Ads;
         let mut all: Vec<Event> = (0..3).flat_map(|part| ads.slice(part, 3, 10_000)).collect();
         assert!(all.chunks(3_334).next().unwrap().is_sorted_by_key(|event| event.event_time));
         let mut whole: Vec<Event> = ads.slice(0, 1, 10_000).collect();

@@ -74,7 +74,7 @@ fn publish(spec: &Spec, rate: u64, broker: &Broker) -> anyhow::Result<(i64, Dura
         .recv_timeout(Duration::from_secs(5))
         .map_err(|_| anyhow!("the publisher cannot connect to {broker}"))?;
 
-    let (ads, mut late) = (Ads::default(), Durations::new()?);
+    let (ads, mut late) = (Ads, Durations::new()?);
     let begun_us = now_us() + LEAD_US;
     let qos = if qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
     for i in 0..spec.events {

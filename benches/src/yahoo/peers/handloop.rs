@@ -92,10 +92,9 @@ pub fn campaign_indices<K: Eq + Hash>(ads: &Ads, name: impl Fn(u64) -> K) -> Has
 /// # Errors
 /// If a thread panics.
 pub fn run(cores: usize, events: u64, window_ms: i64) -> anyhow::Result<Answer> {
-    let ads = Ads::default();
+    let ads = Ads;
     let slices: Vec<_> = (0..cores)
         .map(|core| {
-            let ads = ads.clone();
             thread::spawn(move || {
                 let campaigns = campaign_indices(&ads, |ad| ad);
                 let mut counters = Counters::new(window_ms);

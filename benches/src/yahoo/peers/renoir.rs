@@ -24,7 +24,7 @@ const WATERMARK_MS: i64 = 10;
 pub fn run(cores: usize, events: u64, window_ms: i64) -> anyhow::Result<Answer> {
     let config = RuntimeConfig::local(cores as u64).context("renoir refuses this many cores")?;
     let context = StreamContext::new(config);
-    let ads = Ads::default();
+    let ads = Ads;
     let campaigns = ads.campaign_of_ad();
     let mut watermark = i64::MIN;
     let rows = context

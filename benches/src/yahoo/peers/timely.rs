@@ -37,7 +37,7 @@ fn epoch(event_time: i64) -> u64 {
 pub fn run(cores: usize, events: u64, window_ms: i64) -> anyhow::Result<Answer> {
     let config = if cores == 1 { Config::thread() } else { Config::process(cores) };
     let workers = timely::execute(config, move |worker| {
-        let ads = Ads::default();
+        let ads = Ads;
         let campaigns = ads.campaign_of_ad();
         let answer = Rc::new(RefCell::new(Answer::default()));
         let rows = Rc::clone(&answer);
