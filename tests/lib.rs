@@ -13,6 +13,8 @@
 //! | `large/fits` | state larger than what memory may keep is right in the end: also the program `large` |
 //! | `simulate/seeds` | nothing is lost or repeated in simulated crashes: [`simulate`], also a program |
 //!
+//! The program `mutants` proves these proofs: it puts defects into the engine, and says which of them is caught by what.
+//!
 //! Tests of the program as a user runs it are in `engine/node/tests`, where cargo builds it for them.
 
 pub mod life;

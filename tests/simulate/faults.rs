@@ -151,7 +151,8 @@ impl FromStr for Chosen {
 
 macro_rules! defects {
     ($($name:ident $text:literal $what:literal,)+) => {
-        /// A deliberate defect of the simulator's own source, sinks and store, to show that it would be seen.
+        /// A deliberate defect of the simulator's own source, sinks and store, to show that it would be seen. (Those
+        /// of the engine are in [`thalweg_kernel::defects`].)
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Defect {
             $(#[doc = $what] $name,)+
@@ -180,16 +181,12 @@ defects! {
     AckGeneration "ack-generation" "the source acknowledges on whatever connection there is",
     DropWhenFull "drop-when-full" "the source drops what a full journal refuses",
     TrimFar "trim-far" "the source trims up to where it reads",
-    Blind "blind" "the source says that all is durable, always",
     ReplaySkips "replay-skips" "the source goes on one record behind the stored position",
     NoDedup "no-dedup" "duplicates are not removed",
-    SinkEarly "sink-early" "the sink commits what it seals at once",
-    SinkForgets "sink-forgets" "the sink does not commit again what was pending",
     SinkKeepsNotes "sink-keeps-notes" "the sink commits pending notes under new numbers",
     SinkSleeps "sink-sleeps" "a sink that is ready again wakes nobody",
     StaleEpoch "stale-epoch" "the store opens at the epoch before the newest",
     HalfEpoch "half-epoch" "the store keeps only the first shard's block when the process ends while it commits",
-    FoldBlind "fold-blind" "the store says that all epochs are readable, folded or not",
 }
 
 impl FromStr for Defect {

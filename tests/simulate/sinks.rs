@@ -110,6 +110,8 @@ pub(crate) struct TableWriter {
     rows: Vec<String>,
     sealed: Vec<(PendingId, Vec<String>)>,
     committed: Vec<PendingId>,
+    /// The newest epoch that it was asked about while what it had sealed was durable.
+    durable: Epoch,
 }
 
 const BETWEEN_ROWS: &str = "\n";
@@ -130,13 +132,9 @@ impl<T: Debug> SinkSpec<T> for Table {
             let rows: Vec<_> = rows.split(BETWEEN_ROWS).map(str::to_owned).collect();
             committed.push(*id);
             let mut id = *id;
-            match outlet.defect {
-                Some(Defect::SinkForgets) => continue,
-                Some(Defect::SinkKeepsNotes) => {
-                    outlet.extra += 1;
-                    id.number = u32::MAX - outlet.extra as u32;
-                }
-                _ => {}
+            if outlet.defect == Some(Defect::SinkKeepsNotes) {
+                outlet.extra += 1;
+                id.number = u32::MAX - outlet.extra as u32;
             }
             outlet.commit(&sink, id, &rows)?;
         }
@@ -147,6 +145,7 @@ impl<T: Debug> SinkSpec<T> for Table {
             rows: Vec::new(),
             sealed: Vec::new(),
             committed,
+            durable: Epoch::NONE,
         })
     }
 }
@@ -174,26 +173,28 @@ impl<T: Debug> Sink<T> for TableWriter {
         if !self.rows.is_empty() {
             let rows = std::mem::take(&mut self.rows);
             let id = pending.put(rows.join(BETWEEN_ROWS).as_bytes());
-            let mut outlet = self.outlet.borrow_mut();
-            if outlet.defect == Some(Defect::SinkEarly) {
-                outlet.commit(&self.sink, id, &rows)?;
-            }
             self.sealed.push((id, rows));
         }
         Ok(())
     }
 
-    fn sealed(&mut self, _: Epoch) -> Result<bool, ConnectorError> {
+    fn sealed(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         let mut outlet = self.outlet.borrow_mut();
         if outlet.unsealed {
             outlet.wakers.push(self.waker.clone());
+            return Ok(false);
         }
-        Ok(!outlet.unsealed)
+        self.durable = epoch;
+        Ok(true)
     }
 
     fn commit(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
         let mut outlet = self.outlet.borrow_mut();
         for (id, rows) in self.sealed.extract_if(.., |(id, _)| id.epoch <= epoch) {
+            if id.epoch > self.durable {
+                let sink = &self.sink;
+                outlet.ledger.violation(format!("{sink} is to commit {id} and was not durable"));
+            }
             outlet.commit(&self.sink, id, &rows)?;
             self.committed.push(id);
         }

@@ -160,8 +160,7 @@ impl Intake {
 
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         let durable = self.writer.durable().map_err(failed)?;
-        let blind = self.outside.defect == Some(Defect::Blind);
-        Ok(blind || self.positions.get(&epoch).is_none_or(|position| *position <= durable))
+        Ok(self.positions.get(&epoch).is_none_or(|position| *position <= durable))
     }
 
     fn committed(&mut self, oldest: Epoch) {

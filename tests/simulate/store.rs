@@ -180,7 +180,6 @@ impl StateReader for Reader {
     }
 
     fn readable(&self) -> Epoch {
-        let stored = self.store.stored();
-        if self.store.defect == Some(Defect::FoldBlind) { stored.newest } else { stored.folded }
+        self.store.stored().folded
     }
 }

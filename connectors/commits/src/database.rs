@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use thalweg_kernel::Str;
+use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::claim::{Claim, Commit};
 use crate::desk::Trouble;
@@ -141,7 +142,7 @@ pub fn apply<D: Database>(
         write(&mut transaction, &held.note, &mut applied.written)?;
         newest.insert(id.instance, id.epoch);
     }
-    for (&instance, &epoch) in &newest {
+    for (&instance, &epoch) in newest.iter().filter(|_| !seeded(Defect::SqliteNoCommitRow)) {
         let directory = claim.map(|claim| claim.directory().clone()).unwrap_or_default();
         transaction.set_commit(&Commit { instance, epoch, directory })?;
     }

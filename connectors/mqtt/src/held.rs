@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Pending, PendingId};
 
 use crate::loads::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, Results};
@@ -99,6 +100,9 @@ impl Held {
 
     /// A barrier: what is open becomes a note, and notes that have arrived are deleted.
     pub(crate) fn seal(&mut self, pending: &mut Pending<'_>) {
+        if seeded(Defect::MqttForgetsUnacked) {
+            self.arrive(u64::MAX);
+        }
         self.arrived.drain(..).for_each(|id| pending.delete(id));
         if self.open.ends.is_empty() {
             return;
@@ -121,7 +125,8 @@ impl Held {
 
     /// `epoch` exists: its notes may be published.
     pub(crate) fn commit(&mut self, epoch: Epoch) {
-        while let Some(note) = self.sealed.pop_front_if(|note| note.id.epoch <= epoch) {
+        let early = seeded(Defect::MqttPublishesEarly);
+        while let Some(note) = self.sealed.pop_front_if(|note| note.id.epoch <= epoch || early) {
             self.publishing.push_back(note);
         }
     }

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Message, Origin, Source, SourceStatus,
     Timestamp,
@@ -38,7 +39,8 @@ pub(crate) fn read_position(stored: &[u8]) -> Result<Option<u64>, String> {
     match stored {
         [] => Ok(None),
         [POSITION_VERSION, position @ ..] if position.len() == 8 => {
-            Ok(position.try_into().ok().map(u64::from_le_bytes))
+            let skipped = u64::from(seeded(Defect::MqttSkipsRecord));
+            Ok(position.try_into().ok().map(|position| u64::from_le_bytes(position) + skipped))
         }
         [POSITION_VERSION, ..] => Err(format!(
             "the stored position has {} bytes instead of 9; the checkpoint is damaged",
@@ -268,6 +270,7 @@ impl<D: Decode> Source for MqttPartition<D> {
 
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         match (self.mode, self.marks.at_least(epoch)) {
+            _ if seeded(Defect::MqttPositionNotDurable) => Ok(true),
             (Mode::Journal, Some(mark)) => {
                 self.pact.is_durable(mark).map_err(|fault| fault.error(&self.name))
             }
@@ -279,6 +282,7 @@ impl<D: Decode> Source for MqttPartition<D> {
         let released = match self.mode {
             Mode::None => None,
             Mode::AckOnCheckpoint => self.marks.at_most(epoch),
+            Mode::Journal if seeded(Defect::MqttTrimsToNewest) => self.marks.at_most(epoch),
             Mode::Journal => self.marks.at_most(oldest),
         };
         if let Some(mark) = released

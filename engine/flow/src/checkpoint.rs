@@ -28,6 +28,7 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, Lineage, StateError, StateId,
     StateInfo, StateKind, StateReader, StateWriter, Str, ValueDamaged,
@@ -91,7 +92,11 @@ impl Stored<'_> {
         id: StateId,
         each: &mut dyn FnMut(u16, &[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        self.scan(id, self.groups.clone(), each)
+        let mut groups = self.groups.clone();
+        if seeded(Defect::FlowForgetsKeyGroup) {
+            groups.end = groups.end.saturating_sub(1).max(groups.start);
+        }
+        self.scan(id, groups, each)
     }
 
     /// The same with the entries of these groups.

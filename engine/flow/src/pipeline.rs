@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Timestamp};
 
 /// The two clocks of a shard.
@@ -431,7 +432,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             return Ok(false);
         }
         let read_again = match self.chain.source() {
-            Some(source) => source.durable(epoch)?,
+            Some(source) => source.durable(epoch)? || seeded(Defect::FlowPositionNotDurable),
             None => true,
         };
         Ok(read_again && self.terminal.durable(epoch)?)

@@ -4,6 +4,7 @@ pub(crate) mod collected;
 
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Pending, Sink, StateId, Timestamp};
 
 use crate::checkpoint::Checkpoints;
@@ -42,6 +43,9 @@ impl<W> SinkTerminal<W> {
             let mut pending = Pending::new(&mut out.changes, state, epoch, instance);
             if failed.is_none() {
                 *failed = writer.seal(epoch, &mut pending).err();
+                if seeded(Defect::FlowCommitsAtBarrier) {
+                    *failed = writer.commit(epoch).err();
+                }
             }
             Ok(())
         });
@@ -89,7 +93,7 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
 
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         self.flush()?;
-        self.writer.sealed(epoch)
+        Ok(self.writer.sealed(epoch)? || seeded(Defect::FlowSinkNotDurable))
     }
 
     fn committed(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {

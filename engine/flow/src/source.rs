@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::source::clock_ahead;
 use thalweg_kernel::{
     Collector, ConnectorError, DeadLetter, Durable, Emit, Epoch, Mark, Origin, Source, SourceSpec,
@@ -137,6 +138,7 @@ pub struct SourceHead<S, E> {
 impl<S, E> SourceHead<S, E> {
     fn add(&mut self, number: usize, source: S, stored: Option<PartitionState>) {
         let mut clock = PartitionClock::new(&self.watermarks);
+        let stored = stored.filter(|_| !seeded(Defect::FlowForgetsSourceClock));
         if let Some(watermark) = stored.and_then(|stored| clock.resume(stored.latest)) {
             self.resumed.push((self.partitions.len(), watermark));
         }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use thalweg_kernel::JournalError;
+use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::config::JournalConfig;
 use crate::disk::{Disk, WriteError};
@@ -136,7 +137,12 @@ impl<D: Disk> Segments<D> {
         // The header too, where it may have been written last: when an empty segment grew.
         let from = if scanned.group == HEADER_BYTES as usize { 0 } else { scanned.group };
         let mut again = bytes[from..scanned.offset].to_vec();
-        again.resize(again.len() + cut, 0);
+        if !seeded(Defect::JournalKeepsTornTail) {
+            again.resize(again.len() + cut, 0);
+        }
+        if seeded(Defect::JournalTrustsCache) {
+            again.clear();
+        }
         let written = self.disk.write_at(&file, &again, from as u64);
         // Where every write is a copy, a full disk has no room for what is there already.
         written.map_err(|e| full_or_failed(&self.name, "writing", &e))?;
@@ -181,6 +187,9 @@ impl<D: Disk> Segments<D> {
     pub(crate) fn commit(&mut self, group: &Group) -> Result<(), JournalError> {
         self.make_place(group)?;
         let Some(active) = &mut self.active else { return Err(no_segment(&self.name)) };
+        if seeded(Defect::JournalNoSync) {
+            return self.write(group).map(|()| self.advance(group));
+        }
         match self.disk.write_durably(&active.file, &group.bytes, active.offset) {
             Ok(()) => {
                 self.advance(group);
@@ -202,8 +211,10 @@ impl<D: Disk> Segments<D> {
     /// The second half of [`commit`](Self::commit): makes it durable.
     pub(crate) fn sync(&mut self, group: &Group) -> Result<(), JournalError> {
         let Some(active) = &self.active else { return Err(no_segment(&self.name)) };
-        let synced = self.disk.sync_data(&active.file);
-        synced.map_err(|error| failed(&self.name, "syncing", &error))?;
+        if !seeded(Defect::JournalNoSync) {
+            let synced = self.disk.sync_data(&active.file);
+            synced.map_err(|error| failed(&self.name, "syncing", &error))?;
+        }
         self.advance(group);
         Ok(())
     }
@@ -264,6 +275,9 @@ impl<D: Disk> Segments<D> {
         self.disk.sync_data(&spare.file).map_err(|e| failed(name, "syncing a header", &e))?;
         let renamed = self.disk.rename(SPARE, &segment_name(first));
         renamed.map_err(|e| full_or_failed(name, "naming a segment", &e))?;
+        if seeded(Defect::JournalNoSyncDir) {
+            return Ok(());
+        }
         self.disk.sync_dir().map_err(|e| failed(name, "syncing its directory", &e))
     }
 
@@ -302,7 +316,10 @@ impl<D: Disk> Segments<D> {
 
     /// From this position on a trim removes something.
     pub(crate) fn removable_at(&self) -> Option<u64> {
-        self.sealed.front()?;
+        let &(first, _) = self.sealed.front()?;
+        if seeded(Defect::JournalTrimsTooFar) {
+            return Some(first);
+        }
         let next = self.sealed.get(1).map(|(first, _)| *first);
         next.or_else(|| self.active.as_ref().map(|active| active.first))
     }

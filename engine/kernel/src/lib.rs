@@ -19,11 +19,13 @@
 //! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
 //! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
+//! | [`defects`] | [`Defect`](defects::Defect): what is done wrong on purpose, in builds that test the proofs |
 
 pub mod batch;
 pub mod changes;
 pub mod context;
 pub mod dead_letter;
+pub mod defects;
 pub mod durable;
 pub mod epoch;
 pub mod error;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thalweg_flow::ShardSnapshot;
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, StateInfo};
 
 use crate::config::CheckpointRules;
@@ -144,7 +145,8 @@ impl Coordinator {
     fn complete(&mut self) -> Option<Complete> {
         let open = self.open.as_ref()?;
         let mut shards = open.snapshots.iter().zip(&self.shards);
-        if !shards.all(|(snapshot, shard)| snapshot.is_some() || shard.ended) {
+        let partial = seeded(Defect::RuntimePartialEpoch);
+        if !shards.all(|(snapshot, shard)| snapshot.is_some() || shard.ended || partial) {
             return None;
         }
         let Open { epoch, begun, snapshots, .. } = self.open.take()?;

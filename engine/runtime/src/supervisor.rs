@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ::metrics::counter;
 use thalweg_flow::Storage;
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Journals, Str};
 
 use crate::config::{DriverKind, RuntimeConfig};
@@ -328,10 +329,14 @@ impl Supervisor {
         let Some(epochs) = &mut self.epochs else { return Ok(()) };
         let (epoch, begun) = (complete.epoch, complete.begun);
         let bytes = complete.blocks.iter().map(|block| block.len() as u64).sum();
+        if seeded(Defect::RuntimeCommitsEarly) {
+            life.attempt.announce(epoch, epochs.oldest());
+        }
         if !epochs.store(complete, self.steady.elapsed())? {
             return Ok(());
         }
-        life.attempt.announce(epoch, epochs.oldest());
+        let trims = seeded(Defect::RuntimeTrimsToNewest);
+        life.attempt.announce(epoch, if trims { epoch } else { epochs.oldest() });
         let now = self.steady.elapsed();
         if let Some(coordinator) = &mut life.coordinator {
             coordinator.stored(now);

@@ -25,6 +25,7 @@ struct InMemory {
     store: Store,
     newest: Option<EpochRecord>,
     full: Arc<AtomicBool>,
+    refused: Arc<AtomicU64>,
 }
 
 impl EpochStore for InMemory {
@@ -38,6 +39,7 @@ impl EpochStore for InMemory {
 
     fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError> {
         if self.full.load(SeqCst) {
+            self.refused.fetch_add(1, SeqCst);
             return Err(StoreError::Full("the test's disk is full".into()));
         }
         let snapshot = |changes: &Vec<u8>| ShardSnapshot {
@@ -70,11 +72,16 @@ struct World {
     store: Store,
     table: Table,
     full: Arc<AtomicBool>,
+    /// How often a full store was asked in vain.
+    refused: Arc<AtomicU64>,
+    /// What the source was told: the newest epoch, and the oldest that may be needed.
+    told: Arc<Mutex<Vec<(Epoch, Epoch)>>>,
 }
 
 impl World {
     fn config(&self, shards: usize, driver: DriverKind) -> RuntimeConfig {
         let (store, full) = (self.store.clone(), Arc::clone(&self.full));
+        let refused = Arc::clone(&self.refused);
         let backend = StateBackend::new(move |opening| {
             let newest = (store.epoch() > Epoch::NONE).then(|| EpochRecord {
                 epoch: store.epoch(),
@@ -87,7 +94,8 @@ impl World {
                 oldest: Epoch::NONE,
                 directory: Default::default(),
             });
-            let store = InMemory { store: store.clone(), newest, full: Arc::clone(&full) };
+            let (full, refused) = (Arc::clone(&full), Arc::clone(&refused));
+            let store = InMemory { store: store.clone(), newest, full, refused };
             Ok(OpenedStore { store: Box::new(store), journals: None })
         });
         let mut state = StateConfig::new(backend);
@@ -114,6 +122,7 @@ impl World {
 struct Counter {
     end: u64,
     reached: Arc<AtomicU64>,
+    told: Arc<Mutex<Vec<(Epoch, Epoch)>>>,
 }
 
 struct Counting {
@@ -163,6 +172,10 @@ impl Source for Counting {
     fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
         position.extend_from_slice(&self.next.to_le_bytes());
     }
+
+    fn committed(&mut self, epoch: Epoch, oldest: Epoch) {
+        self.spec.told.lock().unwrap().push((epoch, oldest));
+    }
 }
 
 const END: u64 = 20_000;
@@ -174,7 +187,8 @@ fn job(
     reached: &Arc<AtomicU64>,
     fail: impl Fn(u64) + Send + Sync + Clone + 'static,
 ) -> Job {
-    let (sink, counter) = (world.table.sink(), Counter { end, reached: Arc::clone(reached) });
+    let (reached, told) = (Arc::clone(reached), Arc::clone(&world.told));
+    let (sink, counter) = (world.table.sink(), Counter { end, reached, told });
     Job::new("recovery", move |flow| {
         let fail = fail.clone();
         flow.source(counter.clone(), Watermarks::monotonous().timestamps(|&n: &u64| n as i64))
@@ -292,6 +306,51 @@ fn a_savepoint_is_an_epoch_of_its_own() {
     running.suspend();
     running.wait().unwrap();
     assert_eq!(world.store.epoch(), Epoch::new(4));
+}
+
+/// Goal: a savepoint holds what was taken in before it was asked for.
+/// Method: it is asked for while an epoch that began before waits for room.
+#[test]
+fn a_savepoint_is_of_no_epoch_that_began_before_it() {
+    let world = World::default();
+    world.full.store(true, SeqCst);
+    let config = world.config(1, DriverKind::Threads);
+    let running = job(&world, u64::MAX, &Arc::default(), |_| {}).start(&config).unwrap();
+    while world.refused.load(SeqCst) == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let epoch = thread::scope(|scope| {
+        let asked = scope.spawn(|| running.savepoint(Path::new("unused")).unwrap());
+        // It is asked again in a second; should that come first, the next epoch is right all the same.
+        thread::sleep(Duration::from_millis(100));
+        world.full.store(false, SeqCst);
+        asked.join().unwrap()
+    });
+    assert!(epoch >= Epoch::new(2), "{epoch}");
+    running.suspend();
+    running.wait().unwrap();
+}
+
+/// Goal: as long as an older epoch may be resumed, sources keep what it needs.
+#[test]
+fn sources_are_told_the_oldest_epoch_that_is_kept() {
+    let (dir, world) = (tempfile::tempdir().unwrap(), World::default());
+    let mut config = world.config(1, DriverKind::Threads);
+    let rules = config.state.as_ref().unwrap().checkpoints;
+    let keeps = StoreOptions { retained: 3, ..StoreOptions::default() };
+    let state = StateDirectory::new(dir.path()).store(keeps);
+    let state = StateConfig { checkpoints: rules, ..StateConfig::new(state.backend()) };
+    config.state = Some(state);
+    let running = job(&world, u64::MAX, &Arc::default(), |_| {}).start(&config).unwrap();
+    while running.checkpoints().completed < 5 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    running.suspend();
+    running.wait().unwrap();
+    // Of the last one nothing can have changed while it was told.
+    let (newest, oldest) = *world.told.lock().unwrap().last().unwrap();
+    assert!(newest >= Epoch::new(6), "{newest}");
+    assert_eq!(oldest.number(), newest.number() - 2);
 }
 
 /// A real directory: the job fails, is suspended, goes on, and is started from a savepoint.
@@ -496,7 +555,7 @@ fn lists_of_operators_outlive_failures_and_lives() {
     // It fails now and then below `until`.
     let job = |world: &World, until: u64, end: u64| {
         let (sink, found) = (world.table.sink(), Arc::new(Mutex::new(Vec::new())));
-        let counter = Counter { end, reached: Arc::clone(&reached) };
+        let counter = Counter { end, reached: Arc::clone(&reached), told: Arc::default() };
         let (count, due, seen) = (Arc::clone(&panics), Arc::clone(&due), Arc::clone(&found));
         let passed = Arc::clone(&passed);
         let job = Job::new("lists", move |flow| {

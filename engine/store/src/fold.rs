@@ -12,6 +12,7 @@
 use std::ops::Bound;
 
 use thalweg_kernel::Epoch;
+use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::base::BaseWriter;
 use crate::plan::Plan;
@@ -186,11 +187,12 @@ impl Store {
                 bytes += key.len() + value.map_or(0, <[u8]>::len);
                 match value {
                     Some(value) => writer.put(&mut txn, key, value)?,
+                    None if seeded(Defect::StoreKeepsRemovedKey) => {}
                     None => writer.delete(&mut txn, key)?,
                 }
             }
             *positions = points.into_positions();
-            if ended {
+            if ended || seeded(Defect::StoreArrivesEarly) {
                 meta.folded = run.target;
                 phase = Phase::Forget;
             }

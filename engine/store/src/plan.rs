@@ -14,6 +14,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Change, Changes, ChangesDamaged};
 
 /// Changes that are sorted together.
@@ -241,7 +242,8 @@ impl<'a> Iterator for Reading<'a> {
             // still come: it wins.
             let mut last = place;
             while self.heads.peek().is_some_and(|first| first.key == key) {
-                last = last.max(self.take()?.1);
+                let place = self.take()?.1;
+                last = if seeded(Defect::StoreFoldsStaleValue) { last } else { last.max(place) };
             }
             if self.hidden.since(key).is_some_and(|range| range > last) {
                 continue;

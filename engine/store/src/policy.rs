@@ -1,6 +1,7 @@
 //! What the store decides, as pure functions over facts: when to fold, and from which epoch to recover.
 
 use thalweg_kernel::Epoch;
+use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::{Resume, StoreError};
 
@@ -49,6 +50,7 @@ pub(crate) fn choose(
     let floor = folding.max(oldest);
     let kept = || stored.iter().copied().filter(|&epoch| epoch >= floor);
     match resume {
+        Resume::Newest if seeded(Defect::StoreResumesOldest) => Ok(kept().next()),
         Resume::Newest => match kept().next_back() {
             None if folding > Epoch::NONE => Err(StoreError::Damaged(format!(
                 "the record of epoch {folding} is missing: start from a savepoint, or from a copy of \

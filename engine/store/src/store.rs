@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use heed::RwTxn;
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Change, Changes, Epoch, StateId, StateInfo, StateReader, Str};
 
 use crate::env::{self, Env};
@@ -250,12 +251,16 @@ impl Store {
     /// The number for the next epoch, or a greater one: numbers of epochs that were dropped are not used
     /// again, since sinks may remember them.
     pub fn next(&self) -> Epoch {
+        if seeded(Defect::StoreReusesEpoch) {
+            return self.newest().next();
+        }
         self.newest().max(self.meta.dropped).next()
     }
 
     /// The oldest epoch that can be recovered: journals may be trimmed to its positions.
     pub fn oldest(&self) -> Epoch {
-        let kept = self.options.retained.min(self.epochs.len());
+        let retained = if seeded(Defect::StoreFoldsTooFar) { 1 } else { self.options.retained };
+        let kept = retained.min(self.epochs.len());
         self.epochs.get(self.epochs.len() - kept).map_or(self.meta.folded, |info| info.epoch)
     }
 
@@ -296,6 +301,11 @@ impl Store {
     ) -> Result<u64, StoreError> {
         self.make_room(payload + COMMIT_SLACK_BYTES)?;
         let mut txn = self.write_txn()?;
+        if seeded(Defect::StoreTwoTransactions) {
+            self.tables.put_epoch(&mut txn, record, &[])?;
+            commit(txn)?;
+            txn = self.write_txn()?;
+        }
         let bytes = self.tables.put_epoch(&mut txn, record, blocks)?;
         commit(txn)?;
         Ok(bytes)

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 /// The lanes of one exchange: every producing shard to every shard.
@@ -132,7 +133,7 @@ impl<T> LaneSender<T> {
             self.blocked.store(false, Ordering::Relaxed);
             sent = true;
         }
-        if sent {
+        if sent && !seeded(Defect::FlowForgetsWakeUp) {
             self.receiver.wake_by_ref();
         }
         self.backlog.is_empty()
@@ -150,6 +151,13 @@ impl<T> Collector<T> for LaneSender<T> {
 
     #[inline]
     fn mark(&mut self, mark: Mark) {
+        if seeded(Defect::FlowBarrierOvertakes) && matches!(mark, Mark::Barrier(_)) {
+            let overtaken = std::mem::take(&mut self.open);
+            self.open.mark(mark);
+            self.send_open();
+            self.open = overtaken;
+            return;
+        }
         self.open.mark(mark);
         // A barrier ends its batch; and a destination that gets no records must not gather marks
         // without bound.

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 /// A pipeline is not stepped while a queue behind it holds this many records or marks. One step may
@@ -49,7 +50,7 @@ impl<T> LocalEdge<T> {
     pub(crate) fn push_mark(&self, mark: Mark) {
         let queue = &mut *self.0.borrow_mut();
         queue.open.mark(mark);
-        if matches!(mark, Mark::Barrier(_)) {
+        if matches!(mark, Mark::Barrier(_)) && !seeded(Defect::FlowBatchStaysOpen) {
             queue.closed.push_back(std::mem::take(&mut queue.open));
         }
     }

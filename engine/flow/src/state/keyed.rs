@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Durable, Epoch, Key, StateError, StateId, StateReader, Timestamp, ValueDamaged,
 };
@@ -379,7 +380,9 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         let mut failed = None;
         with!(&mut self.table, table => {
             table.snapshot(self.id, groups, changes, |Held { value, lives_until }, mut block| {
-                block.extend_from_slice(&lives_until.last().as_millis().to_le_bytes());
+                let lost = seeded(Defect::FlowForgetsTimeToLive);
+                let last = if lost { NEVER } else { lives_until.last() };
+                block.extend_from_slice(&last.as_millis().to_le_bytes());
                 writer.write(block, value).unwrap_or_else(|error| {
                     failed = Some(error);
                     Vec::new()

@@ -25,6 +25,7 @@ mod segments;
 #[cfg(test)]
 mod tests;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Changes, Epoch, Key, KeyGroups, StateId, Timestamp};
 
 use crate::table_hash::table_hash;
@@ -238,7 +239,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     pub fn get_mut(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<&mut Held<V, L>> {
         let changed = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED;
         let touch = |entry: &mut Entry<K, V, L>| {
-            let to_mark = entry.marks & DIRTY == 0;
+            let forgotten = seeded(Defect::FlowForgetsDirtyMark) && entry.marks & STORED != 0;
+            let to_mark = entry.marks & DIRTY == 0 && !forgotten;
             entry.marks = changed | entry.marks & STORED;
             to_mark
         };
@@ -370,6 +372,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// `readable` there, until `keep` are left; how many. Those go first that were not used since the
     /// search came by last. A call does a bounded piece of the search: call again while more are here.
     pub fn evict_clean(&mut self, readable: Epoch, keep: usize) -> usize {
+        let blind = seeded(Defect::FlowEvictsUnreadable);
+        let readable = if blind { Epoch::new(u64::MAX) } else { readable };
         let before = self.entries.len();
         if before <= keep {
             return 0;
@@ -480,7 +484,7 @@ fn forget<K: Key, V, L>(
     entry: Entry<K, V, L>,
 ) -> V {
     *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
-    if entry.marks & STORED != 0 {
+    if entry.marks & STORED != 0 && !seeded(Defect::FlowForgetsRemovedKey) {
         removed.insert(entry.key, epoch);
     }
     entry.held.value

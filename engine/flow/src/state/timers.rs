@@ -27,6 +27,7 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Changes, Key, KeyGroups, StateId, Timestamp, ValueDamaged};
 
 use super::table::Hashed;
@@ -168,7 +169,12 @@ impl<K: Key> Timers<K> {
             of_keys.insert(time, key.clone());
         }
         let is_front = at == self.ranges.front();
-        let split = self.ranges.insert(at, hash, Timer { time, key }, marked);
+        let split = self.ranges.insert(
+            at,
+            hash,
+            Timer { time, key },
+            marked && !seeded(Defect::FlowForgetsTimer),
+        );
         if is_front {
             if split {
                 self.front.forget();
@@ -248,7 +254,7 @@ impl<K: Key> Timers<K> {
         if let Some(of_keys) = &mut self.of_keys {
             of_keys.remove(timer.time, table_hash(&timer.key), &timer.key);
         }
-        if !marked {
+        if !marked && !seeded(Defect::FlowTimerComesBack) {
             self.note_gone(timer);
         }
     }

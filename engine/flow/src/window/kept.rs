@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Changes, Durable, Epoch, Key, KeyGroups, StateError, StateId, Timestamp, ValueDamaged,
 };
@@ -30,7 +31,7 @@ impl<A> Kept<A> {
     /// It has changed: notes its hash, if it is for the first time since the last barrier.
     #[inline(always)]
     pub(super) fn mark(&mut self, stamp: u32, hash: u64, dirty: &mut Vec<u64>) {
-        if self.stamp != stamp {
+        if self.stamp != stamp && !seeded(Defect::FlowForgetsWindowChange) {
             self.stamp = stamp;
             dirty.push(hash);
         }
@@ -81,7 +82,7 @@ impl Kepts {
     /// A window fires.
     #[inline]
     pub(super) fn forget<K: Key, A>(&mut self, pane: &Pane<K, Kept<A>>) {
-        if pane.stored {
+        if pane.stored && !seeded(Defect::FlowFiredWindowStays) {
             self.delete(pane);
         }
     }
@@ -166,6 +167,9 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
             Ok(())
         })?;
         self.watermark = [before, within].into_iter().flatten().min().unwrap_or(Timestamp::MIN);
+        if seeded(Defect::FlowForgetsWatermark) {
+            self.watermark = Timestamp::MIN;
+        }
         self.kept.reached = self.watermark;
         Ok(())
     }

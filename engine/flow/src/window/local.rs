@@ -32,6 +32,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
@@ -385,7 +386,9 @@ where
             Mark::Barrier(_) => {
                 self.put_down(out);
                 self.send_due(Timestamp::MAX, out);
-                self.state.borrow_mut().barrier_ahead();
+                if !seeded(Defect::FlowAddsAheadOfBarrier) {
+                    self.state.borrow_mut().barrier_ahead();
+                }
             }
             Mark::Active => {}
         }

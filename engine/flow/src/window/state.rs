@@ -172,10 +172,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             let hash = table_hash(&key);
             if known && let Some(kept) = pane.keys.get(hash, &key) {
                 aggregate.add(&mut kept.accumulator, value);
-                if kept.stamp != *stamp {
-                    kept.stamp = *stamp;
-                    pane.dirty.push(hash);
-                }
+                kept.mark(*stamp, hash, &mut pane.dirty);
                 return None;
             }
             Some((time, (hash, key), value))

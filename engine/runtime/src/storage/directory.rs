@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thalweg_flow::OpenReader;
 use thalweg_journal::{FileJournals, JournalConfig};
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Lineage, StateError, StateReader, Str};
 use thalweg_store::{EpochRecord, Folding, Resume, Savepoint, Store, StoreError, StoreOptions};
 
@@ -251,7 +252,8 @@ impl EpochStore for Directory {
     fn readers(&mut self, count: usize) -> Result<OpenReader, StoreError> {
         self.check_kept()?;
         let newest = self.newest.as_ref().map(|record| record.epoch);
-        if self.store()?.recovered().map(|record| record.epoch) != newest {
+        let stale = self.store()?.recovered().map(|record| record.epoch) != newest;
+        if stale && !seeded(Defect::RuntimeRestoresStale) {
             // Shards that begin now read what was stored since: it must be in the base.
             self.store = None;
             self.store = Some(Store::open(&self.dir, self.options, Resume::Newest)?);

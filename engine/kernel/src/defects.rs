@@ -1,0 +1,183 @@
+//! Defects that can be put into the engine, so that it shows which proof catches each.
+//!
+//! A proof that has never failed proves little. So the engine's code carries some defects of the kind that would
+//! lose, repeat, reorder or hang in the field, each one readable line at the place where it would be made:
+//! `if !seeded(Defect::JournalNoSync) { .. }`. The program `mutants` of `thalweg-tests` switches on one after
+//! the other, and says which proof failed.
+//!
+//! **In a normal build there are none.** [`seeded`] is the constant `false` unless this crate is built with the
+//! feature `seeded-defects`, which nothing in the workspace asks for but that program; the compiler removes what
+//! stands behind it. With the feature, the environment variable [`VARIABLE`] names the one that is on.
+
+/// Names the defect that is switched on, in a build that has them.
+pub const VARIABLE: &str = "THALWEG_DEFECT";
+
+macro_rules! defects {
+    ($($(#[doc = $what:literal])+ $name:ident,)+) => {
+        /// Something that is done wrong, on purpose.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Defect {
+            $($(#[doc = $what])+ $name,)+
+        }
+
+        impl Defect {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// As [`VARIABLE`] and command lines spell it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),+ }
+            }
+
+            /// What it does.
+            pub fn what(self) -> &'static str {
+                match self { $(Self::$name => concat!($($what),+)),+ }.trim()
+            }
+        }
+    };
+}
+
+defects! {
+    /// Reports a group as durable that it has not synced.
+    JournalNoSync,
+    /// Does not sync the directory when a segment gets its name.
+    JournalNoSyncDir,
+    /// Removes a segment when its first record is not needed, not when its last is not.
+    JournalTrimsTooFar,
+    /// Leaves a torn group where it is, behind what is appended next.
+    JournalKeepsTornTail,
+    /// Takes the last group for durable because it can be read after a failed sync.
+    JournalTrustsCache,
+    /// Does not look at a record's checksum.
+    JournalNoCrc,
+
+    /// Commits an epoch's record in one transaction, and its changes in the next.
+    StoreTwoTransactions,
+    /// Gives the number of an epoch that was dropped to another one.
+    StoreReusesEpoch,
+    /// Folds epochs that are to be kept.
+    StoreFoldsTooFar,
+    /// Folds the first of several values of a key, not the last.
+    StoreFoldsStaleValue,
+    /// Does not fold deletes: a removed key is back.
+    StoreKeepsRemovedKey,
+    /// Notes after a fold's first step that all of it is done.
+    StoreArrivesEarly,
+    /// Resumes from the oldest epoch that is kept.
+    StoreResumesOldest,
+
+    /// A barrier overtakes the records in front of it on its way to another shard.
+    FlowBarrierOvertakes,
+    /// An operator with several inputs does not wait for the barrier of each.
+    FlowNoAlignment,
+    /// A batch that holds a barrier takes records behind it.
+    FlowBatchStaysOpen,
+    /// The sender adds to windows what follows a barrier, before they are handed over.
+    FlowAddsAheadOfBarrier,
+    /// Dead letters do not wait for a barrier that others have not got.
+    FlowLetterOvertakes,
+    /// A shard hands over before a barrier has passed everywhere.
+    FlowHandsOverEarly,
+    /// An epoch does not wait until its sources' positions are durable.
+    FlowPositionNotDurable,
+    /// An epoch does not wait until what sinks have sealed is durable.
+    FlowSinkNotDurable,
+    /// A sink commits at the barrier, not when its epoch exists.
+    FlowCommitsAtBarrier,
+    /// What sinks have still to commit is not given to them after a restart.
+    FlowForgetsPending,
+    /// A value that was stored once is not stored again when it changes.
+    FlowForgetsDirtyMark,
+    /// A removed key is not removed in the store.
+    FlowForgetsRemovedKey,
+    /// Memory drops a key before the store can read what it was.
+    FlowEvictsUnreadable,
+    /// A value's last millisecond is not stored: it lives for ever after a restart.
+    FlowForgetsTimeToLive,
+    /// A timer is not stored.
+    FlowForgetsTimer,
+    /// A timer that was stored and then deleted is not deleted in the store.
+    FlowTimerComesBack,
+    /// A window's accumulator that was stored once is not stored again when it changes.
+    FlowForgetsWindowChange,
+    /// A window that has fired is not deleted in the store.
+    FlowFiredWindowStays,
+    /// An operator's watermark begins anew after a restart.
+    FlowForgetsWatermark,
+    /// The clock of a source's partition begins anew after a restart.
+    FlowForgetsSourceClock,
+    /// A shard does not restore the last of its key groups.
+    FlowForgetsKeyGroup,
+    /// A batch is sent to another shard, which is not woken.
+    FlowForgetsWakeUp,
+
+    /// Shards are told of an epoch before it is stored.
+    RuntimeCommitsEarly,
+    /// An epoch is complete when the first shard has handed over.
+    RuntimePartialEpoch,
+    /// Sources may forget what is older than the newest epoch, not the oldest that is kept.
+    RuntimeTrimsToNewest,
+    /// A job that fails goes on from the epoch that its process began with.
+    RuntimeRestoresStale,
+    /// A savepoint is taken of an epoch that had begun before it was asked for.
+    RuntimeOldSavepoint,
+    /// An epoch that finds no room is not tried again.
+    RuntimeGivesUpFullEpoch,
+
+    /// Acknowledges a message that is in the journal and not durable.
+    MqttAcksEarly,
+    /// Acknowledges on a connection what another one has delivered.
+    MqttAcksOldConnection,
+    /// Goes on one record behind its position.
+    MqttSkipsRecord,
+    /// Says of every position that it is durable.
+    MqttPositionNotDurable,
+    /// Trims its journal to the newest epoch, not the oldest that is kept.
+    MqttTrimsToNewest,
+    /// The outbox forgets what was sent, and not only what was acknowledged.
+    MqttForgetsUnacked,
+    /// The outbox publishes results when any epoch exists, not when theirs does.
+    MqttPublishesEarly,
+
+    /// A rolling file's content is not synced before it counts as sealed.
+    FileNoSync,
+
+    /// The row that says which epoch was applied is not written.
+    SqliteNoCommitRow,
+}
+
+/// Whether this defect is switched on; in a normal build never.
+#[cfg(not(feature = "seeded-defects"))]
+#[inline(always)]
+pub const fn seeded(_: Defect) -> bool {
+    false
+}
+
+/// Whether this defect is switched on.
+///
+/// # Panics
+/// If [`VARIABLE`] names none.
+#[cfg(feature = "seeded-defects")]
+#[inline(always)]
+pub fn seeded(defect: Defect) -> bool {
+    switch::on() == Some(defect)
+}
+
+#[cfg(feature = "seeded-defects")]
+mod switch {
+    use std::sync::OnceLock;
+
+    use super::{Defect, VARIABLE};
+
+    /// The one that is switched on in this process.
+    pub(super) fn on() -> Option<Defect> {
+        static ON: OnceLock<Option<Defect>> = OnceLock::new();
+        *ON.get_or_init(|| {
+            let name = std::env::var(VARIABLE).ok()?;
+            let found = Defect::ALL.iter().copied().find(|defect| defect.name() == name);
+            // A misspelt one would look as if no proof had caught it.
+            assert!(found.is_some(), "{VARIABLE}={name} is no defect");
+            found
+        })
+    }
+}
