@@ -51,13 +51,15 @@ fn said(
     let sink = out.sink();
     let job = |flow: &Flow| {
         let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
-        let keyed = flow.source(source.clone(), watermarks).key_by(key as fn(&Record) -> u32);
-        let bounded = match bound(Bounded::default()) {
-            Bounded { keys: Some((keys, overflow)), .. } => keyed.keys_max(keys, overflow),
-            Bounded { bytes: Some((bytes, overflow)), .. } => keyed.bytes_max(bytes, overflow),
-            Bounded { .. } => keyed,
-        };
-        bounded.process(|states| Remember(states.list("times"))).sink(sink.clone());
+        let mut keyed = flow.source(source.clone(), watermarks).key_by(key as fn(&Record) -> u32);
+        let Bounded { keys, bytes } = bound(Bounded::default());
+        if let Some((keys, overflow)) = keys {
+            keyed = keyed.keys_max(keys, overflow);
+        }
+        if let Some((bytes, overflow)) = bytes {
+            keyed = keyed.bytes_max(bytes, overflow);
+        }
+        keyed.process(|states| Remember(states.list("times"))).sink(sink.clone());
     };
     let mut shard = Shard::build(&job, &BuildContext::single("bounds")).unwrap();
     let mut ms = 0;
@@ -154,4 +156,37 @@ fn bytes_make_others_give_way() {
     assert!(evicted > 5_000, "{evicted} keys");
     let left = found(&said).iter().rev().take_while(|(_, times)| *times > 0).count();
     assert!(left > 0);
+}
+
+/// Goal: as many keys as may be are no way around the bound for bytes. Method: ten keys of ten, which grow.
+#[test]
+fn bytes_are_bounded_where_there_are_as_many_keys_as_may_be() {
+    for overflow in [Overflow::DeadLetter, EVICT] {
+        let both = |_| Bounded { keys: Some((10, overflow)), bytes: Some((20_000, overflow)) };
+        let (said, evicted, dead) = said((0..20_000).map(|n| n % 10), both);
+        let taken = taken(&said).len();
+        match overflow {
+            Overflow::DeadLetter => {
+                assert!((1_500..4_000).contains(&taken), "{taken} of eight bytes and more");
+                assert_eq!((evicted, dead), (0, 20_000 - taken as i64));
+            }
+            Overflow::EvictLeastRecentlyUsed => {
+                assert_eq!((taken, dead), (20_000, 0));
+                assert!(evicted > 50, "{evicted} keys");
+            }
+        }
+    }
+}
+
+/// Goal: the key at hand does not give way while there is another. Method: a list of ten times, and then one of a
+/// hundred, which has room without the other one.
+#[test]
+fn the_key_at_hand_stays_while_there_is_another() {
+    for (small, large) in (0..20).map(|n| (n, 20 - n)).filter(|(small, large)| small != large) {
+        let bytes = |bounds| Bounded { bytes: Some((1_150, EVICT)), ..bounds };
+        let records = std::iter::repeat_n(small, 10).chain(std::iter::repeat_n(large, 100));
+        let (said, evicted, dead) = said(records, bytes);
+        assert_eq!((taken(&said).len(), evicted, dead), (110, 1, 0));
+        assert_eq!(found(&said).last(), Some(&(large, 100)), "{small} was there before");
+    }
 }

@@ -14,7 +14,7 @@ use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::{KeyedStream, Routed};
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Now, Operator, Then};
-use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX, Full};
+use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
 use crate::state::{AtKey, Overflow, States};
 use crate::stream::Stream;
@@ -181,36 +181,32 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     /// Whether there is room for what a record of this key may add.
     #[inline]
     fn admits(&mut self, key: &K, hash: u64) -> bool {
-        match self.bounds.full(&self.states) {
-            None => true,
-            Some(full) => self.makes_room(full, key, hash),
-        }
+        self.bounds.full(&self.states, false).is_none() || self.makes_room(key, hash)
     }
 
     #[cold]
-    fn makes_room(&mut self, full: Full, key: &K, hash: u64) -> bool {
-        let is_known = {
-            let at = self.at(key, hash);
-            self.states.iter().any(|state| state.borrow_mut().has(&at))
-        };
-        if is_known && matches!(full, Full::Keys(_)) {
-            return true;
-        }
+    fn makes_room(&mut self, key: &K, hash: u64) -> bool {
+        let at = self.at(key, hash);
+        let is_known = self.states.iter().any(|state| state.borrow_mut().has(&at));
         if self.bounds.overflow == Overflow::EvictLeastRecentlyUsed && self.bounds.keys_max > 0 {
+            let mut spared = false;
             for _ in 0..EVICTED_KEYS_MAX {
-                let Some(Full::Keys(number) | Full::Bytes(number)) = self.bounds.full(&self.states)
-                else {
-                    return true;
-                };
+                let Some(number) = self.bounds.full(&self.states, is_known) else { return true };
                 // Where all of them are in the store alone, none was used of late.
                 let Some(oldest) = self.states[number].borrow_mut().least_recently_used() else {
                     break;
                 };
+                if oldest == *key && !spared {
+                    // Used just now, which this state may not know yet. The next one, if there is any.
+                    spared = true;
+                    self.states[number].borrow_mut().has(&at);
+                    continue;
+                }
                 self.evict(&oldest);
             }
         }
-        let full = self.bounds.full(&self.states);
-        if full.is_none() || is_known && !self.bounds.is_overfull(&self.states) {
+        let is_full = self.bounds.full(&self.states, is_known).is_some();
+        if !is_full || is_known && !self.bounds.is_overfull(&self.states) {
             return true;
         }
         self.refuse(key);

@@ -21,15 +21,6 @@ pub(crate) struct Bounds {
     pub(crate) overflow: Overflow,
 }
 
-/// Which bound was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// The state of this number has as many keys as may be.
-    Keys(usize),
-    /// All states together have as many bytes as may be; the state of this number has the most.
-    Bytes(usize),
-}
-
 impl Default for Bounds {
     fn default() -> Self {
         let (keys_max, bytes_max) = (STATE_KEYS_MAX, STATE_BYTES_MAX);
@@ -56,19 +47,20 @@ impl<C: Chain, F> KeyedStream<C, F> {
 }
 
 impl Bounds {
-    /// Whether there is no room for one more key.
+    /// Which state something must be taken out of before there is room for a record, which is the one with too
+    /// many keys or with the most bytes. A record of a key that has state adds bytes alone.
     #[inline]
-    pub(crate) fn full<K>(&self, states: &AllKeyed<K>) -> Option<Full> {
+    pub(crate) fn full<K>(&self, states: &AllKeyed<K>, is_known: bool) -> Option<usize> {
         let (mut bytes, mut most) = (0, (0, 0));
         for (number, state) in states.iter().enumerate() {
             let holds: Holds = state.borrow().holds();
-            if holds.keys >= self.keys_max {
-                return Some(Full::Keys(number));
+            if holds.keys >= self.keys_max && !is_known {
+                return Some(number);
             }
             bytes += holds.bytes;
             most = most.max((holds.bytes, number));
         }
-        (bytes >= self.bytes_max).then_some(Full::Bytes(most.1))
+        (bytes >= self.bytes_max).then_some(most.1)
     }
 
     /// Whether keys that have state must not add to it either.

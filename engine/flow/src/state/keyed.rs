@@ -80,7 +80,7 @@ struct Sweep {
 pub(crate) trait AnyKeyed<K>: Stateful {
     /// How much it holds, in memory or not.
     fn holds(&self) -> Holds;
-    /// Whether it has anything of a key.
+    /// Whether it has anything of a key, which counts as a use, but begins no life anew.
     fn has(&mut self, at: &AtKey<'_, K>) -> bool;
     /// Drops a key.
     fn drop_key(&mut self, at: &AtKey<'_, K>);
@@ -423,7 +423,11 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
     }
 
     fn has(&mut self, at: &AtKey<'_, K>) -> bool {
-        self.get(at).is_some()
+        self.warm(at);
+        let now = self.now(at);
+        with!(&mut self.table, table => {
+            matches!(table.get(at.hash, at.key, now), Found::Here(_))
+        })
     }
 
     fn drop_key(&mut self, at: &AtKey<'_, K>) {
