@@ -46,7 +46,8 @@ pub(crate) struct Keyed<K, V> {
     own: Range<u16>,
     /// A stored key under construction.
     scratch: Vec<u8>,
-    /// The bytes of a value as it was written of late, on average: what it holds outside of the table.
+    /// The bytes of a key and its value as they were written of late, on average, or as they were found: what lies
+    /// outside of the table.
     value_bytes: usize,
     sweep: Sweep,
 }
@@ -362,10 +363,11 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         // What changes from now on is in no epoch that can be read.
         let epoch = stored.reader.restored().unwrap_or_default().next();
         with!(&mut self.table, table => table.begin_epoch(epoch, readable));
-        let mut entries = 0;
+        let (mut entries, mut bytes) = (0, 0);
         stored.own(id, &mut |_, rest, value| {
             self.restore_entry(rest, value, migration.as_deref())?;
-            entries += 1;
+            (entries, bytes) = (entries + 1, bytes + rest.len() + value.len());
+            self.value_bytes = bytes / entries;
             if entries % RESTORE_LOOK_EVERY == 0 && migration.is_none() {
                 self.shrink_to(readable, bytes_max);
             }
@@ -375,11 +377,11 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
         let Outgoing { changes, writer } = out;
-        let (bytes_before, before) = (changes.as_bytes().len(), changes.len());
+        let (written, bytes);
         let (groups, readable) = (self.checkpoints.groups(), self.checkpoints.readable());
         let mut failed = None;
         with!(&mut self.table, table => {
-            table.snapshot(self.id, groups, changes, |Held { value, lives_until }, mut block| {
+            (written, bytes) = table.snapshot(self.id, groups, changes, |Held { value, lives_until }, mut block| {
                 let lost = seeded(Defect::FlowForgetsTimeToLive);
                 let last = if lost { NEVER } else { lives_until.last() };
                 block.extend_from_slice(&last.as_millis().to_le_bytes());
@@ -390,9 +392,9 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
             });
             table.begin_epoch(epoch.next(), readable);
         });
-        let (bytes, written) = (changes.as_bytes().len() - bytes_before, changes.len() - before);
         if let Some(bytes) = bytes.checked_div(written) {
-            self.value_bytes = (self.value_bytes * 3 + bytes).div_ceil(4);
+            let before = if self.value_bytes > 0 { self.value_bytes } else { bytes };
+            self.value_bytes = (before * 3 + bytes).div_ceil(4);
         }
         failed.map_or(Ok(()), Err)
     }

@@ -442,7 +442,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     }
 
     /// Writes what has changed since the last snapshot, deletes before puts. `write` appends a value to
-    /// the block and returns it.
+    /// the block and returns it. How many entries were put, and the bytes of those.
     ///
     /// The changes must reach the store, or the table must be built anew from there: what was written is
     /// clean from now on.
@@ -452,16 +452,18 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         groups: KeyGroups,
         out: &mut Changes,
         mut write: impl FnMut(&Held<V, L>, Vec<u8>) -> Vec<u8>,
-    ) {
+    ) -> (usize, usize) {
         let begin = |key: &K, out: &mut Vec<u8>| {
             id.begin_key(groups.group_of(key.key_hash()), out);
             key.write_key(out);
         };
         self.removed.take_pending(|key| out.delete_with(|out| begin(key, out)));
+        let (deleted, deletes_end) = (out.len(), out.as_bytes().len());
         self.entries.take_marked(|entry| {
             entry.marks = entry.marks & !DIRTY | STORED;
             out.put_with(|out| begin(&entry.key, out), |out| write(&entry.held, out));
         });
+        (out.len() - deleted, out.as_bytes().len() - deletes_end)
     }
 
     /// Begins the next epoch, after a snapshot. The store can read all epochs up to `readable`. (Of a

@@ -46,6 +46,20 @@ impl StateReader for Reader {
     }
 }
 
+/// A barrier, after which the store has everything.
+fn store<V: Durable>(keyed: &mut Keyed<u64, V>, epoch: Epoch, entries: &Entries) {
+    let mut out = Outgoing::default();
+    keyed.snapshot(epoch, &mut out).unwrap();
+    let mut entries = entries.lock().unwrap();
+    for change in Changes::read(out.changes.as_bytes()) {
+        match change.unwrap() {
+            Change::Put { key, value } => _ = entries.insert(key.to_vec(), value.to_vec()),
+            Change::Delete { key } => _ = entries.remove(key),
+            Change::DeleteRange { .. } => panic!("no ranges"),
+        }
+    }
+}
+
 struct Rig {
     keyed: Keyed<u64, u64>,
     entries: Entries,
@@ -82,17 +96,7 @@ impl Rig {
 
     /// A barrier, after which the store has everything and memory nothing.
     fn store_and_forget(&mut self) {
-        let mut out = Outgoing::default();
-        self.keyed.snapshot(self.epoch, &mut out).unwrap();
-        let mut entries = self.entries.lock().unwrap();
-        for change in Changes::read(out.changes.as_bytes()) {
-            match change.unwrap() {
-                Change::Put { key, value } => _ = entries.insert(key.to_vec(), value.to_vec()),
-                Change::Delete { key } => _ = entries.remove(key),
-                Change::DeleteRange { .. } => panic!("no ranges"),
-            }
-        }
-        drop(entries);
+        store(&mut self.keyed, self.epoch, &self.entries);
         for _ in 0..10 {
             self.keyed.shrink_to(self.epoch, 0);
         }
@@ -155,4 +159,48 @@ fn what_a_scan_shows_is_asked_for_again() {
     rig.step();
     rig.store_and_forget();
     assert_eq!((rig.keyed.holds().keys, rig.entries.lock().unwrap().len()), (50, 50));
+}
+
+/// A state of texts as it is at the beginning, in a job that goes on from `entries`.
+fn texts(entries: &Entries, checkpoints: &Rc<Checkpoints>) -> Keyed<u64, String> {
+    let reader: Rc<dyn StateReader> = Rc::new(Reader(Arc::clone(entries), None));
+    let own = KeyGroups::default().groups_of(0, 1);
+    let stored = Stored { reader: &*reader, groups: own.clone() };
+    let (options, reader) = (StateOptions::new(), Some(Rc::clone(&reader)));
+    let mut keyed = Keyed::new(options, checkpoints, reader, own, |_, _| 0);
+    keyed.restore(StateId::of("texts", "value"), Some(&stored)).unwrap();
+    keyed
+}
+
+fn text_at(key: &u64) -> AtKey<'_, u64> {
+    let now = Timestamp::from(0);
+    AtKey { key, hash: table_hash(key), time: now, watermark: now, processing_time: now }
+}
+
+/// Goal: what values hold outside of the table is known of a job that goes on, in memory or not, and deletes say
+/// nothing about it.
+#[test]
+fn what_values_hold_is_known_after_a_restart_and_whatever_is_deleted() {
+    const BYTES: usize = 10_000;
+    let entries = Entries::default();
+    let checkpoints = |memory| Rc::new(Checkpoints::new(true, KeyGroups::default(), 0, memory));
+    let about = |keyed: &Keyed<u64, String>, keys: usize| {
+        let held = keyed.holds();
+        assert_eq!(held.keys, keys);
+        assert!(held.bytes.abs_diff(keys * BYTES) < keys * BYTES / 10, "{held:?}");
+    };
+    let mut keyed = texts(&entries, &checkpoints(usize::MAX));
+    let mut epoch = Epoch::NONE.next().next();
+    (0..1_000).for_each(|key| keyed.set(&text_at(&key), "x".repeat(BYTES)));
+    store(&mut keyed, epoch, &entries);
+    about(&keyed, 1_000);
+    // One comes, a hundred go.
+    for round in 0..5 {
+        (round * 100..(round + 1) * 100).for_each(|key| _ = keyed.clear(&text_at(&key)));
+        keyed.set(&text_at(&(round + 5_000)), "y".repeat(BYTES));
+        epoch = epoch.next();
+        store(&mut keyed, epoch, &entries);
+    }
+    about(&keyed, 505);
+    about(&texts(&entries, &checkpoints(usize::MAX)), 505);
 }
