@@ -72,7 +72,7 @@ pub enum Overflow {
 /// Which clock time to live goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeDomain {
-    /// The operator's watermark: as right as the stream's own times.
+    /// The operator's watermark, or for a timer its own time: as right as the stream's own times.
     EventTime,
     /// This machine's clock, which may jump.
     ProcessingTime,
@@ -299,6 +299,7 @@ pub(crate) struct AtKey<'a, K> {
     pub(crate) hash: u64,
     /// Of the record or timer at hand.
     pub(crate) time: Timestamp,
-    pub(crate) watermark: Timestamp,
+    /// The event time that has been dealt with: see [`Context`](crate::Context).
+    pub(crate) reached: Timestamp,
     pub(crate) processing_time: Timestamp,
 }

@@ -11,6 +11,8 @@ pub struct Context<'a, K> {
     pub(crate) hash: u64,
     pub(crate) time: Timestamp,
     pub(crate) watermark: Timestamp,
+    /// The event time that has been dealt with: the watermark, or while timers fire, the time of the latest.
+    pub(crate) reached: Timestamp,
     pub(crate) processing_time: Timestamp,
     pub(super) timers: &'a mut BothTimers<K>,
 }
@@ -47,7 +49,7 @@ impl<K: Key> Context<'_, K> {
 
     /// Takes a timer of this key back, if there is one at that time.
     pub fn delete_event_timer(&mut self, time: Timestamp) {
-        self.timers.event.borrow_mut().timers.delete(time, self.hash, self.key);
+        self.timers.event.borrow_mut().delete(time, self.hash, self.key);
     }
 
     /// Sets a timer of this key by this machine's clock.
@@ -57,6 +59,6 @@ impl<K: Key> Context<'_, K> {
 
     /// Takes a timer of this key back, if there is one at that time.
     pub fn delete_processing_timer(&mut self, time: Timestamp) {
-        self.timers.processing.borrow_mut().timers.delete(time, self.hash, self.key);
+        self.timers.processing.borrow_mut().delete(time, self.hash, self.key);
     }
 }

@@ -120,6 +120,7 @@ where
             bounds,
             sides,
             watermark: Timestamp::MIN,
+            reached: Timestamp::MIN,
             processing_time: Timestamp::MIN,
             checkpoints: Rc::clone(flow.checkpoints()),
             dead_letters: flow.dead_letters_from(at.node, at.producers),
@@ -168,6 +169,9 @@ pub struct KeyedProcessing<K, T, F, P> {
     bounds: Bounds,
     sides: Sides,
     watermark: Timestamp,
+    /// The event time that has been dealt with: the watermark, but while timers fire the time of the latest, and
+    /// never the end of time. What lives until then is there for whoever comes.
+    reached: Timestamp,
     processing_time: Timestamp,
     checkpoints: Rc<Checkpoints>,
     dead_letters: DeadLetterOutput,
@@ -214,8 +218,8 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     }
 
     fn at<'a>(&self, key: &'a K, hash: u64) -> AtKey<'a, K> {
-        let Self { watermark, processing_time, .. } = *self;
-        AtKey { key, hash, time: watermark, watermark, processing_time }
+        let Self { reached, processing_time, .. } = *self;
+        AtKey { key, hash, time: reached, reached, processing_time }
     }
 
     /// Drops all that is kept of a key, and its timers: they would find nothing.
@@ -249,10 +253,35 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
 
     fn fire(&mut self, time: Timestamp, key: &K, out: &mut impl Collector<P::Out>) {
         let hash = table_hash(key);
-        let Self { function, timers, watermark, processing_time, .. } = self;
-        let (watermark, processing_time) = (*watermark, *processing_time);
-        let mut cx = Context { key, hash, time, watermark, processing_time, timers };
+        let Self { function, timers, watermark, reached, processing_time, .. } = self;
+        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
+        let mut cx = Context { key, hash, time, watermark, reached, processing_time, timers };
         function.timer(&mut cx, out);
+    }
+
+    /// Event time has gone on to there.
+    fn reach(&mut self, time: Timestamp) {
+        if time < Timestamp::MAX {
+            self.reached = self.reached.max(time);
+        }
+    }
+
+    fn fire_events(&mut self, out: &mut impl Collector<P::Out>) {
+        let (watermark, event) = (self.watermark, Rc::clone(&self.timers.event));
+        let ended = watermark == Timestamp::MAX;
+        if ended {
+            event.borrow_mut().begin_end();
+        }
+        loop {
+            let due = event.borrow_mut().timers.pop_due(watermark);
+            let Some((time, key)) = due else { break };
+            self.reach(time);
+            self.fire(time, &key, out);
+        }
+        if ended {
+            event.borrow_mut().finish_end();
+        }
+        self.reach(watermark);
     }
 }
 
@@ -272,9 +301,9 @@ where
         if !self.admits(&key, hash) {
             return;
         }
-        let Self { function, timers, watermark, processing_time, .. } = self;
-        let (watermark, processing_time) = (*watermark, *processing_time);
-        let mut cx = Context { key: &key, hash, time, watermark, processing_time, timers };
+        let Self { function, timers, watermark, reached, processing_time, .. } = self;
+        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
+        let mut cx = Context { key: &key, hash, time, watermark, reached, processing_time, timers };
         function.record(record.value, &mut cx, out);
     }
 
@@ -282,17 +311,7 @@ where
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
-                // At the end of time every timer is due, and a timer that sets the next one would go on for
-                // ever: then only those fire that are set by now.
-                let ended = watermark == Timestamp::MAX;
-                let mut left =
-                    if ended { self.timers.event.borrow().timers.len() } else { usize::MAX };
-                while left > 0 {
-                    let due = self.timers.event.borrow_mut().timers.pop_due(watermark);
-                    let Some((time, key)) = due else { break };
-                    self.fire(time, &key, out);
-                    left -= 1;
-                }
+                self.fire_events(out);
             }
             Mark::Barrier(epoch) => {
                 for state in &self.states {
@@ -318,7 +337,7 @@ where
             self.fire(time, &key, out);
         }
         for state in &self.states {
-            state.borrow_mut().expire(self.watermark, now.wall);
+            state.borrow_mut().expire(self.reached, now.wall);
         }
         self.timers.processing.borrow_mut().timers.earliest()
     }

@@ -10,6 +10,7 @@ use crate::counters::Counter;
 use crate::flow::Flow;
 use crate::state::Overflow;
 use crate::state::timers::{Inserted, Timers};
+use crate::table_hash::table_hash;
 
 /// An operator has at most so many timers of each kind on a shard; one more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
@@ -18,6 +19,8 @@ pub const TIMERS_MAX: usize = 10_000_000;
 /// The timers of one time domain.
 pub(super) struct OneTimers<K> {
     pub(super) timers: Timers<K>,
+    /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
+    after_end: Option<Timers<K>>,
     id: StateId,
     checkpoints: Rc<Checkpoints>,
     over_limit: Counter,
@@ -49,12 +52,40 @@ impl<K: Key> OneTimers<K> {
         if overflow == Overflow::EvictLeastRecentlyUsed {
             timers = timers.known_by_key();
         }
-        Self { timers, id, checkpoints: Rc::clone(checkpoints), over_limit }
+        let checkpoints = Rc::clone(checkpoints);
+        Self { timers, after_end: None, id, checkpoints, over_limit }
     }
 
     pub(super) fn insert(&mut self, time: Timestamp, hash: u64, key: &K) {
-        if self.timers.insert(time, hash, key.clone()) == Inserted::Refused {
+        let timers = match &mut self.after_end {
+            Some(_) if self.timers.contains(time, hash, key) => return,
+            Some(after_end) => after_end,
+            None => &mut self.timers,
+        };
+        if timers.insert(time, hash, key.clone()) == Inserted::Refused {
             self.over_limit.add(1);
+        }
+    }
+
+    pub(super) fn delete(&mut self, time: Timestamp, hash: u64, key: &K) {
+        if !self.timers.delete(time, hash, key)
+            && let Some(after_end) = &mut self.after_end
+        {
+            after_end.delete(time, hash, key);
+        }
+    }
+
+    /// At the end of time every timer is due, and one that sets the next would go on for ever. So what is set
+    /// from now on is kept apart, until the last of those that are there has fired.
+    pub(super) fn begin_end(&mut self) {
+        self.after_end = Some(Timers::new(TIMERS_MAX));
+    }
+
+    /// What was set since then is there for the day when the stream goes on.
+    pub(super) fn finish_end(&mut self) {
+        let Some(mut after_end) = self.after_end.take() else { return };
+        while let Some((time, key)) = after_end.pop_due(Timestamp::MAX) {
+            self.insert(time, table_hash(&key), &key);
         }
     }
 }

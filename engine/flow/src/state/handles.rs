@@ -246,7 +246,7 @@ impl<K> Context<'_, K> {
             key: self.key,
             hash: self.hash,
             time: self.time,
-            watermark: self.watermark,
+            reached: self.reached,
             processing_time: self.processing_time,
         }
     }

@@ -88,7 +88,7 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     /// A key that was not used for long.
     fn least_recently_used(&mut self) -> Option<K>;
     /// Frees some of what has expired.
-    fn expire(&mut self, watermark: Timestamp, processing_time: Timestamp);
+    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp);
 }
 
 /// How much a state holds.
@@ -129,7 +129,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
 
     #[inline]
     fn now(&self, at: &AtKey<'_, K>) -> Timestamp {
-        now_of(self.options.ttl, at.watermark, at.processing_time)
+        now_of(self.options.ttl, at.reached, at.processing_time)
     }
 
     /// The last millisecond of what is written now.
@@ -137,8 +137,10 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
         let Some(ttl) = self.options.ttl else { return NEVER };
         let written_at = match ttl.domain {
-            // The watermark is behind the record, and at the beginning of time before the first one.
-            TimeDomain::EventTime => at.watermark.max(at.time),
+            // The watermark is behind the record, and at the beginning of time before the first one. What a timer
+            // at the end of time writes is of the time that was reached.
+            TimeDomain::EventTime if at.time < Timestamp::MAX => at.reached.max(at.time),
+            TimeDomain::EventTime => at.reached,
             TimeDomain::ProcessingTime => at.processing_time,
         };
         written_at.plus_ms(ttl.lives_ms)
@@ -325,10 +327,10 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     }
 }
 
-fn now_of(ttl: Option<Ttl>, watermark: Timestamp, processing_time: Timestamp) -> Timestamp {
+fn now_of(ttl: Option<Ttl>, reached: Timestamp, processing_time: Timestamp) -> Timestamp {
     match ttl.map(|ttl| ttl.domain) {
         None => Timestamp::MIN,
-        Some(TimeDomain::EventTime) => watermark,
+        Some(TimeDomain::EventTime) => reached,
         Some(TimeDomain::ProcessingTime) => processing_time,
     }
 }
@@ -440,8 +442,8 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
         with!(&mut self.table, table => table.least_recently_used())
     }
 
-    fn expire(&mut self, watermark: Timestamp, processing_time: Timestamp) {
-        let now = now_of(self.options.ttl, watermark, processing_time);
+    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) {
+        let now = now_of(self.options.ttl, reached, processing_time);
         if let Tables::Expiring(table) = &mut self.table {
             table.expire(now, EXPIRE_BUCKETS);
             self.sweep(now, processing_time);

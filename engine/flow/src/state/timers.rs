@@ -142,16 +142,19 @@ impl<K: Key> Timers<K> {
         }
     }
 
+    /// Whether there is such a timer.
+    pub fn contains(&self, time: Timestamp, hash: u64, key: &K) -> bool {
+        let at = self.ranges.range_of(Item::new(time, hash));
+        let is = |timer: &Timer<K>| timer.time == time && timer.key == *key;
+        self.ranges.table(at).find(timer_hash(time, hash), is).is_some()
+    }
+
     /// Adds a timer. Its time may be any: what is in the past is due at once.
     #[inline]
     pub fn insert(&mut self, time: Timestamp, hash: u64, key: K) -> Inserted {
         if self.len >= self.timers_max {
-            let at = self.ranges.range_of(Item::new(time, hash));
-            let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
-            return match self.ranges.table(at).find(timer_hash(time, hash), is) {
-                Some(_) => Inserted::Present,
-                None => Inserted::Refused,
-            };
+            let is_here = self.contains(time, hash, &key);
+            return if is_here { Inserted::Present } else { Inserted::Refused };
         }
         if self.add(time, hash, key, true) { Inserted::Added } else { Inserted::Present }
     }

@@ -86,12 +86,12 @@ impl Rig {
     fn set(&mut self, key: u64) {
         let now = Timestamp::from(self.now);
         let other = Timestamp::from(7);
-        let (watermark, processing_time) = match self.domain {
+        let (reached, processing_time) = match self.domain {
             TimeDomain::EventTime => (now, other),
             TimeDomain::ProcessingTime => (other, now),
         };
         let (hash, time) = (table_hash(&key), now);
-        self.keyed.set(&AtKey { key: &key, hash, time, watermark, processing_time }, key);
+        self.keyed.set(&AtKey { key: &key, hash, time, reached, processing_time }, key);
     }
 
     /// A barrier, after which the store has everything and memory nothing.
@@ -174,7 +174,7 @@ fn texts(entries: &Entries, checkpoints: &Rc<Checkpoints>) -> Keyed<u64, String>
 
 fn text_at(key: &u64) -> AtKey<'_, u64> {
     let now = Timestamp::from(0);
-    AtKey { key, hash: table_hash(key), time: now, watermark: now, processing_time: now }
+    AtKey { key, hash: table_hash(key), time: now, reached: now, processing_time: now }
 }
 
 /// Goal: what values hold outside of the table is known of a job that goes on, in memory or not, and deletes say
