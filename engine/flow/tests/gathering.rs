@@ -1,0 +1,151 @@
+//! Filters that gather records, within jobs: they let pass what plain filters would, in the same order and behind the
+//! same marks, whatever comes before and after them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "common/scripted.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod scripted;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use scripted::*;
+use thalweg_flow::*;
+use thalweg_kernel::Collector;
+
+fn mix(n: u64) -> u64 {
+    let z = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 27)
+}
+
+/// What is late and what is not, decided by a process function behind a filter: it sees each watermark.
+struct Seen;
+
+impl Process<Rec> for Seen {
+    type Out = (u64, bool);
+
+    fn record(&mut self, record: Rec, cx: &ProcessContext, out: &mut impl Collector<(u64, bool)>) {
+        out.record(cx.time(), (record.2, cx.time() <= cx.watermark()));
+    }
+}
+
+fn records(seed: u64, count: u64) -> Vec<Rec> {
+    // Time goes on now and then, and back now and then: watermarks stand between any number of records.
+    let mut time = -(count as i64);
+    let each = |n: u64| {
+        let random = mix(seed << 32 | n);
+        if random.is_multiple_of(1 + seed * 37 % 400) {
+            time += (random >> 32) as i64 % 5;
+        }
+        let late = if (random >> 8).is_multiple_of(50) { 7 } else { 0 };
+        ((random >> 16) as u32 % 10, time - late, n)
+    };
+    (0..count).map(each).collect()
+}
+
+/// So many records in a step that there are enough steps: a filter tries to gather once in some.
+fn tuning(seed: u64) -> Tuning {
+    Tuning { step_records_max: 70 + (mix(seed) % 400) as usize, ..Tuning::default() }
+}
+
+#[test]
+fn a_chain_of_filters_passes_on_what_plain_ones_do() {
+    for seed in 0..20 {
+        let (count, bound) = (50_000, seed % 4);
+        let all = records(seed, count);
+        let (out, calls) = (Collected::new(), Rc::new(RefCell::new([Vec::new(), Vec::new()])));
+        let (sink, acts) = (out.sink(), all.iter().map(|&record| Act::R(record)).collect());
+        let source = Scripted(vec![acts], true);
+        let job = |flow: &Flow| {
+            let (first, second) = (Rc::clone(&calls), Rc::clone(&calls));
+            let mut parity = 0;
+            flow.source(source.clone(), wm(bound))
+                .filter(move |record| {
+                    first.borrow_mut()[0].push(record.2);
+                    mix(record.2) % 3 > 0
+                })
+                .filter(move |record| {
+                    second.borrow_mut()[1].push(record.2);
+                    parity += mix(record.2) >> 7 & 1;
+                    (parity & 1) == 0
+                })
+                .process(|_| Seen)
+                .sink(sink.clone());
+        };
+        let tuning = tuning(seed);
+        let mut shards = build(1, tuning, &job);
+        while shards[0].step(at(0)).unwrap() != Step::Done {}
+        // The simpler truth.
+        let (mut parity, mut latest, mut expected, mut passed) = (0, i64::MIN, vec![], vec![]);
+        for (_, time, n) in all {
+            if mix(n) % 3 > 0 {
+                passed.push(n);
+                parity += mix(n) >> 7 & 1;
+                if parity & 1 == 0 {
+                    let late = latest > i64::MIN && time < latest - bound as i64;
+                    expected.push((n, late));
+                }
+            }
+            latest = latest.max(time);
+        }
+        assert_eq!(out.take(), expected, "seed {seed}");
+        let [first, second] = &*calls.borrow();
+        assert!(first.iter().copied().eq(0..count), "each is asked for once, in order");
+        assert_eq!(*second, passed);
+    }
+}
+
+/// Goal: split, union and windows behind a filter that gathers count what is there. Late records are dropped one
+/// by one, and are counted.
+#[test]
+fn windows_behind_filters_count_what_is_there() {
+    for seed in 0..20 {
+        let (count, bound, shards) = (50_000, seed % 4, 1 + (seed as usize % 2));
+        let all = records(seed, count);
+        let (out, late_out) = (Collected::new(), Collected::new());
+        let (sink, late_sink) = (out.sink(), late_out.sink());
+        let acts = all.iter().map(|&record| Act::R(record)).collect();
+        let source = Scripted(vec![acts], true);
+        let job = |flow: &Flow| {
+            let (windows, late) = flow
+                .source(source.clone(), wm(bound))
+                .filter(|record| mix(record.2) % 3 > 0)
+                .map(|record| record)
+                .filter(|record| mix(record.2) >> 9 & 1 == 0)
+                .key_by(|record: &Rec| record.0)
+                .window(Tumbling::of(ms(7)))
+                .late_output();
+            windows.aggregate(Count).sink(sink.clone());
+            late.sink(late_sink.clone());
+        };
+        let tuning = tuning(seed);
+        let mut shards = build(shards, tuning, &job);
+        let mut step = |shard: &mut Shard| shard.step(at(0)).unwrap() == Step::Done;
+        while shards.iter_mut().map(&mut step).filter(|done| *done).count() < shards.len() {}
+        let (mut latest, mut expected, mut late) = (i64::MIN, BTreeMap::new(), vec![]);
+        for record in all {
+            let (key, time, n) = record;
+            if mix(n) % 3 > 0 && mix(n) >> 9 & 1 == 0 {
+                let start = time.div_euclid(7) * 7;
+                if latest > i64::MIN && start + 6 <= latest - bound as i64 - 1 {
+                    late.push(record);
+                } else {
+                    *expected.entry((start, key)).or_insert(0) += 1;
+                }
+            }
+            latest = latest.max(time);
+        }
+        let mut found = BTreeMap::new();
+        for window in out.take() {
+            let at = (window.start.as_millis(), window.key);
+            assert!(found.insert(at, window.value).is_none(), "seed {seed}: {at:?} fired twice");
+        }
+        assert_eq!(found, expected, "seed {seed}");
+        let mut dropped = late_out.take();
+        dropped.sort_by_key(|record| record.2);
+        assert_eq!(dropped, late, "seed {seed}");
+    }
+}
