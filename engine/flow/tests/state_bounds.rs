@@ -190,3 +190,48 @@ fn the_key_at_hand_stays_while_there_is_another() {
         assert_eq!(found(&said).last(), Some(&(large, 100)), "{small} was there before");
     }
 }
+
+/// Keeps what it is told of a key, in a list and in a map, and at its last record nothing but the first of it.
+struct Forgetful(ListState<u32, i64>, MapState<u32, i64, i64>);
+
+impl KeyedProcess<u32, Record> for Forgetful {
+    type Out = Said;
+
+    fn record(
+        &mut self,
+        (key, time): Record,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Said>,
+    ) {
+        let Self(list, map) = self;
+        list.push(cx, time);
+        map.put(cx, time, time);
+        if time % 1_000 == 999 {
+            let first = time - 999;
+            list.retain(cx, |&kept| kept == first);
+            (first + 1..=time).for_each(|kept| assert!(map.remove(cx, &kept)));
+            assert_eq!((list.get(cx), map.with(cx, <[_]>::len)), (vec![first], 1));
+        }
+        out.record(cx.time(), Said::Taken(key));
+    }
+}
+
+/// Goal: bytes that lists and maps do not need any more can be used by others. Method: each of a hundred keys fills a
+/// list and a map, and empties them.
+#[test]
+fn lists_and_maps_that_shrink_make_room() {
+    let records: Vec<Record> = (0..100_000).map(|n| ((n / 1_000) as u32, n)).collect();
+    let (out, source) = (Collected::new(), Collection::new(records));
+    let sink = out.sink();
+    let job = |flow: &Flow| {
+        let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
+        flow.source(source.clone(), watermarks)
+            .key_by(key)
+            .bytes_max(60_000, Overflow::DeadLetter)
+            .process(|states| Forgetful(states.list("list"), states.map("map")))
+            .sink(sink.clone());
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("bounds")).unwrap();
+    while shard.step(Now::default()).unwrap() != Step::Done {}
+    assert_eq!(taken(&out.take()).len(), 100_000);
+}

@@ -88,7 +88,9 @@ where
         let mut kept = self.0.borrow_mut();
         let Some(list) = kept.get_mut(&cx.at()) else { return };
         list.retain(keep);
-        if list.is_empty() {
+        let (is_empty, grown) = (list.is_empty(), give_back(list));
+        kept.grow_by(grown);
+        if is_empty {
             kept.clear(&cx.at());
         }
     }
@@ -147,7 +149,9 @@ where
         let Some(Ok(at)) = kept.get(&cx.at()).map(|entries| found(entries)) else { return false };
         let Some(entries) = kept.get_mut(&cx.at()) else { return false };
         entries.remove(at);
-        if entries.is_empty() {
+        let (is_empty, grown) = (entries.is_empty(), give_back(entries));
+        kept.grow_by(grown);
+        if is_empty {
             kept.clear(&cx.at());
         }
         true
@@ -235,7 +239,16 @@ impl<K: Key, T, A: Aggregate<T>> AggregatingState<K, T, A> {
 /// By how many bytes a list has grown since it had this capacity.
 #[inline]
 fn grown<T>(list: &Vec<T>, capacity_before: usize) -> isize {
-    (list.capacity() - capacity_before) as isize * size_of::<T>() as isize
+    (list.capacity() as isize - capacity_before as isize) * size_of::<T>() as isize
+}
+
+/// Gives back the memory of a list that needs less than a quarter of it: by how many bytes it has grown.
+fn give_back<T>(list: &mut Vec<T>) -> isize {
+    let before = list.capacity();
+    if list.len() < before / 4 {
+        list.shrink_to(list.len() * 2);
+    }
+    grown(list, before)
 }
 
 impl<K> Context<'_, K> {
