@@ -35,14 +35,21 @@ impl Tumbling {
     /// The first millisecond of the window that `time` falls into.
     #[inline]
     pub(crate) fn start_of(self, time: Timestamp) -> Timestamp {
-        let into = time.minus_ms(self.offset_ms).as_millis().rem_euclid(self.size_ms);
-        time.minus_ms(into)
+        time.minus_ms(self.into_window(time))
     }
 
     /// The last millisecond of the window that begins at `start`.
     #[inline]
     pub(crate) fn last_of(self, start: Timestamp) -> Timestamp {
-        start.plus_ms(self.size_ms - 1)
+        // Zero, but for the window that began before time does.
+        let into = self.into_window(start);
+        start.plus_ms(self.size_ms - 1 - into)
+    }
+
+    /// How far `time` is behind the beginning of its window. (Nothing here overflows, whatever the time.)
+    #[inline]
+    fn into_window(self, time: Timestamp) -> i64 {
+        (time.as_millis().rem_euclid(self.size_ms) - self.offset_ms).rem_euclid(self.size_ms)
     }
 }
 
@@ -73,6 +80,29 @@ mod tests {
         let windows = Tumbling::of(Duration::from_millis(10)).offset(Duration::from_millis(13));
         for (time, first) in [(3, 3), (12, 3), (13, 13), (2, -7)] {
             assert_eq!(start(windows, time), first, "{time}");
+        }
+    }
+
+    /// Goal: each time is in one window, which is the one between its neighbours, up to the ends of time.
+    #[test]
+    fn windows_at_the_ends_of_time_do_not_overlap() {
+        for (size, offset) in [(10, 0), (10, 3), (7, 6), (1_000, 999), (1, 0)] {
+            let windows =
+                Tumbling::of(Duration::from_millis(size)).offset(Duration::from_millis(offset));
+            for times in [i64::MIN..i64::MIN + 5_000, i64::MAX - 5_000..i64::MAX] {
+                let mut before = None;
+                for time in times.map(Timestamp::from_millis) {
+                    let start = windows.start_of(time);
+                    let last = windows.last_of(start);
+                    assert!(start <= time && time <= last, "{start} {time} {last}");
+                    match before {
+                        Some((start_before, _)) if start_before == start => {}
+                        Some((_, last_before)) => assert_eq!(start, last_before),
+                        None => {}
+                    }
+                    before = Some((start, last.plus_ms(1)));
+                }
+            }
         }
     }
 
