@@ -65,9 +65,9 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
-        repeated = metrics.total("numRepetitionsDropped"),
         dead_letters,
         rows,
+        repeated = metrics.total("numRepetitionsDropped"),
         "job ended"
     );
     Ok(())
