@@ -65,7 +65,7 @@ fn a_chain_of_filters_passes_on_what_plain_ones_do() {
             flow.source(source.clone(), wm(bound))
                 .filter(move |record| {
                     first.borrow_mut()[0].push(record.2);
-                    mix(record.2) % 3 > 0
+                    !mix(record.2).is_multiple_of(3)
                 })
                 .filter(move |record| {
                     second.borrow_mut()[1].push(record.2);
@@ -81,7 +81,7 @@ fn a_chain_of_filters_passes_on_what_plain_ones_do() {
         // The simpler truth.
         let (mut parity, mut latest, mut expected, mut passed) = (0, i64::MIN, vec![], vec![]);
         for (_, time, n) in all {
-            if mix(n) % 3 > 0 {
+            if !mix(n).is_multiple_of(3) {
                 passed.push(n);
                 parity += mix(n) >> 7 & 1;
                 if parity & 1 == 0 {
@@ -112,7 +112,7 @@ fn windows_behind_filters_count_what_is_there() {
         let job = |flow: &Flow| {
             let (windows, late) = flow
                 .source(source.clone(), wm(bound))
-                .filter(|record| mix(record.2) % 3 > 0)
+                .filter(|record| !mix(record.2).is_multiple_of(3))
                 .map(|record| record)
                 .filter(|record| mix(record.2) >> 9 & 1 == 0)
                 .key_by(|record: &Rec| record.0)
@@ -128,9 +128,9 @@ fn windows_behind_filters_count_what_is_there() {
         let (mut latest, mut expected, mut late) = (i64::MIN, BTreeMap::new(), vec![]);
         for record in all {
             let (key, time, n) = record;
-            if mix(n) % 3 > 0 && mix(n) >> 9 & 1 == 0 {
+            if !mix(n).is_multiple_of(3) && mix(n) >> 9 & 1 == 0 {
                 let start = time.div_euclid(7) * 7;
-                if latest > i64::MIN && start + 6 <= latest - bound as i64 - 1 {
+                if latest > i64::MIN && start + 6 < latest - bound as i64 {
                     late.push(record);
                 } else {
                     *expected.entry((start, key)).or_insert(0) += 1;
