@@ -108,10 +108,10 @@ impl<D: Disk> Reader<D> {
     fn seek(&mut self, from: u64) -> Result<(), JournalError> {
         let firsts = firsts(&mut self.disk, &self.name)?;
         let Some(&first) = firsts.iter().rfind(|first| **first <= from) else {
-            // A journal without a record, or one whose beginning is gone.
+            // A journal without a record, which may begin at any position, or one whose beginning is gone.
             return match firsts.first() {
                 Some(&oldest) => Err(self.trimmed(oldest)),
-                None if from == 0 => Ok(()),
+                None if from == 0 || from == self.end => Ok(()),
                 None => Err(self.trimmed(self.end)),
             };
         };

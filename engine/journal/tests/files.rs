@@ -273,3 +273,31 @@ fn a_directory_that_is_removed_or_replaced_under_its_writer_ends_it() {
         assert!(text.contains(expected) && text.contains("must not be removed"), "{text}");
     }
 }
+
+/// Goal: a job that goes on from a savepoint in a directory of its own begins its journal there at the position
+/// that the savepoint holds, reads nothing, and finds what it appends; also if it ends before anything came.
+#[test]
+fn a_journal_may_begin_at_a_later_position() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    for _ in 0..2 {
+        let writer = journals.open_at("a", waker(), 328).unwrap();
+        assert_eq!((writer.end(), writer.durable()), (328, Ok(328)));
+        let mut reader = journals.read("a", 328).expect("it ends there");
+        assert!(reader.next().unwrap().is_none());
+        for wrong in [1, 327, 329] {
+            let error = journals.read("a", wrong).err().expect("there is no such record");
+            assert!(matches!(error, JournalError::Position(_)), "{wrong}: {error}");
+        }
+    }
+    let mut writer = journals.open_at("a", waker(), 328).unwrap();
+    let mut early = journals.reader("a", 328).unwrap();
+    append(&mut *writer, at(1), b"first");
+    settle(&mut *writer);
+    early.extend(writer.end());
+    for reader in [&mut early as &mut dyn JournalReader, &mut *journals.read("a", 328).unwrap()] {
+        let record = reader.next().unwrap().expect("it is durable");
+        assert_eq!((record.position, record.bytes), (328, &b"first"[..]));
+        assert!(reader.next().unwrap().is_none());
+    }
+}
