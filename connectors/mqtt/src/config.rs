@@ -69,7 +69,7 @@ enum Password {
 /// | URL parameter | default | meaning |
 /// |---|---|---|
 /// | `version` | `5` | `5` or `3.1.1` |
-/// | `client_id` | random | the name of the session; two clients with one name push each other out |
+/// | `client_id` | random | the name of the session; two clients with one name push each other out, so two connectors of a job are refused |
 /// | `clean_session` | `false` with a `client_id`, else `true` | whether the broker forgets us when we go |
 /// | `session_expiry_s` | `86400` | MQTT 5: how long a session outlives its connection, in seconds |
 /// | `keep_alive_s` | `30` | a ping at least this often, 5 to 65535 seconds |

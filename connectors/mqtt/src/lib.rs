@@ -136,6 +136,7 @@ mod link;
 mod loads;
 mod meters;
 mod mode;
+mod names;
 mod office;
 mod outbox;
 mod pace;
@@ -175,6 +176,11 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
 
     RandomState::new().hash_one(std::process::id())
+}
+
+/// A client id for whoever needs none of its own.
+fn random_id() -> String {
+    format!("thalweg-{:08x}", random() as u32)
 }
 
 /// How an operator's connection is called in logs and errors: with its broker, once.

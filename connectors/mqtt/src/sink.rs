@@ -14,7 +14,7 @@ use crate::loads::LOADS_MAX;
 use crate::office::{Common, Office};
 use crate::send::{Send, Setup};
 use crate::writer::MqttWriter;
-use crate::{random, tls};
+use crate::{names, random_id, tls};
 
 /// Results that wait for their epoch, or for the broker since it exists, take at most about this many bytes
 /// of memory and storage on a shard, unless [`MqttSink::held_bytes_max`] says otherwise. Then the sink takes no
@@ -82,7 +82,8 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// topic is named in the log; it is not dropped, for the network might be what is bad.)
 ///
 /// The connection's name is the configuration's `client_id` with `-out`, so a source may share the
-/// configuration.
+/// configuration. A second sink needs a `client_id` of its own, or none: a job with two connectors of one name
+/// does not start.
 ///
 /// ```no_run
 /// # use thalweg_mqtt::{MqttConfig, MqttSink};
@@ -155,15 +156,17 @@ impl<E, F> MqttSink<E, F> {
         self.config.check()
     }
 
+    /// The connection's name, if it is not to be random.
+    fn client_id(&self) -> Option<String> {
+        self.config.client_id.as_ref().map(|id| format!("{id}-out"))
+    }
+
     fn start(&self, cx: &OpenContext, name: &str) -> Result<Office, ConnectorError> {
         let wrong =
             |cause: ConfigError| ConnectorError::new(name, "wrong setting").caused_by(cause);
         let config = self.config.clone();
         let plan = Plan {
-            client_id: match &config.client_id {
-                Some(id) => format!("{id}-out"),
-                None => format!("thalweg-{:08x}", random() as u32),
-            },
+            client_id: self.client_id().unwrap_or_else(random_id),
             clean: true,
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| tls::client_config(&config)).transpose().map_err(wrong)?,
@@ -196,7 +199,9 @@ where
 
     fn open(&self, cx: &OpenContext) -> Result<Self::Writer, ConnectorError> {
         let name = self.config.to_string();
+        let named = || self.client_id().map_or(Ok(()), |id| names::claim(cx, &self.config, &id));
         self.check()
+            .and_then(|()| named())
             .map_err(|cause| ConnectorError::new(&name, "wrong setting").caused_by(cause))?;
         let office = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, &name))?;
         let held = (cx.durability.checkpoints && !self.at_least_once).then(|| {

@@ -18,7 +18,7 @@ use crate::partition::{MqttPartition, Parts, read_position};
 use crate::receive::{Receive, Setup};
 use crate::replay::Place;
 use crate::topic::TopicFilter;
-use crate::{random, tls};
+use crate::{names, random_id, tls};
 
 /// What to do with retained messages: the broker's stored snapshot, sent on subscribing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,6 +188,9 @@ where
         let wrong =
             |cause: ConfigError| ConnectorError::new(&name, "wrong setting").caused_by(cause);
         self.check().map_err(wrong)?;
+        if let Some(id) = &self.config.client_id {
+            names::claim(cx, &self.config, id).map_err(wrong)?;
+        }
         let filters = self.filters().map_err(wrong)?;
         let mode = self.mode(cx).map_err(wrong)?;
         let stored = cx.durability.position.as_deref().unwrap_or_default();
@@ -211,10 +214,7 @@ where
         }
         let config = self.config.clone();
         let plan = Plan {
-            client_id: config
-                .client_id
-                .clone()
-                .unwrap_or_else(|| format!("thalweg-{:08x}", random() as u32)),
+            client_id: config.client_id.clone().unwrap_or_else(random_id),
             clean: config.is_clean(),
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| tls::client_config(&config)).transpose().map_err(wrong)?,

@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{Line, PATIENCE, Shard, Text, Writer, context, subscribed, wait_for_log};
-use thalweg_kernel::{OpenContext, Sink, SinkSpec, Timestamp};
+use thalweg_kernel::{OpenContext, Sink, SinkSpec, SourceSpec, Timestamp};
 use thalweg_mqtt::testing::{Mosquitto, free_port};
 use thalweg_mqtt::{
     LOAD_MESSAGES_MAX, LOADS_MAX, MqttConfig, MqttSink, MqttSource, Retained, Version,
@@ -251,4 +251,35 @@ fn a_sink_has_no_use_for_a_sources_durability() {
     let config: thalweg_mqtt::MqttConfig = "mqtt://h?durability=journal".parse().expect("a URL");
     let error = MqttSink::new(config, "out", Text).check().expect_err("refused").to_string();
     assert!(error.contains("durability = \"journal\"") && error.contains("sink"), "{error}");
+}
+
+/// Goal: two connectors that would push each other out for ever do not start; their ids tell who has the name.
+#[test]
+fn a_client_id_belongs_to_one_connector_of_a_job() {
+    let config = MqttConfig::new("127.0.0.1").port(free_port()).client_id("gw");
+    let sink = |config: &MqttConfig| MqttSink::new(config.clone(), "a", Text);
+    let first = context();
+    let of = |operator_id: u32, operator: &str| OpenContext {
+        operator_id,
+        operator: operator.into(),
+        ..first.clone()
+    };
+    let _alarms = sink(&config).open(&of(1, "alarms")).expect("the first");
+    let _its_other_shard = sink(&config).open(&of(1, "alarms")).expect("the same sink");
+    let source = |config: &MqttConfig| MqttSource::new(config.clone(), Line).topic("a");
+    let _source = source(&config).open(0, &of(2, "source")).expect("it has another name");
+
+    let second = sink(&config).open(&of(3, "averages")).err().expect("refused");
+    let text = second.to_string();
+    assert!(
+        text.contains("client_id = \"gw\" is not allowed") && text.contains("alarms"),
+        "{text}"
+    );
+    assert!(second.lasting, "a wrong setting stays one");
+    let second = source(&config).open(0, &of(4, "again")).err().expect("refused");
+    assert!(second.to_string().contains("source of this job connects as \"gw\""), "{second}");
+
+    let _other_name = sink(&config.clone().client_id("gw2")).open(&of(5, "b")).expect("another id");
+    let _random = sink(&MqttConfig::new("127.0.0.1").port(free_port())).open(&of(6, "c"));
+    let _other_job = sink(&config).open(&context()).expect("another job's are not known here");
 }

@@ -3,6 +3,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -71,11 +72,12 @@ pub struct Lineage {
     pub takes_over: Option<Str>,
 }
 
-/// A registry in which the instances of one operator on several shards find what they share.
+/// A registry in which the instances of one operator on several shards find what they share, and all operators
+/// what belongs to the job.
 /// Locked only while shards are being built. One that is slow to make holds up the other shards'
 /// building; its `init` must not come here again.
 #[derive(Default)]
-pub struct Shared(Mutex<HashMap<(u32, TypeId), Arc<dyn Any + Send + Sync>>>);
+pub struct Shared(Mutex<HashMap<(Option<u32>, TypeId), Arc<dyn Any + Send + Sync>>>);
 
 impl Shared {
     /// The `T` of operator `operator_id`, made by `init` for the first shard that asks.
@@ -87,15 +89,29 @@ impl Shared {
         operator_id: u32,
         init: impl FnOnce() -> Result<T, E>,
     ) -> Result<Arc<T>, E> {
+        self.find(Some(operator_id), init)
+    }
+
+    /// The `T` of the job: the same for all its operators, on all shards. It lives as long as this attempt.
+    pub fn of_job<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let Ok(found) = self.find(None, || Ok::<T, Infallible>(T::default()));
+        found
+    }
+
+    fn find<T: Send + Sync + 'static, E>(
+        &self,
+        owner: Option<u32>,
+        init: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
         // A panic in `init` leaves the map as it was, so a poisoned lock is still sound.
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = map.get(&(operator_id, TypeId::of::<T>()))
+        if let Some(found) = map.get(&(owner, TypeId::of::<T>()))
             && let Ok(found) = Arc::clone(found).downcast::<T>()
         {
             return Ok(found);
         }
         let made = Arc::new(init()?);
-        map.insert((operator_id, TypeId::of::<T>()), made.clone());
+        map.insert((owner, TypeId::of::<T>()), made.clone());
         Ok(made)
     }
 }
