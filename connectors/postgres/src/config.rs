@@ -8,7 +8,7 @@
 //! | `sslrootcert` | the system's authorities | the PEM file of the authority that signed the server's certificate |
 //! | `sslcert`, `sslkey` | none | PEM files of a client's certificate and its key |
 //! | `password_file` | none | a file that holds the password; a line break at its end is not part of it |
-//! | `connect_timeout` | 5 s | for each address |
+//! | `connect_timeout` | 5 s | for each address; four times that for each host until the server has let us in |
 //! | `keepalives_idle` | 15 s | with `keepalives_interval` (5 s) and `keepalives_retries` (3): how soon a host that vanished is noticed |
 //! | `tcp_user_timeout` | 30 s | the same while data is under way, in milliseconds |
 //!
@@ -32,6 +32,8 @@ pub const USER_ENV: &str = "THALWEG_POSTGRES_USER";
 pub const PASSWORD_ENV: &str = "THALWEG_POSTGRES_PASSWORD";
 
 const CONNECT_S_MAX: u64 = 5;
+/// A host may have several addresses, of which the first do not answer.
+const ATTEMPTS_PER_HOST: u32 = 4;
 const KEEPALIVE_IDLE_S: u64 = 15;
 const KEEPALIVE_INTERVAL_S: u64 = 5;
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -167,6 +169,14 @@ impl PostgresConfig {
             server.application_name("thalweg");
         }
         Ok(server)
+    }
+
+    /// How long all of it may take: connections, encryption, and the password. The limit of `server` is one on
+    /// connections alone, and whatever has a port may accept them and then say nothing.
+    pub(crate) fn login_max(&self, server: &tokio_postgres::Config) -> Duration {
+        let once = server.get_connect_timeout().copied();
+        let hosts = self.server.get_hosts().len().max(self.server.get_hostaddrs().len()).max(1);
+        once.unwrap_or(Duration::from_secs(CONNECT_S_MAX)) * ATTEMPTS_PER_HOST * hosts as u32
     }
 }
 

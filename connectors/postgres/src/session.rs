@@ -9,6 +9,7 @@ use thalweg_commits::Trouble;
 use thalweg_commits::sink::{COMMITS, Target};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tracing::warn;
@@ -45,14 +46,21 @@ impl Session {
         let config = &target.address;
         let wrong = |error: thalweg_kernel::ConfigError| Trouble::Final(error.to_string());
         let server = config.complete().map_err(wrong)?;
-        let (client, connection) = if config.is_encrypted() {
-            let tls = tls::connector(config).map_err(wrong)?;
-            let (client, connection) = server.connect(tls).await.map_err(|e| trouble(&e))?;
-            (client, drive(config, connection))
-        } else {
-            let (client, connection) = server.connect(NoTls).await.map_err(|e| trouble(&e))?;
-            (client, drive(config, connection))
+        let encryption = config.is_encrypted().then(|| tls::connector(config)).transpose();
+        let encryption = encryption.map_err(wrong)?;
+        let connected = async {
+            match encryption {
+                Some(tls) => server.connect(tls).await.map(|(c, way)| (c, drive(config, way))),
+                None => server.connect(NoTls).await.map(|(c, way)| (c, drive(config, way))),
+            }
         };
+        let limit = config.login_max(&server);
+        let Ok(connected) = timeout(limit, connected).await else {
+            return Err(Trouble::Wait(format!(
+                "whoever listens there has not let us in within {limit:?}: is it PostgreSQL?"
+            )));
+        };
+        let (client, connection) = connected.map_err(|error| trouble(&error))?;
         let mut session = Self { client, shape: Shape::default(), connection };
         session.prepare(target).await?;
         Ok(session)

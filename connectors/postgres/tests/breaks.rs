@@ -176,6 +176,21 @@ fn a_server_that_comes_later() {
     assert_eq!(rows.len(), 100);
 }
 
+/// Goal: whoever accepts connections and then says nothing holds up neither the start nor, once the server is
+/// there, the rows.
+#[test]
+fn a_port_that_accepts_and_says_nothing() {
+    let Some(database) = Database::new("mute") else { return };
+    let proxy = Proxy::mute(database.server.port(), 1);
+    let mut engine = Engine::default();
+    let url = format!("{}?connect_timeout=1", proxy.url("mute"));
+    let mut sink = open(&mut engine, &url);
+    write(&mut sink, 0..10);
+    epoch(&mut engine, &mut sink);
+    close(&mut sink).unwrap();
+    rows(&database, 10);
+}
+
 /// Goal: a table that another program has locked is waited out, and pushes back.
 #[test]
 fn a_lock_is_waited_out() {

@@ -37,6 +37,11 @@ pub struct Proxy {
 impl Proxy {
     /// In front of the server on port `to`.
     pub fn start(to: u16) -> Self {
+        Self::mute(to, 0)
+    }
+
+    /// The first `connections` are accepted and never answered.
+    pub fn mute(to: u16, connections: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -46,6 +51,7 @@ impl Proxy {
         });
         let proxy = Self { port, shared: Arc::clone(&shared) };
         thread::spawn(move || {
+            let _mute: Vec<_> = listener.incoming().take(connections).collect();
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", to)))
                 else {
