@@ -55,7 +55,7 @@ impl Claim {
     /// The epoch up to which `commit` says that rows are in the table, by our count. `starts`: the job does.
     ///
     /// # Errors
-    /// [`Trouble::Final`] if it is another directory's, and not to be taken over.
+    /// [`Trouble::Lasting`] if it is another directory's, and not to be taken over.
     pub fn means(&self, commit: &Commit, starts: bool) -> Result<Epoch, Trouble> {
         let Lineage { directory, parent, takes_over } = &self.lineage;
         if commit.directory.is_empty() || commit.directory == *directory {
@@ -73,7 +73,7 @@ impl Claim {
     #[cold]
     fn refusal(&self, other: &str, starts: bool) -> Trouble {
         let Self { job, lineage: Lineage { directory, .. } } = self;
-        Trouble::Final(if starts {
+        Trouble::Lasting(if starts {
             format!(
                 "the database holds commits of a job {job:?} with another state directory, {other}; this \
                  one is {directory:?}. Two jobs of one name would skip each other's rows: give this one \

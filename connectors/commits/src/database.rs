@@ -160,7 +160,7 @@ fn write(
     note: &[u8],
     written: &mut Written,
 ) -> Result<(), Trouble> {
-    let note = Note::read(note).map_err(|error| Trouble::Final(error.to_string()))?;
+    let note = Note::read(note)?;
     let more = transaction.write(note)?;
     written.rows += more.rows;
     written.refused += more.refused;

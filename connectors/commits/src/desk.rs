@@ -3,13 +3,15 @@
 //! # Waiting
 //! What can be waited out (a lock, a full disk, a server that is away) is tried again, after 20 ms at first
 //! and 1 s at last, and logged. Meanwhile shards fill up to their limits, and then are not ready. Anything
-//! else is final.
+//! else ends this attempt of the job, and what every attempt would meet again ends the job.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use thalweg_kernel::ConnectorError;
 use tracing::{info, warn};
 
+use crate::note::NoteDamaged;
 use crate::office::{Common, Port};
 
 const PAUSE_MS_MIN: u64 = 20;
@@ -22,9 +24,29 @@ pub enum Trouble {
     /// would help.
     #[error("{0}")]
     Wait(String),
-    /// The job ends. Says what to do.
+    /// The job fails, and is started again as its restart strategy says: somebody may have mended it. Says
+    /// what to do.
     #[error("{0}")]
     Final(String),
+    /// The job ends: every attempt would meet it again. Says what to do.
+    #[error("{0}")]
+    Lasting(String),
+}
+
+/// A note stays as it is.
+impl From<NoteDamaged> for Trouble {
+    fn from(error: NoteDamaged) -> Self {
+        Self::Lasting(error.to_string())
+    }
+}
+
+impl Trouble {
+    /// The same as the error of the sink called `name`.
+    #[cold]
+    pub fn error(&self, name: &str) -> ConnectorError {
+        let error = ConnectorError::new(name, self.to_string());
+        if matches!(self, Self::Lasting(_)) { error.lasting() } else { error }
+    }
 }
 
 /// Who does the work at a desk.
@@ -114,8 +136,8 @@ impl<C: Clerk> Desk<C> {
             // Whoever comes next finds it in the notes.
             Err(Trouble::Wait(_)) if self.alone || self.common.is_gone() => Step::Done,
             Err(Trouble::Wait(why)) => Step::Waits(why),
-            Err(Trouble::Final(why)) => {
-                self.common.fail(why);
+            Err(trouble) => {
+                self.common.fail(trouble);
                 Step::Failed
             }
         }

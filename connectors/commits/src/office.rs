@@ -7,7 +7,7 @@ use std::thread;
 
 use thalweg_kernel::ConnectorError;
 
-use crate::desk::{Clerk, Desk};
+use crate::desk::{Clerk, Desk, Trouble};
 
 /// What the thread has done for one instance of a sink, for that to read.
 pub trait Port: Send + Sync + 'static {
@@ -18,7 +18,7 @@ pub trait Port: Send + Sync + 'static {
 /// See the [module](self).
 pub struct Common<P> {
     name: String,
-    failure: OnceLock<String>,
+    failure: OnceLock<Trouble>,
     gone: AtomicBool,
     ports: Mutex<Vec<Arc<P>>>,
 }
@@ -50,7 +50,7 @@ impl<P: Port> Common<P> {
     /// # Errors
     /// If the thread has failed: why.
     pub fn check(&self) -> Result<(), ConnectorError> {
-        self.failure.get().map_or(Ok(()), |what| Err(self.error(what)))
+        self.failure.get().map_or(Ok(()), |why| Err(why.error(&self.name)))
     }
 
     /// The instances that have opened. Never left half-changed, so a panic elsewhere does not matter.
@@ -77,9 +77,9 @@ impl<P: Port> Common<P> {
 
     /// The thread has failed for good: all shards are told why.
     #[cold]
-    pub fn fail(&self, what: String) {
+    pub fn fail(&self, why: Trouble) {
         // Only the first one tells what happened.
-        let _ = self.failure.set(what);
+        let _ = self.failure.set(why);
         self.ports().iter().for_each(|port| port.waker().wake_by_ref());
     }
 
@@ -111,7 +111,7 @@ impl<P: Port> Drop for Witness<P> {
     fn drop(&mut self) {
         if thread::panicking() {
             let what = "the I/O thread ended unexpectedly; its panic message is in the log";
-            self.0.fail(what.to_owned());
+            self.0.fail(Trouble::Final(what.to_owned()));
         }
     }
 }

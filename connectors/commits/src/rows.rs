@@ -65,7 +65,7 @@ impl RowOffice {
         match look(&mut database, Claim::of(cx).as_ref()) {
             Ok(()) => {}
             Err(Trouble::Wait(why)) => warn!("{name}: waits: {why}"),
-            Err(Trouble::Final(why)) => return Err(ConnectorError::new(&name, why)),
+            Err(trouble) => return Err(trouble.error(&name)),
         }
         let (office, desk) = Self::new(name, cx, database);
         office.common.start(format!("sql-out-{}", cx.operator_id), desk)?;

@@ -190,8 +190,7 @@ impl<T, S: Server> RowSink<T, S> {
             job: cx.job.clone(),
             sink: if stable.is_empty() { cx.operator.clone() } else { stable.clone() },
         };
-        let database =
-            S::open(target).map_err(|error| ConnectorError::new(&name, error.to_string()))?;
+        let database = S::open(target).map_err(|trouble| trouble.error(&name))?;
         RowOffice::start(name, cx, database)
     }
 }

@@ -43,6 +43,11 @@ impl<'a> Rows<'a> {
         Ok(Self { columns, cells })
     }
 
+    /// What their columns are.
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.cells.len() / self.columns.len().max(1)

@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::{join, join3};
 use thalweg_commits::sink::Target;
-use thalweg_commits::{Commit, Database, Note, NoteDamaged, Transaction, Trouble, Written};
+use thalweg_commits::{Commit, Database, Note, Transaction, Trouble, Written};
 use thalweg_kernel::Epoch;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::Type;
@@ -157,7 +157,7 @@ impl Open<'_> {
     /// Inserts the rows `from..to` of a note; how many were refused.
     fn insert(&mut self, rows: &Rows<'_>, from: usize, to: usize) -> Result<u64, Trouble> {
         let Some(arrays) = rows.arrays(&rows.last_of_each(from, to)) else {
-            return Err(Trouble::Final(
+            return Err(Trouble::Lasting(
                 "a note holds a value of another kind than its column".into(),
             ));
         };
@@ -177,7 +177,7 @@ impl Open<'_> {
         self.postgres.insert.1 = sql;
         let error = match inserted? {
             Ok(()) => return Ok(0),
-            Err(error) if refuses(&error) => error,
+            Err(error) if refuses(&error, rows.columns()) => error,
             Err(error) => return Err(self.failed(&error)),
         };
         let undo = "ROLLBACK TO SAVEPOINT note; RELEASE SAVEPOINT note";
@@ -230,8 +230,7 @@ impl Transaction for Open<'_> {
             let sql = sql.map_err(|why| Trouble::Final(format!("table {} {why}", target.table)))?;
             *insert = (note.head().to_vec(), sql);
         }
-        let damaged = |error: NoteDamaged| Trouble::Final(error.to_string());
-        let rows = Rows::read(&mut note).map_err(damaged)?;
+        let rows = Rows::read(&mut note)?;
         let refused = self.insert(&rows, 0, rows.len())?;
         Ok(Written { rows: rows.len() as u64 - refused, refused })
     }

@@ -6,19 +6,25 @@
 //! | a lock, a deadlock, a statement that somebody canceled | waits |
 //! | no room, no memory, too many connections | waits |
 //! | a row that the table refuses (a constraint, a range, a form, a trigger) | left out, logged, counted |
-//! | wrong user, password or database, no rights, no such column, TLS that does not verify | final |
+//! | wrong user, password or database, no rights, no such column, one that needs a value and is none of ours, TLS that does not verify | final |
 //!
 //! Waiting is harmless: whatever became of the transaction is read from the table of commits.
 
 use std::error::Error as _;
 
-use thalweg_commits::Trouble;
+use thalweg_commits::{Column, Trouble};
 use tokio_postgres::Error;
 use tokio_rustls::rustls;
 
-/// Whether the table does not want a row for what it holds, or a statement for one of its rows.
-pub(crate) fn refuses(error: &Error) -> bool {
-    let Some(code) = error.code().map(|code| code.code()) else { return false };
+/// Whether the table does not want a row for what it holds in `columns`, or a statement for one of its rows. What
+/// another column lacks is no row's fault: the table has changed, and would refuse all of them.
+pub(crate) fn refuses(error: &Error, columns: &[Column]) -> bool {
+    let Some(db) = error.as_db_error() else { return false };
+    let code = db.code().code();
+    let bound = |name| columns.iter().any(|column| column.name == name);
+    if code == "23502" && !db.column().is_none_or(bound) {
+        return false;
+    }
     // Data, constraints, size; what a trigger raises; a view's check; two rows of one key in a statement.
     ["22", "23", "54", "P0", "44", "21"].contains(&&code[..2])
 }
@@ -48,6 +54,7 @@ pub(crate) fn trouble(error: &Error) -> Trouble {
         (_, "28P01" | "28000") => "see the URL, THALWEG_POSTGRES_PASSWORD, and pg_hba.conf",
         (_, "3D000") => "create the database, or name another in the URL",
         (_, "42501") => "GRANT what is missing",
+        (_, "23502") => "the column is none of ours: give it a default, or bind it too",
         ("3F", _) => "create the schema, or set another search_path",
         ("XX", _) => "see the server's log",
         _ => "the job cannot go on",

@@ -75,6 +75,20 @@ fn a_table_with_types_of_its_own() {
     assert_eq!(database.lines(sql), expected);
 }
 
+/// Goal: as many columns as may be bound are written, all of them.
+#[test]
+fn a_table_with_a_thousand_columns() {
+    let Some(database) = Database::new("wide") else { return };
+    let mut sink = PostgresSink::new(config(&database.url), "wide").key("n", |&n: &u64| n);
+    for place in 1..thalweg_commits::columns::COLUMNS_MAX as u64 {
+        sink = sink.column(format!("c{place}"), move |&n| n + place);
+    }
+    sink.check().unwrap();
+    put(sink, 0..20);
+    let sums = database.lines("SELECT count(*), sum(c1), sum(c999) FROM wide");
+    assert_eq!(sums, ["20|210|20170"]);
+}
+
 /// Goal: rows that the table refuses, for whatever they hold, are left out, alone, and all others are there.
 #[test]
 fn rows_that_the_table_refuses_stop_nothing() {
@@ -182,6 +196,15 @@ fn a_table_that_goes_away() {
     write(&mut sink, 1..2);
     let why = close(&mut sink).unwrap_err().to_string();
     assert!(why.contains("does not exist"), "{why}");
+
+    // A column that no row of ours has: left to itself, the table would refuse them all.
+    let mut sink = sink_of(&database).open(&direct()).unwrap();
+    write(&mut sink, 0..1);
+    until(|| Ok(database.rows().len() == 1)).unwrap();
+    database.client.query("TRUNCATE results; ALTER TABLE results ADD COLUMN must int NOT NULL");
+    write(&mut sink, 1..2);
+    let why = close(&mut sink).unwrap_err().to_string();
+    assert!(why.contains("\"must\"") && why.contains("give it a default"), "{why}");
 }
 
 /// Goal: rights that suffice for the rows are enough; sinks that all find no table make it once.

@@ -18,9 +18,7 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi, params};
 use thalweg_commits::sink::Target;
-use thalweg_commits::{
-    Column, Commit, Database, Note, NoteDamaged, Transaction, Trouble, Value, Written,
-};
+use thalweg_commits::{Column, Commit, Database, Note, Transaction, Trouble, Value, Written};
 use thalweg_kernel::Epoch;
 use tracing::warn;
 
@@ -48,7 +46,8 @@ impl Sqlite {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&target.address, flags).map_err(|error| {
             match trouble(error) {
-                Trouble::Wait(why) | Trouble::Final(why) => Trouble::Final(why),
+                Trouble::Wait(why) => Trouble::Final(why),
+                trouble => trouble,
             }
         })?;
         let insert = Default::default();
@@ -200,8 +199,7 @@ impl Transaction for Open<'_> {
         let mut written = Written::default();
         let mut statement = self.transaction.prepare_cached(&self.insert.1).map_err(trouble)?;
         let mut row = Vec::new();
-        let damaged = |error: NoteDamaged| Trouble::Final(error.to_string());
-        while note.next_row(&mut row).map_err(damaged)? {
+        while note.next_row(&mut row)? {
             let bound = row.iter().enumerate().try_for_each(|(place, &value)| {
                 statement.raw_bind_parameter(place + 1, borrowed(value))
             });

@@ -185,7 +185,9 @@ pub fn two_directories(table: &impl Table) {
     run(table, &mut first, 0..2).unwrap();
     run(table, &mut first, 2..4).unwrap();
 
-    let why = run(table, &mut Engine::within("there"), 4..5).unwrap_err().to_string();
+    let error = run(table, &mut Engine::within("there"), 4..5).unwrap_err();
+    assert!(error.lasting, "no restart mends it");
+    let why = error.to_string();
     assert!(why.contains("take_over = \"here\"") && why.contains("another name"), "{why}");
     assert_eq!(table.rows(), [0, 1, 2, 3]);
     // Without checkpoints there is nothing to skip.
@@ -229,8 +231,8 @@ pub fn two_directories_at_once(table: &impl Table) {
     close(&mut one).unwrap();
     write(&mut other, 5..6);
     epoch(&mut second, &mut other);
-    let why = close(&mut other).unwrap_err().to_string();
-    assert!(why.contains("another name"), "{why}");
+    let error = close(&mut other).unwrap_err();
+    assert!(error.lasting && error.to_string().contains("another name"), "{error}");
     assert_eq!(table.rows(), [0, 1, 2, 3, 4]);
 }
 
