@@ -27,6 +27,9 @@ const DATABASES_MAX: u32 = 8;
 pub(crate) fn open(lock: &DirLock, map_bytes: usize) -> Result<Env, StoreError> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(DATABASES_MAX);
+    // SAFETY: it only tells the kernel not to read around what is asked for. Cold keys lie anywhere: with state
+    // larger than memory, reading 32 pages for each of them drives out what is wanted next.
+    unsafe { options.flags(EnvFlags::NO_READ_AHEAD) };
     // SAFETY: the file is mapped, so nobody may change or cut it but through LMDB, which coordinates its
     // users by its own lock file. `lock` makes this process the only writer and the path canonical (two
     // names of one directory cannot fool heed, which refuses to open a path twice in a process); other
