@@ -111,12 +111,18 @@ impl<'a> Life<'a> {
     fn build(&mut self) -> Result<(), ConnectorError> {
         let random = &mut self.world.random;
         let count = 1 + random.below(4);
+        let step_records_max = random.one_of([1, 7, 40, 1_024]);
+        let batch_records = random.one_of([1, 5, 20, 256]);
+        let lane_batches = random.one_of([1, 2, 16]);
+        // Often so little that nearly every key is read from storage, or that sources wait for nearly every epoch.
+        let memory = [(0, 1 << 25), (20_000, 500), (usize::MAX, 1 << 25)];
+        let (state_memory_bytes_max, state_pending_bytes_max) = random.one_of(memory);
         let tuning = Tuning {
-            step_records_max: random.one_of([1, 7, 40, 1_024]),
-            batch_records: random.one_of([1, 5, 20, 256]),
-            lane_batches: random.one_of([1, 2, 16]),
-            // Often so little that nearly every key is read from storage.
-            state_memory_bytes_max: random.one_of([0, 20_000, usize::MAX]),
+            step_records_max,
+            batch_records,
+            lane_batches,
+            state_memory_bytes_max,
+            state_pending_bytes_max,
         };
         let storage = self.world.storage();
         let newest = self.world.store.newest();
@@ -235,7 +241,8 @@ impl<'a> Life<'a> {
             let living = || self.members.iter().filter_map(|member| member.shard.as_ref());
             let awaited = living().all(Shard::awaits_epoch);
             let wanted = world.suspend && self.last.is_none() && !self.stop;
-            if awaited || wanted || world.random.one_in(world.epoch_every) {
+            let pressed = living().any(Shard::wants_epoch);
+            if awaited || wanted || pressed || world.random.one_in(world.epoch_every) {
                 let epoch = self.next;
                 self.next = epoch.next();
                 self.open = Some((epoch, Vec::new()));

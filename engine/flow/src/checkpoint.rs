@@ -35,6 +35,10 @@ use thalweg_kernel::{
 };
 
 use crate::flow::Uid;
+use crate::pressure::Takes;
+
+/// A block up to this size is copied, and its buffer used again; a larger one is given away, so that there is one of it.
+const BLOCK_COPIED_BYTES_MAX: usize = 64 * 1_024;
 
 /// Where a job's state lives. Without one a job takes no checkpoints.
 #[derive(Clone)]
@@ -125,6 +129,12 @@ pub(crate) trait Stateful {
     /// About how many bytes of memory it takes, as far as it could give any back.
     fn memory_bytes(&self) -> usize {
         0
+    }
+
+    /// The same, but at hand at any time, without the room for more; and how much of it has changed since the last
+    /// snapshot.
+    fn takes(&mut self) -> Takes {
+        Takes::default()
     }
 
     /// Drops from memory what can be read from storage, because it changed last in an epoch that is
@@ -263,6 +273,15 @@ impl Checkpoints {
         parts.map(|part| part.borrow().memory_bytes()).sum()
     }
 
+    /// What state takes, about. Cheap: for every step.
+    pub(crate) fn takes(&self) -> Takes {
+        let states = self.states.borrow();
+        states.iter().filter_map(Registered::part).fold(Takes::default(), |sum, part| {
+            let Takes { bytes, changed } = part.borrow_mut().takes();
+            Takes { bytes: sum.bytes + bytes, changed: sum.changed + changed }
+        })
+    }
+
     /// Whether state takes more memory than it may.
     pub(crate) fn is_crowded(&self) -> bool {
         self.memory_bytes() > self.memory_bytes_max
@@ -315,6 +334,9 @@ impl Checkpoints {
                         they come from: `payload_bytes_max` of a decoder does";
             return Err(ConnectorError::new("state", what).lasting());
         }
+        if changes.as_bytes().len() > BLOCK_COPIED_BYTES_MAX {
+            return Ok(std::mem::take(changes).into_bytes());
+        }
         let bytes = changes.as_bytes().to_vec();
         changes.clear();
         Ok(bytes)
@@ -323,6 +345,11 @@ impl Checkpoints {
     /// What was changed up to `readable` can be read from storage: memory need not keep it.
     pub(crate) fn committed(&self, readable: Epoch) {
         self.readable.set(readable);
+        self.shrink(readable);
+    }
+
+    /// Drops from memory what is over its bound and can be read from storage.
+    pub(crate) fn shrink(&self, readable: Epoch) {
         let used = self.memory_bytes();
         if used <= self.memory_bytes_max {
             return;

@@ -22,6 +22,7 @@ use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::Mesh;
 use crate::graph::{Edge, Graph};
 use crate::pipeline::Pipeline;
+use crate::pressure::Pressure;
 use crate::stream::At;
 
 /// Sizes that trade latency, throughput and memory. The defaults suit a 1 GB gateway.
@@ -36,6 +37,10 @@ pub struct Tuning {
     /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
     /// more is read from storage, in a job that has stored state.
     pub state_memory_bytes_max: usize,
+    /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
+    /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
+    /// (While an epoch is on its way to storage, its changes are in memory twice more.)
+    pub state_pending_bytes_max: usize,
 }
 
 impl Default for Tuning {
@@ -45,6 +50,7 @@ impl Default for Tuning {
             batch_records: 256,
             lane_batches: 16,
             state_memory_bytes_max: 128 * 1_024 * 1_024,
+            state_pending_bytes_max: 32 * 1_024 * 1_024,
         }
     }
 }
@@ -123,6 +129,7 @@ pub(crate) struct Described {
     pub(crate) checkpoints: Rc<Checkpoints>,
     pub(crate) states: Arc<[StateInfo]>,
     pub(crate) reader: Option<Rc<dyn StateReader>>,
+    pub(crate) pressure: Option<Pressure>,
 }
 
 impl Flow {
@@ -138,6 +145,8 @@ impl Flow {
             ConnectorError::new("job", "stored state cannot be opened").caused_by(error)
         })?;
         let reader: Option<Rc<dyn StateReader>> = reader.map(Rc::from);
+        let mut registry = Registry::default();
+        let pressure = build.as_ref().and_then(|build| Pressure::new(build, &mut registry));
         let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
         let shard = build.as_ref().map_or(0, |build| build.shard);
         let tuning = build.as_ref().map_or_else(Tuning::default, |build| build.tuning);
@@ -153,7 +162,7 @@ impl Flow {
             uids: RefCell::default(),
             unused: RefCell::default(),
             pipelines: RefCell::default(),
-            metrics: RefCell::default(),
+            metrics: RefCell::new(registry),
             failed: RefCell::default(),
             dead_letters: RefCell::default(),
         }));
@@ -177,6 +186,7 @@ impl Flow {
             checkpoints: Rc::clone(&inner.checkpoints),
             states,
             reader: inner.reader.clone(),
+            pressure,
             graph: inner.graph.take(),
             pipelines: inner.pipelines.take(),
             metrics: inner.metrics.take().into_metrics(),

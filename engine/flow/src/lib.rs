@@ -49,6 +49,7 @@ mod graph;
 pub mod internals;
 mod operators;
 mod pipeline;
+mod pressure;
 mod process;
 mod shard;
 mod sink;

@@ -25,6 +25,8 @@ pub struct StepContext {
     pub now: Now,
     /// How many records a source may emit in this step.
     pub records_max: usize,
+    /// Sources are to emit none: see [`pressure`](crate::pressure).
+    pub sources_wait: bool,
 }
 
 /// What a chain or pipeline did in a step.
@@ -378,7 +380,9 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
                 return Ok(Progress::Idle(None));
             }
             let due_at = self.chain.tick(cx.now, Into(&mut self.terminal, &mut self.passed));
-            progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+            if !(cx.sources_wait && self.chain.source().is_some()) {
+                progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+            }
             self.chain.settle(Into(&mut self.terminal, &mut self.passed));
             progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;

@@ -16,6 +16,7 @@ use crate::flow::dead_letters::DeadLetters;
 use crate::flow::{BuildContext, Described, Flow};
 use crate::graph::{Graph, GraphNode};
 use crate::pipeline::{Now, Pipeline, Progress, StepContext};
+use crate::pressure::{Need, Pressure};
 
 /// What a step left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub struct Shard {
     reader: Option<Rc<dyn StateReader>>,
     /// The epoch that was begun and not yet handed over.
     open: Option<Epoch>,
+    pressure: Option<Pressure>,
 }
 
 impl Shard {
@@ -51,8 +53,8 @@ impl Shard {
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
-        let Described { graph, pipelines, metrics, dead_letters, checkpoints, states, reader } =
-            described;
+        let Described { graph, pipelines, metrics, dead_letters, .. } = described;
+        let Described { checkpoints, states, reader, pressure, .. } = described;
         check_same_everywhere(&graph, cx)?;
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
@@ -64,6 +66,7 @@ impl Shard {
             states,
             reader,
             open: None,
+            pressure,
         })
     }
 
@@ -80,7 +83,8 @@ impl Shard {
     /// # Errors
     /// If a source or sink has failed for good. The shard must not be stepped again.
     pub fn step(&mut self, now: Now) -> Result<Step, ConnectorError> {
-        let cx = StepContext { now, records_max: self.step_records_max };
+        let sources_wait = self.sources_wait(now.steady);
+        let cx = StepContext { now, records_max: self.step_records_max, sources_wait };
         let mut busy = false;
         let mut open = false;
         let mut wake_at: Option<Duration> = None;
@@ -98,6 +102,9 @@ impl Shard {
             open = true;
         }
         self.checkpoints.check()?;
+        if !open && let Some(pressure) = &mut self.pressure {
+            pressure.set_full(false, now.steady);
+        }
         Ok(match (open, busy) {
             (false, _) => Step::Done,
             (true, true) => Step::Busy,
@@ -146,9 +153,40 @@ impl Shard {
         for pipeline in self.pipelines.iter_mut().flatten() {
             pipeline.committed(epoch, oldest)?;
         }
-        let readable = self.reader.as_ref().map_or(Epoch::NONE, |reader| reader.readable());
-        self.checkpoints.committed(readable);
+        self.checkpoints.committed(self.readable());
+        if let Some(pressure) = &mut self.pressure {
+            pressure.committed();
+        }
         Ok(())
+    }
+
+    fn readable(&self) -> Epoch {
+        self.reader.as_ref().map_or(Epoch::NONE, |reader| reader.readable())
+    }
+
+    /// Whether sources are to wait in the step that begins, on this shard or another's account.
+    fn sources_wait(&mut self, steady: Duration) -> bool {
+        let readable = self.readable();
+        let Some(pressure) = &mut self.pressure else { return false };
+        let mut need = pressure.need(self.checkpoints.takes());
+        if need == Need::Room {
+            // What was only read since the last epoch can be dropped.
+            self.checkpoints.shrink(readable);
+            need = pressure.need(self.checkpoints.takes());
+        }
+        pressure.sources_wait(need, readable, steady)
+    }
+
+    /// Whether so much has changed that the next epoch should begin at once. To be asked for after
+    /// [`snapshot`](Self::snapshot).
+    pub fn wants_epoch(&self) -> bool {
+        let pressure = self.pressure.as_ref().filter(|_| self.open.is_none());
+        pressure.is_some_and(|it| it.is_full() || it.need(self.checkpoints.takes()) > Need::Nothing)
+    }
+
+    /// Whether the sources of all shards wait, since so much has changed on this one that is not in storage yet.
+    pub fn is_full(&self) -> bool {
+        self.pressure.as_ref().is_some_and(Pressure::is_full)
     }
 
     /// Whether all its streams have ended, and an epoch is missing that holds their end.

@@ -39,8 +39,13 @@ fn run(shards: usize, tuning: Tuning, job: &dyn Fn(&Flow)) {
     panic!("did not end");
 }
 
-const TINY: Tuning =
-    Tuning { step_records_max: 3, batch_records: 2, lane_batches: 1, state_memory_bytes_max: 0 };
+const TINY: Tuning = Tuning {
+    step_records_max: 3,
+    batch_records: 2,
+    lane_batches: 1,
+    state_memory_bytes_max: 0,
+    state_pending_bytes_max: 0,
+};
 
 fn replay<T: Clone + 'static>(records: Vec<T>) -> Collection<T> {
     Collection::new(records)

@@ -3,7 +3,7 @@
 //! One epoch is open at a time. It is complete when every shard that has not ended has handed over its
 //! snapshot, and the next one begins when it is stored, its interval has passed and the pause has, or
 //! at once where somebody waits for it: a savepoint, a job that is to be suspended, or shards whose
-//! streams have all ended.
+//! streams have all ended. Where state is short of memory it does not wait for the interval, but for the pause.
 //!
 //! An epoch that is not complete in time counts as failed, which the job may tolerate. It is not given
 //! up: its barriers are on their way, and behind them nothing could overtake. It is stored when
@@ -18,6 +18,9 @@ use thalweg_kernel::{Epoch, StateInfo};
 
 use crate::config::CheckpointRules;
 
+/// Between two epochs that memory is short for, at least: the store folds meanwhile.
+const PRESSED_PAUSE_MIN: Duration = Duration::from_millis(10);
+
 /// See the module. Times are steady.
 pub(crate) struct Coordinator {
     rules: CheckpointRules,
@@ -28,6 +31,9 @@ pub(crate) struct Coordinator {
     storing: bool,
     begin_at: Duration,
     wanted: bool,
+    /// State is short of memory; the next epoch that begins because of that begins then at the earliest.
+    pressed: bool,
+    pressed_from: Duration,
     failures: u32,
 }
 
@@ -76,6 +82,8 @@ impl Coordinator {
             storing: false,
             begin_at: now.saturating_add(rules.interval),
             wanted: false,
+            pressed: false,
+            pressed_from: now,
             failures: 0,
         }
     }
@@ -84,6 +92,11 @@ impl Coordinator {
     pub(crate) fn want(&mut self) -> Epoch {
         self.wanted = true;
         self.next
+    }
+
+    /// State of a shard is short of memory: the next epoch need not wait for its interval.
+    pub(crate) fn press(&mut self) {
+        self.pressed = true;
     }
 
     /// A shard's streams have ended but for an epoch.
@@ -112,14 +125,14 @@ impl Coordinator {
         let mut running = self.shards.iter().filter(|shard| !shard.ended).peekable();
         running.peek()?;
         let at_once = self.wanted || running.all(|shard| shard.awaits_epoch);
-        if self.storing || !at_once && now < self.begin_at {
+        if self.storing || !at_once && now < self.begin_from() {
             return None;
         }
         let epoch = self.next;
         let snapshots = self.shards.iter().map(|_| None).collect();
         self.open = Some(Open { epoch, begun: now, late: false, snapshots });
         self.next = epoch.next();
-        self.wanted = false;
+        (self.wanted, self.pressed) = (false, false);
         self.shards.iter_mut().for_each(|shard| shard.awaits_epoch = false);
         Some(Due::Begin(epoch))
     }
@@ -130,8 +143,12 @@ impl Coordinator {
             Some(open) if open.late => None,
             Some(open) => Some(open.begun.saturating_add(self.rules.timeout)),
             None if self.storing => None,
-            None => Some(self.begin_at),
+            None => Some(self.begin_from()),
         }
+    }
+
+    fn begin_from(&self) -> Duration {
+        if self.pressed { self.begin_at.min(self.pressed_from) } else { self.begin_at }
     }
 
     /// A shard hands over. The epoch that is complete by that, if one is.
@@ -164,6 +181,7 @@ impl Coordinator {
         self.storing = false;
         self.failures = 0;
         self.begin_at = self.begin_at.max(now.saturating_add(self.rules.pause_min));
+        self.pressed_from = now.saturating_add(self.rules.pause_min.max(PRESSED_PAUSE_MIN));
     }
 }
 
@@ -211,6 +229,24 @@ mod tests {
         coordinator.hand_over(snapshot(1, 0)).unwrap();
         coordinator.stored(MS(2));
         assert_eq!(coordinator.due(MS(2)), Some(Due::Begin(Epoch::new(2))));
+    }
+
+    #[test]
+    fn short_memory_waits_for_the_pause_alone_and_presses_for_one_epoch() {
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::new(1), MS(0));
+        coordinator.press();
+        assert_eq!(coordinator.due_at(), Some(MS(0)));
+        assert_eq!(coordinator.due(MS(1)), Some(Due::Begin(Epoch::new(1))));
+        coordinator.press();
+        assert_eq!(coordinator.due(MS(2)), None, "one at a time");
+        coordinator.hand_over(snapshot(1, 0)).unwrap();
+        assert_eq!(coordinator.due(MS(3)), None, "not stored");
+        coordinator.stored(MS(4));
+        assert_eq!((coordinator.due(MS(33)), coordinator.due_at()), (None, Some(MS(34))));
+        assert_eq!(coordinator.due(MS(34)), Some(Due::Begin(Epoch::new(2))));
+        coordinator.hand_over(snapshot(2, 0)).unwrap();
+        coordinator.stored(MS(36));
+        assert_eq!((coordinator.due(MS(80)), coordinator.due_at()), (None, Some(MS(134))));
     }
 
     #[test]

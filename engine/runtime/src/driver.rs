@@ -217,6 +217,9 @@ struct Stepped {
     stored: Epoch,
     /// It has said that it awaits an epoch.
     awaits_epoch: bool,
+    /// It has said that it is short of memory, since `begun`; and why sources wait, in this life.
+    pressed: bool,
+    has_told: bool,
 }
 
 impl Stepped {
@@ -233,6 +236,8 @@ impl Stepped {
             begun: Epoch::NONE,
             stored: Epoch::NONE,
             awaits_epoch: false,
+            pressed: false,
+            has_told: false,
         }
     }
 
@@ -259,7 +264,7 @@ impl Stepped {
         }
         if begun > self.begun {
             self.begun = begun;
-            self.awaits_epoch = false;
+            (self.awaits_epoch, self.pressed) = (false, false);
             self.shard.begin(begun);
         }
         let (stored, oldest) = self.seat.attempt.stored();
@@ -276,6 +281,9 @@ impl Stepped {
             && let Some(snapshot) = self.shard.snapshot()?
         {
             self.seat.attempt.tell(News::Snapshot(snapshot));
+        }
+        if !self.pressed && self.shard.wants_epoch() {
+            self.press();
         }
         if step != Step::Busy && !self.awaits_epoch && self.shard.awaits_epoch() {
             self.awaits_epoch = true;
@@ -302,6 +310,20 @@ impl Stepped {
             Phase::Aborting => return true,
         }
         false
+    }
+
+    /// State is short of memory: an epoch should begin.
+    #[cold]
+    fn press(&mut self) {
+        self.pressed = true;
+        self.seat.attempt.tell(News::Pressed);
+        if self.shard.is_full() && !self.has_told {
+            self.has_told = true;
+            tracing::warn!(
+                shard = self.seat.shard,
+                "sources wait for state to be stored: it changes faster than that, or                  state_pending_bytes_max is small (metric accumulateStateBackPressuredTimeMs; said once)"
+            );
+        }
     }
 
     /// How to wait until a steady time: spinning while the time for it lasts, then asleep.

@@ -104,6 +104,8 @@ pub(crate) enum News {
     Built,
     Snapshot(ShardSnapshot),
     AwaitsEpoch(usize),
+    /// Its state is short of memory until the next epoch. Once for each epoch.
+    Pressed,
     /// A shard has ended; its thread is about to.
     Ended(usize, Result<(), JobError>),
     /// The job is asked for something else.

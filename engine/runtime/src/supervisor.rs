@@ -281,6 +281,11 @@ impl Supervisor {
                     coordinator.awaits_epoch(shard);
                 }
             }
+            News::Pressed => {
+                if let Some(coordinator) = &mut life.coordinator {
+                    coordinator.press();
+                }
+            }
             News::Ended(shard, ended) => {
                 life.living -= 1;
                 if let Err(error) = ended {

@@ -14,12 +14,13 @@ use std::rc::Rc;
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    Durable, Epoch, Key, StateError, StateId, StateReader, Timestamp, ValueDamaged,
+    Durable, Epoch, Key, StateError, StateId, StateReader, StateWriter, Timestamp, ValueDamaged,
 };
 
 use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
+use crate::pressure::Takes;
 use crate::table_hash::table_hash;
 
 /// A step frees what has expired from so many buckets.
@@ -30,8 +31,12 @@ const SWEEP_ENTRIES: usize = 1_024;
 const SWEEP_EVERY_MS: u64 = 100;
 /// Entries are dropped in at most so many pieces at a time.
 const EVICT_PIECES_MAX: usize = 64;
-/// While state is restored, its memory is looked at after so many entries.
+/// Values are weighed in samples of so many.
+const WEIGHED_VALUES: usize = 16;
+/// While state is restored, its memory is looked at after so many entries,
 const RESTORE_LOOK_EVERY: usize = 4_096;
+/// and after so many bytes of them.
+const RESTORE_LOOK_BYTES: usize = 1 << 20;
 
 /// See the module.
 pub(crate) struct Keyed<K, V> {
@@ -49,6 +54,8 @@ pub(crate) struct Keyed<K, V> {
     /// The bytes of a key and its value as they were written of late, on average, or as they were found: what lies
     /// outside of the table.
     value_bytes: usize,
+    /// So many keys were here when values were weighed before the first snapshot; none are weighed after it.
+    weighed_keys: usize,
     sweep: Sweep,
 }
 
@@ -123,6 +130,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             own,
             scratch: Vec::new(),
             value_bytes: 0,
+            weighed_keys: 0,
             sweep: Sweep::default(),
         }
     }
@@ -258,6 +266,21 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         with!(&self.table, table => table.weight_bytes()).max(self.keys_here() * each)
     }
 
+    /// Weighs some values before any snapshot does.
+    #[cold]
+    fn weigh(&mut self) {
+        self.weighed_keys = self.keys_here();
+        let (mut writer, mut block, mut weighed) = (StateWriter::default(), Vec::new(), 0);
+        with!(&self.table, table => {
+            for (_, held) in table.iter(Timestamp::MIN).take(WEIGHED_VALUES) {
+                // What cannot be written fails the next snapshot.
+                let Ok(with_it) = writer.write(std::mem::take(&mut block), &held.value) else { return };
+                (block, weighed) = (with_it, weighed + 1);
+            }
+        });
+        self.value_bytes = block.len().checked_div(weighed).unwrap_or(0).max(1);
+    }
+
     /// Frees some of what has expired in the store alone.
     fn sweep(&mut self, now: Timestamp, processing_time: Timestamp) {
         let since = processing_time.as_millis().abs_diff(self.sweep.at.as_millis());
@@ -369,12 +392,21 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         stored.own(id, &mut |_, rest, value| {
             self.restore_entry(rest, value, migration.as_deref())?;
             (entries, bytes) = (entries + 1, bytes + rest.len() + value.len());
-            self.value_bytes = bytes / entries;
-            if entries % RESTORE_LOOK_EVERY == 0 && migration.is_none() {
-                self.shrink_to(readable, bytes_max);
+            if entries == RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES {
+                self.value_bytes = bytes / entries;
+                (entries, bytes) = (0, 0);
+                if migration.is_none() {
+                    self.shrink_to(readable, bytes_max);
+                }
             }
             Ok(())
-        })
+        })?;
+        if let Some(bytes) = bytes.checked_div(entries)
+            && self.value_bytes == 0
+        {
+            self.value_bytes = bytes;
+        }
+        Ok(())
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
@@ -397,6 +429,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         if let Some(bytes) = bytes.checked_div(written) {
             let before = if self.value_bytes > 0 { self.value_bytes } else { bytes };
             self.value_bytes = (before * 3 + bytes).div_ceil(4);
+            self.weighed_keys = usize::MAX;
         }
         failed.map_or(Ok(()), Err)
     }
@@ -404,6 +437,18 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     fn memory_bytes(&self) -> usize {
         let table = with!(&self.table, table => table.memory_bytes() - table.weight_bytes());
         table + self.outside_bytes()
+    }
+
+    fn takes(&mut self) -> Takes {
+        let keys = self.keys_here();
+        if keys > 0 && (self.value_bytes == 0 || keys / 2 >= self.weighed_keys) {
+            self.weigh();
+        }
+        let (entries, changed) =
+            with!(&self.table, table => (table.entries_bytes(), table.changed()));
+        let bytes = entries + self.outside_bytes();
+        let changed = bytes as u128 * changed as u128 / keys.max(1) as u128;
+        Takes { bytes, changed: changed as usize }
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {

@@ -186,6 +186,11 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.entries.len()
     }
 
+    /// How many of them have changed since the last snapshot.
+    pub fn changed(&self) -> usize {
+        self.entries.marked()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

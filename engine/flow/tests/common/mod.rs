@@ -48,12 +48,18 @@ pub(crate) enum Ended {
 impl Life<'_> {
     pub(crate) fn live(self, job: &dyn Fn(&Flow)) -> Ended {
         let Self { shards: count, store, random, moves_max, epoch_every } = self;
+        let step_records_max = 1 + random.below(40);
+        let batch_records = 1 + random.below(20);
+        let lane_batches = 1 + random.below(4);
+        // Often so little that nearly every key is read from storage, or that sources wait for nearly every epoch.
+        let (state_memory_bytes_max, state_pending_bytes_max) =
+            [(0, 1 << 25), (20_000, 300), (usize::MAX, 1 << 25)][random.below(3)];
         let tuning = Tuning {
-            step_records_max: 1 + random.below(40),
-            batch_records: 1 + random.below(20),
-            lane_batches: 1 + random.below(4),
-            // Often so little that nearly every key is read from storage.
-            state_memory_bytes_max: [0, 20_000, usize::MAX][random.below(3)],
+            step_records_max,
+            batch_records,
+            lane_batches,
+            state_memory_bytes_max,
+            state_pending_bytes_max,
         };
         let shared = Arc::<Shared>::default();
         let mut shards: Vec<_> = (0..count)
@@ -82,7 +88,9 @@ impl Life<'_> {
             now.steady += std::time::Duration::from_millis(1);
             let awaited =
                 shards.iter().zip(&done).all(|(shard, done)| *done || shard.awaits_epoch());
-            if open.is_none() && (awaited || random.one_in(epoch_every)) {
+            let living = shards.iter().zip(&done).filter(|(_, done)| !**done);
+            let wanted = living.map(|(shard, _)| shard).any(Shard::wants_epoch);
+            if open.is_none() && (awaited || wanted || random.one_in(epoch_every)) {
                 open = Some(next);
                 next = next.next();
                 snapshots.clear();

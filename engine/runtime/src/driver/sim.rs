@@ -133,10 +133,9 @@ impl Simulation {
             shared: Arc::<Shared>::default(),
             key_groups: config.key_groups,
             tuning: Tuning {
-                step_records_max: config.tuning.step_records_max,
                 batch_records: self.size(config.tuning.batch_records),
                 lane_batches: self.size(config.tuning.lane_batches),
-                state_memory_bytes_max: config.tuning.state_memory_bytes_max,
+                ..config.tuning
             },
             storage: None,
         };

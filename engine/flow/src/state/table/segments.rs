@@ -33,6 +33,8 @@ pub(in crate::state) struct Segments<T> {
     len: usize,
     /// The segments in which something was marked; those that are gone may be among them.
     listed: Vec<u32>,
+    /// How many entries are marked.
+    marked: usize,
 }
 
 /// Where an entry lies, until something is inserted or removed; or where a walk goes on.
@@ -66,13 +68,18 @@ impl<T: Hashed> Segments<T> {
     /// An empty one.
     pub(in crate::state) fn new() -> Self {
         let segments = vec![Segment::with_capacity(0)];
-        Self { segments, wide: 1, len: 0, listed: Vec::new() }
+        Self { segments, wide: 1, len: 0, listed: Vec::new(), marked: 0 }
     }
 
     /// The number of entries.
     #[inline]
     pub(in crate::state) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The number of entries that are marked.
+    pub(in crate::state) fn marked(&self) -> usize {
+        self.marked
     }
 
     /// The number of buckets, with an entry or without.
@@ -116,7 +123,7 @@ impl<T: Hashed> Segments<T> {
             return Looked::Here(found.into_mut());
         }
         let list = (listed, &mut self.listed, at);
-        let looked = look_closer(found, marks, list, dead, touch);
+        let looked = look_closer(found, (marks, &mut self.marked), list, dead, touch);
         self.len -= usize::from(matches!(looked, Looked::Dead(_)));
         looked
     }
@@ -131,6 +138,7 @@ impl<T: Hashed> Segments<T> {
         let hash = entry.hash();
         let at = self.segment_of(hash);
         if marked {
+            self.marked += 1;
             self.list(at);
         }
         self.segments[at].insert(hash, entry, marked)
@@ -145,6 +153,7 @@ impl<T: Hashed> Segments<T> {
     ) -> Option<(T, bool)> {
         let at = self.segment_of(hash);
         let removed = self.segments[at].remove(hash, is)?;
+        self.marked -= usize::from(removed.1);
         self.removed_one();
         Some(removed)
     }
@@ -228,7 +237,7 @@ impl<T: Hashed> Segments<T> {
                 Verdict::Take => {
                     if let Ok(found) = segment.table.get_bucket_entry(hand.bucket) {
                         let (entry, _) = found.remove();
-                        segment.unmark(hand.bucket);
+                        self.marked -= usize::from(segment.unmark(hand.bucket));
                         self.removed_one();
                         taken(entry);
                     }
@@ -240,6 +249,7 @@ impl<T: Hashed> Segments<T> {
 
     /// Gives each marked entry to `each`, and takes its mark away.
     pub(in crate::state) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
+        self.marked = 0;
         for at in self.listed.drain(..) {
             let Some(segment) = self.segments.get_mut(at as usize) else { continue };
             segment.listed = false;
@@ -257,18 +267,21 @@ impl<T: Hashed> Segments<T> {
 #[inline(never)]
 fn look_closer<'a, T>(
     mut found: OccupiedEntry<'a, T>,
-    marks: &mut [u64],
+    (marks, marked): (&mut [u64], &mut usize),
     (listed, list, at): (&mut bool, &mut Vec<u32>, usize),
     dead: impl FnOnce(&T) -> bool,
     touch: impl FnOnce(&mut T) -> bool,
 ) -> Looked<'a, T> {
     let bucket = found.bucket_index();
     if dead(found.get()) {
-        marks[bucket / 64] &= !(1 << (bucket % 64));
+        let mark = 1 << (bucket % 64);
+        *marked -= usize::from(marks[bucket / 64] & mark != 0);
+        marks[bucket / 64] &= !mark;
         return Looked::Dead(found.remove().0);
     }
     if touch(found.get_mut()) {
         marks[bucket / 64] |= 1 << (bucket % 64);
+        *marked += 1;
         if !*listed {
             *listed = true;
             list.push(at as u32);
@@ -325,6 +338,10 @@ mod tests {
                     assert_eq!(marked, expected.collect::<Vec<_>>());
                 }
                 assert_eq!(table.len(), model.len());
+                if n % 1_000 == 0 {
+                    let marked = model.values().filter(|marked| **marked).count();
+                    assert_eq!(table.marked(), marked);
+                }
             }
             assert_eq!((table.len(), table.iter().count()), (0, 0));
             assert_eq!(table.segments.len(), 1, "it shrinks back");
