@@ -78,14 +78,17 @@ struct Options {
     /// What hot state may have of it, in MiB: a quarter of the limit by default.
     #[arg(long, value_name = "MIB")]
     hot_mib: Option<u64>,
+    /// What has changed may have of it on its way to the store, in MiB: a sixteenth of the limit by default.
+    #[arg(long, value_name = "MIB")]
+    pending_mib: Option<u64>,
     /// Keys that are read and changed at random.
     #[arg(long, default_value_t = 20_000, value_name = "N")]
     cold: u64,
     /// Changes of a thousand hot keys.
     #[arg(long, default_value_t = 500_000, value_name = "N")]
     hot: u64,
-    /// Keys a second, but for the hot ones, which come as fast as they are taken.
-    #[arg(long, default_value_t = 8_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Keys a second at most, but for the hot ones.
+    #[arg(long, default_value_t = 1_000_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rate: u64,
     /// The job's shards.
     #[arg(long, default_value_t = 2, value_name = "N")]
@@ -133,12 +136,14 @@ fn be_the_job(options: &Options, dir: &Path, cgroup: &Path) -> Result<()> {
     cgroup::join(cgroup).context("cannot join the cgroup")?;
     // The rest is for what is on its way to the store, and the page cache.
     let hot = options.hot_mib.unwrap_or(options.limit_mib / 4);
+    let pending = options.pending_mib.unwrap_or(options.limit_mib / 16);
     let share = hot * MIB / options.shards.max(1) as u64;
     job::live(&Life {
         dir: dir.to_owned(),
         keys: Keys { plan: options.plan(), rate: options.rate },
         shards: options.shards,
         state_memory_bytes_max: share as usize,
+        state_pending_bytes_max: (pending * MIB) as usize / options.shards.max(1),
         checkpoint: Duration::from_millis(options.checkpoint_ms),
     })
 }

@@ -20,8 +20,9 @@ pub(crate) struct Life {
     pub(crate) dir: PathBuf,
     pub(crate) keys: Keys,
     pub(crate) shards: usize,
-    /// What state may take of memory on a shard.
+    /// What state may take of memory on a shard, and what on top of that on its way to the store.
     pub(crate) state_memory_bytes_max: usize,
+    pub(crate) state_pending_bytes_max: usize,
     pub(crate) checkpoint: Duration,
 }
 
@@ -85,10 +86,10 @@ const SHORT: Duration = Duration::from_millis(500);
 pub(crate) fn live(life: &Life) -> Result<()> {
     let mut state = StateConfig::new(StateDirectory::new(state_dir(&life.dir)).backend());
     state.checkpoints.interval = life.checkpoint;
-    let state_memory_bytes_max = life.state_memory_bytes_max;
+    let Life { state_memory_bytes_max, state_pending_bytes_max, .. } = *life;
     let config = RuntimeConfig {
         shards: life.shards,
-        tuning: Tuning { state_memory_bytes_max, ..Tuning::default() },
+        tuning: Tuning { state_memory_bytes_max, state_pending_bytes_max, ..Tuning::default() },
         state: Some(state),
         // A failure must be seen by whoever runs this.
         restart: RestartStrategy::Never,
