@@ -6,7 +6,7 @@ use thalweg_tests::proof;
 #[test]
 fn state_larger_than_what_memory_may_keep_is_right_in_the_end() {
     let small = ["--limit-mib", "160", "--times", "0.2", "--hot-mib", "4", "--cold", "8000"];
-    let small: Vec<_> = small.into_iter().chain(["--hot", "20000"]).collect();
+    let small: Vec<_> = small.into_iter().chain(["--hot", "20000", "--pending-mib", "2"]).collect();
     if let Some(said) = proof::run(env!("CARGO_BIN_EXE_large"), &small) {
         said.assert_last("wrong 0 missing 0");
     }

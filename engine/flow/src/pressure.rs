@@ -6,10 +6,11 @@
 //! | on a shard | |
 //! |---|---|
 //! | half of it has changed since the last epoch | the shard asks for an epoch at once |
-//! | all of it has changed; or state takes that on top of what it may take of memory, and nothing can be dropped | the sources of *all* shards wait until there is room again |
+//! | more than all of it has | sources wait for that epoch |
+//! | state takes more than all of it and its memory, and can drop nothing | sources wait for epochs and folding |
 //!
-//! All shards, since any of them may send to the one that is full. What sources have emitted flows on, barriers pass,
-//! timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
+//! The sources of all shards wait, since any of them may send to the one that is full. What they have emitted flows on,
+//! barriers pass, timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
 //!
 //! It is looked at once in a step, so a step's records come on top. Timers, lists of operators and windows do not count:
 //! they are never dropped, so waiting would not help. If nothing becomes readable in spite of new

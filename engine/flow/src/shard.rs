@@ -180,8 +180,15 @@ impl Shard {
     /// Whether so much has changed that the next epoch should begin at once. To be asked for after
     /// [`snapshot`](Self::snapshot).
     pub fn wants_epoch(&self) -> bool {
-        let pressure = self.pressure.as_ref().filter(|_| self.open.is_none());
-        pressure.is_some_and(|it| it.is_full() || it.need(self.checkpoints.takes()) > Need::Nothing)
+        let Some(pressure) = self.pressure.as_ref().filter(|_| self.open.is_none()) else {
+            return false;
+        };
+        match pressure.need(self.checkpoints.takes()) {
+            Need::Nothing => false,
+            Need::Epoch | Need::Barrier => true,
+            // Where waiting was of no use, more epochs are not either.
+            Need::Room => pressure.is_full(),
+        }
     }
 
     /// Whether the sources of all shards wait, since so much has changed on this one that is not in storage yet.

@@ -22,7 +22,8 @@
 //! # Memory and the store
 //! Entries that the store has need not stay in memory. When state takes more of it than
 //! [`Tuning::state_memory_bytes_max`](crate::Tuning), entries that were not used for long are dropped, and
-//! read from the store in place when their key comes again.
+//! read from the store in place when their key comes again. What the store cannot give back yet has a bound of its
+//! own, [`Tuning::state_pending_bytes_max`](crate::Tuning): over it, sources wait.
 //!
 //! # Time to live
 //! With [`StateOptions::ttl`] an entry is there for so long after it was written, or, as [`Refresh`] says,

@@ -321,7 +321,8 @@ impl Stepped {
             self.has_told = true;
             tracing::warn!(
                 shard = self.seat.shard,
-                "sources wait for state to be stored: it changes faster than that, or                  state_pending_bytes_max is small (metric accumulateStateBackPressuredTimeMs; said once)"
+                "sources wait for state to be stored: it changes faster than that, or \
+                 state_pending_bytes_max is small (accumulateStateBackPressuredTimeMs counts it; said once)"
             );
         }
     }
