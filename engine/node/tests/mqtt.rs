@@ -307,3 +307,46 @@ fn a_damaged_journal_is_final() {
     assert!(err.contains("is damaged") && err.contains("Restore the file from a copy"), "{err}");
     assert!(!err.contains("restart_in"), "{err}");
 }
+
+/// Goal: a job goes on from a savepoint in another directory, where there is no journal yet: with what its windows
+/// held, and with what its broker kept meanwhile.
+#[test]
+fn a_savepoint_moves_a_job_to_another_directory() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (database, saved) = (path("results.db"), path("saved"));
+    let sink = format!("[sink.sqlite]\npath = '{database}'\ntable = 'averages'");
+    let job = format!("name = 'moved'\n{}", named(&job(&broker, &sink), "moved"));
+    let with_state = |name: &str, more: &str| {
+        let state = format!("[state]\ndir = '{}'\ninterval = '50ms'\n{more}", path(name));
+        file(dir.path(), &format!("{name}.toml"), format!("{job}{state}"))
+    };
+    let topic = ["-t", "sensors/d0/temp", "-l"];
+
+    let mut here = Program::start(&mut thalweg(&["run", &with_state("here", "")]));
+    here.says("subscribed to");
+    publish(&broker, &topic, lines(0, 21).as_bytes());
+    wait_for_acks(&broker, "moved", 21);
+    common::run(&["savepoint", &path("here"), &saved, "--stop"]).ok();
+    here.finish().ok();
+
+    // Two hours later than allowed: every window before it is complete.
+    let last = format!("{{\"ts\":{},\"temp\":0}}\n", 1_700_000_000_000_u64 + 7_200_000);
+    publish(&broker, &topic, last.as_bytes());
+    let there = with_state("there", &format!("savepoint = '{saved}'"));
+    let mut there = Program::start(&mut thalweg(&["run", &there]));
+    there.says("subscribed to");
+    let count = || {
+        let results = rusqlite::Connection::open(&database).ok()?;
+        let sum = "SELECT sum(count) FROM averages";
+        results.query_row(sum, [], |row| row.get::<_, Option<i64>>(0)).ok()?
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while count() != Some(21) {
+        assert!(Instant::now() < deadline, "{:?} of 21 readings are in results", count());
+        thread::sleep(Duration::from_millis(20));
+    }
+    there.signal("TERM");
+    there.finish().ok();
+}
