@@ -182,11 +182,12 @@ impl<'a> Life<'a> {
                 world.now.wall = world.now.wall.plus_ms(millis(by));
             }
             world.recover();
-            if let Some(ended) = world.misfortune() {
-                return Ok(ended);
-            }
+            // Before the next misfortune, which might be another power cut, and hide this one.
             if world.is_off() {
                 return Ok(Ended::Power);
+            }
+            if let Some(ended) = world.misfortune() {
+                return Ok(ended);
             }
             let calm_max = if self.stop { STOPPING_MOVES_MAX } else { CALM_MOVES_MAX };
             if world.moves > world.amiss + calm_max {
