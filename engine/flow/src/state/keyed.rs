@@ -415,7 +415,8 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         let (groups, readable) = (self.checkpoints.groups(), self.checkpoints.readable());
         let mut failed = None;
         with!(&mut self.table, table => {
-            (written, bytes) = table.snapshot(self.id, groups, changes, |Held { value, lives_until }, mut block| {
+            (written, bytes) = table.snapshot(self.id, groups, changes, |held, mut block| {
+                let Held { value, lives_until } = held;
                 let lost = seeded(Defect::FlowForgetsTimeToLive);
                 let last = if lost { NEVER } else { lives_until.last() };
                 block.extend_from_slice(&last.as_millis().to_le_bytes());
