@@ -3,7 +3,7 @@
 //! leave in one write. No second attempt, no limits, no metrics; a bad payload ends it.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 
 use hashbrown::HashMap;
 
@@ -30,11 +30,7 @@ impl Hand {
     /// # Errors
     /// If there is no further file descriptor.
     pub fn stopper(&self) -> io::Result<impl FnOnce() + Send + 'static> {
-        let stream = self.0.writer()?;
-        Ok(move || {
-            // If it has ended already there is nothing to end.
-            let _ended = stream.shutdown(Shutdown::Both);
-        })
+        self.0.stopper()
     }
 
     /// The loop; returns how many readings came.

@@ -5,7 +5,6 @@
 //! and event time never goes back.
 
 use std::io::{self, Write};
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -40,7 +39,7 @@ pub struct Load {
 pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     let mut rows = Wire::connect(host, port, "thalweg-bench-rows")?;
     rows.subscribe(RESULTS)?;
-    let ended = rows.writer()?;
+    let stop = rows.stopper()?;
     let counted = Arc::new(AtomicU64::new(0));
     let counting = Arc::clone(&counted);
     let receiver = thread::spawn(move || receive(rows, &counting));
@@ -51,8 +50,7 @@ pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     while counted.load(Ordering::Relaxed) < account.closed() && sent.elapsed() < ARRIVAL_MAX {
         thread::sleep(BURST);
     }
-    // If the broker has ended it already there is nothing to end.
-    let _ended = ended.shutdown(Shutdown::Both);
+    stop();
     let rows = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
     sending?;
     rows?.into_iter().for_each(|(at_us, row)| account.row(at_us, row));

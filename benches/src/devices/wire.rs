@@ -2,13 +2,16 @@
 //! PUBLISH in; properties are stepped over. No pings, no second attempt.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A connection, and what has been read and not yet taken.
 pub struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
+    stopped: Arc<AtomicBool>,
 }
 
 /// At first; it grows with the packets.
@@ -36,7 +39,11 @@ impl Wire {
                 return Err(io::Error::other(what));
             }
         }
-        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0 })
+        Ok(Self::of(stream))
+    }
+
+    fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0, stopped: Arc::default() }
     }
 
     /// Subscribes to `filter`, and waits for the broker's word.
@@ -56,7 +63,7 @@ impl Wire {
         }
     }
 
-    /// The same connection for someone who writes, or ends it.
+    /// The same connection for someone who writes.
     ///
     /// # Errors
     /// If there is no further file descriptor.
@@ -64,12 +71,33 @@ impl Wire {
         self.stream.try_clone()
     }
 
+    /// Ends [`read`](Self::read) from another thread.
+    ///
+    /// # Errors
+    /// If there is no further file descriptor.
+    pub fn stopper(&self) -> io::Result<impl FnOnce() + Send + 'static> {
+        let (stream, stopped) = (self.writer()?, Arc::clone(&self.stopped));
+        Ok(move || {
+            stopped.store(true, Ordering::Relaxed);
+            // If the broker has ended it already there is nothing to end.
+            let _ended = stream.shutdown(Shutdown::Both);
+        })
+    }
+
     /// Reads once and calls `each` with topic and payload of every publish that is complete. False
-    /// at the end of the connection.
+    /// at the end of the connection: the broker's, or one that was asked for.
     ///
     /// # Errors
     /// If the connection breaks, a packet is malformed, or `each` fails.
-    pub fn read(
+    pub fn read(&mut self, each: impl FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<bool> {
+        match self.read_once(each) {
+            // A broker that was still sending answers our end with a reset, and writes fail from then.
+            Err(_) if self.stopped.load(Ordering::Relaxed) => Ok(false),
+            read => read,
+        }
+    }
+
+    fn read_once(
         &mut self,
         mut each: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
@@ -180,7 +208,7 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         });
-        let mut wire = Wire { stream, buffer: vec![0; 16], filled: 0 };
+        let mut wire = Wire { buffer: vec![0; 16], ..Wire::of(stream) };
         let mut seen = Vec::new();
         while wire
             .read(|topic, payload| {
@@ -191,5 +219,24 @@ mod tests {
         {}
         writer.join().unwrap();
         assert_eq!(seen, [("a/b".into(), 3), ("c".into(), 100_000), ("d".into(), 0)]);
+    }
+
+    #[test]
+    fn a_reset_is_an_end_where_an_end_was_asked_for_and_an_error_elsewhere() {
+        for asked_for in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let far = listener.accept().unwrap().0;
+            let mut wire = Wire::of(stream);
+            wire.writer().unwrap().write_all(b"never read").unwrap();
+            // Closed with something unread, it is reset.
+            far.peek(&mut [0]).unwrap();
+            drop(far);
+            if asked_for {
+                wire.stopped.store(true, Ordering::Relaxed);
+            }
+            let read = wire.read(|_, _| Ok(()));
+            assert_eq!(read.map_err(|error| error.kind()).ok(), asked_for.then_some(false));
+        }
     }
 }
