@@ -43,7 +43,7 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
 
-    /// How long to send events, instead of how many: 2 s by default, 10 s in mode mqtt
+    /// How long to send events, instead of how many: 10 s by default, in a sweep 2 s
     #[arg(long, value_name = "S", conflicts_with = "events", value_parser = seconds)]
     seconds: Option<f64>,
 
@@ -64,7 +64,7 @@ struct Args {
     #[arg(long = "peer", value_enum, value_delimiter = ',', value_name = "ENGINE")]
     peers: Vec<Engine>,
 
-    /// How often each engine runs; 3 times with peers, 9 times at a rate from memory, else once
+    /// How often each engine runs; 3 times with peers, 5 times at a rate from memory, else once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
@@ -104,18 +104,23 @@ struct Args {
     #[arg(long, default_value_t = 50, value_name = "N")]
     spin_us: u64,
 
-    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise
-    #[arg(long, default_value_t = 0.5, value_name = "S", value_parser = seconds)]
-    noise_seconds: f64,
+    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise; half of
+    /// the run by default
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    noise_seconds: Option<f64>,
 
     /// This process is a measured one, and this is what it shall do
     #[arg(long, hide = true, value_name = "JSON")]
     measure: Option<String>,
 }
 
-/// Rounds of 2 s at a rate: the noise of this machine changes from one second to the next, so a tail is judged
-/// by the median of several differences.
-const RATE_ROUNDS: u32 = 9;
+/// Rounds at a rate: the noise of a machine changes from one second to the next, so a tail is judged by the median
+/// of several differences, and a round is long enough to meet what comes a few times a second.
+const RATE_ROUNDS: u32 = 5;
+/// Of a run at a rate.
+const RATE_SECONDS: f64 = 10.0;
+/// Of each rate of a sweep.
+const SWEEP_SECONDS: f64 = 2.0;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Checkpoint {
@@ -183,21 +188,25 @@ fn spec(args: &Args, broker: Option<&Broker>) -> Spec {
         _ => Duration::from_millis(rate::WINDOW_MS.unsigned_abs()),
     });
     let by_default = match (args.mode, rate) {
-        (Mode::Memory, Some(rate)) => events(rate, args.seconds.unwrap_or(2.0)),
-        (_, Some(rate)) => events(rate, args.seconds.unwrap_or(10.0)),
+        (_, Some(rate)) => events(rate, args.seconds.unwrap_or(RATE_SECONDS)),
         (Mode::Json, None) => 2_000_000,
         _ => 20_000_000,
+    };
+    let events = args.events.unwrap_or(by_default);
+    let seconds = match (args.sweep, rate) {
+        (false, Some(rate)) => events as f64 / rate as f64,
+        _ => args.seconds.unwrap_or(SWEEP_SECONDS),
     };
     Spec {
         engine: Engine::Thalweg,
         mode: args.mode,
         cores: args.cores.map_or_else(all_cores, usize::from),
-        events: args.events.unwrap_or(by_default),
+        events,
         window_ms: window.as_millis() as i64,
         rate,
         driver: args.driver.to_string(),
         spin_us: args.spin_us,
-        noise_ms: (args.noise_seconds * 1e3) as u64,
+        noise_ms: (args.noise_seconds.unwrap_or(seconds / 2.0) * 1e3) as u64,
         broker: broker.map(|broker| (broker.host.clone(), broker.port)),
         qos: args.qos,
         checkpoint_ms: match args.checkpoint {
@@ -263,7 +272,7 @@ fn sweep_up(args: &Args, spec: &Spec, runs: &mut Runs) -> anyhow::Result<Vec<Str
     let bounds = Bounds {
         from: args.rate.unwrap_or(100_000),
         to: args.rate_max,
-        seconds: args.seconds.unwrap_or(2.0),
+        seconds: args.seconds.unwrap_or(SWEEP_SECONDS),
         behind_ms_max: args.behind_ms_max,
     };
     Ok(vec![match sweep(runs, spec, &bounds)? {
