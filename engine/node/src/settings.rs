@@ -11,6 +11,7 @@ use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
+use thalweg_flow::Tuning;
 use thalweg_kernel::{ConfigError, Epoch};
 use thalweg_mqtt::MqttConfig;
 use thalweg_runtime::{
@@ -125,6 +126,9 @@ pub(crate) struct Metrics {
     pub(crate) address: Option<SocketAddr>,
 }
 
+/// With less, sources would stand still most of the time.
+const PENDING_BYTES_MIN: usize = 1 << 20;
+
 /// Where the job's state outlives the process, and how.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,6 +140,10 @@ pub(crate) struct State {
     retained: usize,
     #[serde(default = "default_journal_bytes_max")]
     journal_bytes_max: u64,
+    #[serde(default = "default_memory_bytes_max")]
+    memory_bytes_max: usize,
+    #[serde(default = "default_pending_bytes_max")]
+    pending_bytes_max: usize,
     savepoint: Option<PathBuf>,
     epoch: Option<u64>,
     #[serde(default)]
@@ -197,6 +205,14 @@ fn default_retained() -> usize {
 
 fn default_journal_bytes_max() -> u64 {
     JournalConfig::default().cap_bytes
+}
+
+fn default_memory_bytes_max() -> usize {
+    Tuning::default().state_memory_bytes_max
+}
+
+fn default_pending_bytes_max() -> usize {
+    Tuning::default().state_pending_bytes_max
 }
 
 fn default_name() -> String {
@@ -277,6 +293,8 @@ impl Settings {
         config.restart = (&self.restart).into();
         if let Some(state) = &self.state {
             config.state = Some(state.config()?);
+            config.tuning.state_memory_bytes_max = state.memory_bytes_max;
+            config.tuning.state_pending_bytes_max = state.pending_bytes_max;
             config.validate().map_err(|error| within("state", error))?;
         }
         Ok(config)
@@ -327,6 +345,14 @@ impl State {
         let journal =
             JournalConfig { cap_bytes: self.journal_bytes_max, ..JournalConfig::default() };
         journal.check().map_err(|error| within("state.journal_bytes_max", error))?;
+        if self.pending_bytes_max < PENDING_BYTES_MIN {
+            let allowed = format!("{PENDING_BYTES_MIN} or more (bytes)");
+            return Err(ConfigError::new(
+                "state.pending_bytes_max",
+                self.pending_bytes_max,
+                allowed,
+            ));
+        }
         if self.retained == 0 {
             return Err(ConfigError::new("state.retained", 0, "1 or more checkpoints"));
         }

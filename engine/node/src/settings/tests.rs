@@ -25,6 +25,15 @@ fn defaults_fill_what_is_not_said() {
 }
 
 #[test]
+fn memory_for_state_is_a_setting() {
+    let toml = format!(
+        "name = 'own'\n{GOOD}\n[state]\ndir = 'd'\nmemory_bytes_max = 0\npending_bytes_max = 2097152"
+    );
+    let tuning = read(&toml).unwrap().runtime().unwrap().tuning;
+    assert_eq!((tuning.state_memory_bytes_max, tuning.state_pending_bytes_max), (0, 2_097_152));
+}
+
+#[test]
 fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
     let cases = [
         (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
@@ -66,6 +75,11 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nwindow = 0"),
             r#"deduplicate: window = "0" is not allowed; allowed: 1 to 1048576 numbers"#,
+        ),
+        (
+            format!("{GOOD}\n[state]\ndir = 'd'\npending_bytes_max = 4096")
+                .replace("[source]", "name = 'own'\n[source]"),
+            r#"state.pending_bytes_max = "4096" is not allowed; allowed: 1048576 or more (bytes)"#,
         ),
         ("window = ".to_owned(), "valid TOML"),
     ];
