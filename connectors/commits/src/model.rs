@@ -18,8 +18,8 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use thalweg_kernel::{
-    Change, Changes, Durability, Epoch, Lineage, OpenContext, Pending, PendingId, Shared, Sink,
-    StateId, Timestamp,
+    Change, Changes, ConnectorError, Durability, Epoch, Lineage, OpenContext, Pending, PendingId,
+    Shared, Sink, StateId, Timestamp,
 };
 
 pub use killed::{KILL_DIRECTORY, killed};
@@ -134,10 +134,18 @@ impl Engine {
     }
 
     /// Seals one instance.
-    pub fn seal<T>(&mut self, epoch: Epoch, instance: usize, sink: &mut impl Sink<T>) {
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn seal<T>(
+        &mut self,
+        epoch: Epoch,
+        instance: usize,
+        sink: &mut impl Sink<T>,
+    ) -> Result<(), ConnectorError> {
         let state = StateId::of("sink", "pending");
         let mut pending = Pending::new(&mut self.changes, state, epoch, instance as u16);
-        sink.seal(epoch, &mut pending).unwrap();
+        sink.seal(epoch, &mut pending)
     }
 
     /// What was sealed exists from now on.
@@ -283,7 +291,7 @@ pub fn play<W: World>(world: &mut W, seed: u64, records: u64, crashes_per_mille:
             let epoch = engine.begin();
             for (instance, sink) in sinks.iter_mut().enumerate() {
                 sink.flush().unwrap();
-                engine.seal(epoch, instance, sink);
+                engine.seal(epoch, instance, sink).unwrap();
                 if random.percent(10) {
                     world.step(&mut random);
                 }

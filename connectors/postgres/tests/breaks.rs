@@ -36,8 +36,8 @@ fn a_connection_that_breaks_in_commit() {
     let mut count = 0;
     for fate in [Fate::Lost, Fate::Unanswered, Fate::Lost, Fate::Unanswered, Fate::Passes] {
         proxy.next_commit(fate);
-        write(&mut sink, count..count + 10);
-        epoch(&mut engine, &mut sink);
+        write(&mut sink, count..count + 10).unwrap();
+        epoch(&mut engine, &mut sink).unwrap();
         count += 10;
         until(|| Ok(database.rows().len() as u64 == count)).unwrap();
     }
@@ -53,12 +53,12 @@ fn a_commit_that_comes_late() {
     let proxy = Proxy::start(database.server.port());
     let mut engine = Engine::default();
     let mut sink = open(&mut engine, &proxy.url("late"));
-    write(&mut sink, 0..10);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 0..10).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     until(|| Ok(database.rows().len() == 10)).unwrap();
     proxy.next_commit(Fate::Late);
-    write(&mut sink, 10..20);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 10..20).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     proxy.wait_for(1);
     // The next attempt stands before the lock.
     let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
@@ -91,8 +91,8 @@ fn backends_that_are_terminated() {
     };
     let mut count = 0;
     for _ in 0..40 {
-        write(&mut sink, count..count + 500);
-        epoch(&mut engine, &mut sink);
+        write(&mut sink, count..count + 500).unwrap();
+        epoch(&mut engine, &mut sink).unwrap();
         count += 500;
         thread::sleep(Duration::from_millis(5));
     }
@@ -104,10 +104,10 @@ fn backends_that_are_terminated() {
     // While it is idle: noticed with the next transaction, which loses no time over it.
     let Some(idle) = Database::new("idle") else { return };
     let mut sink = sink_direct(&idle.url);
-    write(&mut sink, 0..5);
+    write(&mut sink, 0..5).unwrap();
     until(|| Ok(idle.rows().len() == 5)).unwrap();
     assert_eq!(idle.client.integers(&end.replace("terminated", "idle")), [1]);
-    write(&mut sink, 5..10);
+    write(&mut sink, 5..10).unwrap();
     close(&mut sink).unwrap();
     rows(&idle, 10);
 }
@@ -134,8 +134,8 @@ fn a_server_that_is_killed() {
             while !done.load(SeqCst) {
                 // Enough that it takes a while.
                 until(|| thalweg_kernel::Sink::ready(&mut sink)).unwrap();
-                write(&mut sink, count..count + 2_000);
-                epoch(&mut engine, &mut sink);
+                write(&mut sink, count..count + 2_000).unwrap();
+                epoch(&mut engine, &mut sink).unwrap();
                 count += 2_000;
                 thread::sleep(Duration::from_millis(1));
             }
@@ -166,8 +166,8 @@ fn a_server_that_comes_later() {
     let mut engine = Engine::default();
     let cx = contexts(&mut engine, 1).remove(0);
     let mut sink = sink(&url, false).held_rows_max(100).open(&cx).unwrap();
-    write(&mut sink, 0..100);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 0..100).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     assert!(!thalweg_kernel::Sink::ready(&mut sink).unwrap(), "what is not applied is still held");
     server.restart();
     until(|| thalweg_kernel::Sink::ready(&mut sink)).unwrap();
@@ -185,8 +185,8 @@ fn a_port_that_accepts_and_says_nothing() {
     let mut engine = Engine::default();
     let url = format!("{}?connect_timeout=1", proxy.url("mute"));
     let mut sink = open(&mut engine, &url);
-    write(&mut sink, 0..10);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 0..10).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     close(&mut sink).unwrap();
     rows(&database, 10);
 }
@@ -200,8 +200,8 @@ fn a_lock_is_waited_out() {
     let mut sink = sink(&database.url, false).held_rows_max(100).open(&cx).unwrap();
     let other = Client::connect(&database.url);
     other.query("BEGIN; LOCK TABLE results IN ACCESS EXCLUSIVE MODE");
-    write(&mut sink, 0..100);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 0..100).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     let waits =
         "SELECT count(*) FROM pg_locks WHERE relation = 'results'::regclass AND NOT granted";
     until(|| Ok(database.client.integers(waits) == [1])).unwrap();

@@ -16,7 +16,7 @@ use thalweg_postgres::{PostgresConfig, PostgresSink};
 /// Writes numbers without checkpoints, to the end.
 fn put(sink: PostgresSink<u64>, numbers: std::ops::Range<u64>) {
     let mut sink = sink.open(&direct()).unwrap();
-    write(&mut sink, numbers);
+    write(&mut sink, numbers).unwrap();
     close(&mut sink).unwrap();
 }
 
@@ -190,19 +190,19 @@ fn what_cannot_be_used_says_why() {
 fn a_table_that_goes_away() {
     let Some(database) = Database::new("gone") else { return };
     let mut sink = sink_of(&database).open(&direct()).unwrap();
-    write(&mut sink, 0..1);
+    write(&mut sink, 0..1).unwrap();
     until(|| Ok(database.rows().len() == 1)).unwrap();
     database.client.query("DROP TABLE results");
-    write(&mut sink, 1..2);
+    write(&mut sink, 1..2).unwrap();
     let why = close(&mut sink).unwrap_err().to_string();
     assert!(why.contains("does not exist"), "{why}");
 
     // A column that no row of ours has: left to itself, the table would refuse them all.
     let mut sink = sink_of(&database).open(&direct()).unwrap();
-    write(&mut sink, 0..1);
+    write(&mut sink, 0..1).unwrap();
     until(|| Ok(database.rows().len() == 1)).unwrap();
     database.client.query("TRUNCATE results; ALTER TABLE results ADD COLUMN must int NOT NULL");
-    write(&mut sink, 1..2);
+    write(&mut sink, 1..2).unwrap();
     let why = close(&mut sink).unwrap_err().to_string();
     assert!(why.contains("\"must\"") && why.contains("give it a default"), "{why}");
 }
@@ -232,8 +232,8 @@ fn tables_are_made_by_whoever_comes_first() {
     let mut engine = Engine::default();
     let url = database.url.replace("postgres@", "writer@");
     let mut sink = sink(&url, true).open(&contexts(&mut engine, 1)[0]).unwrap();
-    write(&mut sink, 8..9);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 8..9).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     close(&mut sink).unwrap();
     assert_eq!(database.client.integers("SELECT n FROM results WHERE key = 1"), [8]);
 }
@@ -273,7 +273,7 @@ fn tls_is_verified_and_passwords_are_asked_for() {
         sink.open(&direct()).map_err(|error| error.to_string())
     };
     let mut sink = open(url("careful:hunter2", &ours)).unwrap();
-    write(&mut sink, 0..3);
+    write(&mut sink, 0..3).unwrap();
     close(&mut sink).unwrap();
     let sql = "SELECT count(*) FROM results";
     assert_eq!(Client::connect(&server.url("postgres")).integers(sql), [3]);

@@ -74,7 +74,9 @@ fn run<S: Sink<Row>>(
         if under_way.is_none() && (over || begun.elapsed() >= interval) {
             begun = Instant::now();
             let epoch = engine.begin();
-            engine.seal(epoch, 0, &mut sink);
+            if let Err(error) = engine.seal(epoch, 0, &mut sink) {
+                panic!("{error}");
+            }
             figures.seal.push(begun.elapsed());
             under_way = Some((epoch, over));
         }

@@ -30,16 +30,16 @@ fn a_lock_is_waited_out_and_pushes_back() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut engine = Engine::default();
     let mut sink = alone(&mut engine, &path);
-    write(&mut sink, 0..100);
+    write(&mut sink, 0..100).unwrap();
     assert!(!sink.ready().unwrap());
-    epoch(&mut engine, &mut sink);
+    epoch(&mut engine, &mut sink).unwrap();
     thread::sleep(Duration::from_millis(100));
     assert!(!sink.ready().unwrap(), "a commit that waits still holds its rows");
     other.execute_batch("ROLLBACK").unwrap();
     until(|| sink.ready()).unwrap();
     // What stands in front of a barrier is taken all the same.
-    write(&mut sink, 100..400);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 100..400).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     close(&mut sink).unwrap();
     assert_eq!(rows(&path).len(), 400);
 }
@@ -53,8 +53,8 @@ fn a_full_disk_is_waited_out() {
     let ballast = small.0.path().join("ballast");
     // Writes what there is room for.
     let _full = fs::write(&ballast, vec![1; 8 << 20]).unwrap_err();
-    write(&mut sink, 0..50_000);
-    epoch(&mut engine, &mut sink);
+    write(&mut sink, 0..50_000).unwrap();
+    epoch(&mut engine, &mut sink).unwrap();
     for _ in 0..20 {
         thread::sleep(Duration::from_millis(10));
         assert!(!sink.ready().unwrap());
@@ -71,9 +71,9 @@ fn without_checkpoints_rows_are_seen_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out.db");
     let mut sink = sink(&path, false).open(&direct()).unwrap();
-    write(&mut sink, 0..10);
+    write(&mut sink, 0..10).unwrap();
     until(|| Ok(rows(&path).len() == 10)).unwrap();
-    write(&mut sink, 10..20);
+    write(&mut sink, 10..20).unwrap();
     close(&mut sink).unwrap();
     assert_eq!(rows(&path).len(), 20);
 }
@@ -89,9 +89,9 @@ fn at_least_once_a_seal_waits_for_the_table() {
     until(|| Ok(path.exists())).unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    write(&mut sink, 0..10);
+    write(&mut sink, 0..10).unwrap();
     let first = engine.begin();
-    engine.seal(first, 0, &mut sink);
+    engine.seal(first, 0, &mut sink).unwrap();
     thread::sleep(Duration::from_millis(50));
     assert!(!sink.sealed(first).unwrap());
     other.execute_batch("ROLLBACK").unwrap();
@@ -120,8 +120,8 @@ fn a_file_from_before_commits_named_directories_goes_on() {
     }
     assert!(!engine.notes.is_empty());
     let mut writer = alone(&mut engine, &path);
-    write(&mut writer, 4..6);
-    epoch(&mut engine, &mut writer);
+    write(&mut writer, 4..6).unwrap();
+    epoch(&mut engine, &mut writer).unwrap();
     close(&mut writer).unwrap();
     assert_eq!(rows(&path), [0, 1, 2, 3, 4, 5]);
     let mut other = Engine::within("there");
@@ -137,7 +137,7 @@ fn a_row_that_the_table_refuses_stops_nothing() {
     let other = Connection::open(&path).unwrap();
     other.execute_batch("CREATE TABLE results (n INTEGER CHECK (n % 3 > 0))").unwrap();
     let mut sink = sink(&path, false).open(&direct()).unwrap();
-    write(&mut sink, 0..10);
+    write(&mut sink, 0..10).unwrap();
     close(&mut sink).unwrap();
     assert_eq!(rows(&path), [1, 2, 4, 5, 7, 8]);
 }
@@ -157,7 +157,7 @@ fn every_kind_of_value_arrives() {
         .text("note", |_| "");
     sink.check().unwrap();
     let mut sink = sink.open(&direct()).unwrap();
-    write(&mut sink, 0..2);
+    write(&mut sink, 0..2).unwrap();
     close(&mut sink).unwrap();
     let table = Connection::open(&path).unwrap();
     let found: Vec<String> = table

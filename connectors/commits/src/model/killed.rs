@@ -80,7 +80,7 @@ fn job<S: Sink<u64>>(directory: &Path, open: impl Fn(&[OpenContext]) -> Vec<S>) 
         }
         let epoch = engine.begin();
         for (instance, sink) in sinks.iter_mut().enumerate() {
-            engine.seal(epoch, instance, sink);
+            engine.seal(epoch, instance, sink).unwrap();
         }
         while !sinks.iter_mut().all(|sink| sink.sealed(epoch).unwrap()) {
             pause();

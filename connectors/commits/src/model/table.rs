@@ -111,26 +111,35 @@ pub fn close<T>(sink: &mut impl Sink<T>) -> Result<(), ConnectorError> {
 }
 
 /// Writes numbers.
-pub fn write(sink: &mut RowWriter<u64>, numbers: std::ops::Range<u64>) {
+///
+/// # Errors
+/// Those of the sink, whose thread may have met them at any time before.
+pub fn write(
+    sink: &mut RowWriter<u64>,
+    numbers: std::ops::Range<u64>,
+) -> Result<(), ConnectorError> {
     for n in numbers {
-        sink.write(Timestamp::default(), n).unwrap();
+        sink.write(Timestamp::default(), n)?;
     }
-    sink.flush().unwrap();
+    sink.flush()
 }
 
 /// One epoch, to its commit.
-pub fn epoch(engine: &mut Engine, sink: &mut RowWriter<u64>) {
+///
+/// # Errors
+/// As of [`write`].
+pub fn epoch(engine: &mut Engine, sink: &mut RowWriter<u64>) -> Result<(), ConnectorError> {
     let epoch = engine.begin();
-    engine.seal(epoch, 0, sink);
-    assert!(sink.sealed(epoch).unwrap());
+    engine.seal(epoch, 0, sink)?;
+    assert!(sink.sealed(epoch)?);
     engine.exists(epoch, 0);
-    sink.commit(epoch).unwrap();
+    sink.commit(epoch)
 }
 
 /// A run of a job on one shard, to its end: one epoch with these numbers.
 ///
 /// # Errors
-/// If it does not start.
+/// If it does not start, or is told later that it may not.
 pub fn run(
     table: &impl Table,
     engine: &mut Engine,
@@ -138,8 +147,8 @@ pub fn run(
 ) -> Result<(), ConnectorError> {
     let cx = contexts(engine, 1).remove(0);
     let mut sink = table.sink(false).open(&cx)?;
-    write(&mut sink, numbers);
-    epoch(engine, &mut sink);
+    write(&mut sink, numbers)?;
+    epoch(engine, &mut sink)?;
     close(&mut sink)
 }
 
@@ -192,7 +201,7 @@ pub fn two_directories(table: &impl Table) {
     assert_eq!(table.rows(), [0, 1, 2, 3]);
     // Without checkpoints there is nothing to skip.
     let mut sink = table.sink(false).open(&direct()).unwrap();
-    write(&mut sink, 4..5);
+    write(&mut sink, 4..5).unwrap();
     close(&mut sink).unwrap();
     // The first has noticed nothing.
     run(table, &mut first, 5..6).unwrap();
@@ -226,12 +235,12 @@ pub fn two_directories_at_once(table: &impl Table) {
     let mut second = Engine::within("there");
     let mut one = table.sink(false).open(&contexts(&mut first, 1)[0]).unwrap();
     let mut other = table.sink(false).open(&contexts(&mut second, 1)[0]).unwrap();
-    write(&mut one, 0..5);
-    epoch(&mut first, &mut one);
+    write(&mut one, 0..5).unwrap();
+    epoch(&mut first, &mut one).unwrap();
     close(&mut one).unwrap();
-    write(&mut other, 5..6);
-    epoch(&mut second, &mut other);
-    let error = close(&mut other).unwrap_err();
+    // It is told when its thread looks: that may be before the first has committed, or after.
+    let written = write(&mut other, 5..6).and_then(|()| epoch(&mut second, &mut other));
+    let error = written.and_then(|()| close(&mut other)).unwrap_err();
     assert!(error.lasting && error.to_string().contains("another name"), "{error}");
     assert_eq!(table.rows(), [0, 1, 2, 3, 4]);
 }
@@ -241,11 +250,11 @@ pub fn at_least_once(table: &impl Table) {
     let mut engine = Engine::default();
     let cx = contexts(&mut engine, 1).remove(0);
     let mut sink = table.sink(false).at_least_once().open(&cx).unwrap();
-    write(&mut sink, 0..10);
+    write(&mut sink, 0..10).unwrap();
     until(|| Ok(table.rows().len() == 10)).unwrap();
-    write(&mut sink, 10..20);
+    write(&mut sink, 10..20).unwrap();
     let first = engine.begin();
-    engine.seal(first, 0, &mut sink);
+    engine.seal(first, 0, &mut sink).unwrap();
     until(|| sink.sealed(first)).unwrap();
     assert_eq!(table.rows().len(), 20);
     engine.exists(first, 20);
