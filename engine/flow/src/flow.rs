@@ -396,7 +396,8 @@ impl Flow {
         count: &'static str,
     ) -> Inbox<T> {
         let records_in = self.counter(count, node);
-        Inbox::new(ports, records_in, self.watermark("currentInputWatermark", node))
+        let together = self.0.graph.borrow().wakes_together(node);
+        Inbox::new(ports, together, records_in, self.watermark("currentInputWatermark", node))
     }
 
     pub(crate) fn counter(&self, name: &'static str, node: u32) -> Counter {

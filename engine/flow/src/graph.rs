@@ -1,6 +1,7 @@
 //! The job graph: what the user described, for people, the dashboard and EXPLAIN.
 
 use std::any::type_name;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thalweg_kernel::Str;
@@ -55,6 +56,38 @@ impl Graph {
         let (name, description) = (Str::from(name), Str::from(name));
         self.nodes.push(GraphNode { id, name, description, records, parallelism, inputs });
         id
+    }
+
+    /// Whether what comes into `node` from several sides falls idle and wakes up together: whatever makes one of them do
+    /// so will reach the others.
+    pub(crate) fn wakes_together(&self, node: u32) -> bool {
+        let inputs = &self.nodes[node as usize].inputs;
+        let mut origins = inputs.iter().map(|&(input, _)| self.origins(input));
+        let Some(first) = origins.next() else { return false };
+        match inputs[0].1 {
+            // What has not been exchanged before is another on each shard.
+            Edge::Hash => first.iter().all(|&(_, exchanged)| exchanged),
+            Edge::Chained | Edge::Local => origins.all(|other| other == first),
+        }
+    }
+
+    /// Where the stream out of `node` begins, and whether it was exchanged since.
+    fn origins(&self, node: u32) -> BTreeSet<(u32, bool)> {
+        let (mut open, mut seen) = (vec![(node, false)], BTreeSet::new());
+        let mut origins = BTreeSet::new();
+        while let Some((next, exchanged)) = open.pop() {
+            if !seen.insert((next, exchanged)) {
+                continue;
+            }
+            let inputs = &self.nodes[next as usize].inputs;
+            if inputs.is_empty() {
+                origins.insert((next, exchanged));
+            }
+            open.extend(
+                inputs.iter().map(|&(input, edge)| (input, exchanged || edge == Edge::Hash)),
+            );
+        }
+        origins
     }
 
     /// The first node that is not the same in `other`.

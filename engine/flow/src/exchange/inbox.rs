@@ -42,8 +42,15 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    pub(crate) fn new(ports: Vec<Port<T>>, records_in: Counter, watermark: WatermarkGauge) -> Self {
-        let (merge, barrier) = (Merge::new(ports.len()), Alignment::new(ports.len()));
+    /// `together` says that its ports go back to the same streams.
+    pub(crate) fn new(
+        ports: Vec<Port<T>>,
+        together: bool,
+        records_in: Counter,
+        watermark: WatermarkGauge,
+    ) -> Self {
+        let merge = Merge::new(ports.len()).together(together);
+        let barrier = Alignment::new(ports.len());
         Self { ports, merge, barrier, batch: Batch::default(), first: 0, records_in, watermark }
     }
 }

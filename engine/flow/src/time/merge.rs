@@ -1,4 +1,8 @@
 //! The watermark of several inputs: the minimum over those that are neither idle nor ended.
+//!
+//! Inputs that go back to the same stream fall idle and wake up *together*, but one of them is always the first to
+//! say so. Those that are still idle then have records on their way that no watermark of the first may overtake: of
+//! such inputs none is left out until all are idle.
 
 use thalweg_kernel::{Mark, Timestamp};
 
@@ -15,12 +19,19 @@ pub(crate) struct Merge {
     inputs: Vec<Input>,
     watermark: Timestamp,
     idle: bool,
+    together: bool,
 }
 
 impl Merge {
     pub(crate) fn new(inputs: usize) -> Self {
         let input = Input { watermark: Timestamp::MIN, idle: false, ended: false };
-        Self { inputs: vec![input; inputs], watermark: Timestamp::MIN, idle: false }
+        let (inputs, watermark) = (vec![input; inputs], Timestamp::MIN);
+        Self { inputs, watermark, idle: false, together: false }
+    }
+
+    /// The same of inputs that fall idle and wake up together, if they do.
+    pub(crate) fn together(self, together: bool) -> Self {
+        Self { together, ..self }
     }
 
     /// The merged watermark.
@@ -84,9 +95,8 @@ impl Merge {
             }
             open += 1;
             latest = latest.max(input.watermark);
-            if input.idle {
-                idle += 1;
-            } else {
+            idle += usize::from(input.idle);
+            if !input.idle || self.together {
                 watermark = watermark.min(input.watermark);
             }
         }
@@ -151,6 +161,20 @@ mod tests {
             ],
         );
         assert_eq!(out, [wm(10), wm(30), wm(35)]);
+    }
+
+    #[test]
+    fn inputs_that_wake_up_together_wait_for_the_last_of_them() {
+        let mut merge = Merge::new(2).together(true);
+        let mut out = Vec::new();
+        let active = [(0, Mark::Active), (0, wm(50)), (1, Mark::Active), (1, wm(40))];
+        let idle = [(0, wm(10)), (1, wm(10)), (0, Mark::Idle), (0, Mark::Active), (0, wm(20))];
+        for (input, mark) in
+            idle.into_iter().chain([(0, Mark::Idle), (1, Mark::Idle)]).chain(active)
+        {
+            merge.mark(input, mark, |mark| out.push(mark));
+        }
+        assert_eq!(out, [wm(10), wm(20), Mark::Idle, Mark::Active, wm(40)]);
     }
 
     #[test]
