@@ -235,3 +235,57 @@ fn lists_and_maps_that_shrink_make_room() {
     while shard.step(Now::default()).unwrap() != Step::Done {}
     assert_eq!(taken(&out.take()).len(), 100_000);
 }
+
+/// Knows a key for a second.
+struct Briefly(ValueState<u32, i64>);
+
+impl KeyedProcess<u32, Record> for Briefly {
+    type Out = Said;
+
+    fn record(
+        &mut self,
+        (key, time): Record,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Said>,
+    ) {
+        let known = usize::from(self.0.get(cx).is_some());
+        self.0.set(cx, time);
+        out.record(cx.time(), if known > 0 { Said::Found(key, 1) } else { Said::Taken(key) });
+    }
+}
+
+/// Goal: what has expired keeps nobody out, and nobody gives way to it, whatever the sizes of steps. Method: as many
+/// keys as may be, a pause, and as many others.
+#[test]
+fn what_has_expired_makes_room() {
+    for (step_records_max, overflow) in
+        [1, 64, 10_000].into_iter().flat_map(|max| [(max, Overflow::DeadLetter), (max, EVICT)])
+    {
+        let keys = |first: u32, time: i64| (first..first + 1_000).map(move |key| (key, time));
+        let pause = std::iter::once((0, 99_999));
+        let records: Vec<Record> = keys(0, 0).chain(pause).chain(keys(5_000, 100_000)).collect();
+        let (out, source) = (Collected::new(), Collection::new(records));
+        let sink = out.sink();
+        let job = |flow: &Flow| {
+            let watermarks = Watermarks::monotonous()
+                .timestamps(|record: &Record| record.1)
+                .without_clock_guard();
+            flow.source(source.clone(), watermarks)
+                .key_by(key)
+                .keys_max(1_001, overflow)
+                .process(|states| {
+                    let second = Ttl::event_time(Duration::from_secs(1));
+                    Briefly(states.value_with("time", StateOptions::new().ttl(second)))
+                })
+                .sink(sink.clone());
+        };
+        let tuning = Tuning { step_records_max, ..Tuning::default() };
+        let cx = BuildContext { tuning, ..BuildContext::single("bounds") };
+        let mut shard = Shard::build(&job, &cx).unwrap();
+        while shard.step(at(0)).unwrap() != Step::Done {}
+        let given_way = ["numKeysEvicted", "numDeadLetters"];
+        let given_way = shard.metrics().iter().filter(|metric| given_way.contains(&metric.name));
+        assert_eq!(given_way.map(Metric::value).sum::<i64>(), 0, "{step_records_max} {overflow:?}");
+        assert_eq!(out.take().len(), 2_001);
+    }
+}

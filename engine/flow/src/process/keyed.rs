@@ -20,6 +20,8 @@ use crate::state::{AtKey, Overflow, States};
 use crate::stream::Stream;
 use crate::table_hash::{table_hash, table_hash_from};
 
+/// A record that finds no room looks for what has expired in so many pieces at most, of 64 buckets each.
+const EXPIRED_PIECES_MAX: usize = 16;
 /// So many processing-time timers fire in a step at most.
 const TIMERS_FIRED_MAX: usize = 4_096;
 
@@ -192,6 +194,14 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     fn makes_room(&mut self, key: &K, hash: u64) -> bool {
         let at = self.at(key, hash);
         let is_known = self.states.iter().any(|state| state.borrow_mut().has(&at));
+        // What nobody can see any more keeps nobody out.
+        for _ in 0..EXPIRED_PIECES_MAX {
+            let Some(number) = self.bounds.full(&self.states, is_known) else { return true };
+            let mut full = self.states[number].borrow_mut();
+            if !full.expire(self.reached, self.processing_time) {
+                break;
+            }
+        }
         if self.bounds.overflow == Overflow::EvictLeastRecentlyUsed && self.bounds.keys_max > 0 {
             let mut spared = false;
             for _ in 0..EVICTED_KEYS_MAX {

@@ -23,7 +23,7 @@ use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
 use crate::pressure::Takes;
 use crate::table_hash::table_hash;
 
-/// A step frees what has expired from so many buckets.
+/// What has expired is freed from so many buckets at a time: once a step, and where there is no room.
 const EXPIRE_BUCKETS: usize = 64;
 /// What has expired in the store alone is looked for among so many stored entries at a time,
 const SWEEP_ENTRIES: usize = 1_024;
@@ -94,8 +94,8 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn drop_key(&mut self, at: &AtKey<'_, K>);
     /// A key that was not used for long.
     fn least_recently_used(&mut self) -> Option<K>;
-    /// Frees some of what has expired.
-    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp);
+    /// Frees some of what has expired; whether anything ever does.
+    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool;
 }
 
 /// How much a state holds.
@@ -488,12 +488,12 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
         with!(&mut self.table, table => table.least_recently_used())
     }
 
-    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) {
+    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool {
         let now = now_of(self.options.ttl, reached, processing_time);
-        if let Tables::Expiring(table) = &mut self.table {
-            table.expire(now, EXPIRE_BUCKETS);
-            self.sweep(now, processing_time);
-        }
+        let Tables::Expiring(table) = &mut self.table else { return false };
+        table.expire(now, EXPIRE_BUCKETS);
+        self.sweep(now, processing_time);
+        true
     }
 }
 

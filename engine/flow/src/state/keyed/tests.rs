@@ -107,10 +107,10 @@ impl Rig {
     fn step(&mut self) {
         for n in 0..20 {
             let clock = Timestamp::from(self.now + n * 100);
-            match self.domain {
+            assert!(match self.domain {
                 TimeDomain::EventTime => self.keyed.expire(self.now.into(), clock),
                 TimeDomain::ProcessingTime => self.keyed.expire(7.into(), clock),
-            }
+            });
         }
     }
 }
