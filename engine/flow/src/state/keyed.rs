@@ -5,6 +5,7 @@
 //! value = i64:last-millisecond value      little-endian; i64::MAX where it does not expire
 //! ```
 
+mod cold;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use thalweg_kernel::{
     Durable, Epoch, Key, StateError, StateId, StateReader, StateWriter, Timestamp, ValueDamaged,
 };
 
+use self::cold::Sweep;
 use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
@@ -25,10 +27,6 @@ use crate::table_hash::table_hash;
 
 /// What has expired is freed from so many buckets at a time: once a step, and where there is no room.
 const EXPIRE_BUCKETS: usize = 64;
-/// What has expired in the store alone is looked for among so many stored entries at a time,
-const SWEEP_ENTRIES: usize = 1_024;
-/// and so often, by this machine's clock: a million in about two minutes.
-const SWEEP_EVERY_MS: u64 = 100;
 /// Entries are dropped in at most so many pieces at a time.
 const EVICT_PIECES_MAX: usize = 64;
 /// Values are weighed in samples of so many.
@@ -57,6 +55,8 @@ pub(crate) struct Keyed<K, V> {
     /// So many keys were here when values were weighed before the first snapshot; none are weighed after it.
     weighed_keys: usize,
     sweep: Sweep,
+    /// The stored key where the search for one that gives way goes on; empty at the beginning.
+    gives_way_from: Vec<u8>,
 }
 
 /// The table: with or without time to live.
@@ -73,15 +73,6 @@ macro_rules! with {
             Tables::Expiring($table) => $do,
         }
     };
-}
-
-/// The search through the store for what has expired there.
-#[derive(Default)]
-struct Sweep {
-    /// The stored key where it goes on; empty at the beginning.
-    from: Vec<u8>,
-    /// When it was taken up last.
-    at: Timestamp,
 }
 
 /// What an operator asks of all its states.
@@ -132,6 +123,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             value_bytes: 0,
             weighed_keys: 0,
             sweep: Sweep::default(),
+            gives_way_from: Vec::new(),
         }
     }
 
@@ -279,52 +271,6 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             }
         });
         self.value_bytes = block.len().checked_div(weighed).unwrap_or(0).max(1);
-    }
-
-    /// Frees some of what has expired in the store alone.
-    fn sweep(&mut self, now: Timestamp, processing_time: Timestamp) {
-        let since = processing_time.as_millis().abs_diff(self.sweep.at.as_millis());
-        let Tables::Expiring(table) = &mut self.table else { return };
-        let Some(reader) = &self.reader else { return };
-        if !table.has_evicted() || since < SWEEP_EVERY_MS {
-            return;
-        }
-        self.sweep.at = processing_time;
-        let (first, end) = self.id.range(self.own.clone());
-        let from = std::mem::take(&mut self.sweep.from);
-        let from = if from.is_empty() { first } else { from };
-        let (mut seen, mut next, mut expired) = (0, Vec::new(), Vec::new());
-        let scanned = reader.scan(&from, &end, &mut |stored, value| {
-            if seen == SWEEP_ENTRIES {
-                next = stored.to_vec();
-                // Nothing has failed: this ends the scan.
-                return Err(StateError::Other(String::new()));
-            }
-            seen += 1;
-            if split_value(value)?.0 < now {
-                expired.push(stored.to_vec());
-            }
-            Ok(())
-        });
-        let mut freed = 0;
-        let mut free = |stored: &[u8]| {
-            let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
-            let key: K = key.ok_or_else(ValueDamaged::key::<K>)?;
-            // A scan may show what was there a while ago.
-            reader.get(stored, &mut |value| {
-                if split_value(value)?.0 < now {
-                    freed += usize::from(table.expire_cold(table_hash(&key), &key));
-                }
-                Ok(())
-            })
-        };
-        let swept = expired.iter().try_for_each(|stored| free(stored).map(drop));
-        self.cold = self.cold.saturating_sub(freed);
-        let ended = if next.is_empty() { scanned.and(swept) } else { swept };
-        self.sweep.from = next;
-        if let Err(error) = ended {
-            self.checkpoints.fail(error);
-        }
     }
 
     fn restore_entry(
@@ -485,6 +431,10 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
     }
 
     fn least_recently_used(&mut self) -> Option<K> {
+        // What memory has dropped was not used for longer than what it has.
+        if let Some(key) = self.find_cold() {
+            return Some(key);
+        }
         with!(&mut self.table, table => table.least_recently_used())
     }
 

@@ -341,11 +341,16 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         if expired { Found::Absent } else { Found::Here(value) }
     }
 
+    /// Whether a key that the store has is there alone.
+    pub fn is_cold(&self, hash: u64, key: &K) -> bool {
+        self.entries.find(hash, |entry| entry.key == *key).is_none()
+            && !self.removed.contains(hash, key)
+    }
+
     /// Deletes a key in the store that has expired there, if the store is the only place where it is; whether
     /// that is so.
     pub fn expire_cold(&mut self, hash: u64, key: &K) -> bool {
-        let is_cold = self.entries.find(hash, |entry| entry.key == *key).is_none()
-            && !self.removed.contains(hash, key);
+        let is_cold = self.is_cold(hash, key);
         if is_cold {
             self.removed.insert(key.clone(), self.epoch);
         }

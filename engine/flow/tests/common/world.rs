@@ -60,7 +60,7 @@ impl Store {
     }
 }
 
-/// What was there when it was opened; single keys and the readable epoch as they are now, as of a store that has
+/// What job was there when it was opened; entries and the readable epoch as they are now, as of a store that has
 /// folded everything.
 struct Reader(Stored, Store);
 
@@ -79,7 +79,8 @@ impl StateReader for Reader {
         to: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
     ) -> Result<(), StateError> {
-        let range = self.0.entries.range(from.to_vec()..to.to_vec());
+        let live = Arc::clone(&self.1.0.lock().unwrap().entries);
+        let range = live.range(from.to_vec()..to.to_vec());
         range.into_iter().try_for_each(|(key, value)| each(key, value))
     }
 
