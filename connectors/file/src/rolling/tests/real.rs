@@ -104,7 +104,7 @@ fn close(sink: &mut RollingWriter<Numbers>) {
 
 fn epoch(engine: &mut Engine, sink: &mut RollingWriter<Numbers>, position: u64) {
     let epoch = engine.begin();
-    engine.seal::<u64>(epoch, 0, sink);
+    engine.seal::<u64>(epoch, 0, sink).unwrap();
     until(|| Sink::<u64>::sealed(sink, epoch).unwrap());
     engine.exists(epoch, position);
     Sink::<u64>::commit(sink, epoch).unwrap();
