@@ -126,6 +126,9 @@ pub(crate) struct Metrics {
     pub(crate) address: Option<SocketAddr>,
 }
 
+/// Longer windows are mistakes, and would never close.
+const WINDOW_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// With less, sources would stand still most of the time.
 const PENDING_BYTES_MIN: usize = 1 << 20;
 
@@ -257,9 +260,19 @@ impl Settings {
             let allowed = "with [state] a name of the job's own: what it commits is known by it";
             return Err(ConfigError::new("name", &self.name, allowed));
         }
-        if self.window.size < Duration::from_millis(1) {
+        if !(Duration::from_millis(1)..=WINDOW_MAX).contains(&self.window.size) {
             let size = humantime::format_duration(self.window.size);
-            return Err(ConfigError::new("window.size", size, "1ms or more: 10s"));
+            return Err(ConfigError::new("window.size", size, "1ms to 366days: 10s"));
+        }
+        let dir = self.state.as_ref().map(|state| state.dir.as_os_str());
+        let empty = [
+            ("name", self.name.is_empty(), "a name for the job"),
+            ("fields.key", self.fields.key.is_empty(), "the name of a field"),
+            ("fields.value", self.fields.value.is_empty(), "the name of a field"),
+            ("state.dir", dir.is_some_and(|dir| dir.is_empty()), "a directory"),
+        ];
+        if let Some((key, _, allowed)) = empty.into_iter().find(|(_, empty, _)| *empty) {
+            return Err(ConfigError::new(key, "", allowed));
         }
         if self.source.payload_bytes_max == 0 {
             return Err(ConfigError::new("source.payload_bytes_max", 0, "1 or more bytes"));

@@ -37,7 +37,17 @@ fn memory_for_state_is_a_setting() {
 fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
     let cases = [
         (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
-        (GOOD.replace("10s", "0s"), r#"window.size = "0s" is not allowed; allowed: 1ms or more"#),
+        (
+            GOOD.replace("10s", "0s"),
+            r#"window.size = "0s" is not allowed; allowed: 1ms to 366days"#,
+        ),
+        (GOOD.replace("10s", "400days"), r#"window.size = "1year 1month 4days"#),
+        (format!("name = ''\n{GOOD}"), r#"name = "" is not allowed; allowed: a name for the job"#),
+        (format!("{GOOD}\n[fields]\nvalue = ''"), r#"fields.value = "" is not allowed"#),
+        (
+            format!("name = 'own'\n{GOOD}\n[state]\ndir = ''"),
+            r#"state.dir = "" is not allowed; allowed: a directory"#,
+        ),
         (GOOD.replace("size", "sise"), r#"window.sise = "" is not allowed; allowed: size"#),
         (GOOD.replace("mqtt://", "http://"), r#"source.mqtt: "#),
         (
