@@ -39,11 +39,13 @@ pub(crate) struct Keeper {
     head: Vec<u8>,
     trimmed: u64,
     unflushed: bool,
+    /// A message was too large for it.
+    refused: bool,
 }
 
 impl Keeper {
     pub(crate) fn new(writer: Box<dyn JournalWriter>) -> Self {
-        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false }
+        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false, refused: false }
     }
 
     fn append(&mut self, delivery: &Delivery, received: Timestamp) -> Result<u64, JournalError> {
@@ -138,7 +140,10 @@ impl Ledger {
             Keeping::Journal(keeper) => match keeper.append(delivery, received) {
                 Ok(mark) => Ok(Taken::Yes(mark)),
                 Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
-                Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
+                Err(JournalError::TooLarge(why)) => {
+                    keeper.refused = true;
+                    Ok(Taken::Refused(keeper.writer.end(), why))
+                }
                 Err(error) => Err(error.into()),
             },
         }
@@ -159,6 +164,15 @@ impl Ledger {
             && std::mem::take(&mut keeper.unflushed)
         {
             keeper.writer.flush();
+        }
+    }
+
+    /// Whether the journal has refused a message since this was asked last. All before it may be durable already; then
+    /// nobody will ring for its acknowledgement.
+    pub(crate) fn has_refused(&mut self) -> bool {
+        match &mut self.keeping {
+            Keeping::Journal(keeper) => std::mem::take(&mut keeper.refused),
+            _ => false,
         }
     }
 

@@ -298,6 +298,9 @@ impl Receive {
             }
             self.tell_stall(cx);
         }
+        if self.ledger.has_refused() {
+            self.settle();
+        }
         self.setup.bell.abandoned()
     }
 
