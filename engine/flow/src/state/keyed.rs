@@ -5,7 +5,6 @@
 //! value = i64:last-millisecond value      little-endian; i64::MAX where it does not expire
 //! ```
 
-mod cold;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +17,7 @@ use thalweg_kernel::{
     Durable, Epoch, Key, StateError, StateId, StateReader, StateWriter, Timestamp, ValueDamaged,
 };
 
-use self::cold::Sweep;
+use self::cold::{Cursor, Sweep};
 use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
@@ -55,8 +54,8 @@ pub(crate) struct Keyed<K, V> {
     /// So many keys were here when values were weighed before the first snapshot; none are weighed after it.
     weighed_keys: usize,
     sweep: Sweep,
-    /// The stored key where the search for one that gives way goes on; empty at the beginning.
-    gives_way_from: Vec<u8>,
+    /// Where the search for a stored key that gives way goes on.
+    gives_way: Cursor,
 }
 
 /// The table: with or without time to live.
@@ -74,6 +73,9 @@ macro_rules! with {
         }
     };
 }
+
+// Behind the macro, which it uses.
+mod cold;
 
 /// What an operator asks of all its states.
 pub(crate) trait AnyKeyed<K>: Stateful {
@@ -123,7 +125,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             value_bytes: 0,
             weighed_keys: 0,
             sweep: Sweep::default(),
-            gives_way_from: Vec::new(),
+            gives_way: Cursor::default(),
         }
     }
 

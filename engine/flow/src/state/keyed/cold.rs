@@ -1,6 +1,6 @@
 //! Keys that are in the store alone: what of them has expired is deleted there, and they are the first to give way.
 
-use thalweg_kernel::{Durable, Key, StateError, StateId, Timestamp, ValueDamaged};
+use thalweg_kernel::{Durable, Key, StateError, StateId, StateReader, Timestamp, ValueDamaged};
 
 use super::{Keyed, Tables, read_key, split_value};
 use crate::table_hash::table_hash;
@@ -15,10 +15,45 @@ const GIVES_WAY_ENTRIES: usize = 1_024;
 /// The search through the store for what has expired there.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// The stored key where it goes on; empty at the beginning.
-    from: Vec<u8>,
+    cursor: Cursor,
     /// When it was taken up last.
     at: Timestamp,
+}
+
+/// The stored key where a search goes on; empty at the beginning.
+#[derive(Default)]
+pub(super) struct Cursor(Vec<u8>);
+
+impl Cursor {
+    /// Shows `each` at most so many entries of the range, from where the last call ended, until it has seen enough. Begins
+    /// anew behind the last one.
+    fn walk(
+        &mut self,
+        reader: &dyn StateReader,
+        (first, end): (Vec<u8>, Vec<u8>),
+        entries_max: usize,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
+    ) -> Result<(), StateError> {
+        let from = std::mem::take(&mut self.0);
+        let from = if from.is_empty() { first } else { from };
+        let (mut seen, mut enough) = (0, false);
+        let scanned = reader.scan(&from, &end, &mut |stored, value| {
+            if enough || seen == entries_max {
+                self.0 = stored.to_vec();
+                // Nothing has failed: this ends the scan.
+                return Err(StateError::Other(String::new()));
+            }
+            seen += 1;
+            enough = each(stored, value)?;
+            Ok(())
+        });
+        if self.0.is_empty() { scanned } else { Ok(()) }
+    }
+}
+
+fn key_of<K: Key>(stored: &[u8]) -> Result<K, StateError> {
+    let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
+    Ok(key.ok_or_else(ValueDamaged::key::<K>)?)
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
@@ -31,26 +66,16 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             return;
         }
         self.sweep.at = processing_time;
-        let (first, end) = self.id.range(self.own.clone());
-        let from = std::mem::take(&mut self.sweep.from);
-        let from = if from.is_empty() { first } else { from };
-        let (mut seen, mut next, mut expired) = (0, Vec::new(), Vec::new());
-        let scanned = reader.scan(&from, &end, &mut |stored, value| {
-            if seen == SWEEP_ENTRIES {
-                next = stored.to_vec();
-                // Nothing has failed: this ends the scan.
-                return Err(StateError::Other(String::new()));
-            }
-            seen += 1;
+        let (range, mut expired) = (self.id.range(self.own.clone()), Vec::new());
+        let scanned = self.sweep.cursor.walk(&**reader, range, SWEEP_ENTRIES, |stored, value| {
             if split_value(value)?.0 < now {
                 expired.push(stored.to_vec());
             }
-            Ok(())
+            Ok(false)
         });
         let mut freed = 0;
         let mut free = |stored: &[u8]| {
-            let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
-            let key: K = key.ok_or_else(ValueDamaged::key::<K>)?;
+            let key: K = key_of(stored)?;
             // A scan may show what was there a while ago.
             reader.get(stored, &mut |value| {
                 if split_value(value)?.0 < now {
@@ -61,9 +86,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         };
         let swept = expired.iter().try_for_each(|stored| free(stored).map(drop));
         self.cold = self.cold.saturating_sub(freed);
-        let ended = if next.is_empty() { scanned.and(swept) } else { swept };
-        self.sweep.from = next;
-        if let Err(error) = ended {
+        if let Err(error) = scanned.and(swept) {
             self.checkpoints.fail(error);
         }
     }
@@ -71,33 +94,17 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     /// A key that is in the store alone, if there is one among the next stored ones.
     pub(super) fn find_cold(&mut self) -> Option<K> {
         let reader = self.reader.as_ref().filter(|_| self.cold > 0)?;
-        let (first, end) = self.id.range(self.own.clone());
-        let from = std::mem::take(&mut self.gives_way_from);
-        let from = if from.is_empty() { first } else { from };
-        let (mut seen, mut next, mut found) = (0, Vec::new(), None);
-        let scanned = reader.scan(&from, &end, &mut |stored, _| {
-            if found.is_some() || seen == GIVES_WAY_ENTRIES {
-                next = stored.to_vec();
-                // Nothing has failed: this ends the scan.
-                return Err(StateError::Other(String::new()));
-            }
-            seen += 1;
-            let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
-            let key: K = key.ok_or_else(ValueDamaged::key::<K>)?;
+        let (range, mut found) = (self.id.range(self.own.clone()), None);
+        let scanned = self.gives_way.walk(&**reader, range, GIVES_WAY_ENTRIES, |stored, _| {
+            let key: K = key_of(stored)?;
             let hash = table_hash(&key);
-            let is_cold = match &self.table {
-                Tables::Plain(table) => table.is_cold(hash, &key),
-                Tables::Expiring(table) => table.is_cold(hash, &key),
-            };
+            let is_cold = with!(&self.table, table => table.is_cold(hash, &key));
             found = Some(key).filter(|_| is_cold);
-            Ok(())
+            Ok(is_cold)
         });
-        if next.is_empty()
-            && let Err(error) = scanned
-        {
+        if let Err(error) = scanned {
             self.checkpoints.fail(error);
         }
-        self.gives_way_from = next;
         found
     }
 }
