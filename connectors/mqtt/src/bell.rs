@@ -1,9 +1,11 @@
 //! How shards call an I/O thread: flags and a waker. The thread looks at its queues whenever the
 //! bell rings, so no queue needs a waiting receiver of its own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 
@@ -11,6 +13,9 @@ use atomic_waker::AtomicWaker;
 pub(crate) struct Bell {
     waker: AtomicWaker,
     rung: AtomicBool,
+    /// The thread sleeps, and looks at its queues when it wakes.
+    pausing: AtomicBool,
+    thread: OnceLock<Thread>,
     /// The thread waits for a queue that is not worth ringing for otherwise.
     wanting: AtomicBool,
     /// An orderly end was asked for.
@@ -24,7 +29,7 @@ pub(crate) struct Bell {
 /// The journal rings, too: when records have become durable, and when there is room again.
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        self.ring();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
@@ -35,8 +40,14 @@ impl Wake for Bell {
 impl Bell {
     /// Call after putting something into a queue.
     pub(crate) fn ring(&self) {
-        self.rung.store(true, Ordering::Release);
-        self.waker.wake();
+        self.rung.store(true, Ordering::SeqCst);
+        if self.pausing.load(Ordering::SeqCst) {
+            if let Some(thread) = self.thread.get() {
+                thread.unpark();
+            }
+        } else {
+            self.waker.wake();
+        }
     }
 
     pub(crate) fn stop(&self) {
@@ -71,6 +82,19 @@ impl Bell {
     /// Whether the thread waits for what was put into its queue just now.
     pub(crate) fn wanted(&self) -> bool {
         self.wanting.load(Ordering::SeqCst)
+    }
+
+    /// Lets the thread, which is always the same, sleep until somebody rings, but no longer than this. Whether somebody
+    /// has rung since the bell was answered last.
+    pub(crate) fn pause(&self, at_most: Duration) -> bool {
+        self.thread.get_or_init(std::thread::current);
+        self.pausing.store(true, Ordering::SeqCst);
+        // A ring before that has left its mark; one after it ends the pause.
+        if !self.rung.load(Ordering::SeqCst) {
+            std::thread::park_timeout(at_most);
+        }
+        self.pausing.store(false, Ordering::SeqCst);
+        self.rung.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stopped(&self) -> bool {

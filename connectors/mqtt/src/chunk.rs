@@ -1,6 +1,6 @@
 //! What the I/O thread of a source hands to its shard: up to [`CHUNK_MESSAGES_MAX`] messages in
 //! two flat buffers. A chunk travels in a circle and keeps its buffers, so nothing is allocated
-//! per message; copying out of rumqttc's read buffer lets that be reused too.
+//! per message; copying out of the read buffer lets that be reused too.
 
 use std::ops::Range;
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 use thalweg_kernel::ConfigError;
 
 use crate::mode::Mode;
-use crate::{tls, topic};
+use crate::tls::Dialer;
+use crate::topic;
 
 /// The user name where the configuration names none.
 pub const USER_ENV: &str = "THALWEG_MQTT_USER";
@@ -277,7 +278,7 @@ impl MqttConfig {
         self.check_values()?;
         self.login()?;
         if self.tls {
-            tls::client_config(self)?;
+            Dialer::new(self)?;
         }
         Ok(())
     }

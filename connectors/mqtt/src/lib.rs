@@ -1,4 +1,4 @@
-//! MQTT: a source that acknowledges what is safe, and a sink that is done when the broker is. MQTT 3.1.1 and 5, QoS 0 to 2, TLS, on rumqttc's event loop.
+//! MQTT: a source that acknowledges what is safe, and a sink that is done when the broker is. MQTT 3.1.1 and 5, QoS 0 to 2, TLS, in rumqttc's packets.
 //!
 //! | type | what it is |
 //! |---|---|
@@ -15,21 +15,22 @@
 //! Each source and each sink has one thread with one connection; nothing here blocks a shard.
 //!
 //! ```text
-//!  broker -> rumqttc -> I/O thread == chunks of messages ==> shard: match, decode, emit
-//!              |        I/O thread <== the same chunks ====  hand-over
+//!  broker -> link -> I/O thread == chunks of messages ==> shard: match, decode, emit
+//!              |     I/O thread <== the same chunks ====  hand-over
 //!              |
 //!              +=> journal: write, sync => acknowledge (QoS 1, 2)
 //!
-//!  shard: encode == loads of results ==> I/O thread: outbox -> rumqttc -> broker
+//!  shard: encode == loads of results ==> I/O thread: outbox -> link -> broker
 //!         <== the same loads, empty ===  once the broker has acknowledged all of them
 //! ```
 //!
 //! Messages travel in flat buffers that circulate, so nothing is allocated per message here.
-//! (rumqttc itself allocates a few times for each.)
+//! (rumqttc's codec allocates once or twice for each.)
 //!
-//! What a message costs at a high rate is not its decoding but the wake-ups of two threads for it.
-//! Above 8,000 messages a second a source at QoS 0 therefore lets messages gather for 0.4 ms (module
-//! `pace`), and a chunk that has nothing to acknowledge comes back without waking anyone.
+//! What a message costs at a high rate is not its decoding but the wake-ups of two threads, and of the broker, for it.
+//! Above 8,000 messages a second messages are therefore left to gather for 0.4 ms at QoS 0, 0.1 to 0.2 ms
+//! otherwise (module `pace`); a chunk that has nothing to acknowledge comes back without waking anyone; and all
+//! acknowledgements, or publishes, that are due go out in one write.
 //!
 //! # What is promised
 //! A source acknowledges by one of three modes ([`Mode`], URL parameter `durability`), always in receive order,
@@ -105,21 +106,21 @@
 //! QoS 1, unoptimised build and a broker that logs every packet: 23,000 msg/s both ways.
 //! (`tests/latency.rs`)
 //!
-//! The journal against none, QoS 1, 110 bytes, up to the last acknowledgement, five runs of each taking turns on two
-//! cores and a disk that were kept busy by other work (`tests/throughput.rs`). Messages a second, medians of pairs:
+//! The journal against none, QoS 1, 110 bytes, up to the last acknowledgement, through mosquitto 2.0.11 on the same two cores:
+//! seven runs each of 150,000 messages, taking turns (`tests/throughput.rs`). The fastest runs' messages a second, the CPU
+//! time of this process for a message, and the median of the pairs' ratios. Live, that process is the publisher too, and
+//! mosquitto is the limit:
 //!
-//! | the broker's window | draining a backlog | CPU a message, none and journal |
-//! |---|---|---|
-//! | 20, MQTT 3.1.1 | 1.27, 1.45 | 2.1 and 2.4 us |
-//! | 20, MQTT 5 | 1.01 | 2.1 and 2.7 us |
-//! | 1,000, MQTT 3.1.1 | 0.96 | 2.1 and 2.5 us |
-//! | 1,000, MQTT 5 | 1.04, 1.06 | 2.1 and 2.5 us |
-//!
-//! Live traffic takes 7 to 10 us with the journal and 10 to 14 without, for there the acknowledgement waits for the
-//! shard; its rate is that of the disk when others use it, 0.56 to 1.11 times there. Up to the shard alone a backlog is
-//! faster without a journal, which proves little: its acknowledgements then lag tens of thousands of messages
-//! behind, each a packet and a system call of its own, and mosquitto 2.0.11, which sends a resumed session its queue
-//! whatever the window, waits for none.
+//! | the broker's window | | none | journal | ratio |
+//! |---|---|---|---|---|
+//! | 20 | 3.1.1, live | 70,200, 3.8 us | 71,800, 7.0 us | 1.03 |
+//! | 20 | 5, live | 70,100, 4.0 us | 67,600, 7.4 us | 0.96 |
+//! | 1,000 | 3.1.1, live | 68,200, 4.0 us | 71,400, 7.3 us | 0.97 |
+//! | 1,000 | 5, live | 69,400, 3.9 us | 68,600, 7.8 us | 1.00 |
+//! | 20 | 3.1.1, a backlog | 220,000, 0.6 us | 212,000, 1.5 us | 0.97 |
+//! | 20 | 5, a backlog | 212,000, 0.6 us | 213,000, 1.4 us | 1.41 |
+//! | 1,000 | 3.1.1, a backlog | 209,000, 0.8 us | 219,000, 1.3 us | 1.06 |
+//! | 1,000 | 5, a backlog | 214,000, 0.8 us | 209,000, 1.4 us | 0.97 |
 //!
 //! What bounds it otherwise: a group is written only after the one before is synced, so with a window of W messages and S
 //! for a sync no more than W / S messages a second, and about half of that if two groups take turns: with 20 and

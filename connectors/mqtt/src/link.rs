@@ -1,35 +1,43 @@
-//! One connection to a broker over rumqttc's event loop: the only module that knows MQTT 3.1.1
-//! from MQTT 5, and the place where the event loop's traps are kept from the rest.
+//! Connections to a broker, one after the other: MQTT 3.1.1 and 5, with rumqttc's packets and a loop of our own.
 //!
-//! - What was buffered when a connection fails is taken out at once ([`Link::leftovers`]), so no
-//!   event of the old connection can be mistaken for one of the new.
-//! - Requests and pending publishes of the old connection are dropped: rumqttc would send stale
-//!   acknowledgements, and forgets publishes by itself whenever the broker has no session. The
-//!   source acknowledges per connection; the sink has an outbox of its own.
-//! - rumqttc forgets incoming QoS 2 ids on reconnect and then takes the broker's PUBREL for a
-//!   protocol error, for ever. The standard wants a PUBCOMP. So before a connection is made every
-//!   id is marked as received ([`Link::recover`]).
-//! - Before each attempt over TLS, the [`Bridge`] connects first.
+//! rumqttc's event loop sends each acknowledgement and each publish by itself, a system call and a wake-up of the broker
+//! for every one; clones each packet; cannot ping without reading; forgets what it knew of QoS 2 and of
+//! publishes when a connection is lost; and takes no connected stream, as TLS would need. At QoS 1 those calls were
+//! most of what a message cost. Its codec has none of that, so the codec is what we use.
+//!
+//! - **Polled, not awaited.** [`Link::poll`] borrows nothing between calls: acknowledgements may be added whenever there
+//!   are some. What was added goes out in one write, before the next read.
+//! - **Nothing of a connection outlives it**: its buffers, packet ids and unanswered pings go with it, so no event of the
+//!   old one can be mistaken for one of the new.
+//! - **What was received counts.** All that a connection delivered is returned before its end is, also if writing to it
+//!   has failed already.
+//! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it.
 
+mod connection;
 mod mqtt3;
 mod mqtt5;
 
 use std::fmt::Display;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::{NetworkOptions, Outgoing, QoS, Transport, v5};
-use tokio_rustls::rustls::ClientConfig;
-use v5::mqttbytes as codec5;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::config::{MqttConfig, Qos, Secret, Version};
-use crate::tls::Bridge;
+use crate::tls::Dialer;
+use connection::{Connection, Stream};
 
-/// rumqttc's request queue grows as needed; this bound is never met, because there are at most as
-/// many acknowledgements as packet ids and the sink has a window of its own.
-const REQUESTS_MAX: usize = 2 * 65_536;
-/// How long TCP and CONNECT may take, in seconds.
+/// How long TCP may take, and then CONNECT, in seconds.
 const CONNECT_S_MAX: u64 = 5;
+/// How long the last bytes may take when the connection is closed.
+const CLOSE_MS_MAX: u64 = 1_000;
+/// Packets that are not yet written take at most about this many bytes; publishes wait then.
+const UNWRITTEN_BYTES_MAX: usize = 64 * 1024;
 
 /// The payloads of the status topic.
 pub(crate) const ONLINE: &str = "online";
@@ -41,7 +49,7 @@ pub(crate) struct Plan {
     pub(crate) client_id: String,
     pub(crate) clean: bool,
     pub(crate) login: Option<(String, Secret)>,
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) tls: Option<Dialer>,
 }
 
 /// Why a connection failed.
@@ -71,277 +79,269 @@ pub(crate) struct Delivery {
     pub(crate) user_properties: Vec<(String, String)>,
 }
 
+/// A message to the broker. Its topic must be valid, and its packet no larger than the broker takes.
+pub(crate) struct Publish<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    /// MQTT 5 only.
+    pub(crate) user_property: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Publish<'a> {
+    /// What goes to the status topic.
+    pub(crate) fn status(config: &'a MqttConfig, payload: &'static str) -> Option<Self> {
+        Some(Self {
+            topic: config.status_topic.as_deref()?,
+            payload: Bytes::from_static(payload.as_bytes()),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            user_property: None,
+        })
+    }
+}
+
+/// How a publish went into the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// QoS 0: it is with the socket at the next [`Event::Flushed`].
+    Plain,
+    /// The broker will answer for this packet id.
+    Tracked(u16),
+}
+
 /// What happened on the connection.
 pub(crate) enum Event {
-    Connected {
-        session_present: bool,
-        /// The largest packet the broker takes.
-        packet_bytes_max: Option<u32>,
-        /// The most unacknowledged publishes the broker takes.
-        receive_max: Option<u16>,
-    },
+    Connected(Accepted),
     Delivery(Delivery),
     /// QoS 2: the broker will not repeat this message any more.
     Released(u16),
     /// For each filter of our subscription, why it was refused.
     Subscribed(Vec<Option<String>>),
-    /// A publish of ours was written; 0 for QoS 0.
-    Sent(u16),
     /// A publish of ours is with the broker, or was refused by it.
     Acked {
         packet_id: u16,
         refused: Option<String>,
     },
-    /// An acknowledgement of ours was written.
-    AckWritten,
+    /// Everything was written, publishes of QoS 0 among it.
+    Flushed,
     /// Our DISCONNECT was written.
     Closed,
-    Other,
 }
 
-enum Loop {
-    V4(Box<rumqttc::EventLoop>),
-    V5(Box<v5::EventLoop>),
+/// The broker has accepted our CONNECT.
+pub(crate) struct Accepted {
+    pub(crate) session_present: bool,
+    /// The largest packet the broker takes.
+    pub(crate) packet_bytes_max: Option<u32>,
+    /// The most unacknowledged publishes the broker takes.
+    pub(crate) receive_max: Option<u16>,
+    /// A keep-alive other than ours that the broker wants, in seconds.
+    keep_alive_s: Option<u16>,
 }
 
-/// Puts packets into the queue that the event loop sends from. None of these waits.
-pub(crate) enum Requests {
-    V4(rumqttc::AsyncClient),
-    V5(v5::AsyncClient),
+/// A packet from the broker.
+enum Incoming {
+    Accepted(Accepted),
+    Delivery(Delivery),
+    /// PUBREC for this id.
+    Received(u16),
+    /// PUBREL for this id.
+    Released(u16),
+    /// PUBACK or PUBCOMP for this id, or a PUBREC that refuses.
+    Acked {
+        packet_id: u16,
+        refused: Option<String>,
+    },
+    Subscribed {
+        packet_id: u16,
+        refusals: Vec<Option<String>>,
+    },
+    Pong,
+}
+
+/// A packet of ours.
+enum Outgoing<'a> {
+    /// PUBACK or PUBREC.
+    Ack(u16, Qos),
+    /// PUBREL.
+    Release(u16),
+    /// PUBCOMP.
+    Complete(u16),
+    /// With its packet id; 0 at QoS 0.
+    Publish(u16, Publish<'a>),
+    Subscribe {
+        packet_id: u16,
+        filters: Vec<&'a str>,
+        qos: Qos,
+    },
+    Ping,
+    Disconnect,
+}
+
+type Dialing = Pin<Box<dyn Future<Output = Result<(Box<Connection>, Accepted), Trouble>>>>;
+
+enum State {
+    Down,
+    Dialing(Dialing),
+    Up(Box<Connection>),
 }
 
 /// One connection after the other, to one broker.
 pub(crate) struct Link {
-    event_loop: Loop,
-    bridge: Option<Bridge>,
-    connected: bool,
-    qos: Qos,
+    plan: Arc<Plan>,
+    state: State,
+    /// Met while looking for events that were there already.
+    trouble: Option<Trouble>,
 }
 
 impl Link {
-    /// Prepares the connection; [`Link::next`] makes it. Must be called within the I/O thread's
-    /// runtime.
-    pub(crate) fn new(plan: &Plan) -> Result<(Self, Requests), String> {
-        let bridge =
-            plan.tls.as_ref().map(|tls| Bridge::new(&plan.config, Arc::clone(tls))).transpose()?;
-        let (host, transport) = match &bridge {
-            Some(bridge) => (bridge.path.clone(), Transport::unix()),
-            None => (plan.config.host.clone(), Transport::tcp()),
-        };
-        let (event_loop, requests) = match plan.config.version {
-            Version::V311 => mqtt3::client(plan, host, transport),
-            Version::V5 => mqtt5::client(plan, host, transport),
-        };
-        let mut link = Self { event_loop, bridge, connected: false, qos: plan.config.qos };
-        link.recover();
-        Ok((link, requests))
+    pub(crate) fn new(plan: Arc<Plan>) -> Self {
+        Self { plan, state: State::Down, trouble: None }
     }
 
-    /// What happens next; connects first where there is no connection. After an error, call
-    /// [`Link::leftovers`] and [`Link::recover`] before the next call. Do not drop the future
-    /// before it is ready while connected: rumqttc does not promise that nothing is lost then.
-    pub(crate) async fn next(&mut self) -> Result<Event, Trouble> {
-        if let (false, Some(bridge)) = (self.connected, &mut self.bridge) {
-            bridge.open().await?;
+    /// What happens next; connects first where there is no connection. Writes what waits to be written. Reads only if
+    /// `reads`, and pings in any case. After an error there is no connection; the next call makes one.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<Event, Trouble>> {
+        if let Some(trouble) = self.trouble.take() {
+            return Poll::Ready(Err(trouble));
         }
-        let next = match &mut self.event_loop {
-            Loop::V4(event_loop) => {
-                event_loop.poll().await.map(mqtt3::event).map_err(mqtt3::trouble)
+        loop {
+            let event = match &mut self.state {
+                State::Down => {
+                    self.state = State::Dialing(Box::pin(dial(Arc::clone(&self.plan))));
+                    continue;
+                }
+                State::Dialing(dialing) => match std::task::ready!(dialing.as_mut().poll(cx)) {
+                    Ok((connection, accepted)) => {
+                        self.state = State::Up(connection);
+                        Ok(Event::Connected(accepted))
+                    }
+                    Err(trouble) => Err(trouble),
+                },
+                State::Up(connection) => std::task::ready!(connection.poll(cx, reads)),
+            };
+            if event.is_err() {
+                self.state = State::Down;
             }
-            Loop::V5(event_loop) => {
-                event_loop.poll().await.map(mqtt5::event).map_err(mqtt5::trouble)
-            }
-        };
-        match next {
-            Ok(event) => {
-                self.connected = true;
-                Ok(event)
-            }
+            return Poll::Ready(event);
+        }
+    }
+
+    /// Writes what waits to be written, as far as that is possible at once.
+    pub(crate) fn write(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = self.up() {
+            connection.poll_write(cx);
+        }
+    }
+
+    /// An event that was received already. To be asked until there is none: cheaper than [`Link::poll`].
+    pub(crate) fn received(&mut self) -> Option<Event> {
+        match self.up()?.received() {
+            Ok(event) => event,
             Err(trouble) => {
-                self.connected = false;
-                let Some(bridge) = &mut self.bridge else { return Err(trouble) };
-                Err(bridge.trouble().await.unwrap_or(trouble))
+                self.state = State::Down;
+                self.trouble = Some(trouble);
+                None
             }
         }
     }
 
-    /// What happened at the same time as what [`Link::next`] returned: rumqttc takes up to ten packets
-    /// at once and keeps them in a queue. To be asked until it has none, before the next [`Link::next`].
-    #[inline]
-    pub(crate) fn more(&mut self) -> Option<Event> {
-        match &mut self.event_loop {
-            Loop::V4(event_loop) => event_loop.state.events.pop_front().map(mqtt3::event),
-            Loop::V5(event_loop) => event_loop.state.events.pop_front().map(mqtt5::event),
+    fn up(&mut self) -> Option<&mut Connection> {
+        match &mut self.state {
+            State::Up(connection) => Some(connection),
+            State::Down | State::Dialing(_) => None,
         }
     }
 
-    /// The events that a failed connection left behind.
-    pub(crate) fn leftovers(&mut self) -> Vec<Event> {
-        match &mut self.event_loop {
-            Loop::V4(event_loop) => event_loop.state.events.drain(..).map(mqtt3::event).collect(),
-            Loop::V5(event_loop) => event_loop.state.events.drain(..).map(mqtt5::event).collect(),
+    /// Acknowledges a delivery of this connection.
+    pub(crate) fn ack(&mut self, packet_id: u16, qos: Qos) {
+        if let Some(connection) = self.up() {
+            connection.ack(packet_id, qos);
         }
     }
 
-    /// Makes a failed connection ready for the next attempt.
-    pub(crate) fn recover(&mut self) {
-        match &mut self.event_loop {
-            Loop::V4(event_loop) => {
-                event_loop.clean();
-                event_loop.pending.clear();
-                event_loop.state.collision = None;
-                if self.qos == Qos::ExactlyOnce {
-                    for packet_id in 1..=u16::MAX {
-                        let mut seen =
-                            rumqttc::Publish::from_bytes("", QoS::ExactlyOnce, Bytes::new());
-                        seen.pkid = packet_id;
-                        let _marked =
-                            event_loop.state.handle_incoming_packet(rumqttc::Packet::Publish(seen));
-                        event_loop.state.events.clear();
-                    }
-                }
-                event_loop.state.events.clear();
-            }
-            Loop::V5(event_loop) => {
-                event_loop.clean();
-                event_loop.pending.clear();
-                event_loop.state.collision = None;
-                if self.qos == Qos::ExactlyOnce {
-                    for packet_id in 1..=u16::MAX {
-                        let mut seen = codec5::v5::Publish::new(
-                            "",
-                            codec5::QoS::ExactlyOnce,
-                            Bytes::new(),
-                            None,
-                        );
-                        seen.pkid = packet_id;
-                        let _marked = event_loop
-                            .state
-                            .handle_incoming_packet(codec5::v5::Packet::Publish(seen));
-                        event_loop.state.events.clear();
-                    }
-                }
-                event_loop.state.events.clear();
-            }
+    /// Publishes. `None` without a connection, or if every packet id is in use.
+    pub(crate) fn publish(&mut self, publish: Publish<'_>) -> Option<Sent> {
+        self.up()?.publish(publish)
+    }
+
+    /// Messages of this connection that we have not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        match &self.state {
+            State::Up(connection) => connection.unacknowledged(),
+            State::Down | State::Dialing(_) => 0,
+        }
+    }
+
+    /// Publishes of ours, and subscriptions, that the broker has not answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        match &self.state {
+            State::Up(connection) => connection.in_flight(),
+            State::Down | State::Dialing(_) => 0,
+        }
+    }
+
+    /// Whether publishes need not wait for the socket.
+    pub(crate) fn has_room(&self) -> bool {
+        matches!(&self.state, State::Up(connection) if connection.unwritten_bytes() < UNWRITTEN_BYTES_MAX)
+    }
+
+    /// Subscribes to all `filters`.
+    pub(crate) fn subscribe<'a>(&mut self, filters: impl Iterator<Item = &'a str>, qos: Qos) {
+        if let Some(connection) = self.up() {
+            connection.subscribe(filters.collect(), qos);
+        }
+    }
+
+    /// Ends the connection in good order once all that was asked for before has been written.
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(connection) = self.up() {
+            connection.disconnect();
         }
     }
 
     /// Lets the last bytes out after [`Event::Closed`].
-    pub(crate) async fn close(mut self) {
-        drop(self.event_loop);
-        if let Some(bridge) = &mut self.bridge {
-            bridge.drain().await;
+    pub(crate) async fn close(&mut self) {
+        if let State::Up(connection) = std::mem::replace(&mut self.state, State::Down) {
+            let limit = Duration::from_millis(CLOSE_MS_MAX);
+            let _ended = timeout(limit, connection.shut_down()).await;
         }
     }
 }
 
-fn network() -> NetworkOptions {
-    let mut network = NetworkOptions::new();
-    // Measured through mosquitto on loopback: 0.25 ms at 1,000 msg/s, up to a few ms without, and
-    // no difference in throughput, of which the broker is the limit.
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(CONNECT_S_MAX);
-    network
+/// Connects, and introduces us.
+async fn dial(plan: Arc<Plan>) -> Result<(Box<Connection>, Accepted), Trouble> {
+    let limit = Duration::from_secs(CONNECT_S_MAX);
+    let late = |_| Trouble::weather("timeout", format!("no connection within {CONNECT_S_MAX} s"));
+    let stream: Box<dyn Stream> = match &plan.tls {
+        Some(dialer) => Box::new(dialer.dial(&plan.config).await?),
+        None => Box::new(
+            timeout(limit, tcp(&plan.config))
+                .await
+                .map_err(late)?
+                .map_err(|cause| Trouble::weather("connect", cause))?,
+        ),
+    };
+    let mut connection = Box::new(Connection::new(stream, &plan)?);
+    let mut accepted = timeout(limit, connection.accepted()).await.map_err(late)??;
+    if plan.config.version == Version::V311 {
+        accepted.receive_max = mqtt3::window(plan.config.qos);
+    }
+    Ok((connection, accepted))
 }
 
-impl Requests {
-    /// Acknowledges a delivery.
-    pub(crate) fn ack(&self, packet_id: u16, qos: Qos) -> bool {
-        match self {
-            Self::V4(client) => {
-                let mut publish = rumqttc::Publish::from_bytes("", qos.v4(), Bytes::new());
-                publish.pkid = packet_id;
-                client.try_ack(&publish).is_ok()
-            }
-            Self::V5(client) => {
-                let mut publish = codec5::v5::Publish::new("", qos.v5(), Bytes::new(), None);
-                publish.pkid = packet_id;
-                client.try_ack(&publish).is_ok()
-            }
-        }
-    }
-
-    /// Publishes; the topic must be valid.
-    pub(crate) fn publish(&self, topic: &str, qos: Qos, retain: bool, payload: Bytes) -> bool {
-        match self {
-            Self::V4(client) => client.try_publish(topic, qos.v4(), retain, payload).is_ok(),
-            Self::V5(client) => client.try_publish(topic, qos.v5(), retain, payload).is_ok(),
-        }
-    }
-
-    /// Publishes with a user property, where the protocol has them; the topic must be valid.
-    pub(crate) fn publish_with(
-        &self,
-        (name, value): (&str, &str),
-        topic: &str,
-        qos: Qos,
-        retain: bool,
-        payload: Bytes,
-    ) -> bool {
-        let Self::V5(client) = self else { return self.publish(topic, qos, retain, payload) };
-        let properties = codec5::v5::PublishProperties {
-            user_properties: vec![(name.to_owned(), value.to_owned())],
-            ..Default::default()
-        };
-        client.try_publish_with_properties(topic, qos.v5(), retain, payload, properties).is_ok()
-    }
-
-    /// Subscribes to all `filters`.
-    pub(crate) fn subscribe<'a>(&self, filters: impl Iterator<Item = &'a str>, qos: Qos) -> bool {
-        match self {
-            Self::V4(client) => client
-                .try_subscribe_many(
-                    filters.map(|path| rumqttc::SubscribeFilter::new(path.to_owned(), qos.v4())),
-                )
-                .is_ok(),
-            Self::V5(client) => client
-                .try_subscribe_many(filters.map(|path| {
-                    let mut filter = codec5::v5::Filter::new(path, qos.v5());
-                    // We subscribe again on every connection; that is no reason to see the
-                    // retained messages again. (Shared subscriptions never carry them.)
-                    if !path.starts_with("$share/") {
-                        filter.retain_forward_rule = codec5::v5::RetainForwardRule::OnNewSubscribe;
-                    }
-                    filter
-                }))
-                .is_ok(),
-        }
-    }
-
-    /// Ends the connection once all that was requested before has been written.
-    pub(crate) fn disconnect(&self) -> bool {
-        match self {
-            Self::V4(client) => client.try_disconnect().is_ok(),
-            Self::V5(client) => client.try_disconnect().is_ok(),
-        }
-    }
-}
-
-impl Qos {
-    fn v4(self) -> QoS {
-        match self {
-            Self::AtMostOnce => QoS::AtMostOnce,
-            Self::AtLeastOnce => QoS::AtLeastOnce,
-            Self::ExactlyOnce => QoS::ExactlyOnce,
-        }
-    }
-
-    fn v5(self) -> codec5::QoS {
-        match self {
-            Self::AtMostOnce => codec5::QoS::AtMostOnce,
-            Self::AtLeastOnce => codec5::QoS::AtLeastOnce,
-            Self::ExactlyOnce => codec5::QoS::ExactlyOnce,
-        }
-    }
-}
-
-fn sent(outgoing: &Outgoing) -> Event {
-    match outgoing {
-        Outgoing::Publish(packet_id) => Event::Sent(*packet_id),
-        Outgoing::PubAck(_) | Outgoing::PubRec(_) => Event::AckWritten,
-        Outgoing::Disconnect => Event::Closed,
-        _ => Event::Other,
-    }
+/// A connected socket that sends at once.
+pub(crate) async fn tcp(config: &MqttConfig) -> std::io::Result<TcpStream> {
+    let tcp = TcpStream::connect(format!("{}:{}", config.host, config.port)).await?;
+    // Measured through mosquitto on loopback: 0.25 ms at 1,000 msg/s, up to a few ms without.
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 const LOGIN_HELP: &str = "check user and password, and the broker's access rules";
@@ -351,13 +351,6 @@ fn refused(code: &dyn std::fmt::Debug, help: &str) -> Trouble {
     Trouble::Fatal(format!("the broker refused the connection ({code:?}): {help}"))
 }
 
-fn aborted() -> Trouble {
-    Trouble::weather(
-        "closed",
-        "the broker closed the connection (it ended, or another client took this client_id)",
-    )
-}
-
-fn no_pong() -> Trouble {
-    Trouble::weather("ping", "the broker did not answer a ping")
+fn not_now(code: &dyn std::fmt::Debug) -> Trouble {
+    Trouble::weather("refused", format!("the broker refused the connection ({code:?})"))
 }

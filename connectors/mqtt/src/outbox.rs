@@ -1,15 +1,13 @@
 //! What the sink has taken and the broker has not acknowledged. Pure: no I/O.
 //!
-//! rumqttc forgets its publishes when the broker has no session for us, so the sink keeps them
-//! here and, after each new connection, sends again in order what was not acknowledged.
-//!
-//! rumqttc chooses the packet ids. It handles requests one at a time in the order in which they
-//! were made and reports each as sent with its id, so the order tells which id belongs to which
-//! publish.
+//! A connection that is lost takes what it has not delivered with it, so the sink keeps its results here and, after
+//! each new connection, sends again in order what was not acknowledged.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+
+use crate::link::Sent;
 
 /// A result on its way to the broker. `P` is what to tell once it has arrived.
 pub(crate) struct Parcel<P> {
@@ -24,26 +22,25 @@ pub(crate) struct Parcel<P> {
     again: bool,
 }
 
-/// Parcels by sequence number: those in `base..next` are requested, later ones are not yet.
+/// Parcels by sequence number: those in `base..next` are sent, later ones are not yet.
 pub(crate) struct Outbox<P> {
     parcels: VecDeque<Parcel<P>>,
     base: u64,
     next: u64,
-    /// Requested and not yet reported as sent; `None` for publishes that are not results.
-    requested: VecDeque<Option<u64>>,
+    /// Sent at QoS 0, and perhaps not yet written.
+    unwritten: VecDeque<u64>,
     /// The parcel behind each packet id in flight.
     by_packet_id: Vec<Option<u64>>,
 }
 
 impl<P> Outbox<P> {
-    /// Packet ids run from 1 to `inflight`.
-    pub(crate) fn new(inflight: u16) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             parcels: VecDeque::new(),
             base: 0,
             next: 0,
-            requested: VecDeque::new(),
-            by_packet_id: vec![None; usize::from(inflight) + 1],
+            unwritten: VecDeque::new(),
+            by_packet_id: Vec::new(),
         }
     }
 
@@ -59,12 +56,7 @@ impl<P> Outbox<P> {
         self.parcels.push_back(Parcel { topic, payload, id, port, done: false, again: false });
     }
 
-    /// The number of publishes requested and not reported as sent.
-    pub(crate) fn requested(&self) -> usize {
-        self.requested.len()
-    }
-
-    /// The next parcel to request, and whether it was requested on an earlier connection.
+    /// The next parcel to send, and whether it was sent on an earlier connection.
     pub(crate) fn next(&mut self) -> Option<(&Parcel<P>, bool)> {
         loop {
             let at = usize::try_from(self.next - self.base).ok()?;
@@ -77,9 +69,18 @@ impl<P> Outbox<P> {
         }
     }
 
-    /// The parcel that [`Outbox::next`] gave has been requested.
-    pub(crate) fn request(&mut self) {
-        self.requested.push_back(Some(self.next));
+    /// The parcel that [`Outbox::next`] gave has been sent.
+    pub(crate) fn sent(&mut self, how: Sent) {
+        match how {
+            Sent::Plain => self.unwritten.push_back(self.next),
+            Sent::Tracked(packet_id) => {
+                let at = usize::from(packet_id);
+                if at >= self.by_packet_id.len() {
+                    self.by_packet_id.resize(at + 1, None);
+                }
+                self.by_packet_id[at] = Some(self.next);
+            }
+        }
         self.next += 1;
     }
 
@@ -90,22 +91,10 @@ impl<P> Outbox<P> {
         self.finish(seq);
     }
 
-    /// A publish that is not a result was requested.
-    pub(crate) fn request_other(&mut self) {
-        self.requested.push_back(None);
-    }
-
-    /// rumqttc reports the next publish as sent with this id: the parcel that this completes, if it
-    /// does (QoS 0).
-    pub(crate) fn sent(&mut self, packet_id: u16) -> Option<&Parcel<P>> {
-        let seq = self.requested.pop_front()?;
-        if packet_id == 0 {
-            return self.finish(seq?);
-        }
-        if let Some(slot) = self.by_packet_id.get_mut(usize::from(packet_id)) {
-            *slot = seq;
-        }
-        None
+    /// All that was sent is written: a parcel that this completes, if there is one more (QoS 0).
+    pub(crate) fn written(&mut self) -> Option<&Parcel<P>> {
+        let seq = self.unwritten.pop_front()?;
+        self.finish(seq)
     }
 
     /// The broker has answered for this id: the parcel of ours behind it, if there is one.
@@ -130,16 +119,16 @@ impl<P> Outbox<P> {
         Some(done)
     }
 
-    /// The first that is not done, if it has been requested: its number and itself.
+    /// The first that is not done, if it has been sent: its number and itself.
     pub(crate) fn stuck(&self) -> Option<(u64, &Parcel<P>)> {
         let first = self.parcels.front().filter(|parcel| parcel.again && !parcel.done)?;
         Some((self.base, first))
     }
 
-    /// The connection has gone: everything that was not acknowledged is to be requested again.
+    /// The connection has gone: everything that was not acknowledged is to be sent again.
     pub(crate) fn rewind(&mut self) {
         self.next = self.base;
-        self.requested.clear();
+        self.unwritten.clear();
         self.by_packet_id.fill(None);
     }
 }
@@ -149,18 +138,20 @@ mod tests {
     use super::*;
 
     fn outbox(count: u8) -> Outbox<u8> {
-        let mut outbox = Outbox::new(4);
+        let mut outbox = Outbox::new();
         for port in 0..count {
             outbox.push((Bytes::new(), Bytes::new()), None, port);
         }
         outbox
     }
 
-    fn request_all(outbox: &mut Outbox<u8>) -> Vec<(u8, bool)> {
+    /// Sends all there are, with packet ids from this on.
+    fn send_all(outbox: &mut Outbox<u8>, mut packet_id: u16) -> Vec<(u8, bool)> {
         let mut seen = Vec::new();
         while let Some((parcel, again)) = outbox.next() {
             seen.push((parcel.port, again));
-            outbox.request();
+            outbox.sent(Sent::Tracked(packet_id));
+            packet_id += 1;
         }
         seen
     }
@@ -172,10 +163,7 @@ mod tests {
     #[test]
     fn parcels_leave_in_order_whatever_the_order_of_the_acks() {
         let mut outbox = outbox(3);
-        assert_eq!(request_all(&mut outbox), [(0, false), (1, false), (2, false)]);
-        for packet_id in 1..=3 {
-            assert!(outbox.sent(packet_id).is_none());
-        }
+        assert_eq!(send_all(&mut outbox, 1), [(0, false), (1, false), (2, false)]);
         assert!(outbox.acked(2).is_some() && popped(&mut outbox).is_empty());
         assert!(outbox.acked(1).is_some() && popped(&mut outbox) == [0, 1]);
         assert!(outbox.acked(1).is_none(), "an id counts once");
@@ -185,41 +173,35 @@ mod tests {
     #[test]
     fn a_new_connection_repeats_what_was_not_acknowledged() {
         let mut outbox = outbox(3);
-        request_all(&mut outbox);
-        for packet_id in 1..=3 {
-            outbox.sent(packet_id);
-        }
+        send_all(&mut outbox, 1);
         outbox.acked(2);
         assert_eq!(outbox.stuck().map(|(seq, parcel)| (seq, parcel.port)), Some((0, 0)));
         outbox.rewind();
         assert!(outbox.acked(1).is_none(), "ids of the old connection mean nothing now");
         outbox.push((Bytes::new(), Bytes::new()), None, 3);
-        assert_eq!(request_all(&mut outbox), [(0, true), (2, true), (3, false)]);
-        // The new connection numbers anew, and a status message comes in between.
-        outbox.sent(1);
-        outbox.sent(2);
-        outbox.request_other();
-        outbox.sent(3);
-        assert!(outbox.sent(4).is_none());
+        // A status message has taken the first id of the new connection.
+        assert_eq!(send_all(&mut outbox, 2), [(0, true), (2, true), (3, false)]);
+        assert!(outbox.acked(1).is_none(), "the status message is no parcel");
         assert!(
-            outbox.acked(1).is_some()
-                && outbox.acked(2).is_some()
+            outbox.acked(2).is_some()
+                && outbox.acked(3).is_some()
                 && popped(&mut outbox) == [0, 1, 2]
         );
-        assert!(outbox.acked(3).is_some() && popped(&mut outbox) == [3]);
-        assert!(outbox.acked(4).is_none(), "the status message is no parcel");
+        assert!(outbox.acked(4).is_some() && popped(&mut outbox) == [3]);
     }
 
     #[test]
-    fn at_qos_0_sent_is_done_and_what_cannot_be_sent_is_passed_over() {
+    fn at_qos_0_written_is_done_and_what_cannot_be_sent_is_passed_over() {
         let mut outbox = outbox(3);
         assert!(outbox.next().is_some());
-        outbox.request();
+        outbox.sent(Sent::Plain);
         assert!(outbox.next().is_some());
         outbox.give_up();
-        assert_eq!(request_all(&mut outbox), [(2, false)]);
-        assert!(outbox.sent(0).is_some() && outbox.sent(0).is_some());
+        assert!(outbox.next().is_some());
+        outbox.sent(Sent::Plain);
+        assert!(popped(&mut outbox).is_empty(), "nothing is written yet");
+        assert!(outbox.written().is_some() && outbox.written().is_some());
         assert_eq!(popped(&mut outbox), [0, 1, 2]);
-        assert!(outbox.sent(0).is_none(), "nothing was requested");
+        assert!(outbox.written().is_none());
     }
 }

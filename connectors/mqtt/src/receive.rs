@@ -13,13 +13,10 @@
 //! and is found when it is needed. When none is free the socket is not read, and the broker queues (or,
 //! for QoS 0, drops).
 //!
-//! **Keep-alive under back-pressure.** rumqttc cannot ping without reading, so a socket that is
-//! not read for 1.5 keep-alive periods loses its connection. It is read until the chunks are full,
-//! which hold some hundreds to 4,096 messages, or 8 MiB. With MQTT 5 and QoS 1 or 2 the broker
+//! **Back-pressure.** While no chunk is free, or much waits for room, the socket is not read; what the broker
+//! has sent waits there, and pings go on, so the connection stays. With MQTT 5 and QoS 1 or 2 the broker
 //! should stop before that, at `inflight` unacknowledged messages, and mosquitto nearly does (2.0.11
-//! sent 21 for a window of 16, and hundreds after resuming a session). Beyond, a job that stalls that
-//! long is disconnected, connects again and goes on; a persistent session then loses nothing of QoS 1
-//! and 2.
+//! sent 21 for a window of 16, and hundreds after resuming a session).
 //!
 //! **Stopping.** Nothing more is taken; what was taken is handed over and acknowledged; then
 //! `offline`, DISCONNECT, and the end. What arrives in between is not acknowledged, so a
@@ -36,7 +33,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use thalweg_kernel::{OpenContext, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -46,10 +42,10 @@ use crate::chunk::{CHUNKS_MAX, Chunk};
 use crate::config::Qos;
 use crate::fault::Fault;
 use crate::ledger::{Keeping, Ledger};
-use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
+use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
 use crate::meters::SourceMeters;
 use crate::mode::Mode;
-use crate::pace::Pace;
+use crate::pace::{Pace, SOURCE_PAUSE};
 use crate::packet_ids::PacketIds;
 use crate::pact::Pact;
 use crate::partition::ToShard;
@@ -71,7 +67,7 @@ const LINGER_MS_MAX: u64 = 5_000;
 
 /// What the thread is given.
 pub(crate) struct Setup {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) filters: Arc<[TopicFilter]>,
     pub(crate) skip_retained: bool,
     pub(crate) on_subscribed: Hook,
@@ -87,12 +83,11 @@ pub(crate) struct Setup {
     pub(crate) cx: OpenContext,
 }
 
-/// The state beside the connection. Apart from it, because it is worked on while the
-/// connection's future is waiting.
+/// A source's connection, and all that it owes to both sides.
 pub(crate) struct Receive {
     setup: Setup,
     who: String,
-    requests: Requests,
+    link: Link,
     meters: SourceMeters,
     ledger: Ledger,
     /// Messages that the ledger has no room for.
@@ -155,7 +150,6 @@ impl Receive {
     }
 
     async fn serve(mut setup: Setup) -> Result<(), Fault> {
-        let (mut link, requests) = Link::new(&setup.plan)?;
         let keeping = match setup.mode {
             Mode::AckOnCheckpoint => Keeping::Checkpoint { taken: 0 },
             // The journal is opened first of all, see below.
@@ -165,7 +159,7 @@ impl Receive {
         let mut desk = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             meters: SourceMeters::new(&setup.cx),
-            requests,
+            link: Link::new(Arc::clone(&setup.plan)),
             ledger,
             stall: None,
             fault: None,
@@ -175,7 +169,7 @@ impl Receive {
             connected: false,
             unreleased: PacketIds::default(),
             stop: Stop::No,
-            pace: Pace::new(std::time::Instant::now()),
+            pace: Pace::new(std::time::Instant::now(), SOURCE_PAUSE),
             _closing: setup.closing.take(),
             setup,
         };
@@ -184,35 +178,38 @@ impl Receive {
         {
             return Ok(());
         }
-        let orderly = desk.receive(&mut link).await;
+        let orderly = desk.receive().await;
         desk.meters.connected.set(0.0);
         if orderly? {
-            link.close().await;
+            desk.link.close().await;
         }
         Ok(())
     }
 
     /// Connects, receives and acknowledges until the end; whether that was an orderly one.
-    async fn receive(&mut self, link: &mut Link) -> Result<bool, Fault> {
+    async fn receive(&mut self) -> Result<bool, Fault> {
         let mut retry = Retry::new();
         loop {
-            match self.step(link).await {
+            match self.step().await {
                 Step::Done => return Ok(true),
                 // The broker has closed its side too, or the connection broke at the very end.
                 Step::Link(Err(_)) if matches!(self.stop, Stop::Closing(_)) => return Ok(true),
                 Step::Abandoned => return Ok(false),
                 Step::Failed(what) => return Err(what),
                 Step::Link(Ok(event)) => {
-                    if matches!(event, Event::Connected { .. }) {
+                    if matches!(event, Event::Connected(_)) {
                         retry.connected();
                     }
-                    self.handle(event).await?;
-                    while let Some(event) = link.more() {
-                        self.handle(event).await?;
+                    self.handle(event)?;
+                    while self.may_take()
+                        && let Some(event) = self.link.received()
+                    {
+                        self.handle(event)?;
                     }
+                    self.ledger.flush();
                 }
                 Step::Link(Err(trouble)) => {
-                    self.disconnected(link).await;
+                    self.disconnected();
                     let bytes_max = self.setup.plan.config.packet_bytes_max;
                     let wait = retry.failed(&self.who, bytes_max, trouble)?;
                     if !self.pause(wait).await {
@@ -225,8 +222,7 @@ impl Receive {
 
     /// Waits for the connection, and meanwhile takes back chunks, acknowledges, and sends on what
     /// has been gathered as soon as nothing more is ready.
-    async fn step(&mut self, link: &mut Link) -> Step {
-        let mut next = pin!(link.next());
+    async fn step(&mut self) -> Step {
         let mut limit = pin!(None);
         let mut limit_at = None;
         poll_fn(|cx| {
@@ -249,27 +245,42 @@ impl Receive {
                 }
             }
             // One that ends has no use for a new connection: it could acknowledge nothing there.
-            if (self.connected || self.stop == Stop::No)
-                && let Poll::Ready(result) = next.as_mut().poll(cx)
-            {
-                return Poll::Ready(Step::Link(result));
+            if self.connected || self.stop == Stop::No {
+                let reads = self.may_take();
+                if let Poll::Ready(result) = self.link.poll(cx, reads) {
+                    return Poll::Ready(Step::Link(result));
+                }
             }
             // The last chunk is kept until another comes back or it is full. So a quiet stream into
-            // a shard that stands still fills it, and the socket is read (and pings are sent)
-            // meanwhile.
+            // a shard that stands still fills it, and the socket is read meanwhile.
             if !self.free.is_empty() {
                 self.send();
             }
             self.ledger.flush();
-            if self.stop == Stop::No
-                && let Some(pause) = self.pace.pause(std::time::Instant::now)
-            {
-                // The thread itself: a timer of the runtime has no less than a millisecond.
-                std::thread::sleep(pause);
-            }
+            self.pause_reading(cx);
             Poll::Pending
         })
         .await
+    }
+
+    /// Leaves the socket alone for a moment where that pays ([`Pace`]). What may be acknowledged meanwhile is.
+    fn pause_reading(&mut self, cx: &mut Context<'_>) {
+        let unanswered = self.link.unacknowledged();
+        let Some(pause) = self.pace.pause(unanswered, std::time::Instant::now) else { return };
+        let end = std::time::Instant::now() + pause;
+        while self.stop == Stop::No && self.fault.is_none() {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            // The thread itself sleeps: a timer of the runtime has no less than a millisecond.
+            if !self.setup.bell.pause(left) {
+                return;
+            }
+            // Whatever the bell leads to is met in the next step, which is due at once.
+            cx.waker().wake_by_ref();
+            if left.is_zero() || self.attend(cx) {
+                return;
+            }
+            self.link.write(cx);
+        }
     }
 
     /// Answers the bell: takes back chunks, acknowledges what may be. Says whether the source was
@@ -306,12 +317,11 @@ impl Receive {
 
     /// Acknowledges what may be by now.
     fn settle(&mut self) {
-        let (requests, connected) = (&self.requests, self.connected);
+        let (link, connected) = (&mut self.link, self.connected);
         let settled = self.ledger.settle(|packet_id, qos| {
             // What is owed is owed on this connection.
             debug_assert!(connected, "an acknowledgement without a connection");
-            let queued = requests.ack(packet_id, qos);
-            debug_assert!(queued, "the request queue has room for every packet id");
+            link.ack(packet_id, qos);
         });
         match settled {
             Ok(0) => {}
@@ -343,11 +353,8 @@ impl Receive {
                 false => Instant::now(),
             });
             if self.connected {
-                if let Some(topic) = &self.setup.plan.config.status_topic {
-                    let payload = Bytes::from_static(OFFLINE.as_bytes());
-                    self.requests.publish(topic, Qos::AtLeastOnce, true, payload);
-                }
-                self.requests.disconnect();
+                self.status(OFFLINE);
+                self.link.disconnect();
             }
         }
         match self.stop {
@@ -366,9 +373,8 @@ impl Receive {
     fn take_back(&mut self, chunk: Chunk) {
         let acks = chunk.acks();
         if self.connected && chunk.generation == self.generation {
-            let queued = acks.iter().take_while(|(id, qos)| self.requests.ack(*id, *qos)).count();
-            debug_assert_eq!(queued, acks.len(), "the request queue has room for every packet id");
-            self.meters.acks.increment(queued as u64);
+            acks.iter().for_each(|(packet_id, qos)| self.link.ack(*packet_id, *qos));
+            self.meters.acks.increment(acks.len() as u64);
         } else {
             self.meters.stale_acks.increment(acks.len() as u64);
         }
@@ -390,10 +396,10 @@ impl Receive {
         }
     }
 
-    async fn handle(&mut self, event: Event) -> Result<(), Fault> {
+    fn handle(&mut self, event: Event) -> Result<(), Fault> {
         match event {
-            Event::Connected { session_present, .. } => self.connect(session_present),
-            Event::Delivery(delivery) => self.deliver(delivery).await,
+            Event::Connected(accepted) => self.connect(accepted.session_present),
+            Event::Delivery(delivery) => self.deliver(delivery),
             Event::Released(packet_id) => self.unreleased.remove(packet_id),
             Event::Closed => {
                 self.stop = Stop::Closing(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
@@ -402,7 +408,7 @@ impl Receive {
             Event::Acked { refused: Some(reason), .. } => {
                 warn!("{}: the broker refused the status message: {reason}", self.who);
             }
-            _ => {}
+            Event::Acked { refused: None, .. } | Event::Flushed => {}
         }
         Ok(())
     }
@@ -414,15 +420,18 @@ impl Receive {
         if !session_present {
             self.unreleased = PacketIds::default();
         }
-        let Plan { config, client_id, .. } = &self.setup.plan;
+        let Plan { config, client_id, .. } = &*self.setup.plan;
         let session = if session_present { "kept session" } else { "new session" };
         info!("{}: connected as {client_id:?}, {session}", self.who);
         // Also with a kept session: the job may have other topics than the one before.
         let filters = self.setup.filters.iter().map(TopicFilter::subscription);
-        self.requests.subscribe(filters, config.qos);
-        if let Some(topic) = &config.status_topic {
-            let payload = Bytes::from_static(ONLINE.as_bytes());
-            self.requests.publish(topic, Qos::AtLeastOnce, true, payload);
+        self.link.subscribe(filters, config.qos);
+        self.status(ONLINE);
+    }
+
+    fn status(&mut self, payload: &'static str) {
+        if let Some(status) = Publish::status(&self.setup.plan.config, payload) {
+            self.link.publish(status);
         }
     }
 
@@ -442,22 +451,11 @@ impl Receive {
     }
 
     /// The connection failed: what it delivered is handed on as before, but not acknowledged.
-    async fn disconnected(&mut self, link: &mut Link) {
-        let repeats = !self.setup.plan.clean;
-        for event in link.leftovers() {
-            match event {
-                // The broker repeats it.
-                Event::Delivery(delivery) if repeats && delivery.qos != Qos::AtMostOnce => {}
-                Event::Delivery(delivery) => self.deliver(delivery).await,
-                Event::Released(packet_id) => self.unreleased.remove(packet_id),
-                _ => {}
-            }
-        }
+    fn disconnected(&mut self) {
         self.send();
-        if repeats {
+        if !self.setup.plan.clean {
             self.leave_stalled_to_broker();
         }
-        link.recover();
         self.meters.stale_acks.increment(self.ledger.disconnected());
         self.connected = false;
         self.generation += 1;

@@ -8,25 +8,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use thalweg_kernel::OpenContext;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use crate::config::Qos;
 use crate::held::{ID_BYTES_MAX, ID_PROPERTY};
-use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Requests, Trouble};
+use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
 use crate::loads::{Load, Port};
 use crate::meters::SinkMeters;
 use crate::office::Common;
 use crate::outbox::Outbox;
+use crate::pace::{Pace, SINK_PAUSE};
 use crate::retry::Retry;
 use crate::tally::Tally;
 use crate::writer::PACKET_OVERHEAD_BYTES;
 
-/// Publishes requested and not yet written, at most. Few, so that acknowledgements that come in
-/// between are seen soon.
-const REQUESTED_MAX: usize = 256;
 /// The lost connections after which a result at the head of the line is named.
 const SUSPECT_LOUD: u32 = 3;
 /// How long the last packets may take.
@@ -36,7 +33,7 @@ const LINGER_MS_MAX: u64 = 1_000;
 
 /// What the thread is given.
 pub(crate) struct Setup {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) retain: bool,
     pub(crate) loads: flume::Receiver<Box<Load>>,
     pub(crate) common: Arc<Common>,
@@ -49,23 +46,21 @@ struct Sender {
     load: Option<Box<Load>>,
 }
 
-/// The state beside the connection.
+/// A sink's connection, and what is on its way.
 pub(crate) struct Send {
     setup: Setup,
     who: String,
-    requests: Requests,
+    link: Link,
     meters: SinkMeters,
     outbox: Outbox<Sender>,
     refused: Tally,
     connected: bool,
     packet_bytes_max: usize,
-    /// Packet ids that rumqttc does not give back: a refused QoS 2 publish keeps its place in the
-    /// window until the next connection.
-    leaked: u16,
     /// The most unacknowledged publishes of this connection.
-    window: u16,
+    window: usize,
     /// The result that was first in line when the connection last ended, and how often it was.
     suspect: (u64, u32),
+    pace: Pace,
     /// Set when all shards have closed: the last moment of the orderly end.
     stopping: Option<Instant>,
 }
@@ -93,65 +88,60 @@ impl Send {
     }
 
     async fn serve(setup: Setup) -> Result<(), String> {
-        let (mut link, requests) = Link::new(&setup.plan)?;
         let meters = SinkMeters::new(&setup.cx);
         let mut desk = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             refused: Tally::new(meters.refused.clone()),
             meters,
-            requests,
-            outbox: Outbox::new(setup.plan.config.inflight),
+            link: Link::new(Arc::clone(&setup.plan)),
+            outbox: Outbox::new(),
             connected: false,
             packet_bytes_max: usize::MAX,
-            leaked: 0,
-            window: setup.plan.config.inflight,
+            window: 0,
+            pace: Pace::new(std::time::Instant::now(), SINK_PAUSE),
             suspect: (0, 0),
             stopping: None,
             setup,
         };
-        let outcome = desk.work(&mut link).await;
+        let outcome = desk.work().await;
         desk.meters.connected.set(0.0);
         if outcome? {
-            link.close().await;
+            desk.link.close().await;
         }
         Ok(())
     }
 
     /// Publishes until the end. True after an orderly one.
-    async fn work(&mut self, link: &mut Link) -> Result<bool, String> {
+    async fn work(&mut self) -> Result<bool, String> {
         let mut retry = Retry::new();
         loop {
-            let trouble = match self.step(link).await {
+            match self.step().await {
                 Step::Done => return Ok(true),
                 // The broker has closed its side too, or the connection broke at the very end.
                 Step::Link(Err(_)) if self.stopping.is_some() => return Ok(true),
                 Step::Abandoned => return Ok(false),
                 Step::Link(Ok(event)) => {
-                    if matches!(event, Event::Connected { .. }) {
+                    if matches!(event, Event::Connected(_)) {
                         retry.connected();
                     }
                     self.handle(event);
-                    while let Some(event) = link.more() {
+                    while let Some(event) = self.link.received() {
                         self.handle(event);
                     }
-                    if self.leaked <= self.window / 2 {
-                        continue;
-                    }
-                    Trouble::weather("window", "too many refused QoS 2 publishes hold packet ids")
                 }
-                Step::Link(Err(trouble)) => trouble,
-            };
-            self.disconnected(link);
-            let bytes_max = self.setup.plan.config.packet_bytes_max;
-            let wait = retry.failed(&self.who, bytes_max, trouble)?;
-            if !self.pause(wait).await {
-                return Ok(true);
+                Step::Link(Err(trouble)) => {
+                    self.disconnected();
+                    let bytes_max = self.setup.plan.config.packet_bytes_max;
+                    let wait = retry.failed(&self.who, bytes_max, trouble)?;
+                    if !self.pause(wait).await {
+                        return Ok(true);
+                    }
+                }
             }
         }
     }
 
-    async fn step(&mut self, link: &mut Link) -> Step {
-        let mut next = pin!(link.next());
+    async fn step(&mut self) -> Step {
         let mut limit = pin!(None);
         poll_fn(|cx| {
             if self.attend(cx) {
@@ -165,7 +155,15 @@ impl Send {
                     return Poll::Ready(Step::Done);
                 }
             }
-            next.as_mut().poll(cx).map(Step::Link)
+            if let Poll::Ready(result) = self.link.poll(cx, true) {
+                return Poll::Ready(Step::Link(result));
+            }
+            if self.stopping.is_none()
+                && let Some(pause) = self.pace.pause(self.link.in_flight(), std::time::Instant::now)
+            {
+                std::thread::sleep(pause);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -176,7 +174,7 @@ impl Send {
         while rung && let Ok(load) = self.setup.loads.try_recv() {
             self.take(load);
         }
-        self.request();
+        self.publish();
         self.setup.common.bell.abandoned()
     }
 
@@ -200,12 +198,12 @@ impl Send {
         }
     }
 
-    /// Requests as many publishes as the window allows.
-    fn request(&mut self) {
-        let Plan { config, .. } = &self.setup.plan;
+    /// Sends as many publishes as the window and the socket allow.
+    fn publish(&mut self) {
+        let qos = self.setup.plan.config.qos;
         let mut gave_up = false;
-        while self.connected
-            && self.outbox.requested() < REQUESTED_MAX
+        while self.link.has_room()
+            && (qos == Qos::AtMostOnce || self.link.in_flight() < self.window)
             && let Some((parcel, again)) = self.outbox.next()
         {
             let id_bytes = parcel.id.as_ref().map_or(0, |_| ID_BYTES_MAX);
@@ -222,21 +220,18 @@ impl Send {
                 gave_up = true;
                 continue;
             }
-            let (payload, retain) = (parcel.payload.clone(), self.setup.retain);
-            let requested = match &parcel.id {
-                None => self.requests.publish(topic, config.qos, retain, payload),
-                Some(id) => {
-                    let property = (ID_PROPERTY, &**id);
-                    self.requests.publish_with(property, topic, config.qos, retain, payload)
-                }
-            };
-            if !requested {
-                break;
-            }
+            let sent = self.link.publish(Publish {
+                topic,
+                payload: parcel.payload.clone(),
+                qos,
+                retain: self.setup.retain,
+                user_property: parcel.id.as_deref().map(|id| (ID_PROPERTY, id)),
+            });
+            let Some(sent) = sent else { break };
             if again {
                 self.meters.republished.increment(1);
             }
-            self.outbox.request();
+            self.outbox.sent(sent);
         }
         if gave_up {
             self.settle();
@@ -260,32 +255,26 @@ impl Send {
             self.stopping = Some(Instant::now() + Duration::from_millis(grace));
             if self.connected {
                 self.status(OFFLINE);
-                self.requests.disconnect();
+                self.link.disconnect();
             }
         }
         self.stopping
     }
 
     fn status(&mut self, payload: &'static str) {
-        if let Some(topic) = &self.setup.plan.config.status_topic
-            && self.requests.publish(
-                topic,
-                Qos::AtLeastOnce,
-                true,
-                Bytes::from_static(payload.as_bytes()),
-            )
-        {
-            self.outbox.request_other();
+        if let Some(status) = Publish::status(&self.setup.plan.config, payload) {
+            self.link.publish(status);
         }
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Connected { packet_bytes_max, receive_max, .. } => {
+            Event::Connected(accepted) => {
                 let inflight = self.setup.plan.config.inflight;
-                self.window = receive_max.unwrap_or(inflight).min(inflight);
+                self.window = accepted.receive_max.unwrap_or(inflight).min(inflight).into();
                 self.connected = true;
-                self.packet_bytes_max = packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize);
+                self.packet_bytes_max =
+                    accepted.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize);
                 self.meters.connects.increment(1);
                 self.meters.connected.set(1.0);
                 let repeat = self.outbox.len();
@@ -298,8 +287,14 @@ impl Send {
             Event::Closed => {
                 self.stopping = Some(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
             }
-            Event::Sent(packet_id) => self.sent(packet_id),
+            Event::Flushed => {
+                while let Some(parcel) = self.outbox.written() {
+                    self.meters.published(parcel.payload.len());
+                }
+                self.settle();
+            }
             Event::Acked { packet_id, refused } => {
+                self.pace.count(Qos::AtLeastOnce);
                 if let Some(parcel) = self.outbox.acked(packet_id) {
                     match refused {
                         None => self.meters.published(parcel.payload.len()),
@@ -307,35 +302,18 @@ impl Send {
                             let topic = String::from_utf8_lossy(&parcel.topic);
                             let why = format!("the broker refused it ({reason})");
                             self.refused.drop(&self.who, &topic, &why);
-                            self.leaked +=
-                                u16::from(self.setup.plan.config.qos == Qos::ExactlyOnce);
                         }
                     }
                     self.settle();
                 }
             }
-            _ => {}
+            Event::Delivery(_) | Event::Released(_) | Event::Subscribed(_) => {}
         }
     }
 
-    fn sent(&mut self, packet_id: u16) {
-        if let Some(parcel) = self.outbox.sent(packet_id) {
-            self.meters.published(parcel.payload.len());
-            self.settle();
-        }
-    }
-
-    fn disconnected(&mut self, link: &mut Link) {
-        // What came in before the end still counts: it need not be sent again.
-        for event in link.leftovers() {
-            if matches!(event, Event::Sent(_) | Event::Acked { .. }) {
-                self.handle(event);
-            }
-        }
-        link.recover();
+    fn disconnected(&mut self) {
         self.suspect();
         self.connected = false;
-        self.leaked = 0;
         self.outbox.rewind();
         self.meters.connected.set(0.0);
     }

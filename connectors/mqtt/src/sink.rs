@@ -13,8 +13,9 @@ use crate::link::Plan;
 use crate::loads::LOADS_MAX;
 use crate::office::{Common, Office};
 use crate::send::{Send, Setup};
+use crate::tls::Dialer;
 use crate::writer::MqttWriter;
-use crate::{names, random_id, tls};
+use crate::{names, random_id};
 
 /// Results that wait for their epoch, or for the broker since it exists, take at most about this many bytes
 /// of memory and storage on a shard, unless [`MqttSink::held_bytes_max`] says otherwise. Then the sink takes no
@@ -62,7 +63,7 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 ///
 /// At QoS 1 and 2 every result arrives at least once: what the broker has not acknowledged when a
 /// connection breaks is sent again, in order, on the next. (Also at QoS 2: the client keeps no
-/// session, because what rumqttc keeps of one does not survive a broker that lost it.) At QoS 0 a
+/// session, for a broker may lose it.) At QoS 0 a
 /// result is done when it is written to the socket.
 ///
 /// # In a job with checkpoints
@@ -165,13 +166,13 @@ impl<E, F> MqttSink<E, F> {
         let wrong =
             |cause: ConfigError| ConnectorError::new(name, "wrong setting").caused_by(cause);
         let config = self.config.clone();
-        let plan = Plan {
+        let plan = Arc::new(Plan {
             client_id: self.client_id().unwrap_or_else(random_id),
             clean: true,
             login: config.login().map_err(wrong)?,
-            tls: config.tls.then(|| tls::client_config(&config)).transpose().map_err(wrong)?,
+            tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
             config,
-        };
+        });
         let (to_io, loads) = flume::bounded(LOADS_MAX * cx.instances);
         let common = Arc::new(Common::new(cx.instances));
         let setup =

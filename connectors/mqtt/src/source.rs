@@ -17,8 +17,9 @@ use crate::pact::Pact;
 use crate::partition::{MqttPartition, Parts, read_position};
 use crate::receive::{Receive, Setup};
 use crate::replay::Place;
+use crate::tls::Dialer;
 use crate::topic::TopicFilter;
-use crate::{names, random_id, tls};
+use crate::{names, random_id};
 
 /// What to do with retained messages: the broker's stored snapshot, sent on subscribing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,13 +214,13 @@ where
             );
         }
         let config = self.config.clone();
-        let plan = Plan {
+        let plan = Arc::new(Plan {
             client_id: config.client_id.clone().unwrap_or_else(random_id),
             clean: config.is_clean(),
             login: config.login().map_err(wrong)?,
-            tls: config.tls.then(|| tls::client_config(&config)).transpose().map_err(wrong)?,
+            tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
             config,
-        };
+        });
         // One more than the chunks, for the end: sending never waits.
         let (to_shard, from_io) = flume::bounded(CHUNKS_MAX + 1);
         let (to_io, from_shard) = flume::bounded(CHUNKS_MAX);

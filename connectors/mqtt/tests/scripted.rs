@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::peer::{accepted, read};
 use common::{Line, Shard};
-use thalweg_mqtt::{MqttConfig, MqttSource, Qos, Version};
+use thalweg_mqtt::{CHUNK_MESSAGES_MAX, CHUNKS_MAX, MqttConfig, MqttSource, Qos, Version};
 
 /// Listens, and plays `script` for each connection after reading its CONNECT.
 fn peer<T: Send + 'static>(
@@ -54,7 +54,7 @@ fn an_unknown_pubrel_is_answered_with_pubcomp() {
                     }
                 }
             }
-            // Once more after a reconnect, which makes rumqttc forget what it knew.
+            // Once more after a reconnect, which must not make a difference.
             (round == 1).then_some(())
         });
         let config = config.version(version).qos(Qos::ExactlyOnce).client_id("gw");
@@ -157,4 +157,43 @@ fn nonsense_is_weather() {
     peer.join().expect("the script ran");
     shard.stop();
     assert!(shard.seen.lines.is_empty() && shard.seen.dead.is_empty());
+}
+
+/// Goal: a shard that stands still costs neither the connection nor a message: the socket is not read any more, and pings
+/// go on. What came before the end of the connection counts, also if it is read after that.
+#[test]
+fn pings_go_on_and_nothing_is_lost_while_nobody_reads() {
+    const MESSAGES: usize = 3 * CHUNKS_MAX * CHUNK_MESSAGES_MAX;
+    let check = |version| {
+        let (config, peer) = peer(move |_, stream| {
+            stream.write_all(&accepted(version, false)).expect("CONNACK");
+            let (_, subscribe) = read(stream).expect("SUBSCRIBE");
+            let answer: &[u8] = if version == Version::V5 { &[0, 0] } else { &[0] };
+            let suback = [&[0x90, 2 + answer.len() as u8], &subscribe[..2], answer].concat();
+            stream.write_all(&suback).expect("SUBACK");
+            for n in 0..MESSAGES {
+                let properties: &[u8] = if version == Version::V5 { &[0] } else { &[] };
+                let body = [&[0, 1, b'a'], properties, format!("{n}").as_bytes()].concat();
+                let publish = [&[0x30, body.len() as u8], &body[..]].concat();
+                stream.write_all(&publish).expect("PUBLISH");
+            }
+            for ping in 0..2 {
+                assert_eq!(read(stream).expect("a packet").0, 0xc0, "PINGREQ {ping}");
+            }
+            Some(())
+        });
+        let config = config.version(version).keep_alive_s(5);
+        let mut shard = Shard::open(&MqttSource::new(config, Line).topic("a"));
+        // It is not polled meanwhile.
+        peer.join().expect("the script ran");
+        shard.run_until(MESSAGES);
+        let expected: Vec<_> = (0..MESSAGES).map(|n| format!("a {n}")).collect();
+        assert!(shard.seen.lines == expected, "{version:?}");
+        shard.stop();
+    };
+    thread::scope(|scope| {
+        for version in [Version::V311, Version::V5] {
+            scope.spawn(move || check(version));
+        }
+    });
 }

@@ -63,6 +63,23 @@ fn user_properties_and_several_filters() {
     );
 }
 
+/// Goal: a message bears the time at which it came, however long the source had been waiting for it.
+#[test]
+fn a_message_after_silence_is_not_stamped_with_the_silence() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let mut shard = subscribed(&broker, broker.config(), "a");
+    for count in 1..=3 {
+        shard.run_for(Duration::from_millis(200));
+        let before =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        publish(&broker, "a", 1, "x\n");
+        shard.run_until(count);
+        let received = shard.seen.received[count - 1].as_millis();
+        assert!(received >= before.as_millis() as i64, "{received} is before {before:?}");
+    }
+    shard.stop();
+}
+
 #[test]
 fn what_does_not_decode_is_a_dead_letter_and_is_acknowledged() {
     let Some(broker) = Mosquitto::start() else { return };

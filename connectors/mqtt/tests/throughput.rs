@@ -1,6 +1,5 @@
 //! What the journal costs: QoS 1 from a publisher through mosquitto into a source, with the journal and without,
-//! taking turns. A message is through when it has been acknowledged, so the end of a run is the source's stop; until
-//! then acknowledgements may lag far behind, for each is a packet and a system call of its own. For figures, with the journal on the disk in question:
+//! taking turns. A message is through when it has been acknowledged, so the end of a run is the source's stop. For figures, with the journal on the disk in question:
 //!
 //! ```text
 //! MQTT_JOURNAL_PLACE=/var/lib/thalweg cargo test --release -p thalweg-mqtt --test throughput -- --ignored --nocapture

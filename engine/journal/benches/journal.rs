@@ -149,6 +149,7 @@ fn latency(place: &Path, backend: Backend, records: u32, round: usize) -> Result
     let mut writer = open(place, backend, &format!("latency-{backend}-{round}"))?;
     // The first record of a new journal waits for its first segment to be prepared.
     writer.append(Timestamp::from_millis(1), &[&CONTENT])?;
+    writer.flush();
     while writer.durable()? == 0 {
         park_timeout(Duration::from_millis(50));
     }

@@ -59,8 +59,6 @@ pub struct JournalConfig {
     /// A group's size in bytes: 1 MiB. Also what may wait in memory while the group before is being
     /// written; more is refused for the moment.
     pub group_bytes_max: usize,
-    /// How long a group waits for more records, unless flushed: 0, it goes as soon as the disk is free.
-    pub group_wait: Duration,
     /// The largest record, in bytes: 8 MiB.
     pub record_bytes_max: usize,
     /// How groups are written.
@@ -79,7 +77,6 @@ impl Default for JournalConfig {
             segment_bytes: 16 * MIB,
             cap_bytes: 256 * MIB,
             group_bytes_max: MIB as usize,
-            group_wait: Duration::ZERO,
             record_bytes_max: 8 * MIB as usize,
             backend: Backend::Auto,
             zero_fill: true,

@@ -123,7 +123,7 @@ impl Gather {
 
     /// Whether a group of the usual records would not grow much more.
     pub(crate) fn is_ripe(&self) -> bool {
-        self.bytes.len() >= self.group_bytes_max / 2
+        self.bytes.len() >= self.group_bytes_max / 2 || self.count >= GROUP_RECORDS_MAX / 2
     }
 
     pub(crate) fn plan(&self) -> &Plan {

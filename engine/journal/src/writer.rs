@@ -3,7 +3,8 @@
 //! Between the two stands one lock around the open group. The thread holds it for as long as it takes
 //! to swap a buffer, never while it waits for the disk; so an append costs an uncontended lock, a copy and a
 //! checksum. While a group is being written and synced the next one gathers: the slower the disk, the
-//! larger the groups. A sleeping thread is woken by the first record; until it runs, more gather.
+//! larger the groups. A sleeping thread is woken by a flush, or when the open group is half full; not by a
+//! single record, whose sync the others would then wait for.
 //!
 //! The next segment is prepared by a thread of its own when the active one is half full.
 
@@ -33,9 +34,9 @@ struct Front {
     gather: Gather,
     /// The thread sleeps until there is something to do.
     idle: bool,
-    /// The thread waits for the open group to fill.
+    /// The thread waits for room on the disk.
     waiting: bool,
-    /// The open group goes without waiting for more.
+    /// The open group was flushed.
     go: bool,
     closing: bool,
     trim_to: u64,
@@ -122,7 +123,6 @@ impl Writer {
             preparing: None,
             no_room_until: None,
             name: name.to_owned(),
-            group_wait: config.group_wait,
             full_retry: config.full_retry,
         };
         let started = Builder::new().name("journal".to_owned()).spawn(move || thread.run());
@@ -147,10 +147,13 @@ impl JournalWriter for Writer {
         if let Some(error) = self.shared.failed.get().or(front.full.as_ref()) {
             return Err(error.clone());
         }
-        let position = front.gather.append(received, record)?;
-        if front.idle || (front.waiting && front.gather.is_ripe()) {
+        let taken = front.gather.append(received, record);
+        // One that finds no room in the open group waits for it to go.
+        front.go |= taken.is_err() && !front.gather.is_empty();
+        if front.idle && (front.go || front.gather.is_ripe()) {
             self.shared.notify(&mut front);
         }
+        let position = taken?;
         self.end = position + 1;
         Ok(position)
     }
@@ -203,7 +206,6 @@ struct Thread<D: Disk> {
     /// Preparing ahead found no room; not tried again before.
     no_room_until: Option<Instant>,
     name: String,
-    group_wait: Duration,
     full_retry: Duration,
 }
 
@@ -244,37 +246,21 @@ where
     fn next_task(&mut self, buffer: &mut Vec<u8>) -> Task {
         let shared = Arc::clone(&self.shared);
         let mut front = shared.lock();
-        let mut opened = None;
         loop {
             if front.removable_at.is_some_and(|at| at <= front.trim_to) {
                 return Task::Trim(front.trim_to);
             }
-            if front.gather.is_empty() {
-                if front.closing {
-                    return Task::End;
-                }
-                front.idle = true;
-                front = shared.work.wait(front).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let waited = self.group_wait.is_zero() || front.go || front.closing;
-            let left = if waited || front.gather.is_ripe() {
-                Duration::ZERO
-            } else {
-                // The clock is read once or twice per group, and only where waiting was asked for.
-                let now = Instant::now();
-                self.group_wait.saturating_sub(now - *opened.get_or_insert(now))
-            };
-            if left.is_zero() {
+            if front.go || front.closing || front.gather.is_ripe() {
                 front.go = false;
                 if let Some(group) = front.gather.take(std::mem::take(buffer)) {
                     return Task::Write(group);
                 }
+                if front.closing {
+                    return Task::End;
+                }
             }
-            front.waiting = true;
-            let woken = shared.work.wait_timeout(front, left);
-            front = woken.unwrap_or_else(PoisonError::into_inner).0;
-            front.waiting = false;
+            front.idle = true;
+            front = shared.work.wait(front).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

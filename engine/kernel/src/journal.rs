@@ -48,7 +48,8 @@ pub trait JournalWriter: Send {
     /// The position behind the last record.
     fn end(&self) -> u64;
 
-    /// Takes a record to be written with the next group; its number. Never waits for the disk.
+    /// Takes a record to be written with the next group; its number. Never waits for the disk. A group goes when
+    /// it is flushed, or large.
     ///
     /// # Errors
     /// [`JournalError::Full`] at the cap: the record was not taken; try again when woken, and do not

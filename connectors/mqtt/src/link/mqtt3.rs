@@ -1,56 +1,77 @@
 //! MQTT 3.1.1.
 
-use bytes::Bytes;
-use rumqttc::{QoS, Transport, mqttbytes as codec4};
+use bytes::{Bytes, BytesMut};
+use rumqttc::QoS;
+use rumqttc::mqttbytes::Error;
+use rumqttc::mqttbytes::v4::{
+    Connect, ConnectReturnCode as Code, Disconnect, LastWill, Login, Packet, PingReq, PubAck,
+    PubComp, PubRec, PubRel, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode,
+};
 
 use super::{
-    Delivery, Event, ID_HELP, LOGIN_HELP, Loop, OFFLINE, Plan, REQUESTS_MAX, Requests, Trouble,
-    aborted, network, no_pong, refused, sent,
+    Accepted, Delivery, ID_HELP, Incoming, LOGIN_HELP, OFFLINE, Outgoing, Plan, Trouble, not_now,
+    refused,
 };
 use crate::config::{Qos, Secret};
 
-/// QoS 2 publishes in flight on MQTT 3.1.1, whose brokers cannot tell their limit: mosquitto ends
-/// the connection at the 21st, unless configured otherwise.
+/// QoS 2 publishes in flight: the broker cannot tell its limit, and mosquitto ends the connection at the 21st, unless
+/// configured otherwise.
 const BLIND_WINDOW_MAX: u16 = 20;
-pub(super) fn client(plan: &Plan, host: String, transport: Transport) -> (Loop, Requests) {
+
+pub(super) fn connect(plan: &Plan, into: &mut BytesMut) -> Result<(), Trouble> {
     let config = &plan.config;
-    let mut options = rumqttc::MqttOptions::new(&plan.client_id, host, config.port);
-    options
-        .set_transport(transport)
-        .set_keep_alive(config.keep_alive())
-        .set_clean_session(plan.clean)
-        .set_manual_acks(true)
-        .set_inflight(match config.qos {
-            Qos::ExactlyOnce => config.inflight.min(BLIND_WINDOW_MAX),
-            _ => config.inflight,
-        })
-        // The sink checks what it sends, by packet; rumqttc would fail the connection.
-        .set_max_packet_size(config.packet_bytes_max as usize, usize::MAX);
-    if let Some((user, Secret(password))) = &plan.login {
-        options.set_credentials(user, password);
-    }
-    if let Some(topic) = &config.status_topic {
-        options.set_last_will(rumqttc::LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true));
-    }
-    let (client, mut event_loop) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
-    event_loop.set_network_options(network());
-    (Loop::V4(Box::new(event_loop)), Requests::V4(client))
+    let mut connect = Connect::new(&plan.client_id);
+    connect.keep_alive = config.keep_alive_s;
+    connect.clean_session = plan.clean;
+    connect.login = plan.login.as_ref().map(|(user, Secret(password))| Login::new(user, password));
+    let will = |topic| LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true);
+    connect.last_will = config.status_topic.as_ref().map(will);
+    connect.write(into).map(|_| ()).map_err(|cause| Trouble::Fatal(format!("CONNECT: {cause}")))
 }
 
-pub(super) fn event(event: rumqttc::Event) -> Event {
-    use rumqttc::{Packet, SubscribeReasonCode};
-
-    let packet = match event {
-        rumqttc::Event::Outgoing(outgoing) => return sent(&outgoing),
-        rumqttc::Event::Incoming(packet) => packet,
+/// Appends a packet; false if it cannot be one.
+pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
+    let written = match packet {
+        Outgoing::Ack(id, Qos::ExactlyOnce) => PubRec::new(id).write(into),
+        Outgoing::Ack(id, _) => PubAck::new(id).write(into),
+        Outgoing::Release(id) => PubRel::new(id).write(into),
+        Outgoing::Complete(id) => PubComp::new(id).write(into),
+        Outgoing::Publish(pkid, publish) => Publish {
+            dup: false,
+            qos: publish.qos.v4(),
+            retain: publish.retain,
+            topic: publish.topic.to_owned(),
+            pkid,
+            payload: publish.payload,
+        }
+        .write(into),
+        Outgoing::Subscribe { packet_id, filters, qos } => {
+            let filter = |path: &str| SubscribeFilter::new(path.to_owned(), qos.v4());
+            let filters = filters.into_iter().map(filter).collect();
+            Subscribe { pkid: packet_id, filters }.write(into)
+        }
+        Outgoing::Ping => PingReq.write(into),
+        Outgoing::Disconnect => Disconnect.write(into),
     };
-    match packet {
-        Packet::ConnAck(ack) => Event::Connected {
-            session_present: ack.session_present,
-            packet_bytes_max: None,
-            receive_max: None,
-        },
-        Packet::Publish(publish) => Event::Delivery(Delivery {
+    written.is_ok()
+}
+
+/// Takes the next packet out of `from`, if it is all there.
+#[inline]
+pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incoming>, Trouble> {
+    let packet = match Packet::read(from, bytes_max as usize) {
+        Ok(packet) => packet,
+        Err(Error::InsufficientBytes(more)) => {
+            from.reserve(more);
+            return Ok(None);
+        }
+        Err(cause @ Error::PayloadSizeLimitExceeded(_)) => {
+            return Err(Trouble::TooLarge(cause.to_string()));
+        }
+        Err(cause) => return Err(Trouble::weather("protocol", cause)),
+    };
+    Ok(Some(match packet {
+        Packet::Publish(publish) => Incoming::Delivery(Delivery {
             topic: Bytes::from(publish.topic),
             payload: publish.payload,
             qos: match publish.qos {
@@ -62,41 +83,54 @@ pub(super) fn event(event: rumqttc::Event) -> Event {
             retained: publish.retain,
             user_properties: Vec::new(),
         }),
-        Packet::PubRel(release) => Event::Released(release.pkid),
-        Packet::SubAck(ack) => Event::Subscribed(
-            ack.return_codes
+        Packet::PubAck(PubAck { pkid }) | Packet::PubComp(PubComp { pkid }) => {
+            Incoming::Acked { packet_id: pkid, refused: None }
+        }
+        Packet::PubRec(received) => Incoming::Received(received.pkid),
+        Packet::PubRel(release) => Incoming::Released(release.pkid),
+        Packet::SubAck(ack) => Incoming::Subscribed {
+            packet_id: ack.pkid,
+            refusals: ack
+                .return_codes
                 .iter()
                 .map(|code| match code {
                     SubscribeReasonCode::Success(_) => None,
                     SubscribeReasonCode::Failure => Some("the broker refused it (0x80)".to_owned()),
                 })
                 .collect(),
-        ),
-        Packet::PubAck(ack) => Event::Acked { packet_id: ack.pkid, refused: None },
-        Packet::PubComp(ack) => Event::Acked { packet_id: ack.pkid, refused: None },
-        _ => Event::Other,
-    }
+        },
+        Packet::PingResp => Incoming::Pong,
+        Packet::ConnAck(ack) => match ack.code {
+            Code::Success => Incoming::Accepted(Accepted {
+                session_present: ack.session_present,
+                packet_bytes_max: None,
+                receive_max: None,
+                keep_alive_s: None,
+            }),
+            code @ (Code::BadUserNamePassword | Code::NotAuthorized) => {
+                return Err(refused(&code, LOGIN_HELP));
+            }
+            code @ Code::BadClientId => return Err(refused(&code, ID_HELP)),
+            code @ Code::RefusedProtocolVersion => return Err(refused(&code, "try version=5")),
+            code @ Code::ServiceUnavailable => return Err(not_now(&code)),
+        },
+        other => {
+            return Err(Trouble::weather("protocol", format!("no broker sends this: {other:?}")));
+        }
+    }))
 }
 
-pub(super) fn trouble(error: rumqttc::ConnectionError) -> Trouble {
-    use rumqttc::{ConnectReturnCode as Code, ConnectionError as E, StateError};
+/// The most unacknowledged publishes of this quality that a broker of any configuration takes.
+pub(super) fn window(qos: Qos) -> Option<u16> {
+    (qos == Qos::ExactlyOnce).then_some(BLIND_WINDOW_MAX)
+}
 
-    match error {
-        E::ConnectionRefused(code) => match code {
-            Code::BadUserNamePassword | Code::NotAuthorized => refused(&code, LOGIN_HELP),
-            Code::BadClientId => refused(&code, ID_HELP),
-            Code::RefusedProtocolVersion => refused(&code, "try version=5"),
-            _ => {
-                Trouble::weather("refused", format!("the broker refused the connection ({code:?})"))
-            }
-        },
-        E::MqttState(StateError::Deserialization(
-            cause @ codec4::Error::PayloadSizeLimitExceeded(_),
-        )) => Trouble::TooLarge(cause.to_string()),
-        E::MqttState(StateError::ConnectionAborted) => aborted(),
-        E::MqttState(StateError::AwaitPingResp) => no_pong(),
-        E::Io(cause) => Trouble::weather("connect", cause),
-        E::NetworkTimeout => Trouble::weather("timeout", "no connection within 5 s"),
-        other => Trouble::weather("protocol", other),
+impl Qos {
+    fn v4(self) -> QoS {
+        match self {
+            Self::AtMostOnce => QoS::AtMostOnce,
+            Self::AtLeastOnce => QoS::AtLeastOnce,
+            Self::ExactlyOnce => QoS::ExactlyOnce,
+        }
     }
 }

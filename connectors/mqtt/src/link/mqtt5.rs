@@ -1,126 +1,187 @@
 //! MQTT 5.
 
-use rumqttc::{Transport, v5};
-use v5::mqttbytes as codec5;
+use bytes::{Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::v5::{
+    Connect, ConnectProperties, ConnectReturnCode as Code, Disconnect, DisconnectReasonCode,
+    Filter, LastWill, Login, Packet, PingReq, PubAck, PubAckReason, PubComp, PubRec, PubRecReason,
+    PubRel, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeReasonCode,
+};
+use rumqttc::v5::mqttbytes::{Error, QoS};
 
 use super::{
-    CONNECT_S_MAX, Delivery, Event, ID_HELP, LOGIN_HELP, Loop, OFFLINE, Plan, REQUESTS_MAX,
-    Requests, Trouble, aborted, network, no_pong, refused, sent,
+    Accepted, Delivery, ID_HELP, Incoming, LOGIN_HELP, OFFLINE, Outgoing, Plan, Trouble, not_now,
+    refused,
 };
 use crate::config::{Qos, Secret};
 
-pub(super) fn client(plan: &Plan, host: String, transport: Transport) -> (Loop, Requests) {
+pub(super) fn connect(plan: &Plan, into: &mut BytesMut) -> Result<(), Trouble> {
     let config = &plan.config;
-    let mut options = v5::MqttOptions::new(&plan.client_id, host, config.port);
-    options
-        .set_transport(transport)
-        .set_keep_alive(config.keep_alive())
-        .set_clean_start(plan.clean)
-        .set_session_expiry_interval(Some(if plan.clean { 0 } else { config.expiry_s() }))
-        .set_receive_maximum(Some(config.inflight))
-        .set_outgoing_inflight_upper_limit(config.inflight)
-        .set_max_packet_size(Some(config.packet_bytes_max))
-        .set_connection_timeout(CONNECT_S_MAX)
-        .set_manual_acks(true)
-        .set_network_options(network());
-    if let Some((user, Secret(password))) = &plan.login {
-        options.set_credentials(user, password);
-    }
-    if let Some(topic) = &config.status_topic {
-        let qos = codec5::QoS::AtLeastOnce;
-        options.set_last_will(codec5::v5::LastWill::new(topic, OFFLINE, qos, true, None));
-    }
-    let (client, event_loop) = v5::AsyncClient::new(options, REQUESTS_MAX);
-    (Loop::V5(Box::new(event_loop)), Requests::V5(client))
+    let mut properties = ConnectProperties::new();
+    properties.session_expiry_interval = Some(if plan.clean { 0 } else { config.expiry_s() });
+    properties.receive_maximum = Some(config.inflight);
+    properties.max_packet_size = Some(config.packet_bytes_max);
+    let connect = Connect {
+        keep_alive: config.keep_alive_s,
+        client_id: plan.client_id.clone(),
+        clean_start: plan.clean,
+        properties: Some(properties),
+    };
+    let will = |topic| LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None);
+    let will = config.status_topic.as_ref().map(will);
+    let login = plan.login.as_ref().map(|(user, Secret(password))| Login::new(user, password));
+    let written = connect.write(&will, &login, into);
+    written.map(|_| ()).map_err(|cause| Trouble::Fatal(format!("CONNECT: {cause}")))
 }
 
-pub(super) fn event(event: v5::Event) -> Event {
-    use codec5::v5::{Packet, PubAckReason, PubRecReason, SubscribeReasonCode};
-
-    let packet = match event {
-        v5::Event::Outgoing(outgoing) => return sent(&outgoing),
-        v5::Event::Incoming(packet) => packet,
+/// Appends a packet; false if it cannot be one.
+pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
+    let written = match packet {
+        Outgoing::Ack(id, Qos::ExactlyOnce) => PubRec::new(id, None).write(into),
+        Outgoing::Ack(id, _) => PubAck::new(id, None).write(into),
+        Outgoing::Release(id) => PubRel::new(id, None).write(into),
+        Outgoing::Complete(id) => PubComp::new(id, None).write(into),
+        Outgoing::Publish(pkid, publish) => {
+            let properties = |(name, value): (&str, &str)| PublishProperties {
+                user_properties: vec![(name.to_owned(), value.to_owned())],
+                ..PublishProperties::default()
+            };
+            Publish {
+                dup: false,
+                qos: publish.qos.v5(),
+                retain: publish.retain,
+                topic: Bytes::copy_from_slice(publish.topic.as_bytes()),
+                pkid,
+                payload: publish.payload,
+                properties: publish.user_property.map(properties),
+            }
+            .write(into)
+        }
+        Outgoing::Subscribe { packet_id, filters, qos } => {
+            let filter = |path: &str| {
+                let mut filter = Filter::new(path, qos.v5());
+                // We subscribe again on every connection; that is no reason to see the retained messages again.
+                // (Shared subscriptions never carry them.)
+                if !path.starts_with("$share/") {
+                    filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+                }
+                filter
+            };
+            let filters = filters.into_iter().map(filter).collect();
+            Subscribe { pkid: packet_id, filters, properties: None }.write(into)
+        }
+        Outgoing::Ping => PingReq::write(into),
+        Outgoing::Disconnect => {
+            Disconnect::new(DisconnectReasonCode::NormalDisconnection).write(into)
+        }
     };
-    match packet {
-        Packet::ConnAck(ack) => Event::Connected {
-            session_present: ack.session_present,
-            packet_bytes_max: ack.properties.as_ref().and_then(|p| p.max_packet_size),
-            receive_max: ack.properties.as_ref().and_then(|p| p.receive_max),
-        },
-        Packet::Publish(publish) => Event::Delivery(Delivery {
+    written.is_ok()
+}
+
+/// Takes the next packet out of `from`, if it is all there.
+#[inline]
+pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incoming>, Trouble> {
+    let packet = match Packet::read(from, Some(bytes_max)) {
+        Ok(packet) => packet,
+        Err(Error::InsufficientBytes(more)) => {
+            from.reserve(more);
+            return Ok(None);
+        }
+        Err(cause @ Error::PayloadSizeLimitExceeded { .. }) => {
+            return Err(Trouble::TooLarge(cause.to_string()));
+        }
+        Err(cause) => return Err(Trouble::weather("protocol", cause)),
+    };
+    Ok(Some(match packet {
+        Packet::Publish(publish) => Incoming::Delivery(Delivery {
             topic: publish.topic,
             payload: publish.payload,
             qos: match publish.qos {
-                codec5::QoS::AtMostOnce => Qos::AtMostOnce,
-                codec5::QoS::AtLeastOnce => Qos::AtLeastOnce,
-                codec5::QoS::ExactlyOnce => Qos::ExactlyOnce,
+                QoS::AtMostOnce => Qos::AtMostOnce,
+                QoS::AtLeastOnce => Qos::AtLeastOnce,
+                QoS::ExactlyOnce => Qos::ExactlyOnce,
             },
             packet_id: publish.pkid,
             retained: publish.retain,
             user_properties: publish.properties.map(|p| p.user_properties).unwrap_or_default(),
         }),
-        Packet::PubRel(release) => Event::Released(release.pkid),
-        Packet::SubAck(ack) => Event::Subscribed(
-            ack.return_codes
-                .iter()
-                .map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    refused => Some(format!("the broker refused it ({refused:?})")),
-                })
-                .collect(),
-        ),
-        Packet::PubAck(ack) => Event::Acked {
+        Packet::PubAck(ack) => Incoming::Acked {
             packet_id: ack.pkid,
             refused: match ack.reason {
                 PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
-                refused => Some(format!("{refused:?}")),
+                reason => Some(format!("{reason:?}")),
             },
         },
         Packet::PubRec(ack) => match ack.reason {
-            PubRecReason::Success | PubRecReason::NoMatchingSubscribers => Event::Other,
-            refused => Event::Acked { packet_id: ack.pkid, refused: Some(format!("{refused:?}")) },
+            PubRecReason::Success | PubRecReason::NoMatchingSubscribers => {
+                Incoming::Received(ack.pkid)
+            }
+            reason => Incoming::Acked { packet_id: ack.pkid, refused: Some(format!("{reason:?}")) },
         },
-        Packet::PubComp(ack) => Event::Acked { packet_id: ack.pkid, refused: None },
-        _ => Event::Other,
+        Packet::PubComp(ack) => Incoming::Acked { packet_id: ack.pkid, refused: None },
+        Packet::PubRel(release) => Incoming::Released(release.pkid),
+        Packet::SubAck(ack) => Incoming::Subscribed {
+            packet_id: ack.pkid,
+            refusals: ack
+                .return_codes
+                .iter()
+                .map(|code| match code {
+                    SubscribeReasonCode::Success(_) => None,
+                    reason => Some(format!("the broker refused it ({reason:?})")),
+                })
+                .collect(),
+        },
+        Packet::PingResp(_) => Incoming::Pong,
+        Packet::ConnAck(ack) => match ack.code {
+            Code::Success => {
+                let properties = ack.properties.as_ref();
+                Incoming::Accepted(Accepted {
+                    session_present: ack.session_present,
+                    packet_bytes_max: properties.and_then(|p| p.max_packet_size),
+                    receive_max: properties.and_then(|p| p.receive_max),
+                    keep_alive_s: properties.and_then(|p| p.server_keep_alive),
+                })
+            }
+            code => return Err(refusal(code)),
+        },
+        Packet::Disconnect(end) => {
+            if end.reason_code == DisconnectReasonCode::SessionTakenOver {
+                let what = "another client connected with the same client_id";
+                return Err(Trouble::weather("taken over", what));
+            }
+            let why = end.properties.and_then(|p| p.reason_string);
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            let what = format!("the broker ended it ({:?}{why})", end.reason_code);
+            return Err(Trouble::weather("disconnect", what));
+        }
+        other => {
+            return Err(Trouble::weather("protocol", format!("no broker sends this: {other:?}")));
+        }
+    }))
+}
+
+fn refusal(code: Code) -> Trouble {
+    match code {
+        Code::BadUserNamePassword
+        | Code::NotAuthorized
+        | Code::Banned
+        | Code::BadAuthenticationMethod => refused(&code, LOGIN_HELP),
+        Code::BadClientId | Code::ClientIdentifierNotValid => refused(&code, ID_HELP),
+        Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => {
+            refused(&code, "try version=3.1.1")
+        }
+        Code::RetainNotSupported | Code::QoSNotSupported | Code::TopicNameInvalid => {
+            refused(&code, "check qos and status_topic")
+        }
+        _ => not_now(&code),
     }
 }
 
-pub(super) fn trouble(error: v5::ConnectionError) -> Trouble {
-    use codec5::v5::{ConnectReturnCode as Code, DisconnectReasonCode as Reason};
-    use v5::{ConnectionError as E, StateError};
-
-    match error {
-        E::ConnectionRefused(code) => match code {
-            Code::BadUserNamePassword
-            | Code::NotAuthorized
-            | Code::Banned
-            | Code::BadAuthenticationMethod => refused(&code, LOGIN_HELP),
-            Code::BadClientId | Code::ClientIdentifierNotValid => refused(&code, ID_HELP),
-            Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => {
-                refused(&code, "try version=3.1.1")
-            }
-            Code::RetainNotSupported | Code::QoSNotSupported | Code::TopicNameInvalid => {
-                refused(&code, "check qos and status_topic")
-            }
-            _ => {
-                Trouble::weather("refused", format!("the broker refused the connection ({code:?})"))
-            }
-        },
-        E::MqttState(StateError::Deserialization(
-            cause @ codec5::Error::PayloadSizeLimitExceeded { .. },
-        )) => Trouble::TooLarge(cause.to_string()),
-        E::MqttState(StateError::ServerDisconnect {
-            reason_code: Reason::SessionTakenOver,
-            ..
-        }) => Trouble::weather("taken over", "another client connected with the same client_id"),
-        E::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-            let why = reason_string.map(|why| format!(": {why}")).unwrap_or_default();
-            Trouble::weather("disconnect", format!("the broker ended it ({reason_code:?}{why})"))
+impl Qos {
+    fn v5(self) -> QoS {
+        match self {
+            Self::AtMostOnce => QoS::AtMostOnce,
+            Self::AtLeastOnce => QoS::AtLeastOnce,
+            Self::ExactlyOnce => QoS::ExactlyOnce,
         }
-        E::MqttState(StateError::ConnectionAborted) => aborted(),
-        E::MqttState(StateError::AwaitPingResp) => no_pong(),
-        E::Io(cause) => Trouble::weather("connect", cause),
-        E::Timeout(_) => Trouble::weather("timeout", "no connection within 5 s"),
-        other => Trouble::weather("protocol", other),
     }
 }

@@ -2,8 +2,8 @@
 //! journal holds from an earlier run.
 //!
 //! **No room.** A journal at its cap, on a full disk, or behind its disk takes nothing for the moment. What
-//! comes in then waits here, unacknowledged, up to [`STALLED_MESSAGES_MAX`]; the socket is read (and pings are
-//! sent) until then, and a broker that keeps to `inflight` sends no more. Beyond that the socket is not read.
+//! comes in then waits here, unacknowledged, up to [`STALLED_MESSAGES_MAX`]; a broker that keeps to `inflight`
+//! sends no more. Beyond that the socket is not read.
 //! Nothing is lost, and the order stays. What still waits when the connection goes is repeated by the
 //! broker, if it keeps the session.
 //!
@@ -84,7 +84,16 @@ impl Receive {
         Ok(true)
     }
 
-    pub(super) async fn deliver(&mut self, delivery: Delivery) {
+    /// Whether a message can be taken in now. Others wait for it in the socket.
+    pub(super) fn may_take(&self) -> bool {
+        // One that ends takes nothing, and leaves it to the broker.
+        let ends = self.stop != Stop::No || self.fault.is_some();
+        let crowded = self.stall.as_ref().is_some_and(Stall::is_crowded);
+        ends || (!crowded && (self.filling.is_some() || !self.free.is_empty()))
+    }
+
+    /// Takes a message in, when [one may be](Self::may_take).
+    pub(super) fn deliver(&mut self, delivery: Delivery) {
         // Not acknowledged, hence not lost: a session that outlives us keeps it.
         if self.stop != Stop::No || self.fault.is_some() {
             return;
@@ -93,15 +102,11 @@ impl Receive {
         if self.stall.is_some() {
             self.wait_behind(delivery, generation, String::new());
         } else {
-            if self.filling.is_none() && !self.wait_for_free().await {
-                return;
-            }
+            // The time of a chunk is that of its first message.
+            let _there_is_one = self.filling.is_some() || self.take_free();
             if let Some((delivery, why)) = self.take(delivery, generation) {
                 self.wait_behind(delivery, generation, why);
             }
-        }
-        if self.stall.as_ref().is_some_and(Stall::is_crowded) {
-            self.wait_for_room().await;
         }
     }
 
@@ -237,34 +242,17 @@ impl Receive {
     }
 
     /// Takes a free chunk to fill; waits for one if there is none. False if the end came first.
-    pub(super) async fn wait_for_free(&mut self) -> bool {
+    async fn wait_for_free(&mut self) -> bool {
         poll_fn(|cx| {
             if self.attend(cx) || self.stop != Stop::No || self.fault.is_some() {
                 return Poll::Ready(false);
             }
-            // What waited for room may have taken one meanwhile.
             if self.filling.is_some() || self.take_free() {
                 return Poll::Ready(true);
             }
             Poll::Pending
         })
         .await
-    }
-
-    /// Waits until fewer messages wait for room, or the end comes.
-    async fn wait_for_room(&mut self) {
-        poll_fn(|cx| {
-            let ends = self.attend(cx) || self.stop != Stop::No || self.fault.is_some();
-            if ends || !self.stall.as_ref().is_some_and(Stall::is_crowded) {
-                return Poll::Ready(());
-            }
-            if !self.free.is_empty() {
-                self.send();
-            }
-            self.ledger.flush();
-            Poll::Pending
-        })
-        .await;
     }
 
     /// Takes a free chunk to fill, if there is one.

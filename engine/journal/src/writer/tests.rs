@@ -76,6 +76,7 @@ fn what_is_appended_becomes_durable_and_the_waker_is_called() {
         }
     }
     assert!(count.0.load(Ordering::SeqCst) >= 10);
+    writer.flush();
     until("all is durable", || writer.durable() == Ok(100));
     assert_eq!(writer.end(), 100);
     let mut reader = Reader::new(disk, NAME, 0, 100).unwrap();
@@ -104,10 +105,12 @@ fn a_failed_sync_is_final() {
     let disk = SimDisk::new(3);
     let (mut writer, count) = open(&disk, &config());
     append(&mut writer, b"one");
+    writer.flush();
     until("it is durable", || writer.durable() == Ok(1));
     let woken = count.0.load(Ordering::SeqCst);
     disk.sync_fails_in(0);
     append(&mut writer, b"two");
+    writer.flush();
     until("it has failed", || writer.durable().is_err());
     until("it was told", || count.0.load(Ordering::SeqCst) > woken);
     let error = writer.append(NOW, &[b"three"]).unwrap_err();
@@ -123,6 +126,7 @@ fn a_full_disk_takes_nothing_and_goes_on_when_there_is_room() {
     let disk = SimDisk::new(4);
     let (mut writer, _) = open(&disk, &config());
     append(&mut writer, b"first");
+    writer.flush();
     until("it is durable", || writer.durable() == Ok(1));
     disk.set_budget(Some(disk.used_bytes()));
     let mut refused = None;
@@ -179,10 +183,9 @@ fn at_the_cap_it_refuses_until_it_is_trimmed() {
 }
 
 #[test]
-fn a_group_waits_as_long_as_asked_unless_flushed() {
+fn a_group_goes_when_it_is_flushed_or_large_or_in_the_way() {
     let disk = SimDisk::new(7);
-    let config = JournalConfig { group_wait: Duration::from_secs(3600), ..config() };
-    let (mut writer, _) = open(&disk, &config);
+    let (mut writer, _) = open(&disk, &config());
     append(&mut writer, b"one");
     sleep(Duration::from_millis(5));
     append(&mut writer, b"two");
@@ -190,12 +193,14 @@ fn a_group_waits_as_long_as_asked_unless_flushed() {
     assert_eq!(writer.durable(), Ok(0));
     writer.flush();
     until("it is durable", || writer.durable() == Ok(2));
-    // A group that is half full goes too.
     append(&mut writer, &[1; 600]);
-    until("it is durable", || writer.durable() == Ok(3));
+    until("half a group is durable", || writer.durable() == Ok(3));
+    append(&mut writer, b"small");
+    append(&mut writer, &[1; 1000]);
+    until("what was in the way, and what came then, is durable", || writer.durable() == Ok(5));
     append(&mut writer, b"last");
     drop(writer);
-    assert_eq!(open(&disk, &config).0.end(), 4);
+    assert_eq!(open(&disk, &config()).0.end(), 6);
 }
 
 /// Goal: no wake-up is lost between handle and thread, whatever the timing.
@@ -212,11 +217,13 @@ fn handle_and_thread_never_wait_for_each_other() {
             writer.flush();
         }
         if state >> 54 == 0 {
+            writer.flush();
             until("it is durable", || writer.durable() == Ok(position + 1));
             writer.trim(position);
         }
         writer.trim(position.saturating_sub(100).min(writer.durable().unwrap()));
     }
+    writer.flush();
     until("all is durable", || writer.durable() == Ok(100_000));
     let end = 100_000;
     let mut reader = Reader::new(disk, NAME, end - 50, end).unwrap();

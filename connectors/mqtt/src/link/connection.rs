@@ -1,0 +1,305 @@
+//! A connection that stands: its stream, its two buffers, and what the protocol answers by itself.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use super::{Accepted, Event, Incoming, Outgoing, Plan, Publish, Sent, Trouble, mqtt3, mqtt5};
+use crate::config::{Qos, Version};
+use crate::packet_ids::PacketIds;
+use crate::tls;
+
+/// Room for one read, in bytes: some hundreds of readings.
+const READ_BYTES: usize = 32 * 1024;
+/// Less room than this is not worth a read, in bytes.
+const READ_BYTES_MIN: usize = 4 * 1024;
+/// Packet ids beyond the window of results: a subscription, and both messages to the status topic.
+const SPARE_IDS: u16 = 3;
+
+/// What MQTT runs over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    version: Version,
+    packet_bytes_max: u32,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    /// The stream may hold bytes back that it took (TLS).
+    unflushed: bool,
+    /// To be told once everything is written.
+    afterwards: VecDeque<Event>,
+    /// Why nothing can be written any more. What was received is returned first.
+    mute: Option<Trouble>,
+    /// Of publishes and subscriptions that the broker has not answered.
+    ids: PacketIds,
+    /// Messages that we have not acknowledged.
+    unacknowledged: usize,
+    keep_alive: Duration,
+    ping: Pin<Box<Sleep>>,
+    /// A ping was sent, and nothing has been received since.
+    waits_for_pong: bool,
+}
+
+impl Connection {
+    /// On a fresh stream; CONNECT is about to be written.
+    pub(super) fn new(stream: Box<dyn Stream>, plan: &Plan) -> Result<Self, Trouble> {
+        let config = &plan.config;
+        let mut outgoing = BytesMut::new();
+        match config.version {
+            Version::V311 => mqtt3::connect(plan, &mut outgoing)?,
+            Version::V5 => mqtt5::connect(plan, &mut outgoing)?,
+        }
+        let keep_alive = config.keep_alive();
+        Ok(Self {
+            stream,
+            version: config.version,
+            packet_bytes_max: config.packet_bytes_max,
+            incoming: BytesMut::new(),
+            outgoing,
+            unflushed: false,
+            afterwards: VecDeque::new(),
+            mute: None,
+            ids: PacketIds::new(config.inflight.saturating_add(SPARE_IDS)),
+            unacknowledged: 0,
+            keep_alive,
+            ping: Box::pin(sleep(keep_alive)),
+            waits_for_pong: false,
+        })
+    }
+
+    /// Waits for the answer to CONNECT.
+    pub(super) async fn accepted(&mut self) -> Result<Accepted, Trouble> {
+        let accepted = poll_fn(|cx| {
+            loop {
+                match self.read()? {
+                    Some(Incoming::Accepted(accepted)) => return Poll::Ready(Ok(accepted)),
+                    Some(_) => {
+                        let what = "its first packet is no CONNACK";
+                        return Poll::Ready(Err(Trouble::weather("protocol", what)));
+                    }
+                    None => {}
+                }
+                self.poll_write(cx);
+                ready!(self.poll_read(cx))?;
+            }
+        })
+        .await?;
+        if let Some(seconds) = accepted.keep_alive_s.filter(|seconds| *seconds > 0) {
+            self.keep_alive = Duration::from_secs(seconds.into());
+        }
+        self.ping.as_mut().reset(Instant::now() + self.keep_alive);
+        Ok(accepted)
+    }
+
+    /// See [`Link::poll`](super::Link::poll).
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reads: bool,
+    ) -> Poll<Result<Event, Trouble>> {
+        loop {
+            if reads && let Some(event) = self.received()? {
+                return Poll::Ready(Ok(event));
+            }
+            self.poll_ping(cx, reads)?;
+            // All that the events before called for goes in one write.
+            if self.poll_write(cx)
+                && let Some(event) = self.afterwards.pop_front()
+            {
+                return Poll::Ready(Ok(event));
+            }
+            if !reads {
+                return Poll::Pending;
+            }
+            ready!(self.poll_read(cx))?;
+        }
+    }
+
+    /// The next event that was received already.
+    pub(super) fn received(&mut self) -> Result<Option<Event>, Trouble> {
+        while let Some(packet) = self.read()? {
+            match packet {
+                Incoming::Delivery(delivery) => {
+                    self.unacknowledged += usize::from(delivery.qos != Qos::AtMostOnce);
+                    return Ok(Some(Event::Delivery(delivery)));
+                }
+                Incoming::Released(packet_id) => {
+                    self.write(Outgoing::Complete(packet_id));
+                    return Ok(Some(Event::Released(packet_id)));
+                }
+                Incoming::Received(packet_id) => {
+                    self.write(Outgoing::Release(packet_id));
+                }
+                Incoming::Acked { packet_id, refused } => {
+                    self.ids.remove(packet_id);
+                    return Ok(Some(Event::Acked { packet_id, refused }));
+                }
+                Incoming::Subscribed { packet_id, refusals } => {
+                    self.ids.remove(packet_id);
+                    return Ok(Some(Event::Subscribed(refusals)));
+                }
+                Incoming::Pong => {}
+                Incoming::Accepted(_) => {
+                    return Err(Trouble::weather("protocol", "a second CONNACK"));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn read(&mut self) -> Result<Option<Incoming>, Trouble> {
+        if self.incoming.is_empty() {
+            return Ok(None);
+        }
+        match self.version {
+            Version::V311 => mqtt3::read(&mut self.incoming, self.packet_bytes_max),
+            Version::V5 => mqtt5::read(&mut self.incoming, self.packet_bytes_max),
+        }
+    }
+
+    pub(super) fn write(&mut self, packet: Outgoing<'_>) -> bool {
+        let before = self.outgoing.len();
+        let written = match self.version {
+            Version::V311 => mqtt3::write(packet, &mut self.outgoing),
+            Version::V5 => mqtt5::write(packet, &mut self.outgoing),
+        };
+        if !written {
+            // Nothing of a packet that is none.
+            self.outgoing.truncate(before);
+        }
+        written
+    }
+
+    /// Publishes, if a packet id is free.
+    pub(super) fn publish(&mut self, publish: Publish<'_>) -> Option<Sent> {
+        if publish.qos == Qos::AtMostOnce {
+            let written = self.write(Outgoing::Publish(0, publish));
+            if written && self.afterwards.is_empty() {
+                self.afterwards.push_back(Event::Flushed);
+            }
+            return written.then_some(Sent::Plain);
+        }
+        let packet_id = self.ids.take()?;
+        if self.write(Outgoing::Publish(packet_id, publish)) {
+            return Some(Sent::Tracked(packet_id));
+        }
+        self.ids.remove(packet_id);
+        None
+    }
+
+    pub(super) fn ack(&mut self, packet_id: u16, qos: Qos) {
+        self.write(Outgoing::Ack(packet_id, qos));
+        self.unacknowledged = self.unacknowledged.saturating_sub(1);
+    }
+
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.unacknowledged
+    }
+
+    pub(super) fn subscribe(&mut self, filters: Vec<&str>, qos: Qos) {
+        // The first thing on a connection: there is an id.
+        if let Some(packet_id) = self.ids.take() {
+            self.write(Outgoing::Subscribe { packet_id, filters, qos });
+        }
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.write(Outgoing::Disconnect);
+        self.afterwards.push_back(Event::Closed);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Ends the stream in good order.
+    pub(super) async fn shut_down(mut self: Box<Self>) {
+        let _closed = self.stream.shutdown().await;
+    }
+
+    /// Pings when it is time. Who answered nothing since the last time has gone, if there was somebody to hear it.
+    fn poll_ping(&mut self, cx: &mut Context<'_>, reads: bool) -> Result<(), Trouble> {
+        while self.ping.as_mut().poll(cx).is_ready() {
+            if self.waits_for_pong && reads {
+                return Err(Trouble::weather("ping", "the broker did not answer a ping"));
+            }
+            self.waits_for_pong = true;
+            self.write(Outgoing::Ping);
+            self.ping.as_mut().reset(Instant::now() + self.keep_alive);
+        }
+        Ok(())
+    }
+
+    /// Whether everything is written, and the connection is whole.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.mute.is_some() {
+            self.outgoing.clear();
+            return false;
+        }
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+            Poll::Ready(Err(cause)) => {
+                self.mute = Some(lost(&cause));
+                false
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let stream = Pin::new(&mut self.stream);
+            if ready!(poll_write_buf(stream, cx, &mut self.outgoing))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what there is.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
+        if self.incoming.capacity() - self.incoming.len() < READ_BYTES_MIN {
+            self.incoming.reserve(READ_BYTES);
+        }
+        let stream = Pin::new(&mut self.stream);
+        let trouble = match ready!(poll_read_buf(stream, cx, &mut self.incoming)) {
+            Ok(0) => Trouble::weather(
+                "closed",
+                "the broker closed the connection (it ended, or another client took this client_id)",
+            ),
+            Ok(_) => {
+                self.waits_for_pong = false;
+                return Poll::Ready(Ok(()));
+            }
+            Err(cause) => lost(&cause),
+        };
+        // Where TLS says why, that is better than what a write met.
+        let told = matches!(trouble, Trouble::Fatal(_));
+        Poll::Ready(Err(self.mute.take().filter(|_| !told).unwrap_or(trouble)))
+    }
+}
+
+fn lost(cause: &io::Error) -> Trouble {
+    tls::explain(cause, "closed")
+}
