@@ -18,8 +18,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,10 +30,22 @@ use crate::MqttConfig;
 
 const READY_S_MAX: u64 = 10;
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// A free port of 127.0.0.1, which no other process that asks here is given while this one lives. It is below those
+/// that the kernel gives to connections, one of which could take it before a broker does.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let port = (10_000 + crate::random() % 20_000) as u16;
+        // A name, not a file: it goes with the process.
+        let name = SocketAddr::from_abstract_name(format!("thalweg-port-{port}")).expect("a name");
+        if let Ok(claim) = UnixListener::bind_addr(&name)
+            && TcpListener::bind(("127.0.0.1", port)).is_ok()
+        {
+            claims.push(claim);
+            return port;
+        }
+    }
 }
 
 fn wait_until_open(port: u16) {

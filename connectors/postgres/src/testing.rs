@@ -85,11 +85,7 @@ impl Server {
         if let Some((uid, gid)) = user {
             chown(dir.path(), Some(uid), Some(gid)).expect("a directory of the server's user");
         }
-        let port = {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            listener.local_addr().expect("its address").port()
-        };
-        let server = Self { port, dir, programs, user, child: Mutex::new(None) };
+        let mut server = Self { port: 0, dir, programs, user, child: Mutex::new(None) };
         let made = server
             .command("initdb")
             .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8"])
@@ -98,6 +94,12 @@ impl Server {
             .status()
             .expect("initdb runs");
         assert!(made.success(), "initdb failed");
+        // Only now, for nobody keeps it for us.
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.local_addr().expect("its address").port()
+        };
+        server.port = port;
         let mut conf = format!(
             "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n\
              max_connections = 60\nshared_buffers = 16MB\nmin_wal_size = 2MB\nmax_wal_size = 64MB\n\
