@@ -56,6 +56,14 @@ impl Place {
             Err(JournalError::Position(_)) => (0, end),
             other => return other,
         };
+        // Only checkpoints trim it.
+        if self.start == Start::Resume {
+            tracing::warn!(
+                "the journal {} goes on from checkpoints that are not there any more: what is read again is what it \
+                 still keeps. Was the state beside it removed?",
+                self.name
+            );
+        }
         while kept - trimmed > 1 {
             let middle = trimmed + (kept - trimmed) / 2;
             match self.journals.read(&self.name, middle) {

@@ -332,6 +332,12 @@ impl Settings {
                 return wrong(key, path, "source.files");
             }
         }
+        if let (Sink::Files { dir }, Some(state)) = (&self.sink, &self.state)
+            && within_another(dir, &state.dir)
+        {
+            let allowed = "a directory apart from state.dir";
+            return Err(ConfigError::new("sink.files.dir", dir.display(), allowed));
+        }
         match (result, dead) {
             (Some((other, path)), Some((key, dead))) if same_file(path, dead) => {
                 wrong(key, dead, other)
@@ -339,6 +345,16 @@ impl Settings {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether one of two directories holds the other, or is it.
+fn within_another(one: &Path, other: &Path) -> bool {
+    // What does not exist yet has no better name.
+    let resolved = |path: &Path| {
+        path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_default()
+    };
+    let (one, other) = (resolved(one), resolved(other));
+    one.starts_with(&other) || other.starts_with(&one)
 }
 
 /// Whether both name one regular file, by whatever way. Devices and pipes may serve twice.

@@ -48,7 +48,8 @@ pub(crate) fn open_read_only(dir: &Path) -> Result<Env, StoreError> {
         StoreError::Refused(format!("cannot look into {}: {error}; {hint}", dir.display()))
     };
     let dir = dir.canonicalize().map_err(|error| failed(&error.into()))?;
-    if !dir.join("data.mdb").is_file() {
+    // One that is empty is about to be made, or never was.
+    if !dir.join("data.mdb").metadata().is_ok_and(|file| file.is_file() && file.len() > 0) {
         return Err(StoreError::Refused(format!("there is no state in {}", dir.display())));
     }
     let mut options = EnvOpenOptions::new().read_txn_without_tls();

@@ -268,3 +268,14 @@ fn a_torn_first_start_begins_anew_and_anything_longer_does_not() {
     std::fs::write(dir.path().join("data.mdb"), vec![0; 12_288]).unwrap();
     assert!(Store::open(dir.path(), StoreOptions::default(), Resume::Newest).is_err());
 }
+
+#[test]
+fn a_directory_without_state_is_told_from_one_that_is_broken() {
+    let dir = TempDir::new().unwrap();
+    let why = || Inspector::open(dir.path()).err().unwrap().to_string();
+    assert!(why().contains("there is no state in"), "{}", why());
+    std::fs::write(dir.path().join("data.mdb"), b"").unwrap();
+    assert!(why().contains("there is no state in"), "{}", why());
+    std::fs::write(dir.path().join("data.mdb"), [7; 8192]).unwrap();
+    assert!(why().contains("is it a state directory"), "{}", why());
+}

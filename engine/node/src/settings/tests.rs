@@ -91,6 +91,11 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
                 .replace("[source]", "name = 'own'\n[source]"),
             r#"state.pending_bytes_max = "4096" is not allowed; allowed: 1048576 or more (bytes)"#,
         ),
+        (
+            format!("name = 'own'\n{GOOD}\n[state]\ndir = 'd'")
+                .replace("[sink.stdout]", "[sink.files]\ndir = 'd/out'"),
+            r#"sink.files.dir = "d/out" is not allowed; allowed: a directory apart from state.dir"#,
+        ),
         ("window = ".to_owned(), "valid TOML"),
     ];
     for (toml, expected) in cases {
