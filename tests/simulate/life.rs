@@ -123,6 +123,8 @@ impl<'a> Life<'a> {
             lane_batches,
             state_memory_bytes_max,
             state_pending_bytes_max,
+            // No draw of its own, so that seeds keep what they mean.
+            state_cache_bytes: if lane_batches == 2 { 1 << 19 } else { 0 },
         };
         let storage = self.world.storage();
         let newest = self.world.store.newest();

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 
+use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -139,6 +141,43 @@ fn windowed(flow: &Flow, events: Events, size: Duration) {
         .discard();
 }
 
+/// Counts the records of a key.
+struct Counting {
+    counts: ValueState<u64, u64>,
+    all: Rc<Cell<usize>>,
+}
+
+impl KeyedProcess<u64, Event> for Counting {
+    type Out = u64;
+
+    fn record(&mut self, _: Event, cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {
+        self.counts.update(cx, |count| *count += 1);
+        self.all.set(self.all.get() + 1);
+    }
+}
+
+/// Does so. A step of such a job takes fewer records, so several are one iteration.
+fn process_update(group: &mut BenchmarkGroup<'_, WallTime>, keys: u64) {
+    let all = Rc::new(Cell::new(0));
+    let mut shards = shards(1, |flow: &Flow| {
+        flow.source(Events::of(keys, 1_000), watermarks())
+            .key_by(|event| event.key)
+            .keys_max(2_000_000, Overflow::DeadLetter)
+            .process(|states| Counting { counts: states.value("count"), all: Rc::clone(&all) })
+            .discard();
+    });
+    let mut step = || {
+        let enough = all.get() + STEP;
+        while all.get() < enough {
+            black_box(shards[0].step(Now::default()).unwrap());
+        }
+    };
+    (0..steps_for(keys)).for_each(|_| step());
+    let id = BenchmarkId::new("process function", keys);
+    group.throughput(Throughput::Elements(STEP as u64));
+    group.bench_function(id, |b| b.iter(&mut step));
+}
+
 /// Steps after which nearly all of so many keys have been there.
 fn steps_for(keys: u64) -> u64 {
     if cfg!(debug_assertions) { 10 } else { 6 * keys / STEP as u64 + 100 }
@@ -146,7 +185,7 @@ fn steps_for(keys: u64) -> u64 {
 
 const YEAR: Duration = Duration::from_secs(31_536_000);
 
-/// Counting by key in an open window, beside the same events counted in a bare map.
+/// Counting by key in an open window, and in a process function with state, beside the same events counted in a bare map.
 fn window_update(c: &mut Criterion) {
     let mut group = c.benchmark_group("window update");
     for keys in [100, 10_000, 1_000_000_u64] {
@@ -154,6 +193,7 @@ fn window_update(c: &mut Criterion) {
         bench_job(&mut group, id, 1, steps_for(keys), |flow| {
             windowed(flow, Events::of(keys, 1_000), YEAR);
         });
+        process_update(&mut group, keys);
         let mut counts = HashMap::<u64, u64>::new();
         let mut events = Events::of(keys, 1_000);
         let mut step = || {

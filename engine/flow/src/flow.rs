@@ -25,6 +25,9 @@ use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
 use crate::stream::At;
 
+/// A table of more bytes than this does not stay in a second-level cache.
+pub(crate) const CACHE_BYTES: usize = 512 * 1_024;
+
 /// Sizes that trade latency, throughput and memory. The defaults suit a 1 GB gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -41,6 +44,9 @@ pub struct Tuning {
     /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
     /// (While an epoch is on its way to storage, its changes are in memory twice more.)
     pub state_pending_bytes_max: usize,
+    /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process function
+    /// with such a state wait for each other within a step, and what is kept of their keys is fetched together.
+    pub state_cache_bytes: usize,
 }
 
 impl Default for Tuning {
@@ -51,6 +57,7 @@ impl Default for Tuning {
             lane_batches: 16,
             state_memory_bytes_max: 128 * 1_024 * 1_024,
             state_pending_bytes_max: 32 * 1_024 * 1_024,
+            state_cache_bytes: CACHE_BYTES,
         }
     }
 }
@@ -363,6 +370,10 @@ impl Flow {
                 lineage: build.storage.as_ref().map(|s| s.lineage.clone()).unwrap_or_default(),
             },
         })
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.0.build.as_ref().map_or_else(Tuning::default, |build| build.tuning)
     }
 
     /// The lanes of the exchange in front of `node`.

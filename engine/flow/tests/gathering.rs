@@ -1,5 +1,5 @@
-//! Filters that gather records, within jobs: they let pass what plain filters would, in the same order and behind the
-//! same marks, whatever comes before and after them.
+//! Filters and process functions that gather records, within jobs: what passes is what would pass one by one, in the same
+//! order and behind the same marks, whatever comes before and after them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -147,5 +147,67 @@ fn windows_behind_filters_count_what_is_there() {
         let mut dropped = late_out.take();
         dropped.sort_by_key(|record| record.2);
         assert_eq!(dropped, late, "seed {seed}");
+    }
+}
+
+/// For each record its number, how many of its key there were before, and whether it is late; for each timer how many
+/// there are by then.
+struct Counting(ValueState<u32, u64>);
+
+impl KeyedProcess<u32, Rec> for Counting {
+    type Out = (Option<u64>, u64, bool);
+
+    fn record(
+        &mut self,
+        record: Rec,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Self::Out>,
+    ) {
+        let before = self.0.update(cx, |count| std::mem::replace(count, *count + 1));
+        out.record(cx.time(), (Some(record.2), before, cx.time() <= cx.watermark()));
+        if record.2.is_multiple_of(7) {
+            cx.event_timer(cx.time().plus_ms(3));
+        }
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<Self::Out>) {
+        let count = self.0.get(cx).unwrap_or_default();
+        out.record(cx.time(), (None, count, true));
+    }
+}
+
+/// Goal: a process function is called with the same records, watermarks and timers in the same order, whether it
+/// looks the state of many records up together or of each by itself.
+#[test]
+fn a_process_function_is_called_as_one_by_one() {
+    for seed in 0..20 {
+        let all = records(seed, 20_000);
+        let keys = [1, 50, 3_000][seed as usize % 3];
+        let run = |state_cache_bytes| {
+            let out = Collected::new();
+            let sink = out.sink();
+            let source = Scripted(vec![all.iter().map(|&record| Act::R(record)).collect()], true);
+            let job = move |flow: &Flow| {
+                flow.source(source.clone(), wm(seed % 4))
+                    .key_by(move |record| mix(record.2) as u32 % keys)
+                    .process(|states| Counting(states.value("count")))
+                    .sink(sink.clone());
+            };
+            let mut shards = build(1, Tuning { state_cache_bytes, ..tuning(seed) }, &job);
+            while shards[0].step(at(0)).unwrap() != Step::Done {}
+            out.take_timed()
+        };
+        let (together, alone) = (run(0), run(usize::MAX));
+        assert!(alone.len() > all.len(), "records and timers");
+        assert_eq!(together, alone, "seed {seed}");
+        // The simpler truth, of the records.
+        let mut counts = BTreeMap::new();
+        let rows = together.iter().filter_map(|&(_, (n, before, _))| Some((n?, before)));
+        assert!(rows.clone().map(|row| row.0).eq(0..20_000), "each once, in order");
+        for (n, before) in rows {
+            let count = counts.entry(mix(n) as u32 % keys).or_insert(0);
+            assert_eq!(before, *count, "seed {seed}, record {n}");
+            *count += 1;
+        }
     }
 }

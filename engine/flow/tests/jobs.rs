@@ -45,6 +45,7 @@ const TINY: Tuning = Tuning {
     lane_batches: 1,
     state_memory_bytes_max: 0,
     state_pending_bytes_max: 0,
+    state_cache_bytes: 0,
 };
 
 fn replay<T: Clone + 'static>(records: Vec<T>) -> Collection<T> {

@@ -65,6 +65,7 @@ fn a_full_shard_makes_sources_wait_and_gets_the_epochs_that_it_needs() {
             lane_batches: 2,
             state_memory_bytes_max: random.below(2) * 2 * PENDING_BYTES,
             state_pending_bytes_max: PENDING_BYTES,
+            ..Tuning::default()
         };
         let build = |shard| {
             let cx = BuildContext {

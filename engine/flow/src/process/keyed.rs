@@ -1,5 +1,6 @@
 //! [`KeyedProcess`]: the function of records and timers, its bounds, and the operator that calls it.
 
+use std::mem::take;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ use crate::table_hash::{table_hash, table_hash_from};
 
 /// A record that finds no room looks for what has expired in so many pieces at most, of 64 buckets each.
 const EXPIRED_PIECES_MAX: usize = 16;
+/// Records that are put aside together, to look their keys up at once.
+const GATHERED_MAX: usize = 128;
 /// So many processing-time timers fire in a step at most.
 const TIMERS_FIRED_MAX: usize = 4_096;
 
@@ -127,7 +130,10 @@ where
             checkpoints: Rc::clone(flow.checkpoints()),
             dead_letters: flow.dead_letters_from(at.node, at.producers),
             evicted: flow.counter("numKeysEvicted", at.node),
-            records: std::marker::PhantomData,
+            gathers: false,
+            cache_bytes: flow.tuning().state_cache_bytes,
+            gathered: Vec::new(),
+            hashes: Vec::new(),
         };
         Stream { flow, chain: Then::new(chain, operator), at }
     }
@@ -178,12 +184,46 @@ pub struct KeyedProcessing<K, T, F, P> {
     checkpoints: Rc<Checkpoints>,
     dead_letters: DeadLetterOutput,
     evicted: Counter,
-    records: std::marker::PhantomData<fn(T)>,
+    /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is
+    /// kept of their keys is looked at in one go before they are processed. Those accesses to memory overlap, as they
+    /// would not with the function's work in between.
+    gathers: bool,
+    cache_bytes: usize,
+    gathered: Vec<(Timestamp, K, T)>,
+    /// Of their keys.
+    hashes: Vec<u64>,
 }
 
 impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     KeyedProcessing<K, T, F, P>
 {
+    #[inline]
+    fn process(
+        &mut self,
+        (time, key, hash): (Timestamp, K, u64),
+        record: T,
+        out: &mut impl Collector<P::Out>,
+    ) {
+        if !self.admits(&key, hash) {
+            return;
+        }
+        let Self { function, timers, watermark, reached, processing_time, .. } = self;
+        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
+        let mut cx = Context { key: &key, hash, time, watermark, reached, processing_time, timers };
+        function.record(record, &mut cx, out);
+    }
+
+    /// Processes what was put aside.
+    #[inline(never)]
+    fn process_gathered(&mut self, out: &mut impl Collector<P::Out>) {
+        self.states.iter().for_each(|state| state.borrow().look_ahead(&self.hashes));
+        let (mut gathered, mut hashes) = (take(&mut self.gathered), take(&mut self.hashes));
+        for ((time, key, record), hash) in gathered.drain(..).zip(hashes.drain(..)) {
+            self.process((time, key, hash), record, out);
+        }
+        (self.gathered, self.hashes) = (gathered, hashes);
+    }
+
     /// Whether there is room for what a record of this key may add.
     #[inline]
     fn admits(&mut self, key: &K, hash: u64) -> bool {
@@ -308,16 +348,18 @@ where
     fn record(&mut self, time: Timestamp, record: Addressed<T>, out: &mut impl Collector<P::Out>) {
         let key = (self.key)(&record.value);
         let hash = table_hash_from(&key, record.hash);
-        if !self.admits(&key, hash) {
-            return;
+        if !self.gathers {
+            return self.process((time, key, hash), record.value, out);
         }
-        let Self { function, timers, watermark, reached, processing_time, .. } = self;
-        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
-        let mut cx = Context { key: &key, hash, time, watermark, reached, processing_time, timers };
-        function.record(record.value, &mut cx, out);
+        self.gathered.push((time, key, record.value));
+        self.hashes.push(hash);
+        if self.gathered.len() >= GATHERED_MAX {
+            self.process_gathered(out);
+        }
     }
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
+        self.process_gathered(out);
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
@@ -350,6 +392,13 @@ where
             state.borrow_mut().expire(self.reached, now.wall);
         }
         self.timers.processing.borrow_mut().timers.earliest()
+    }
+
+    #[inline]
+    fn settle(&mut self, out: &mut impl Collector<P::Out>) {
+        self.process_gathered(out);
+        let cache_bytes = self.cache_bytes;
+        self.gathers = self.states.iter().any(|state| state.borrow().entries_bytes() > cache_bytes);
     }
 
     fn ready(&self) -> bool {

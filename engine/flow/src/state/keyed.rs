@@ -83,6 +83,10 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn holds(&self) -> Holds;
     /// Whether it has anything of a key, which counts as a use, but begins no life anew.
     fn has(&mut self, at: &AtKey<'_, K>) -> bool;
+    /// The bytes of its entries in memory, without what they hold elsewhere.
+    fn entries_bytes(&self) -> usize;
+    /// Has the entries of keys with these hashes in the cache, where they are in memory at all.
+    fn look_ahead(&self, hashes: &[u64]);
     /// Drops a key.
     fn drop_key(&mut self, at: &AtKey<'_, K>);
     /// A key that was not used for long.
@@ -426,6 +430,14 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
         with!(&mut self.table, table => {
             matches!(table.get(at.hash, at.key, now), Found::Here(_))
         })
+    }
+
+    fn entries_bytes(&self) -> usize {
+        with!(&self.table, table => table.entries_bytes())
+    }
+
+    fn look_ahead(&self, hashes: &[u64]) {
+        with!(&self.table, table => table.look_ahead(hashes));
     }
 
     fn drop_key(&mut self, at: &AtKey<'_, K>) {

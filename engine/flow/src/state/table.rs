@@ -219,6 +219,12 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.len() * size_of::<Entry<K, V, L>>()
     }
 
+    /// Looks at the entries of keys with these hashes, one after the other, to have them in the cache: the accesses
+    /// overlap, as they would not with work in between.
+    pub fn look_ahead(&self, hashes: &[u64]) {
+        std::hint::black_box(self.entries.touch(hashes));
+    }
+
     /// A value has grown by so many bytes where it lies, or shrunk.
     #[inline]
     pub fn grow_by(&mut self, bytes: isize) {

@@ -10,6 +10,7 @@
 use hashbrown::HashTable;
 use thalweg_kernel::Key;
 
+use crate::flow::CACHE_BYTES;
 use crate::table_hash::table_hash;
 
 /// A few keys are at most so many: a slot is a byte.
@@ -18,9 +19,6 @@ const FEW_KEYS_MAX: usize = 255;
 const SLOTS_PER_KEY: usize = 8;
 /// The first index has so many.
 const SLOTS_MIN: usize = 16;
-
-/// A table of more bytes than this does not stay in a second-level cache.
-const LARGE_BYTES: usize = 512 * 1_024;
 
 /// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
@@ -51,7 +49,7 @@ impl<K: Key, V> Table<K, V> {
     /// Whether a look-up is likely to wait for memory.
     #[inline(always)]
     pub(super) fn is_large(&self) -> bool {
-        self.many.len() > LARGE_BYTES / (size_of::<(K, V)>() + 1)
+        self.many.len() > CACHE_BYTES / (size_of::<(K, V)>() + 1)
     }
 
     /// Whether the key is here, of a large table.

@@ -105,6 +105,17 @@ impl<T: Hashed> Segments<T> {
         self.segments[self.segment_of(hash)].find(hash, is)
     }
 
+    /// Reads of entries with these hashes: some number.
+    pub(in crate::state) fn touch(&self, hashes: &[u64]) -> u64 {
+        let mut all = 0;
+        for &hash in hashes {
+            // Seven bits of the hash tell that it is the one, nearly always: no branch to be guessed wrong.
+            let found = self.segments[self.segment_of(hash)].find(hash, |_| true);
+            all ^= found.map_or(0, T::touch);
+        }
+        all
+    }
+
     /// The entry of this hash that `is` it. Unless it is as `usual`, it is taken out if it is `dead`, and
     /// else given to `touch`, which says whether to mark it.
     #[inline(always)]
