@@ -251,12 +251,7 @@ impl Receive {
                     return Poll::Ready(Step::Link(result));
                 }
             }
-            // The last chunk is kept until another comes back or it is full. So a quiet stream into
-            // a shard that stands still fills it, and the socket is read meanwhile.
-            if !self.free.is_empty() {
-                self.send();
-            }
-            self.ledger.flush();
+            self.pass_on();
             self.pause_reading(cx);
             Poll::Pending
         })
@@ -469,6 +464,8 @@ impl Receive {
             if self.attend(cx) {
                 return Poll::Ready(false);
             }
+            // What waited for room in the journal may have found it.
+            self.pass_on();
             self.conclude();
             if matches!(self.stop, Stop::Closing(_)) {
                 return Poll::Ready(false);

@@ -208,6 +208,16 @@ impl Receive {
         }
     }
 
+    /// Nothing more is coming soon: what was taken goes to the shard and to the disk.
+    pub(super) fn pass_on(&mut self) {
+        // The last chunk is kept until another comes back or it is full. So a quiet stream into
+        // a shard that stands still fills it, and the socket is read meanwhile.
+        if !self.free.is_empty() {
+            self.send();
+        }
+        self.ledger.flush();
+    }
+
     /// Says once that a wait for room is a long one.
     #[cold]
     pub(super) fn tell_stall(&mut self, cx: &mut Context<'_>) {

@@ -22,7 +22,7 @@ struct State {
     /// The first one not trimmed.
     oldest: u64,
     durable: u64,
-    /// Everything is durable at once.
+    /// Everything is durable once it is flushed.
     swift: bool,
     /// The most records that are kept.
     cap: Option<u64>,
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Hand {
-    /// One that is durable at once.
+    /// One that is durable once it is flushed.
     pub(crate) fn swift() -> Self {
         let hand = Self::default();
         hand.state().swift = true;
@@ -67,6 +67,10 @@ impl Hand {
 
     pub(crate) fn appended(&self) -> u64 {
         self.state().records.len() as u64
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.state().durable
     }
 
     pub(crate) fn oldest(&self) -> u64 {
@@ -168,18 +172,20 @@ impl JournalWriter for Writer {
             return Err(JournalError::Full("at its cap".to_owned()));
         }
         state.records.push((received, record));
-        if state.swift {
-            state.durable = position + 1;
-        }
-        let waker = state.waker.clone().filter(|_| state.swift);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
         Ok(position)
     }
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        let mut state = self.0.state();
+        if state.swift {
+            state.durable = state.records.len() as u64;
+            let waker = state.waker.clone();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
 
     fn durable(&self) -> Result<u64, JournalError> {
         let state = self.0.state();
