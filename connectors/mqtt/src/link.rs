@@ -124,7 +124,7 @@ pub(crate) enum Event {
         packet_id: u16,
         refused: Option<String>,
     },
-    /// Everything was written, publishes of QoS 0 among it.
+    /// Everything was written, publishes of QoS 0 among it; there is room for more.
     Flushed,
     /// Our DISCONNECT was written.
     Closed,

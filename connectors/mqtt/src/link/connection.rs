@@ -12,7 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::{Accepted, Event, Incoming, Outgoing, Plan, Publish, Sent, Trouble, mqtt3, mqtt5};
+use super::{
+    Accepted, Event, Incoming, Outgoing, Plan, Publish, Sent, Trouble, UNWRITTEN_BYTES_MAX, mqtt3,
+    mqtt5,
+};
 use crate::config::{Qos, Version};
 use crate::packet_ids::PacketIds;
 use crate::tls;
@@ -21,6 +24,8 @@ use crate::tls;
 const READ_BYTES: usize = 32 * 1024;
 /// Less room than this is not worth a read, in bytes.
 const READ_BYTES_MIN: usize = 4 * 1024;
+/// All that a broker that keeps to the standard can be owed: two answers of four bytes for each packet id.
+const ANSWERS_BYTES_MAX: usize = 8 * 65_535;
 /// Packet ids beyond the window of results: a subscription, and both messages to the status topic.
 const SPARE_IDS: u16 = 3;
 
@@ -112,7 +117,7 @@ impl Connection {
             if reads && let Some(event) = self.received()? {
                 return Poll::Ready(Ok(event));
             }
-            self.poll_ping(cx, reads)?;
+            let late = self.poll_ping(cx);
             // All that the events before called for goes in one write.
             if self.poll_write(cx)
                 && let Some(event) = self.afterwards.pop_front()
@@ -122,7 +127,15 @@ impl Connection {
             if !reads {
                 return Poll::Pending;
             }
-            ready!(self.poll_read(cx))?;
+            match self.poll_read_in_turn(cx)? {
+                Poll::Ready(()) => {}
+                // Only now: while nothing was read, the answer may have waited in the socket.
+                Poll::Pending if late => {
+                    let what = "the broker did not answer a ping";
+                    return Poll::Ready(Err(Trouble::weather("ping", what)));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 
@@ -192,11 +205,15 @@ impl Connection {
             return written.then_some(Sent::Plain);
         }
         let packet_id = self.ids.take()?;
-        if self.write(Outgoing::Publish(packet_id, publish)) {
-            return Some(Sent::Tracked(packet_id));
+        if !self.write(Outgoing::Publish(packet_id, publish)) {
+            self.ids.remove(packet_id);
+            return None;
         }
-        self.ids.remove(packet_id);
-        None
+        // Those behind it wait for room, and not for the broker's answer.
+        if self.unwritten_bytes() >= UNWRITTEN_BYTES_MAX && self.afterwards.is_empty() {
+            self.afterwards.push_back(Event::Flushed);
+        }
+        Some(Sent::Tracked(packet_id))
     }
 
     pub(super) fn ack(&mut self, packet_id: u16, qos: Qos) {
@@ -233,17 +250,15 @@ impl Connection {
         let _closed = self.stream.shutdown().await;
     }
 
-    /// Pings when it is time. Who answered nothing since the last time has gone, if there was somebody to hear it.
-    fn poll_ping(&mut self, cx: &mut Context<'_>, reads: bool) -> Result<(), Trouble> {
+    /// Pings when it is time. Whether nothing was received since the last ping: who then has nothing to give has gone.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut late = false;
         while self.ping.as_mut().poll(cx).is_ready() {
-            if self.waits_for_pong && reads {
-                return Err(Trouble::weather("ping", "the broker did not answer a ping"));
-            }
-            self.waits_for_pong = true;
+            late = std::mem::replace(&mut self.waits_for_pong, true);
             self.write(Outgoing::Ping);
             self.ping.as_mut().reset(Instant::now() + self.keep_alive);
         }
-        Ok(())
+        late
     }
 
     /// Whether everything is written, and the connection is whole.
@@ -277,6 +292,16 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what there is, unless the broker does not take what it is owed: it would never have enough.
+    fn poll_read_in_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
+        let unwritten_max =
+            UNWRITTEN_BYTES_MAX + ANSWERS_BYTES_MAX + self.packet_bytes_max as usize;
+        if self.unwritten_bytes() >= unwritten_max {
+            return Poll::Pending;
+        }
+        self.poll_read(cx)
+    }
+
     /// Reads what there is.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Trouble>> {
         if self.incoming.capacity() - self.incoming.len() < READ_BYTES_MIN {
@@ -303,3 +328,6 @@ impl Connection {
 fn lost(cause: &io::Error) -> Trouble {
     tls::explain(cause, "closed")
 }
+
+#[cfg(test)]
+mod tests;

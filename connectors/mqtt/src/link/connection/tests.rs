@@ -1,0 +1,104 @@
+//! A connection over a pipe in memory, and a broker at its other end that does little.
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+use super::*;
+use crate::config::{MqttConfig, Secret};
+
+/// A connection that has written nothing yet, the broker's end of it, and a runtime for both.
+fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
+    let config = MqttConfig::new("broker").packet_bytes_max(1_024);
+    let login = None::<(String, Secret)>;
+    let plan = Plan { config, client_id: "gw".into(), clean: true, login, tls: None };
+    let (ours, broker) = duplex(bytes);
+    let connection = Connection::new(Box::new(ours), &plan).unwrap();
+    drop(_entered);
+    (connection, broker, runtime)
+}
+
+/// What happens at once.
+async fn now<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    poll_fn(|cx| {
+        Poll::Ready(match poll(cx) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// Goal: what was not read because nobody had room for it is no silence of the broker.
+#[test]
+fn an_answer_that_waits_in_the_socket_is_one_and_without_any_the_connection_ends() {
+    let (mut connection, mut broker, runtime) = connection(1 << 16);
+    runtime.block_on(async {
+        connection.keep_alive = Duration::from_millis(5);
+        connection.ping.as_mut().reset(Instant::now());
+        while !connection.waits_for_pong {
+            assert!(now(|cx| connection.poll(cx, false)).await.is_none());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        broker.write_all(&[0xd0, 0]).await.unwrap();
+        tokio::time::sleep(3 * connection.keep_alive).await;
+        let met = now(|cx| connection.poll(cx, true)).await;
+        assert!(met.is_none(), "there is an answer");
+        let ended = poll_fn(|cx| connection.poll(cx, true)).await;
+        assert!(matches!(ended, Err(Trouble::Weather { class: "ping", .. })));
+    });
+}
+
+/// Goal: a window of large messages is one window, not one round trip for each.
+#[test]
+fn a_publish_that_takes_all_room_tells_when_there_is_some_again() {
+    let (mut connection, _broker, runtime) = connection(1 << 20);
+    runtime.block_on(async {
+        for (bytes, tells) in [(1_000, false), (UNWRITTEN_BYTES_MAX, true), (1_000, false)] {
+            let publish = Publish {
+                topic: "a",
+                payload: Bytes::from(vec![0; bytes]),
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                user_property: None,
+            };
+            assert!(connection.publish(publish).is_some());
+            let met = now(|cx| connection.poll(cx, true)).await;
+            assert_eq!(matches!(met, Some(Ok(Event::Flushed))), tells, "{bytes}");
+            assert_eq!((met.is_some(), connection.unwritten_bytes()), (tells, 0));
+        }
+    });
+}
+
+/// Goal: a broker that sends for ever and reads nothing does not fill the memory.
+#[test]
+fn who_does_not_take_its_answers_is_not_read_until_it_does() {
+    let (mut connection, mut broker, runtime) = connection(1 << 12);
+    runtime.block_on(async {
+        let publishes = [0x32, 6, 0, 1, b'a', 0, 1, 0].repeat(100);
+        let (mut taken, mut most) = (0, 0);
+        for round in 0..3 {
+            let begun = taken;
+            loop {
+                tokio::task::yield_now().await;
+                let mut sent = Pin::new(&mut broker);
+                let sent = now(|cx| sent.as_mut().poll_write(cx, &publishes)).await;
+                let before = taken;
+                while let Some(event) = now(|cx| connection.poll(cx, true)).await {
+                    assert!(matches!(event, Ok(Event::Delivery(_))), "{}", taken);
+                    connection.ack(1, Qos::AtLeastOnce);
+                    taken += 1;
+                }
+                most = most.max(connection.unwritten_bytes());
+                assert!(most < 2 * ANSWERS_BYTES_MAX, "{most} bytes");
+                if sent.is_none() && taken == before {
+                    break;
+                }
+            }
+            assert!(taken > begun, "{round}: it goes on when answers are taken");
+            broker.read_exact(&mut [0; 1 << 12]).await.unwrap();
+        }
+        assert!(most >= ANSWERS_BYTES_MAX, "{most} bytes");
+    });
+}
