@@ -80,9 +80,18 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
 /// Takes the next packet out of `from`, if it is all there.
 #[inline]
 pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incoming>, Trouble> {
+    // A reason may be all there is; the codec wants properties behind it.
+    if let [0xe0, 1, reason, ..] = from[..] {
+        let reason = DisconnectReasonCode::try_from(reason);
+        return Err(
+            reason.map_or_else(|cause| Trouble::weather("protocol", cause), |r| ended(r, None))
+        );
+    }
+    let bytes = from.len();
     let packet = match Packet::read(from, Some(bytes_max)) {
         Ok(packet) => packet,
-        Err(Error::InsufficientBytes(more)) => {
+        // Otherwise it is all there, and the codec has taken it: it is too short within.
+        Err(Error::InsufficientBytes(more)) if from.len() == bytes => {
             from.reserve(more);
             return Ok(None);
         }
@@ -144,19 +153,20 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
             code => return Err(refusal(code)),
         },
         Packet::Disconnect(end) => {
-            if end.reason_code == DisconnectReasonCode::SessionTakenOver {
-                let what = "another client connected with the same client_id";
-                return Err(Trouble::weather("taken over", what));
-            }
-            let why = end.properties.and_then(|p| p.reason_string);
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            let what = format!("the broker ended it ({:?}{why})", end.reason_code);
-            return Err(Trouble::weather("disconnect", what));
+            return Err(ended(end.reason_code, end.properties.and_then(|p| p.reason_string)));
         }
         other => {
             return Err(Trouble::weather("protocol", format!("no broker sends this: {other:?}")));
         }
     }))
+}
+
+fn ended(reason: DisconnectReasonCode, why: Option<String>) -> Trouble {
+    if reason == DisconnectReasonCode::SessionTakenOver {
+        return Trouble::weather("taken over", "another client connected with the same client_id");
+    }
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    Trouble::weather("disconnect", format!("the broker ended it ({reason:?}{why})"))
 }
 
 fn refusal(code: Code) -> Trouble {

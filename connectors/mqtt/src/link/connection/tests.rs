@@ -102,3 +102,22 @@ fn who_does_not_take_its_answers_is_not_read_until_it_does() {
         assert!(most >= ANSWERS_BYTES_MAX, "{most} bytes");
     });
 }
+
+/// Goal: a packet that the codec takes out of the stream and cannot read does not vanish in silence.
+#[test]
+fn a_packet_that_is_too_short_within_ends_the_connection() {
+    for (packet, expected) in [
+        (&[0xe0, 1, 0x8e][..], "taken over"),
+        (&[0xe0, 1, 0x8b], "disconnect"),
+        (&[0xe0, 1, 0xff], "protocol"),
+        (&[0x30, 3, 0, 1, b'a'], "protocol"),
+    ] {
+        let (mut connection, mut broker, runtime) = connection(1 << 12);
+        runtime.block_on(async {
+            broker.write_all(packet).await.unwrap();
+            let met = now(|cx| connection.poll(cx, true)).await;
+            let Some(Err(Trouble::Weather { class, .. })) = met else { panic!("{packet:?}") };
+            assert_eq!(class, expected, "{packet:?}");
+        });
+    }
+}
