@@ -33,6 +33,7 @@ const PLACES: &[(&str, Place)] = &[
     // 3: the product; the only one that knows concrete connectors.
     ("thalweg", Place::Layer(NODE_LAYER)),
     ("thalweg-commits", Place::Common),
+    ("thalweg-tls", Place::Common),
     ("thalweg-format", Place::Connector),
     ("thalweg-file", Place::Connector),
     ("thalweg-mqtt", Place::Connector),

@@ -1,9 +1,6 @@
-//! TLS: current rustls with the ring provider, verification always on, and errors that say which certificate is wrong.
+//! A connection over TLS, and errors that say which certificate is wrong.
 
-use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, BufReader};
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,77 +9,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
-};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
 
 use crate::config::MqttConfig;
 use crate::link::{self, Trouble};
 
 /// How long a connection and its handshake may take.
 const DIAL_MS_MAX: u64 = 10_000;
-
-fn client_config(config: &MqttConfig) -> Result<Arc<ClientConfig>, ConfigError> {
-    let roots = match &config.ca {
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for authority in certificates("ca", file)? {
-                roots.add(authority).map_err(|cause| refuse("ca", file, &cause))?;
-            }
-            roots
-        }
-        None => system_roots()?,
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| ConfigError::new("url", config, format!("a usable TLS ({cause})")))?
-        .with_root_certificates(roots);
-    let tls = match (&config.cert, &config.key) {
-        (Some(cert), Some(key)) => {
-            let chain = certificates("cert", cert)?;
-            let secret =
-                PrivateKeyDer::from_pem_file(key).map_err(|cause| refuse("key", key, &cause))?;
-            builder
-                .with_client_auth_cert(chain, secret)
-                .map_err(|cause| refuse("cert", cert, &cause))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(tls))
-}
-
-fn system_roots() -> Result<RootCertStore, ConfigError> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let cause = found.errors.first().map(|cause| format!(" ({cause})")).unwrap_or_default();
-        let allowed = format!(
-            "the PEM file of the authority that signed the broker's certificate: this system \
-             has no certificate store{cause}"
-        );
-        return Err(ConfigError::new("ca", "", allowed));
-    }
-    Ok(roots)
-}
-
-fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let open = File::open(file).map_err(|cause| refuse(key, file, &cause))?;
-    let found: Vec<_> = CertificateDer::pem_reader_iter(BufReader::new(open))
-        .collect::<Result<_, _>>()
-        .map_err(|cause| refuse(key, file, &cause))?;
-    if found.is_empty() {
-        return Err(refuse(key, file, &"it holds no certificate"));
-    }
-    Ok(found)
-}
-
-fn refuse(key: &str, file: &Path, cause: &dyn Display) -> ConfigError {
-    ConfigError::new(key, file.display(), format!("a PEM file ({cause})"))
-}
 
 fn server_name(config: &MqttConfig) -> Result<ServerName<'static>, ConfigError> {
     let name = config.host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -100,7 +34,13 @@ impl Dialer {
     /// As configured: reads the files it names.
     pub(crate) fn new(config: &MqttConfig) -> Result<Self, ConfigError> {
         let server = server_name(config)?;
-        Ok(Self { connector: TlsConnector::from(client_config(config)?), server })
+        let tls = thalweg_tls::client_config(
+            "broker",
+            ("ca", config.ca.as_deref()),
+            ("cert", config.cert.as_deref()),
+            ("key", config.key.as_deref()),
+        )?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(tls)), server })
     }
 
     /// Connects and shakes hands.
