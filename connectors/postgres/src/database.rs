@@ -29,12 +29,15 @@
 //! client: notes are deleted once they are committed.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::{join, join3};
 use thalweg_commits::sink::Target;
 use thalweg_commits::{Commit, Database, Note, Transaction, Trouble, Written};
 use thalweg_kernel::Epoch;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 use tracing::warn;
@@ -44,6 +47,9 @@ use crate::config::PostgresConfig;
 use crate::session::{LOCK_MS_MAX, ROW_LOCK_MS_MAX, Session, runtime};
 use crate::statements;
 use crate::trouble::{is_lost, refuses, text, trouble};
+
+/// An answer that takes longer is asked after in the log; then after twice as long, and so on.
+const TELL_AFTER_S: u64 = 10;
 
 /// See the [module](self).
 pub struct Postgres {
@@ -73,8 +79,25 @@ impl Postgres {
         let Target { job, sink, .. } = &self.target;
         let lock = statements::lock(&["thalweg", job, sink]);
         let begin = statements::begin(lock, LOCK_MS_MAX, ROW_LOCK_MS_MAX);
-        let begun = self.runtime.block_on(client.batch_execute(&begin));
+        let begun = self.wait(client.batch_execute(&begin));
         begun.map_err(|error| self.failed(&error))
+    }
+
+    /// Waits for an answer, and says so when that takes long: the server may be stopped, or its disk.
+    fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async {
+            let mut answer = pin!(answer);
+            let (mut waited, mut patience) = (Duration::ZERO, Duration::from_secs(TELL_AFTER_S));
+            loop {
+                if let Ok(answer) = timeout(patience, answer.as_mut()).await {
+                    return answer;
+                }
+                waited += patience;
+                patience = waited;
+                let address = &self.target.address;
+                warn!("postgres {address}: no answer for {waited:?}; results wait for it");
+            }
+        })
     }
 
     /// What an error means; the session ends with it, unless it could go on.
@@ -89,7 +112,7 @@ impl Postgres {
     /// Ends what was begun; whether the session can go on.
     fn roll_back(&self) -> bool {
         let Some(Session { client, .. }) = &self.session else { return false };
-        !client.is_closed() && self.runtime.block_on(client.batch_execute("ROLLBACK")).is_ok()
+        !client.is_closed() && self.wait(client.batch_execute("ROLLBACK")).is_ok()
     }
 }
 
@@ -143,9 +166,8 @@ impl Open<'_> {
         &mut self,
         question: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Trouble> {
-        let Postgres { runtime, session, .. } = &mut *self.postgres;
-        let Some(Session { client, .. }) = session else { return Err(gone()) };
-        Ok(runtime.block_on(question(client)))
+        let Some(Session { client, .. }) = &self.postgres.session else { return Err(gone()) };
+        Ok(self.postgres.wait(question(client)))
     }
 
     #[cold]
