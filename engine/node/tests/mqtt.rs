@@ -159,14 +159,23 @@ fn results_reach_a_broker() {
 #[test]
 fn a_second_signal_ends_a_drain_that_cannot_and_fails() {
     let dir = tempfile::tempdir().unwrap();
-    let input = file(dir.path(), "in.jsonl", "{\"device\":\"d\",\"ts\":1,\"value\":1}\n");
+    // The second line tells that the first was read: it becomes a dead letter.
+    let lines = "{\"device\":\"d\",\"ts\":1,\"value\":1}\nnonsense\n";
+    let input = file(dir.path(), "in.jsonl", lines);
+    let dead = dir.path().join("dead.jsonl");
     let toml = format!(
-        "[source]\nfiles = ['{input}']\n[window]\nsize = '1s'\n\
-         [sink.mqtt]\nurl = 'mqtt://127.0.0.1:1'\ntopic = 'out/{{key}}'\n"
+        "[source]\nfiles = ['{input}']\n[window]\nsize = '1s'\n[dead_letters]\npath = '{}'\n\
+         [sink.mqtt]\nurl = 'mqtt://127.0.0.1:1'\ntopic = 'out/{{key}}'\n",
+        dead.display()
     );
     let toml = file(dir.path(), "job.toml", toml);
     let mut program = Program::start(&mut thalweg(&["run", &toml]));
     program.says("not connected");
+    let deadline = Instant::now() + PATIENCE;
+    while !dead.metadata().is_ok_and(|file| file.len() > 0) {
+        assert!(Instant::now() < deadline, "no dead letter");
+        thread::sleep(Duration::from_millis(5));
+    }
     program.signal("TERM");
     program.says("draining");
     // Not the same wish: see `SAME_WISH`.
