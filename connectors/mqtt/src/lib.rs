@@ -97,6 +97,7 @@
 //! | [`STALLED_MESSAGES_MAX`] or [`STALLED_BYTES_MAX`] | messages that wait for room in the journal |
 //! | `inflight` | unacknowledged messages in either direction; over MQTT 3.1.1 the broker's window instead |
 //! | 65,535 | acknowledgements owed: the packet ids there are |
+//! | 576 KiB and `packet_bytes_max` | what the broker has not taken of publishes and answers; beyond that it is not read, until it takes some or a ping is not answered |
 //! | 1,024 | epochs whose positions a source remembers; beyond that some are rounded, to the safe side |
 //! | `packet_bytes_max` | one packet |
 //!
