@@ -282,13 +282,9 @@ impl Receive {
     /// abandoned.
     fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let rung = self.setup.bell.answer(cx.waker());
-        if rung || self.free.is_empty() {
+        let starved = self.free.is_empty();
+        if rung || starved {
             self.take_all_back();
-            let wanting = self.free.is_empty();
-            self.setup.bell.want(wanting);
-            if wanting {
-                self.take_all_back();
-            }
         }
         if rung {
             self.settle();
@@ -299,7 +295,7 @@ impl Receive {
             self.send();
         }
         if self.stall.is_some() {
-            if rung {
+            if rung || starved {
                 self.unstall();
             }
             self.tell_stall(cx);
@@ -358,8 +354,14 @@ impl Receive {
         }
     }
 
+    /// Takes back what is there; if that is none, the next one rings.
     fn take_all_back(&mut self) {
         while let Ok(chunk) = self.setup.from_shard.try_recv() {
+            self.take_back(chunk);
+        }
+        let wanting = self.free.is_empty();
+        self.setup.bell.want(wanting);
+        while wanting && let Ok(chunk) = self.setup.from_shard.try_recv() {
             self.take_back(chunk);
         }
     }

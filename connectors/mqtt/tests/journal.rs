@@ -13,7 +13,7 @@ use common::peer::{Connection, PUBACK, PUBREC, Peer};
 use common::{Line, PATIENCE, Shard, wait_until};
 use thalweg_kernel::{Cause, Epoch, Source, SourceStatus};
 use thalweg_mqtt::record::Record;
-use thalweg_mqtt::{Mode, MqttSource, Qos, Retained, Version};
+use thalweg_mqtt::{CHUNKS_MAX, Mode, MqttSource, Qos, Retained, STALLED_MESSAGES_MAX, Version};
 
 const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 
@@ -163,7 +163,7 @@ fn without_room_no_more_is_read_than_may_wait() {
     let (peer, hand) = (Peer::new(Version::V311), Hand::swift());
     hand.cap(Some(0));
     let (mut shard, mut broker) = open(&peer, &hand);
-    let count = 3 * thalweg_mqtt::STALLED_MESSAGES_MAX as u16;
+    let count = 3 * STALLED_MESSAGES_MAX as u16;
     let publisher = std::thread::spawn(move || {
         for id in 1..=count {
             broker.publish("a", 1, id, &id.to_string());
@@ -177,6 +177,35 @@ fn without_room_no_more_is_read_than_may_wait() {
     let mut broker = publisher.join().unwrap();
     assert_eq!(broker.acks(PUBACK, count.into()), (1..=count).collect::<Vec<_>>());
     assert_eq!(shard.seen.lines, (1..=count).map(|n| format!("a {n}")).collect::<Vec<_>>());
+}
+
+/// Goal: what waits for room is not forgotten where room took the last free chunk: the next one that comes back is
+/// news, also while the disk is slow.
+#[test]
+fn what_waits_for_a_chunk_has_it_when_one_comes_back() {
+    // Seven chunks of one message each are with the shard, and the last one has room left.
+    const OUT: usize = CHUNKS_MAX - 1;
+    const KEPT: usize = OUT + 100;
+    const ALL: usize = KEPT + STALLED_MESSAGES_MAX;
+    let (peer, hand) = (Peer::new(Version::V5), Hand::default());
+    hand.cap(Some(KEPT as u64));
+    let (mut shard, mut broker) = open(&peer, &hand);
+    for id in 1..=ALL {
+        broker.publish("a", 1, id as u16, &id.to_string());
+        if id <= OUT {
+            wait_until("it is kept", || hand.appended() == id as u64);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    wait_until("the journal is full", || hand.appended() == KEPT as u64);
+    // One chunk comes back, and there is room for more than it takes.
+    shard.records_max = 1;
+    shard.run_until(1);
+    std::thread::sleep(Duration::from_millis(50));
+    shard.records_max = 64;
+    hand.cap(None);
+    shard.run_until(ALL);
+    assert_eq!(shard.seen.lines, (1..=ALL).map(|n| format!("a {n}")).collect::<Vec<_>>());
 }
 
 #[test]

@@ -183,8 +183,11 @@ impl Receive {
         let Some(mut stall) = self.stall.take() else { return };
         while let Some((delivery, generation)) = stall.waiting.pop_front() {
             if self.filling.is_none() && !self.take_free() {
-                stall.waiting.push_front((delivery, generation));
-                break;
+                self.take_all_back();
+                if !self.take_free() {
+                    stall.waiting.push_front((delivery, generation));
+                    break;
+                }
             }
             let bytes = delivery.payload.len();
             if let Some((delivery, why)) = self.take(delivery, generation) {
@@ -193,6 +196,10 @@ impl Receive {
                 break;
             }
             stall.bytes -= bytes;
+        }
+        // It may have used up the chunks.
+        if self.free.is_empty() {
+            self.take_all_back();
         }
         if stall.waiting.is_empty() {
             self.stall_ended(&stall);
