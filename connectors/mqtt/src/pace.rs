@@ -62,6 +62,11 @@ impl Pace {
         }
     }
 
+    /// The broker may be another one, with another window.
+    pub(crate) fn connected(&mut self) {
+        self.window = 0;
+    }
+
     /// A message came, or an answer to one.
     #[inline]
     pub(crate) fn count(&mut self, qos: Qos) {
@@ -152,6 +157,9 @@ mod tests {
         }
         pace.count(Qos::AtMostOnce);
         assert_eq!(pace.pause(0, || now), Some(PAUSE));
+        pace.connected();
+        pace.count(Qos::AtLeastOnce);
+        assert_eq!(pace.pause(15, || now), None, "another broker");
     }
 
     #[test]

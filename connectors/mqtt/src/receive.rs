@@ -213,7 +213,7 @@ impl Receive {
                     let bytes_max = self.setup.plan.config.packet_bytes_max;
                     let wait = retry.failed(&self.who, bytes_max, trouble)?;
                     if !self.pause(wait).await {
-                        return Ok(!self.setup.bell.abandoned());
+                        return Ok(false);
                     }
                 }
             }
@@ -412,6 +412,7 @@ impl Receive {
 
     fn connect(&mut self, session_present: bool) {
         self.connected = true;
+        self.pace.connected();
         self.meters.connects.increment(1);
         self.meters.connected.set(1.0);
         if !session_present {
@@ -459,7 +460,8 @@ impl Receive {
         self.meters.connected.set(0.0);
     }
 
-    /// Waits between two attempts; false if the source is to end.
+    /// Waits between two attempts, unless it is to end, which the next step sees to, with its limits. False if it was
+    /// abandoned.
     async fn pause(&mut self, wait: Duration) -> bool {
         let mut wait = pin!(sleep(wait));
         poll_fn(|cx| {
@@ -468,12 +470,7 @@ impl Receive {
             }
             // What waited for room in the journal may have found it.
             self.pass_on();
-            self.conclude();
-            if matches!(self.stop, Stop::Closing(_)) {
-                return Poll::Ready(false);
-            }
-            // A fault is met by the next step.
-            if self.fault.is_some() {
+            if self.stop != Stop::No || self.fault.is_some() {
                 return Poll::Ready(true);
             }
             wait.as_mut().poll(cx).map(|()| true)

@@ -273,6 +273,7 @@ impl Send {
                 let inflight = self.setup.plan.config.inflight;
                 self.window = accepted.receive_max.unwrap_or(inflight).min(inflight).into();
                 self.connected = true;
+                self.pace.connected();
                 self.packet_bytes_max =
                     accepted.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize);
                 self.meters.connects.increment(1);

@@ -56,8 +56,12 @@ impl Receive {
             match place.open(Waker::from(Arc::clone(&self.setup.bell)))? {
                 Ok(writer) => break writer,
                 Err(what) if Instant::now() >= deadline => return Err(what.into()),
-                Err(_) if self.pause(Duration::from_millis(OPEN_RETRY_MS)).await => {}
-                Err(_) => return Ok(false),
+                Err(_) => {
+                    let goes_on = self.pause(Duration::from_millis(OPEN_RETRY_MS)).await;
+                    if !goes_on || self.stop != Stop::No {
+                        return Ok(false);
+                    }
+                }
             }
         };
         let end = writer.end();
