@@ -108,20 +108,20 @@
 //! (`tests/latency.rs`)
 //!
 //! The journal against none, QoS 1, 110 bytes, up to the last acknowledgement, through mosquitto 2.0.11 on the same two cores:
-//! seven runs each of 150,000 messages, taking turns (`tests/throughput.rs`). The fastest runs' messages a second, the CPU
-//! time of this process for a message, and the median of the pairs' ratios. Live, that process is the publisher too, and
-//! mosquitto is the limit:
+//! two series of seven runs each of 150,000 messages, taking turns (`tests/throughput.rs`). The fastest runs' messages a
+//! second, the CPU time of this process for a message, and the medians of the pairs' ratios. Live, that process is the
+//! publisher too, and mosquitto is the limit:
 //!
 //! | the broker's window | | none | journal | ratio |
 //! |---|---|---|---|---|
-//! | 20 | 3.1.1, live | 70,200, 3.8 us | 71,800, 7.0 us | 1.03 |
-//! | 20 | 5, live | 70,100, 4.0 us | 67,600, 7.4 us | 0.96 |
-//! | 1,000 | 3.1.1, live | 68,200, 4.0 us | 71,400, 7.3 us | 0.97 |
-//! | 1,000 | 5, live | 69,400, 3.9 us | 68,600, 7.8 us | 1.00 |
-//! | 20 | 3.1.1, a backlog | 220,000, 0.6 us | 212,000, 1.5 us | 0.97 |
-//! | 20 | 5, a backlog | 212,000, 0.6 us | 213,000, 1.4 us | 1.41 |
-//! | 1,000 | 3.1.1, a backlog | 209,000, 0.8 us | 219,000, 1.3 us | 1.06 |
-//! | 1,000 | 5, a backlog | 214,000, 0.8 us | 209,000, 1.4 us | 0.97 |
+//! | 20 | 3.1.1, live | 70,500, 3.8 us | 70,000, 7.3 us | 1.03, 0.95 |
+//! | 20 | 5, live | 68,300, 4.1 us | 62,900, 8.5 us | 0.96, 0.95 |
+//! | 1,000 | 3.1.1, live | 73,000, 3.6 us | 73,200, 6.9 us | 0.97, 0.98 |
+//! | 1,000 | 5, live | 72,300, 3.6 us | 72,400, 6.6 us | 1.00, 0.95 |
+//! | 20 | 3.1.1, a backlog | 197,000, 1.1 us | 177,000, 1.7 us | 0.97, 0.96 |
+//! | 20 | 5, a backlog | 204,000, 0.9 us | 222,000, 1.3 us | 1.41, 1.29 |
+//! | 1,000 | 3.1.1, a backlog | 223,000, 0.6 us | 227,000, 1.2 us | 1.06, 1.02 |
+//! | 1,000 | 5, a backlog | 213,000, 0.8 us | 208,000, 1.4 us | 0.97, 1.03 |
 //!
 //! What bounds it otherwise: a group is written only after the one before is synced, so with a window of W messages and S
 //! for a sync no more than W / S messages a second, and about half of that if two groups take turns: with 20 and
