@@ -252,6 +252,13 @@ impl Link {
         }
     }
 
+    fn standing(&self) -> Option<&Connection> {
+        match &self.state {
+            State::Up(connection) => Some(connection),
+            State::Down | State::Dialing(_) => None,
+        }
+    }
+
     fn up(&mut self) -> Option<&mut Connection> {
         match &mut self.state {
             State::Up(connection) => Some(connection),
@@ -273,23 +280,17 @@ impl Link {
 
     /// Messages of this connection that we have not acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
-        match &self.state {
-            State::Up(connection) => connection.unacknowledged(),
-            State::Down | State::Dialing(_) => 0,
-        }
+        self.standing().map_or(0, Connection::unacknowledged)
     }
 
     /// Publishes of ours, and subscriptions, that the broker has not answered.
     pub(crate) fn in_flight(&self) -> usize {
-        match &self.state {
-            State::Up(connection) => connection.in_flight(),
-            State::Down | State::Dialing(_) => 0,
-        }
+        self.standing().map_or(0, Connection::in_flight)
     }
 
     /// Whether publishes need not wait for the socket.
     pub(crate) fn has_room(&self) -> bool {
-        matches!(&self.state, State::Up(connection) if connection.unwritten_bytes() < UNWRITTEN_BYTES_MAX)
+        self.standing().is_some_and(|it| it.unwritten_bytes() < UNWRITTEN_BYTES_MAX)
     }
 
     /// Subscribes to all `filters`.

@@ -107,7 +107,9 @@ impl Receive {
             self.wait_behind(delivery, generation, String::new());
         } else {
             // The time of a chunk is that of its first message.
-            let _there_is_one = self.filling.is_some() || self.take_free();
+            if self.filling.is_none() {
+                self.take_free();
+            }
             if let Some((delivery, why)) = self.take(delivery, generation) {
                 self.wait_behind(delivery, generation, why);
             }

@@ -213,7 +213,14 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
         function.record(record, &mut cx, out);
     }
 
-    /// Processes what was put aside.
+    /// Processes what was put aside, if anything was.
+    #[inline]
+    fn release(&mut self, out: &mut impl Collector<P::Out>) {
+        if !self.gathered.is_empty() {
+            self.process_gathered(out);
+        }
+    }
+
     #[inline(never)]
     fn process_gathered(&mut self, out: &mut impl Collector<P::Out>) {
         self.states.iter().for_each(|state| state.borrow().look_ahead(&self.hashes));
@@ -359,7 +366,7 @@ where
     }
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
-        self.process_gathered(out);
+        self.release(out);
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
@@ -396,7 +403,7 @@ where
 
     #[inline]
     fn settle(&mut self, out: &mut impl Collector<P::Out>) {
-        self.process_gathered(out);
+        self.release(out);
         let cache_bytes = self.cache_bytes;
         self.gathers = self.states.iter().any(|state| state.borrow().entries_bytes() > cache_bytes);
     }
