@@ -16,12 +16,14 @@
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
+//! | [`changed`] | [`Changed`], [`RowKind`]: a row of a changelog, and what it does |
 //! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
 //! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
 //! | [`defects`] | [`Defect`](defects::Defect): what is done wrong on purpose, in builds that test the proofs |
 
 pub mod batch;
+pub mod changed;
 pub mod changes;
 pub mod context;
 pub mod dead_letter;
@@ -38,6 +40,7 @@ pub mod state;
 pub mod time;
 
 pub use batch::{Batch, Collector, Mark};
+pub use changed::{Changed, RowKind};
 pub use changes::{Change, Changes, ChangesDamaged};
 pub use context::{Durability, Lineage, OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
