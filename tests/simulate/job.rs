@@ -247,7 +247,7 @@ fn windowed<C: Chain<Out = Pair>>(plan: JobPlan, pairs: Stream<C>, table: &Table
         }
         Of::Fold => {
             let add = |squares: &mut i64, pair: Pair| *squares += pair.1 * pair.1;
-            let merge = |squares: &mut i64, other: i64| *squares += other;
+            let merge = |squares: &mut i64, other: &i64| *squares += other;
             aggregated(plan, pairs, Fold::new(|| 0_i64, add, merge), table);
         }
     }

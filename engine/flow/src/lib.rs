@@ -88,7 +88,7 @@ pub use stream::Stream;
 pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
 pub use window::WindowedStream;
 pub use window::aggregate::{
-    Aggregate, Average, Count, Fold, Max, Min, Reduce, Stats, StatsValue, Sum,
+    Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,
 };
 pub use window::tumbling::Tumbling;
 pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, Windowed};

@@ -131,7 +131,7 @@ fn fuzz(idle: bool, seeds: std::ops::Range<u64>, lists_late: bool) -> Vec<String
                 let agg = Fold::new(
                     Vec::new,
                     |v: &mut Vec<u64>, r: Rec| v.push(r.2),
-                    |a: &mut Vec<u64>, b: Vec<u64>| a.extend(b),
+                    |a: &mut Vec<u64>, b: &Vec<u64>| a.extend(b),
                 );
                 if lists_late {
                     let (win, l) = win.late_output();

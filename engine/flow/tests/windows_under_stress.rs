@@ -240,7 +240,7 @@ fn large_accumulators_take_little_more_than_their_size() {
                 .aggregate(Fold::new(
                     || [0_u64; 64],
                     |a: &mut [u64; 64], r: Rec| a[r.2 as usize % 64] += 1,
-                    |a: &mut [u64; 64], b: [u64; 64]| {
+                    |a: &mut [u64; 64], b: &[u64; 64]| {
                         for (a, b) in a.iter_mut().zip(b) {
                             *a += b
                         }

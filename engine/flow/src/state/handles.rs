@@ -222,12 +222,8 @@ impl<K: Key, T, A: Aggregate<T>> AggregatingState<K, T, A> {
     }
 
     /// The result so far; `None` if no record was added.
-    pub fn get(&self, cx: &Context<'_, K>) -> Option<A::Output>
-    where
-        A::Accumulator: Clone,
-    {
-        let accumulator = self.kept.borrow_mut().get(&cx.at()).cloned()?;
-        Some(self.aggregate.result(accumulator))
+    pub fn get(&self, cx: &Context<'_, K>) -> Option<A::Output> {
+        self.kept.borrow_mut().get(&cx.at()).map(|accumulator| self.aggregate.result(accumulator))
     }
 
     /// Begins anew.

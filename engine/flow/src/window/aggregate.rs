@@ -1,6 +1,10 @@
 //! Aggregates: what a window makes of its records, one record at a time.
+//!
+//! An accumulator outlives its results and what it was merged into: slices are shared by windows, a window may
+//! yield a result and go on. So [`Aggregate::merge`] and [`Aggregate::result`] borrow what they read. Taking a
+//! record back is not possible for all aggregates, and not for a maximum; those that can are [`Retract`].
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 
 use rkyv::{Archive, Deserialize as FromArchive, Serialize as ToArchive};
 use serde::{Deserialize, Serialize};
@@ -24,10 +28,25 @@ pub trait Aggregate<T>: 'static {
         self.add(&mut accumulator, record);
         accumulator
     }
-    /// Joins two accumulators of the same key and window.
-    fn merge(&self, into: &mut Self::Accumulator, other: Self::Accumulator);
-    /// The result of a window that has fired.
-    fn result(&self, accumulator: Self::Accumulator) -> Self::Output;
+    /// Adds the records of `other` to `into`. The engine decides how records are grouped, and merges in either order.
+    fn merge(&self, into: &mut Self::Accumulator, other: &Self::Accumulator);
+    /// What the records so far amount to. More may be added afterwards.
+    fn result(&self, accumulator: &Self::Accumulator) -> Self::Output;
+}
+
+/// An aggregate that can take a record back, for streams in which records are corrected.
+///
+/// ```
+/// # use thalweg_flow::{Aggregate, Retract, Sum};
+/// let total = Sum::of(|&(_, amount): &(&str, i64)| amount);
+/// let mut so_far = total.of(("a", 7));
+/// total.add(&mut so_far, ("b", 5));
+/// total.retract(&mut so_far, ("a", 7));
+/// assert_eq!(total.result(&so_far), 5);
+/// ```
+pub trait Retract<T>: Aggregate<T> {
+    /// Takes back a record that was added. Sums of floating-point numbers keep the rounding of what was added.
+    fn retract(&self, accumulator: &mut Self::Accumulator, record: T);
 }
 
 /// The number of records.
@@ -47,12 +66,21 @@ impl<T> Aggregate<T> for Count {
         *count += 1;
     }
 
-    fn merge(&self, into: &mut u64, other: u64) {
+    #[inline]
+    fn merge(&self, into: &mut u64, other: &u64) {
         *into += other;
     }
 
-    fn result(&self, count: u64) -> u64 {
-        count
+    #[inline]
+    fn result(&self, count: &u64) -> u64 {
+        *count
+    }
+}
+
+impl<T> Retract<T> for Count {
+    #[inline]
+    fn retract(&self, count: &mut u64, _record: T) {
+        *count -= 1;
     }
 }
 
@@ -72,7 +100,7 @@ impl<F> Sum<F> {
 
 impl<T, N, F> Aggregate<T> for Sum<F>
 where
-    N: Default + AddAssign + Durable,
+    N: Default + Clone + AddAssign + Durable,
     F: Fn(&T) -> N + 'static,
 {
     type Accumulator = N;
@@ -87,12 +115,25 @@ where
         *sum += (self.0)(&record);
     }
 
-    fn merge(&self, into: &mut N, other: N) {
-        *into += other;
+    #[inline]
+    fn merge(&self, into: &mut N, other: &N) {
+        *into += other.clone();
     }
 
-    fn result(&self, sum: N) -> N {
-        sum
+    #[inline]
+    fn result(&self, sum: &N) -> N {
+        sum.clone()
+    }
+}
+
+impl<T, N, F> Retract<T> for Sum<F>
+where
+    N: Default + Clone + AddAssign + SubAssign + Durable,
+    F: Fn(&T) -> N + 'static,
+{
+    #[inline]
+    fn retract(&self, sum: &mut N, record: T) {
+        *sum -= (self.0)(&record);
     }
 }
 
@@ -124,13 +165,23 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Average<F> {
         *count += 1;
     }
 
-    fn merge(&self, into: &mut (f64, u64), other: (f64, u64)) {
+    #[inline]
+    fn merge(&self, into: &mut (f64, u64), other: &(f64, u64)) {
         into.0 += other.0;
         into.1 += other.1;
     }
 
-    fn result(&self, (sum, count): (f64, u64)) -> f64 {
+    #[inline]
+    fn result(&self, &(sum, count): &(f64, u64)) -> f64 {
         sum / count as f64
+    }
+}
+
+impl<T, F: Fn(&T) -> f64 + 'static> Retract<T> for Average<F> {
+    #[inline]
+    fn retract(&self, (sum, count): &mut (f64, u64), record: T) {
+        *sum -= (self.0)(&record);
+        *count -= 1;
     }
 }
 
@@ -159,7 +210,7 @@ macro_rules! extremes {
 
         impl<T, N, F> Aggregate<T> for $name<F>
         where
-            N: PartialOrd + 'static,
+            N: PartialOrd + Clone + 'static,
             Option<N>: Durable,
             F: Fn(&T) -> N + 'static,
         {
@@ -180,17 +231,19 @@ macro_rules! extremes {
                 }
             }
 
-            fn merge(&self, into: &mut Option<N>, other: Option<N>) {
+            #[inline]
+            fn merge(&self, into: &mut Option<N>, other: &Option<N>) {
                 let replaces = |value: &N, best: &N| value $better best || !comparable(best);
                 if let Some(value) = other
-                    && into.as_ref().is_none_or(|best| replaces(&value, best))
+                    && into.as_ref().is_none_or(|best| replaces(value, best))
                 {
-                    *into = Some(value);
+                    *into = Some(value.clone());
                 }
             }
 
-            fn result(&self, best: Option<N>) -> Option<N> {
-                best
+            #[inline]
+            fn result(&self, best: &Option<N>) -> Option<N> {
+                best.clone()
             }
         }
     )*};
@@ -246,14 +299,16 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
         so_far.max = so_far.max.max(value);
     }
 
-    fn merge(&self, into: &mut StatsSum, other: StatsSum) {
+    #[inline]
+    fn merge(&self, into: &mut StatsSum, other: &StatsSum) {
         into.count += other.count;
         into.sum += other.sum;
         into.min = into.min.min(other.min);
         into.max = into.max.max(other.max);
     }
 
-    fn result(&self, StatsSum { count, sum, min, max }: StatsSum) -> StatsValue {
+    #[inline]
+    fn result(&self, &StatsSum { count, sum, min, max }: &StatsSum) -> StatsValue {
         StatsValue { count, avg: sum / count as f64, min, max }
     }
 }
@@ -281,7 +336,7 @@ impl<F> Reduce<F> {
     }
 }
 
-impl<T: 'static, F: Fn(T, T) -> T + 'static> Aggregate<T> for Reduce<F>
+impl<T: Clone + 'static, F: Fn(T, T) -> T + 'static> Aggregate<T> for Reduce<F>
 where
     Option<T>: Durable,
 {
@@ -301,14 +356,14 @@ where
         });
     }
 
-    fn merge(&self, into: &mut Option<T>, other: Option<T>) {
+    fn merge(&self, into: &mut Option<T>, other: &Option<T>) {
         if let Some(record) = other {
-            self.add(into, record);
+            self.add(into, record.clone());
         }
     }
 
-    fn result(&self, so_far: Option<T>) -> Option<T> {
-        so_far
+    fn result(&self, so_far: &Option<T>) -> Option<T> {
+        so_far.clone()
     }
 }
 
@@ -321,13 +376,13 @@ pub struct Fold<C, A, M> {
 }
 
 impl<C, A, M> Fold<C, A, M> {
-    /// From `create`, which makes an empty accumulator, `add`, which adds a record to one, and
-    /// `merge`, which joins two. The accumulator is the result.
+    /// From `create`, which makes an empty accumulator, `add`, which adds a record to one, and `merge`, which adds
+    /// what the second one has to the first. A clone of the accumulator is the result.
     pub fn new<T, S>(create: C, add: A, merge: M) -> Self
     where
         C: Fn() -> S,
         A: Fn(&mut S, T),
-        M: Fn(&mut S, S),
+        M: Fn(&mut S, &S),
     {
         Self { create, add, merge }
     }
@@ -335,10 +390,10 @@ impl<C, A, M> Fold<C, A, M> {
 
 impl<T, S, C, A, M> Aggregate<T> for Fold<C, A, M>
 where
-    S: Durable,
+    S: Clone + Durable,
     C: Fn() -> S + 'static,
     A: Fn(&mut S, T) + 'static,
-    M: Fn(&mut S, S) + 'static,
+    M: Fn(&mut S, &S) + 'static,
 {
     type Accumulator = S;
     type Output = S;
@@ -352,11 +407,73 @@ where
         (self.add)(accumulator, record);
     }
 
-    fn merge(&self, into: &mut S, other: S) {
+    fn merge(&self, into: &mut S, other: &S) {
         (self.merge)(into, other);
     }
 
-    fn result(&self, accumulator: S) -> S {
-        accumulator
+    fn result(&self, accumulator: &S) -> S {
+        accumulator.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use super::*;
+
+    fn all<A: Aggregate<i64>>(aggregate: &A, records: &[i64]) -> A::Accumulator {
+        records.iter().fold(aggregate.create(), |mut so_far, &record| {
+            aggregate.add(&mut so_far, record);
+            so_far
+        })
+    }
+
+    /// Goal: a slice can be part of many windows, and a result says nothing about what comes after it.
+    /// Method: merge one accumulator into others, in both orders, and ask for results on the way.
+    fn shares<A: Aggregate<i64, Output: PartialEq + Debug>>(aggregate: &A) {
+        let records = [3, -7, 12, 0, 5, 5];
+        for cut in 0..records.len() {
+            let (first, last) = records.split_at(cut);
+            let shared = all(aggregate, first);
+            for _ in 0..2 {
+                let mut behind = all(aggregate, last);
+                aggregate.merge(&mut behind, &shared);
+                let mut before = aggregate.create();
+                aggregate.merge(&mut before, &shared);
+                let so_far = aggregate.result(&all(aggregate, first));
+                if cut > 0 {
+                    assert_eq!(aggregate.result(&before), so_far);
+                }
+                last.iter().for_each(|&record| aggregate.add(&mut before, record));
+                let expected = aggregate.result(&all(aggregate, &records));
+                assert_eq!(aggregate.result(&behind), expected);
+                assert_eq!(aggregate.result(&before), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_merged_or_has_yielded_a_result_can_be_used_again() {
+        shares(&Count);
+        shares(&Sum::of(|&n: &i64| n));
+        shares(&Average::of(|&n: &i64| n as f64));
+        shares(&Min::of(|&n: &i64| n));
+        shares(&Max::of(|&n: &i64| n));
+        shares(&Stats::of(|&n: &i64| n as f64));
+        shares(&Reduce::by(|a: i64, b: i64| a.max(b)));
+        shares(&Fold::new(|| 0_i64, |sum: &mut i64, n: i64| *sum += n, |sum, n: &i64| *sum += n));
+    }
+
+    #[test]
+    fn a_record_that_is_taken_back_was_never_there() {
+        fn takes_back<A: Retract<i64, Output: PartialEq + Debug>>(aggregate: &A) {
+            let mut so_far = all(aggregate, &[4, 9, -2]);
+            aggregate.retract(&mut so_far, 9);
+            assert_eq!(aggregate.result(&so_far), aggregate.result(&all(aggregate, &[4, -2])));
+        }
+        takes_back(&Count);
+        takes_back(&Sum::of(|&n: &i64| n));
+        takes_back(&Average::of(|&n: &i64| n as f64));
     }
 }

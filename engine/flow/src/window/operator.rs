@@ -43,7 +43,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
             let (start, last) = (pane.start, pane.last);
             let end = last.plus_ms(1);
             for (key, kept) in pane.keys.drain() {
-                let value = self.aggregate.result(kept.accumulator);
+                let value = self.aggregate.result(&kept.accumulator);
                 out.record(last, Windowed { key, start, end, value });
             }
             state.recycle(pane);

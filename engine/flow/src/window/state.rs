@@ -285,7 +285,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             self.watermark,
             (table_hash_from(&key, hash), key),
             accumulator,
-            |into, accumulator| aggregate.merge(into, accumulator),
+            |into, accumulator| aggregate.merge(into, &accumulator),
             |accumulator| accumulator,
         );
         put.map_err(|Refused { why, key, value: accumulator }| {
