@@ -46,7 +46,7 @@
 //!
 //! # Bounds
 //! An instance is ready while the rows that it holds (written, but not applied) are fewer than
-//! [`HELD_ROWS_MAX`] and [`HELD_BYTES_MAX`]. They leave it only through a commit, so the bound is also
+//! [`HELD_ROWS_MAX`] and [`OUTBOX_BYTES_MAX`]. They leave it only through a commit, so the bound is also
 //! one on rows per epoch: where it is reached, the sink waits for the next epoch. What is written
 //! nevertheless, such as what stands in front of a barrier, is taken.
 
@@ -82,6 +82,6 @@ pub use writer::{Limits, RowWriter};
 /// A shard holds at most this many rows that are not applied, unless it is told otherwise.
 pub const HELD_ROWS_MAX: usize = 1_000_000;
 /// A shard holds at most this many bytes of rows that are not applied, unless it is told otherwise.
-pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A note is closed when it has this many bytes.
 pub const NOTE_BYTES: usize = 256 * 1024;

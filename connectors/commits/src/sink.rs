@@ -146,9 +146,9 @@ impl<T, S: Server> RowSink<T, S> {
         self
     }
 
-    /// The same in bytes; by default [`HELD_BYTES_MAX`](crate::HELD_BYTES_MAX).
+    /// The same in bytes; by default [`OUTBOX_BYTES_MAX`](crate::OUTBOX_BYTES_MAX).
     #[must_use]
-    pub fn held_bytes_max(mut self, bytes: usize) -> Self {
+    pub fn outbox_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.bytes_max = bytes;
         self
     }
@@ -165,7 +165,7 @@ impl<T, S: Server> RowSink<T, S> {
         }
         S::check(&self.address, table)?;
         for (key, value) in
-            [("held_rows_max", self.limits.rows_max), ("held_bytes_max", self.limits.bytes_max)]
+            [("held_rows_max", self.limits.rows_max), ("outbox_bytes_max", self.limits.bytes_max)]
         {
             if value == 0 {
                 return Err(ConfigError::new(key, value, "1 or more"));

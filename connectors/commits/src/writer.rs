@@ -11,7 +11,7 @@ use crate::columns::Columns;
 use crate::ledger::{Direct, Held, Message};
 use crate::office::Common;
 use crate::rows::RowPort;
-use crate::{HELD_BYTES_MAX, HELD_ROWS_MAX, NOTE_BYTES, note};
+use crate::{HELD_ROWS_MAX, NOTE_BYTES, OUTBOX_BYTES_MAX, note};
 
 /// How much a shard may hold before it is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows_max: HELD_ROWS_MAX, bytes_max: HELD_BYTES_MAX }
+        Self { rows_max: HELD_ROWS_MAX, bytes_max: OUTBOX_BYTES_MAX }
     }
 }
 

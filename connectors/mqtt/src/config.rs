@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thalweg_kernel::ConfigError;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::mode::Mode;
-use crate::tls::Dialer;
+use crate::source::mode::Mode;
 use crate::topic;
 
 /// The user name where the configuration names none.
@@ -278,9 +279,23 @@ impl MqttConfig {
         self.check_values()?;
         self.login()?;
         if self.tls {
-            Dialer::new(self)?;
+            self.tls_client()?;
         }
         Ok(())
+    }
+
+    /// TLS as configured, and the name that the broker's certificate must have. Reads the files it names.
+    pub(crate) fn tls_client(&self) -> Result<(ClientConfig, ServerName<'static>), ConfigError> {
+        let name = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let server = ServerName::try_from(name)
+            .map_err(|_| ConfigError::new("host", &self.host, "a host name or IP address"))?;
+        let tls = thalweg_tls::client_config(
+            "broker",
+            ("ca", self.ca.as_deref()),
+            ("cert", self.cert.as_deref()),
+            ("key", self.key.as_deref()),
+        )?;
+        Ok((tls, server))
     }
 
     /// Whether messages have user properties: MQTT 3.1.1 knows none.

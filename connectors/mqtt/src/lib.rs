@@ -20,8 +20,8 @@
 //!              |
 //!              +=> journal: write, sync => acknowledge (QoS 1, 2)
 //!
-//!  shard: encode == loads of results ==> I/O thread: outbox -> link -> broker
-//!         <== the same loads, empty ===  once the broker has acknowledged all of them
+//!  shard: encode == batches of results ==> I/O thread: outbox -> link -> broker
+//!         <== the same batches, empty ===  once the broker has acknowledged all of them
 //! ```
 //!
 //! Messages travel in flat buffers that circulate, so nothing is allocated per message here.
@@ -92,8 +92,8 @@
 //! | bound | what it holds |
 //! |---|---|
 //! | [`CHUNKS_MAX`] of [`CHUNK_MESSAGES_MAX`] or [`CHUNK_BYTES_MAX`] | messages received and not handed over |
-//! | [`HELD_BYTES_MAX`], per shard | results that wait for their epoch, or for the broker since it exists |
-//! | [`LOADS_MAX`] of [`LOAD_MESSAGES_MAX`] or [`LOAD_BYTES_MAX`], per shard | results written and not acknowledged |
+//! | [`OUTBOX_BYTES_MAX`], per shard | results that wait for their epoch, or for the broker since it exists |
+//! | [`BATCHES_MAX`] of [`BATCH_MESSAGES_MAX`] or [`BATCH_BYTES_MAX`], per shard | results written and not acknowledged |
 //! | [`STALLED_MESSAGES_MAX`] or [`STALLED_BYTES_MAX`] | messages that wait for room in the journal |
 //! | `inflight` | unacknowledged messages in either direction; over MQTT 3.1.1 the broker's window instead |
 //! | 65,535 | acknowledgements owed: the packet ids there are |
@@ -128,50 +128,32 @@
 //! 0.1 ms 100,000 to 200,000, with 20 and a slow card's 5 ms 2,000 to 4,000. Where that is too little, raise
 //! mosquitto's `max_inflight_messages`.
 
-mod bell;
-mod chunk;
+mod client_ids;
 mod config;
 mod fault;
-mod held;
-mod ledger;
+mod io_signal;
 mod link;
-mod loads;
-mod meters;
-mod mode;
-mod names;
-mod office;
-mod outbox;
+mod metrics;
 mod pace;
-mod packet_ids;
-mod pact;
-mod partition;
-mod property;
-mod receive;
-pub mod record;
-mod replay;
 mod retry;
-mod send;
 mod sink;
 mod source;
-mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tls;
 pub mod topic;
-mod writer;
 
-pub use chunk::{CHUNK_BYTES_MAX, CHUNK_MESSAGES_MAX, CHUNKS_MAX};
 pub use config::{MqttConfig, PASSWORD_ENV, Qos, USER_ENV, Version};
-pub use loads::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, LOADS_MAX};
-pub use mode::{Mode, Start};
-pub use partition::MqttPartition;
-pub use property::WithProperty;
-pub use receive::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 pub use retry::{RETRY_MS_MAX, RETRY_MS_MIN};
-pub use sink::{HELD_BYTES_MAX, MqttSink, Topic};
-pub use source::{MqttSource, Retained};
+pub use sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BATCHES_MAX};
+pub use sink::writer::MqttWriter;
+pub use sink::{MqttSink, OUTBOX_BYTES_MAX, Topic};
+pub use source::chunk::{CHUNK_BYTES_MAX, CHUNK_MESSAGES_MAX, CHUNKS_MAX};
+pub use source::mode::{Mode, Start};
+pub use source::partition::MqttPartition;
+pub use source::property::WithProperty;
+pub use source::receive::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
+pub use source::{MqttSource, Retained, record};
 pub use topic::TopicFilter;
-pub use writer::MqttWriter;
 
 /// A number nobody can guess well, for names and jitter; not for secrets.
 fn random() -> u64 {

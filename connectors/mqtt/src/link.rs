@@ -14,8 +14,10 @@
 //! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it.
 
 mod connection;
+pub(crate) mod dialer;
 mod mqtt3;
 mod mqtt5;
+pub(crate) mod packet_ids;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -29,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::{MqttConfig, Qos, Secret, Version};
-use crate::tls::Dialer;
+use crate::link::dialer::Dialer;
 use connection::{Connection, Stream};
 
 /// How long TCP may take, and then CONNECT, in seconds.

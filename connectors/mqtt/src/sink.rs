@@ -1,6 +1,14 @@
 //! The MQTT sink: publishes each record. One connection on its own thread, see
-//! [`send`](crate::send), is shared by the job's shards. In a job with checkpoints results wait in an
-//! outbox for their epoch: see [`held`](crate::held).
+//! [`send`](crate::sink::send), is shared by the job's shards. In a job with checkpoints results wait in an
+//! outbox for their epoch: see [`outbox`](crate::sink::outbox).
+
+pub(crate) mod batches;
+mod drops;
+pub(crate) mod outbox;
+mod send;
+mod shared;
+mod unacked;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::thread;
@@ -8,19 +16,19 @@ use std::thread;
 use thalweg_kernel::{ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId};
 
 use crate::config::MqttConfig;
-use crate::held::Held;
 use crate::link::Plan;
-use crate::loads::LOADS_MAX;
-use crate::office::{Common, Office};
-use crate::send::{Send, Setup};
-use crate::tls::Dialer;
-use crate::writer::MqttWriter;
-use crate::{names, random_id};
+use crate::link::dialer::Dialer;
+use crate::sink::batches::BATCHES_MAX;
+use crate::sink::outbox::Outbox;
+use crate::sink::send::{Send, Setup};
+use crate::sink::shared::{Common, SinkShared};
+use crate::sink::writer::MqttWriter;
+use crate::{client_ids, random_id};
 
 /// Results that wait for their epoch, or for the broker since it exists, take at most about this many bytes
-/// of memory and storage on a shard, unless [`MqttSink::held_bytes_max`] says otherwise. Then the sink takes no
+/// of memory and storage on a shard, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
 /// more, and the sources wait.
-pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where a record is published: a fixed topic, or a function that writes it.
 pub trait Topic<T> {
@@ -72,7 +80,7 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// and not known to be acknowledged when the process ended is published again, with the same id in the
 /// user property `thalweg-id` (MQTT 5): job and sink, epoch, instance, note, number. So a subscriber that keeps the ids
 /// of late sees each result once: what may come again is what was waiting or on its way, at most
-/// [`held_bytes_max`](Self::held_bytes_max) of results per shard. One id never means two results.
+/// [`outbox_bytes_max`](Self::outbox_bytes_max) of results per shard. One id never means two results.
 /// [`at_least_once`](Self::at_least_once) publishes at once instead.
 ///
 /// # What is dropped
@@ -112,14 +120,14 @@ pub struct MqttSink<E, F> {
     encoder: E,
     retain: bool,
     at_least_once: bool,
-    held_bytes_max: usize,
+    outbox_bytes_max: usize,
 }
 
 impl<E, F> MqttSink<E, F> {
     /// A sink that publishes to `topic`.
     pub fn new(config: MqttConfig, topic: F, encoder: E) -> Self {
-        let (at_least_once, held_bytes_max) = (false, HELD_BYTES_MAX);
-        Self { config, topic, encoder, retain: false, at_least_once, held_bytes_max }
+        let (at_least_once, outbox_bytes_max) = (false, OUTBOX_BYTES_MAX);
+        Self { config, topic, encoder, retain: false, at_least_once, outbox_bytes_max }
     }
 
     /// Whether the broker keeps the last result of each topic for later subscribers.
@@ -137,10 +145,10 @@ impl<E, F> MqttSink<E, F> {
         self
     }
 
-    /// Bounds the results that wait on each shard, in bytes; [`HELD_BYTES_MAX`] by default.
+    /// Bounds the results that wait on each shard, in bytes; [`OUTBOX_BYTES_MAX`] by default.
     #[must_use]
-    pub fn held_bytes_max(mut self, bytes: usize) -> Self {
-        self.held_bytes_max = bytes;
+    pub fn outbox_bytes_max(mut self, bytes: usize) -> Self {
+        self.outbox_bytes_max = bytes;
         self
     }
 
@@ -162,7 +170,7 @@ impl<E, F> MqttSink<E, F> {
         self.config.client_id.as_ref().map(|id| format!("{id}-out"))
     }
 
-    fn start(&self, cx: &OpenContext, name: &str) -> Result<Office, ConnectorError> {
+    fn start(&self, cx: &OpenContext, name: &str) -> Result<SinkShared, ConnectorError> {
         let wrong =
             |cause: ConfigError| ConnectorError::new(name, "wrong setting").caused_by(cause);
         let config = self.config.clone();
@@ -173,17 +181,22 @@ impl<E, F> MqttSink<E, F> {
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
             config,
         });
-        let (to_io, loads) = flume::bounded(LOADS_MAX * cx.instances);
+        let (to_io, batches) = flume::bounded(BATCHES_MAX * cx.instances);
         let common = Arc::new(Common::new(cx.instances));
-        let setup =
-            Setup { plan, retain: self.retain, loads, common: Arc::clone(&common), cx: cx.clone() };
+        let setup = Setup {
+            plan,
+            retain: self.retain,
+            batches,
+            common: Arc::clone(&common),
+            cx: cx.clone(),
+        };
         thread::Builder::new()
             .name(format!("mqtt-out-{}", cx.operator_id))
             .spawn(move || Send::run(setup))
             .map_err(|cause| {
                 ConnectorError::new(name, "cannot start the I/O thread").caused_by(cause)
             })?;
-        Ok(Office { to_io, common })
+        Ok(SinkShared { to_io, common })
     }
 }
 
@@ -200,18 +213,19 @@ where
 
     fn open(&self, cx: &OpenContext) -> Result<Self::Writer, ConnectorError> {
         let name = self.config.to_string();
-        let named = || self.client_id().map_or(Ok(()), |id| names::claim(cx, &self.config, &id));
+        let named =
+            || self.client_id().map_or(Ok(()), |id| client_ids::claim(cx, &self.config, &id));
         self.check()
             .and_then(|()| named())
             .map_err(|cause| ConnectorError::new(&name, "wrong setting").caused_by(cause))?;
-        let office = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, &name))?;
-        let held = (cx.durability.checkpoints && !self.at_least_once).then(|| {
+        let shared = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, &name))?;
+        let outbox = (cx.durability.checkpoints && !self.at_least_once).then(|| {
             let who = StateId::of(&cx.job, &cx.durability.operator).number();
             let notes = cx.durability.pending.iter().map(|(id, note)| (*id, note.to_vec()));
-            Held::new(who, self.held_bytes_max, notes)
+            Outbox::new(who, self.outbox_bytes_max, notes)
         });
-        let held = held.transpose().map_err(|why| ConnectorError::new(&name, why))?;
+        let outbox = outbox.transpose().map_err(|why| ConnectorError::new(&name, why))?;
         let (topic, encoder) = (self.topic.clone(), self.encoder.clone());
-        Ok(MqttWriter::new(cx, &self.config, (topic, encoder), held, &office))
+        Ok(MqttWriter::new(cx, &self.config, (topic, encoder), outbox, &shared))
     }
 }

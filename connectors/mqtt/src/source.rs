@@ -1,6 +1,16 @@
 //! The MQTT source: what a job describes. Its partition on a shard is in module `partition`, its
 //! connection on a thread of its own in module `receive`.
 
+pub(crate) mod acks;
+pub(crate) mod chunk;
+pub(crate) mod mode;
+pub(crate) mod partition;
+pub(crate) mod progress;
+pub(crate) mod property;
+pub(crate) mod receive;
+pub mod record;
+mod replay;
+
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
@@ -8,18 +18,18 @@ use std::thread;
 use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, SourceSpec};
 use tracing::warn;
 
-use crate::bell::Bell;
-use crate::chunk::CHUNKS_MAX;
 use crate::config::MqttConfig;
+use crate::io_signal::IoSignal;
 use crate::link::Plan;
-use crate::mode::{Mode, Start};
-use crate::pact::Pact;
-use crate::partition::{MqttPartition, Parts, read_position};
-use crate::receive::{Receive, Setup};
-use crate::replay::Place;
-use crate::tls::Dialer;
+use crate::link::dialer::Dialer;
+use crate::source::chunk::CHUNKS_MAX;
+use crate::source::mode::{Mode, Start};
+use crate::source::partition::{MqttPartition, Parts, read_position};
+use crate::source::progress::Progress;
+use crate::source::receive::{Receive, Setup};
+use crate::source::replay::Place;
 use crate::topic::TopicFilter;
-use crate::{names, random_id};
+use crate::{client_ids, random_id};
 
 /// What to do with retained messages: the broker's stored snapshot, sent on subscribing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,7 +200,7 @@ where
             |cause: ConfigError| ConnectorError::new(&name, "wrong setting").caused_by(cause);
         self.check().map_err(wrong)?;
         if let Some(id) = &self.config.client_id {
-            names::claim(cx, &self.config, id).map_err(wrong)?;
+            client_ids::claim(cx, &self.config, id).map_err(wrong)?;
         }
         let filters = self.filters().map_err(wrong)?;
         let mode = self.mode(cx).map_err(wrong)?;
@@ -224,8 +234,8 @@ where
         // One more than the chunks, for the end: sending never waits.
         let (to_shard, from_io) = flume::bounded(CHUNKS_MAX + 1);
         let (to_io, from_shard) = flume::bounded(CHUNKS_MAX);
-        let bell = Arc::new(Bell::default());
-        let pact = Arc::new(Pact::new());
+        let signal = Arc::new(IoSignal::default());
+        let progress = Arc::new(Progress::new());
         let (closing, closed) = flume::bounded(1);
         let setup = Setup {
             plan,
@@ -234,8 +244,8 @@ where
             on_subscribed: self.on_subscribed.clone(),
             to_shard,
             from_shard,
-            bell: Arc::clone(&bell),
-            pact: Arc::clone(&pact),
+            signal: Arc::clone(&signal),
+            progress: Arc::clone(&progress),
             mode,
             place,
             closing: Some(closing),
@@ -249,8 +259,18 @@ where
             })?;
         let restored = cx.durability.restored.zip(position);
         let decoder = self.decoder.clone();
-        let parts =
-            Parts { name, filters, from_io, to_io, closed, bell, pact, mode, position, restored };
+        let parts = Parts {
+            name,
+            filters,
+            from_io,
+            to_io,
+            closed,
+            signal,
+            progress,
+            mode,
+            position,
+            restored,
+        };
         Ok(MqttPartition::new(decoder, parts))
     }
 }

@@ -148,7 +148,7 @@ fn while_the_broker_is_away_results_wait_across_lives_of_the_process() {
 fn a_full_outbox_takes_no_more_until_results_have_arrived() {
     let Some(broker) = Mosquitto::start() else { return };
     let mut notes = Notes::default();
-    let spec = MqttSink::new(broker.config(), "out", Text).held_bytes_max(1_000);
+    let spec = MqttSink::new(broker.config(), "out", Text).outbox_bytes_max(1_000);
     let sink = SinkSpec::<String>::open(&spec, &notes.context()).expect("the sink opens");
     let mut sink = Writer(sink);
     while sink.0.ready().expect("ready") {

@@ -13,7 +13,7 @@ use common::{Line, PATIENCE, Shard, Text, Writer, context, subscribed, wait_for_
 use thalweg_kernel::{OpenContext, Sink, SinkSpec, SourceSpec, Timestamp};
 use thalweg_mqtt::testing::{Mosquitto, free_port};
 use thalweg_mqtt::{
-    LOAD_MESSAGES_MAX, LOADS_MAX, MqttConfig, MqttSink, MqttSource, Retained, Version,
+    BATCH_MESSAGES_MAX, BATCHES_MAX, MqttConfig, MqttSink, MqttSource, Retained, Version,
 };
 
 const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
@@ -99,9 +99,9 @@ fn a_sink_without_a_broker_pushes_back_and_then_delivers() {
     while writer.0.ready().expect("weather is no error") {
         writer.0.write(Timestamp::default(), taken.to_string()).expect("write");
         taken += 1;
-        assert!(taken <= LOADS_MAX * LOAD_MESSAGES_MAX, "bounded");
+        assert!(taken <= BATCHES_MAX * BATCH_MESSAGES_MAX, "bounded");
     }
-    assert_eq!(taken, LOADS_MAX * LOAD_MESSAGES_MAX);
+    assert_eq!(taken, BATCHES_MAX * BATCH_MESSAGES_MAX);
     broker.restart();
     writer.write(["last".to_owned()]);
     assert!(writer.close_within(PATIENCE));

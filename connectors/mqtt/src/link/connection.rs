@@ -17,8 +17,8 @@ use super::{
     mqtt5,
 };
 use crate::config::{Qos, Version};
-use crate::packet_ids::PacketIds;
-use crate::tls;
+use crate::link::dialer;
+use crate::link::packet_ids::PacketIds;
 
 /// Room for one read, in bytes: some hundreds of readings.
 const READ_BYTES: usize = 32 * 1024;
@@ -326,7 +326,7 @@ impl Connection {
 }
 
 fn lost(cause: &io::Error) -> Trouble {
-    tls::explain(cause, "closed")
+    dialer::explain(cause, "closed")
 }
 
 #[cfg(test)]

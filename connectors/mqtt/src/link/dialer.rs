@@ -18,12 +18,6 @@ use crate::link::{self, Trouble};
 /// How long a connection and its handshake may take.
 const DIAL_MS_MAX: u64 = 10_000;
 
-fn server_name(config: &MqttConfig) -> Result<ServerName<'static>, ConfigError> {
-    let name = config.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    ServerName::try_from(name)
-        .map_err(|_| ConfigError::new("host", &config.host, "a host name or IP address"))
-}
-
 /// Connects to one broker over TLS.
 pub(crate) struct Dialer {
     connector: TlsConnector,
@@ -33,13 +27,7 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// As configured: reads the files it names.
     pub(crate) fn new(config: &MqttConfig) -> Result<Self, ConfigError> {
-        let server = server_name(config)?;
-        let tls = thalweg_tls::client_config(
-            "broker",
-            ("ca", config.ca.as_deref()),
-            ("cert", config.cert.as_deref()),
-            ("key", config.key.as_deref()),
-        )?;
+        let (tls, server) = config.tls_client()?;
         Ok(Self { connector: TlsConnector::from(Arc::new(tls)), server })
     }
 

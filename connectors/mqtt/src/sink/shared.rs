@@ -4,18 +4,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::bell::Bell;
-use crate::loads::Load;
+use crate::io_signal::IoSignal;
+use crate::sink::batches::ResultBatch;
 
 /// What the shards share: the way to the I/O thread.
-pub(crate) struct Office {
-    pub(crate) to_io: flume::Sender<Box<Load>>,
+pub(crate) struct SinkShared {
+    pub(crate) to_io: flume::Sender<Box<ResultBatch>>,
     pub(crate) common: Arc<Common>,
 }
 
 /// What the shards and the I/O thread tell each other.
 pub(crate) struct Common {
-    pub(crate) bell: Bell,
+    pub(crate) signal: IoSignal,
     failed: AtomicBool,
     failure: Mutex<String>,
     /// Writers that have seen all their results arrive.
@@ -31,7 +31,7 @@ impl Common {
     /// For so many shards.
     pub(crate) fn new(writers: usize) -> Self {
         Self {
-            bell: Bell::default(),
+            signal: IoSignal::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(String::new()),
             closed: AtomicUsize::new(0),
@@ -76,7 +76,7 @@ impl Common {
     /// All results of one more shard have arrived.
     pub(crate) fn close_one(&self) {
         self.closed.fetch_add(1, Ordering::AcqRel);
-        self.bell.ring();
+        self.signal.raise();
     }
 
     /// The connection has been ended in good order.

@@ -5,10 +5,10 @@ use std::task::Waker;
 
 use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Timestamp};
 
-use crate::chunk::Chunk;
 use crate::fault::Fault;
-use crate::mode::Start;
-use crate::record::Record;
+use crate::source::chunk::Chunk;
+use crate::source::mode::Start;
+use crate::source::record::Record;
 
 /// Which journal, and where to begin in it.
 #[derive(Clone, Debug)]
@@ -144,7 +144,7 @@ mod tests {
             let position = self.next;
             self.next += 1;
             let qos = crate::Qos::AtLeastOnce;
-            crate::record::write_head("a", qos, false, &[], &mut self.bytes).unwrap();
+            crate::source::record::write_head("a", qos, false, &[], &mut self.bytes).unwrap();
             self.bytes.extend_from_slice(position.to_string().as_bytes());
             let received = Timestamp::from(position);
             Ok(Some(thalweg_kernel::JournalRecord { position, received, bytes: &self.bytes }))

@@ -52,7 +52,7 @@ pub(crate) struct SinkMeters {
 
 /// Why a result was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Drop {
+pub(crate) enum DropReason {
     /// The topic is empty, too long, or has a wildcard or NUL.
     Topic,
     /// The packet is over `packet_bytes_max` or the broker's own limit.
@@ -61,7 +61,7 @@ pub(crate) enum Drop {
     Refused,
 }
 
-impl Drop {
+impl DropReason {
     const fn name(self) -> &'static str {
         match self {
             Self::Topic => "invalid_topic",
@@ -80,7 +80,7 @@ fn gauged(cx: &OpenContext, name: &'static str) -> Gauge {
 }
 
 /// The counter of results dropped for `reason`.
-pub(crate) fn dropped(cx: &OpenContext, reason: Drop) -> Counter {
+pub(crate) fn dropped(cx: &OpenContext, reason: DropReason) -> Counter {
     counter!(
         "thalweg_mqtt_dropped_total",
         "job" => cx.job.to_string(),
@@ -117,7 +117,7 @@ impl SinkMeters {
             published: counted(cx, "thalweg_mqtt_published_total"),
             bytes: counted(cx, "thalweg_mqtt_published_bytes_total"),
             republished: counted(cx, "thalweg_mqtt_republished_total"),
-            refused: dropped(cx, Drop::Refused),
+            refused: dropped(cx, DropReason::Refused),
             connects: counted(cx, "thalweg_mqtt_connects_total"),
             connected: gauged(cx, "thalweg_mqtt_connected"),
         }

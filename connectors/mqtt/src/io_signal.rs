@@ -1,5 +1,5 @@
 //! How shards call an I/O thread: flags and a waker. The thread looks at its queues whenever the
-//! bell rings, so no queue needs a waiting receiver of its own.
+//! signal is raised, so no queue needs a waiting receiver of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,9 +10,9 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 
 #[derive(Default)]
-pub(crate) struct Bell {
+pub(crate) struct IoSignal {
     waker: AtomicWaker,
-    rung: AtomicBool,
+    raised: AtomicBool,
     /// The thread sleeps, and looks at its queues when it wakes.
     pausing: AtomicBool,
     thread: OnceLock<Thread>,
@@ -26,21 +26,21 @@ pub(crate) struct Bell {
     left: AtomicBool,
 }
 
-/// The journal rings, too: when records have become durable, and when there is room again.
-impl Wake for Bell {
+/// The journal raises the signal, too: when records have become durable, and when there is room again.
+impl Wake for IoSignal {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.raise();
     }
 }
 
-impl Bell {
+impl IoSignal {
     /// Call after putting something into a queue.
-    pub(crate) fn ring(&self) {
-        self.rung.store(true, Ordering::SeqCst);
+    pub(crate) fn raise(&self) {
+        self.raised.store(true, Ordering::SeqCst);
         if self.pausing.load(Ordering::SeqCst) {
             if let Some(thread) = self.thread.get() {
                 thread.unpark();
@@ -52,25 +52,25 @@ impl Bell {
 
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.ring();
+        self.raise();
     }
 
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
-        self.ring();
+        self.raise();
     }
 
     pub(crate) fn leave(&self) {
         self.left.store(true, Ordering::Release);
-        self.ring();
+        self.raise();
     }
 
-    /// Whether the bell rang since the last time, so that queues and flags are worth a look. From
-    /// now on a ring wakes `waker`.
-    pub(crate) fn answer(&self, waker: &Waker) -> bool {
-        // First the waker, then the flag: a ring in between is seen by one of the two.
+    /// Whether the signal was raised since the last time, so that queues and flags are worth a look. From
+    /// now on raising it wakes `waker`.
+    pub(crate) fn take(&self, waker: &Waker) -> bool {
+        // First the waker, then the flag: a signal in between is seen by one of the two.
         self.waker.register(waker);
-        self.rung.swap(false, Ordering::AcqRel)
+        self.raised.swap(false, Ordering::AcqRel)
     }
 
     /// The thread says whether it waits for whatever is put into its queue. Having said so, it must look
@@ -84,17 +84,17 @@ impl Bell {
         self.wanting.load(Ordering::SeqCst)
     }
 
-    /// Lets the thread, which is always the same, sleep until somebody rings, but no longer than this. Whether somebody
-    /// has rung since the bell was answered last.
+    /// Lets the thread, which is always the same, sleep until somebody raises the signal, but no longer than this. Whether somebody
+    /// has raised it since it was taken last.
     pub(crate) fn pause(&self, at_most: Duration) -> bool {
         self.thread.get_or_init(std::thread::current);
         self.pausing.store(true, Ordering::SeqCst);
-        // A ring before that has left its mark; one after it ends the pause.
-        if !self.rung.load(Ordering::SeqCst) {
+        // A signal before that has left its mark; one after it ends the pause.
+        if !self.raised.load(Ordering::SeqCst) {
             std::thread::park_timeout(at_most);
         }
         self.pausing.store(false, Ordering::SeqCst);
-        self.rung.load(Ordering::SeqCst)
+        self.raised.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stopped(&self) -> bool {

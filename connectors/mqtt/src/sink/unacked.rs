@@ -23,7 +23,7 @@ pub(crate) struct Parcel<P> {
 }
 
 /// Parcels by sequence number: those in `base..next` are sent, later ones are not yet.
-pub(crate) struct Outbox<P> {
+pub(crate) struct Unacked<P> {
     parcels: VecDeque<Parcel<P>>,
     base: u64,
     next: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Outbox<P> {
     by_packet_id: Vec<Option<u64>>,
 }
 
-impl<P> Outbox<P> {
+impl<P> Unacked<P> {
     pub(crate) fn new() -> Self {
         Self {
             parcels: VecDeque::new(),
@@ -69,7 +69,7 @@ impl<P> Outbox<P> {
         }
     }
 
-    /// The parcel that [`Outbox::next`] gave has been sent.
+    /// The parcel that [`Unacked::next`] gave has been sent.
     pub(crate) fn sent(&mut self, how: Sent) {
         match how {
             Sent::Plain => self.unwritten.push_back(self.next),
@@ -84,7 +84,7 @@ impl<P> Outbox<P> {
         self.next += 1;
     }
 
-    /// The parcel that [`Outbox::next`] gave can never be sent.
+    /// The parcel that [`Unacked::next`] gave can never be sent.
     pub(crate) fn give_up(&mut self) {
         let seq = self.next;
         self.next += 1;
@@ -137,71 +137,71 @@ impl<P> Outbox<P> {
 mod tests {
     use super::*;
 
-    fn outbox(count: u8) -> Outbox<u8> {
-        let mut outbox = Outbox::new();
+    fn unacked(count: u8) -> Unacked<u8> {
+        let mut unacked = Unacked::new();
         for port in 0..count {
-            outbox.push((Bytes::new(), Bytes::new()), None, port);
+            unacked.push((Bytes::new(), Bytes::new()), None, port);
         }
-        outbox
+        unacked
     }
 
     /// Sends all there are, with packet ids from this on.
-    fn send_all(outbox: &mut Outbox<u8>, mut packet_id: u16) -> Vec<(u8, bool)> {
+    fn send_all(unacked: &mut Unacked<u8>, mut packet_id: u16) -> Vec<(u8, bool)> {
         let mut seen = Vec::new();
-        while let Some((parcel, again)) = outbox.next() {
+        while let Some((parcel, again)) = unacked.next() {
             seen.push((parcel.port, again));
-            outbox.sent(Sent::Tracked(packet_id));
+            unacked.sent(Sent::Tracked(packet_id));
             packet_id += 1;
         }
         seen
     }
 
-    fn popped(outbox: &mut Outbox<u8>) -> Vec<u8> {
-        std::iter::from_fn(|| outbox.pop_done()).map(|parcel| parcel.port).collect()
+    fn popped(unacked: &mut Unacked<u8>) -> Vec<u8> {
+        std::iter::from_fn(|| unacked.pop_done()).map(|parcel| parcel.port).collect()
     }
 
     #[test]
     fn parcels_leave_in_order_whatever_the_order_of_the_acks() {
-        let mut outbox = outbox(3);
-        assert_eq!(send_all(&mut outbox, 1), [(0, false), (1, false), (2, false)]);
-        assert!(outbox.acked(2).is_some() && popped(&mut outbox).is_empty());
-        assert!(outbox.acked(1).is_some() && popped(&mut outbox) == [0, 1]);
-        assert!(outbox.acked(1).is_none(), "an id counts once");
-        assert!(outbox.acked(3).is_some() && popped(&mut outbox) == [2] && outbox.is_empty());
+        let mut unacked = unacked(3);
+        assert_eq!(send_all(&mut unacked, 1), [(0, false), (1, false), (2, false)]);
+        assert!(unacked.acked(2).is_some() && popped(&mut unacked).is_empty());
+        assert!(unacked.acked(1).is_some() && popped(&mut unacked) == [0, 1]);
+        assert!(unacked.acked(1).is_none(), "an id counts once");
+        assert!(unacked.acked(3).is_some() && popped(&mut unacked) == [2] && unacked.is_empty());
     }
 
     #[test]
     fn a_new_connection_repeats_what_was_not_acknowledged() {
-        let mut outbox = outbox(3);
-        send_all(&mut outbox, 1);
-        outbox.acked(2);
-        assert_eq!(outbox.stuck().map(|(seq, parcel)| (seq, parcel.port)), Some((0, 0)));
-        outbox.rewind();
-        assert!(outbox.acked(1).is_none(), "ids of the old connection mean nothing now");
-        outbox.push((Bytes::new(), Bytes::new()), None, 3);
+        let mut unacked = unacked(3);
+        send_all(&mut unacked, 1);
+        unacked.acked(2);
+        assert_eq!(unacked.stuck().map(|(seq, parcel)| (seq, parcel.port)), Some((0, 0)));
+        unacked.rewind();
+        assert!(unacked.acked(1).is_none(), "ids of the old connection mean nothing now");
+        unacked.push((Bytes::new(), Bytes::new()), None, 3);
         // A status message has taken the first id of the new connection.
-        assert_eq!(send_all(&mut outbox, 2), [(0, true), (2, true), (3, false)]);
-        assert!(outbox.acked(1).is_none(), "the status message is no parcel");
+        assert_eq!(send_all(&mut unacked, 2), [(0, true), (2, true), (3, false)]);
+        assert!(unacked.acked(1).is_none(), "the status message is no parcel");
         assert!(
-            outbox.acked(2).is_some()
-                && outbox.acked(3).is_some()
-                && popped(&mut outbox) == [0, 1, 2]
+            unacked.acked(2).is_some()
+                && unacked.acked(3).is_some()
+                && popped(&mut unacked) == [0, 1, 2]
         );
-        assert!(outbox.acked(4).is_some() && popped(&mut outbox) == [3]);
+        assert!(unacked.acked(4).is_some() && popped(&mut unacked) == [3]);
     }
 
     #[test]
     fn at_qos_0_written_is_done_and_what_cannot_be_sent_is_passed_over() {
-        let mut outbox = outbox(3);
-        assert!(outbox.next().is_some());
-        outbox.sent(Sent::Plain);
-        assert!(outbox.next().is_some());
-        outbox.give_up();
-        assert!(outbox.next().is_some());
-        outbox.sent(Sent::Plain);
-        assert!(popped(&mut outbox).is_empty(), "nothing is written yet");
-        assert!(outbox.written().is_some() && outbox.written().is_some());
-        assert_eq!(popped(&mut outbox), [0, 1, 2]);
-        assert!(outbox.written().is_none());
+        let mut unacked = unacked(3);
+        assert!(unacked.next().is_some());
+        unacked.sent(Sent::Plain);
+        assert!(unacked.next().is_some());
+        unacked.give_up();
+        assert!(unacked.next().is_some());
+        unacked.sent(Sent::Plain);
+        assert!(popped(&mut unacked).is_empty(), "nothing is written yet");
+        assert!(unacked.written().is_some() && unacked.written().is_some());
+        assert_eq!(popped(&mut unacked), [0, 1, 2]);
+        assert!(unacked.written().is_none());
     }
 }

@@ -1,6 +1,6 @@
-//! The I/O thread of a sink: takes loads from the shards, publishes them, and gives the loads back
-//! once the broker has acknowledged all that was in them. So the loads bound what is under way:
-//! while the broker is away the shards run out of loads and the pressure travels to the sources.
+//! The I/O thread of a sink: takes batches from the shards, publishes them, and gives the batches back
+//! once the broker has acknowledged all that was in them. So the batches bound what is under way:
+//! while the broker is away the shards run out of batches and the pressure travels to the sources.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -13,16 +13,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use crate::config::Qos;
-use crate::held::{ID_BYTES_MAX, ID_PROPERTY};
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
-use crate::loads::{Load, Port};
-use crate::meters::SinkMeters;
-use crate::office::Common;
-use crate::outbox::Outbox;
+use crate::metrics::SinkMeters;
 use crate::pace::{Pace, SINK_PAUSE};
 use crate::retry::Retry;
-use crate::tally::Tally;
-use crate::writer::PACKET_OVERHEAD_BYTES;
+use crate::sink::batches::{Port, ResultBatch};
+use crate::sink::drops::Drops;
+use crate::sink::outbox::{ID_BYTES_MAX, ID_PROPERTY};
+use crate::sink::shared::Common;
+use crate::sink::unacked::Unacked;
+use crate::sink::writer::PACKET_OVERHEAD_BYTES;
 
 /// The lost connections after which a result at the head of the line is named.
 const SUSPECT_LOUD: u32 = 3;
@@ -35,15 +35,15 @@ const LINGER_MS_MAX: u64 = 1_000;
 pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) retain: bool,
-    pub(crate) loads: flume::Receiver<Box<Load>>,
+    pub(crate) batches: flume::Receiver<Box<ResultBatch>>,
     pub(crate) common: Arc<Common>,
     pub(crate) cx: OpenContext,
 }
 
-/// To whom a parcel belongs; its load comes back with the last.
+/// To whom a parcel belongs; its batch comes back with the last.
 struct Sender {
     port: Arc<Port>,
-    load: Option<Box<Load>>,
+    batch: Option<Box<ResultBatch>>,
 }
 
 /// A sink's connection, and what is on its way.
@@ -52,8 +52,8 @@ pub(crate) struct Send {
     who: String,
     link: Link,
     meters: SinkMeters,
-    outbox: Outbox<Sender>,
-    refused: Tally,
+    unacked: Unacked<Sender>,
+    refused: Drops,
     connected: bool,
     packet_bytes_max: usize,
     /// The most unacknowledged publishes of this connection.
@@ -91,10 +91,10 @@ impl Send {
         let meters = SinkMeters::new(&setup.cx);
         let mut desk = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
-            refused: Tally::new(meters.refused.clone()),
+            refused: Drops::new(meters.refused.clone()),
             meters,
             link: Link::new(Arc::clone(&setup.plan)),
-            outbox: Outbox::new(),
+            unacked: Unacked::new(),
             connected: false,
             packet_bytes_max: usize::MAX,
             window: 0,
@@ -168,33 +168,33 @@ impl Send {
         .await
     }
 
-    /// Answers the bell; says whether the sink was abandoned.
+    /// Takes the signal; says whether the sink was abandoned.
     fn attend(&mut self, cx: &Context<'_>) -> bool {
-        let rung = self.setup.common.bell.answer(cx.waker());
-        while rung && let Ok(load) = self.setup.loads.try_recv() {
-            self.take(load);
+        let raised = self.setup.common.signal.take(cx.waker());
+        while raised && let Ok(batch) = self.setup.batches.try_recv() {
+            self.take(batch);
         }
         self.publish();
-        self.setup.common.bell.abandoned()
+        self.setup.common.signal.abandoned()
     }
 
-    /// Unpacks a load into the outbox. (How much that can be is bounded by the number of loads.)
-    fn take(&mut self, mut load: Box<Load>) {
-        let port = Arc::clone(&load.port);
-        let ids = load.ids.take();
+    /// Unpacks a batch into what is unacknowledged. (How much that can be is bounded by the number of batches.)
+    fn take(&mut self, mut batch: Box<ResultBatch>) {
+        let port = Arc::clone(&batch.port);
+        let ids = batch.ids.take();
         let id = |number: usize| {
             let ids = ids.as_ref()?;
             Some(format!("{}-{}", ids.stem, ids.first + number).into_boxed_str())
         };
         let mut last = None;
-        for (number, result) in load.results.unpack().enumerate() {
+        for (number, result) in batch.results.unpack().enumerate() {
             if let Some((number, result)) = last.replace((number, result)) {
-                let sender = Sender { port: Arc::clone(&port), load: None };
-                self.outbox.push(result, id(number), sender);
+                let sender = Sender { port: Arc::clone(&port), batch: None };
+                self.unacked.push(result, id(number), sender);
             }
         }
         if let Some((number, result)) = last {
-            self.outbox.push(result, id(number), Sender { port, load: Some(load) });
+            self.unacked.push(result, id(number), Sender { port, batch: Some(batch) });
         }
     }
 
@@ -204,7 +204,7 @@ impl Send {
         let mut gave_up = false;
         while self.link.has_room()
             && (qos == Qos::AtMostOnce || self.link.in_flight() < self.window)
-            && let Some((parcel, again)) = self.outbox.next()
+            && let Some((parcel, again)) = self.unacked.next()
         {
             let id_bytes = parcel.id.as_ref().map_or(0, |_| ID_BYTES_MAX);
             let bytes = parcel.topic.len() + parcel.payload.len() + id_bytes;
@@ -216,7 +216,7 @@ impl Send {
                     self.packet_bytes_max
                 );
                 self.refused.drop(&self.who, topic, &why);
-                self.outbox.give_up();
+                self.unacked.give_up();
                 gave_up = true;
                 continue;
             }
@@ -231,7 +231,7 @@ impl Send {
             if again {
                 self.meters.republished.increment(1);
             }
-            self.outbox.sent(sent);
+            self.unacked.sent(sent);
         }
         if gave_up {
             self.settle();
@@ -240,17 +240,17 @@ impl Send {
 
     /// Lets go of what has arrived.
     fn settle(&mut self) {
-        while let Some(parcel) = self.outbox.pop_done() {
+        while let Some(parcel) = self.unacked.pop_done() {
             parcel.port.port.done();
-            if let Some(load) = parcel.port.load {
-                parcel.port.port.give_back(load);
+            if let Some(batch) = parcel.port.batch {
+                parcel.port.port.give_back(batch);
             }
         }
     }
 
     /// When all shards have closed: asks for the last packets, and says until when they may take.
     fn conclude(&mut self) -> Option<Instant> {
-        if self.stopping.is_none() && self.setup.common.all_closed() && self.outbox.is_empty() {
+        if self.stopping.is_none() && self.setup.common.all_closed() && self.unacked.is_empty() {
             let grace = if self.connected { STOP_MS_MAX } else { 0 };
             self.stopping = Some(Instant::now() + Duration::from_millis(grace));
             if self.connected {
@@ -278,7 +278,7 @@ impl Send {
                     accepted.packet_bytes_max.map_or(usize::MAX, |bytes| bytes as usize);
                 self.meters.connects.increment(1);
                 self.meters.connected.set(1.0);
-                let repeat = self.outbox.len();
+                let repeat = self.unacked.len();
                 info!(
                     "{}: connected as {:?}, {repeat} results waiting",
                     self.who, self.setup.plan.client_id
@@ -289,14 +289,14 @@ impl Send {
                 self.stopping = Some(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
             }
             Event::Flushed => {
-                while let Some(parcel) = self.outbox.written() {
+                while let Some(parcel) = self.unacked.written() {
                     self.meters.published(parcel.payload.len());
                 }
                 self.settle();
             }
             Event::Acked { packet_id, refused } => {
                 self.pace.count(Qos::AtLeastOnce);
-                if let Some(parcel) = self.outbox.acked(packet_id) {
+                if let Some(parcel) = self.unacked.acked(packet_id) {
                     match refused {
                         None => self.meters.published(parcel.payload.len()),
                         Some(reason) => {
@@ -315,14 +315,14 @@ impl Send {
     fn disconnected(&mut self) {
         self.suspect();
         self.connected = false;
-        self.outbox.rewind();
+        self.unacked.rewind();
         self.meters.connected.set(0.0);
     }
 
     /// Some brokers answer a publish that they do not permit by closing the connection. To drop it
     /// on a suspicion would lose results on a bad network, so it is only named.
     fn suspect(&mut self) {
-        let Some((seq, parcel)) = self.outbox.stuck().filter(|_| self.connected) else { return };
+        let Some((seq, parcel)) = self.unacked.stuck().filter(|_| self.connected) else { return };
         let times = if self.suspect.0 == seq { self.suspect.1 + 1 } else { 1 };
         self.suspect = (seq, times);
         if times.is_multiple_of(SUSPECT_LOUD) {

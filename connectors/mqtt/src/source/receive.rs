@@ -37,21 +37,21 @@ use thalweg_kernel::{OpenContext, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use crate::bell::Bell;
-use crate::chunk::{CHUNKS_MAX, Chunk};
 use crate::config::Qos;
 use crate::fault::Fault;
-use crate::ledger::{Keeping, Ledger};
+use crate::io_signal::IoSignal;
+use crate::link::packet_ids::PacketIds;
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
-use crate::meters::SourceMeters;
-use crate::mode::Mode;
+use crate::metrics::SourceMeters;
 use crate::pace::{Pace, SOURCE_PAUSE};
-use crate::packet_ids::PacketIds;
-use crate::pact::Pact;
-use crate::partition::ToShard;
-use crate::replay::Place;
 use crate::retry::Retry;
 use crate::source::Hook;
+use crate::source::acks::{Keeping, Ledger};
+use crate::source::chunk::{CHUNKS_MAX, Chunk};
+use crate::source::mode::Mode;
+use crate::source::partition::ToShard;
+use crate::source::progress::Progress;
+use crate::source::replay::Place;
 use crate::topic::TopicFilter;
 use intake::Stall;
 pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
@@ -73,8 +73,8 @@ pub(crate) struct Setup {
     pub(crate) on_subscribed: Hook,
     pub(crate) to_shard: flume::Sender<ToShard>,
     pub(crate) from_shard: flume::Receiver<Chunk>,
-    pub(crate) bell: Arc<Bell>,
-    pub(crate) pact: Arc<Pact>,
+    pub(crate) signal: Arc<IoSignal>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) mode: Mode,
     /// The journal, in that mode.
     pub(crate) place: Option<Place>,
@@ -134,13 +134,13 @@ impl Receive {
     pub(crate) fn run(setup: Setup) {
         // Also when this thread panics: the shard then finds its queue without a sender.
         let _wakes_at_the_end = Waking(setup.cx.waker.clone());
-        let (to_shard, pact) = (setup.to_shard.clone(), Arc::clone(&setup.pact));
+        let (to_shard, progress) = (setup.to_shard.clone(), Arc::clone(&setup.progress));
         let outcome = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|cause| Fault::from(format!("no runtime for the I/O thread: {cause}")))
             .and_then(|runtime| runtime.block_on(Self::serve(setup)));
-        pact.close(outcome.as_ref().err());
+        progress.close(outcome.as_ref().err());
         let last = match outcome {
             Ok(()) => ToShard::Ended,
             Err(what) => ToShard::Failed(what),
@@ -155,7 +155,7 @@ impl Receive {
             // The journal is opened first of all, see below.
             Mode::None | Mode::Journal => Keeping::HandOver,
         };
-        let ledger = Ledger::new(keeping, Arc::clone(&setup.pact), setup.cx.waker.clone());
+        let ledger = Ledger::new(keeping, Arc::clone(&setup.progress), setup.cx.waker.clone());
         let mut desk = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             meters: SourceMeters::new(&setup.cx),
@@ -266,10 +266,10 @@ impl Receive {
         while self.stop == Stop::No && self.fault.is_none() {
             let left = end.saturating_duration_since(std::time::Instant::now());
             // The thread itself sleeps: a timer of the runtime has no less than a millisecond.
-            if !self.setup.bell.pause(left) {
+            if !self.setup.signal.pause(left) {
                 return;
             }
-            // Whatever the bell leads to is met in the next step, which is due at once.
+            // Whatever the signal leads to is met in the next step, which is due at once.
             cx.waker().wake_by_ref();
             if left.is_zero() || self.attend(cx) {
                 return;
@@ -278,24 +278,24 @@ impl Receive {
         }
     }
 
-    /// Answers the bell: takes back chunks, acknowledges what may be. Says whether the source was
+    /// Takes the signal: takes back chunks, acknowledges what may be. Says whether the source was
     /// abandoned.
     fn attend(&mut self, cx: &mut Context<'_>) -> bool {
-        let rung = self.setup.bell.answer(cx.waker());
+        let raised = self.setup.signal.take(cx.waker());
         let starved = self.free.is_empty();
-        if rung || starved {
+        if raised || starved {
             self.take_all_back();
         }
-        if rung {
+        if raised {
             self.settle();
         }
-        if self.stop == Stop::No && self.setup.bell.stopped() {
+        if self.stop == Stop::No && self.setup.signal.stopped() {
             self.stop = Stop::Draining;
             self.give_up_stalled();
             self.send();
         }
         if self.stall.is_some() {
-            if rung || starved {
+            if raised || starved {
                 self.unstall();
             }
             self.tell_stall(cx);
@@ -303,7 +303,7 @@ impl Receive {
         if self.ledger.has_refused() {
             self.settle();
         }
-        self.setup.bell.abandoned()
+        self.setup.signal.abandoned()
     }
 
     /// Acknowledges what may be by now.
@@ -335,7 +335,8 @@ impl Receive {
             }
         }
         if let Stop::Settling(until) = self.stop {
-            let over = until.is_some_and(|until| until <= Instant::now()) || self.setup.bell.left();
+            let over =
+                until.is_some_and(|until| until <= Instant::now()) || self.setup.signal.left();
             if !over && !self.ledger.is_clear() {
                 return until;
             }
@@ -354,13 +355,13 @@ impl Receive {
         }
     }
 
-    /// Takes back what is there; if that is none, the next one rings.
+    /// Takes back what is there; if that is none, the next one raises the signal.
     fn take_all_back(&mut self) {
         while let Ok(chunk) = self.setup.from_shard.try_recv() {
             self.take_back(chunk);
         }
         let wanting = self.free.is_empty();
-        self.setup.bell.want(wanting);
+        self.setup.signal.want(wanting);
         while wanting && let Ok(chunk) = self.setup.from_shard.try_recv() {
             self.take_back(chunk);
         }

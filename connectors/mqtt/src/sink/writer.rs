@@ -6,12 +6,12 @@ use std::sync::Arc;
 use thalweg_kernel::{ConnectorError, Encode, Epoch, OpenContext, Pending, Sink, Timestamp};
 
 use crate::config::MqttConfig;
-use crate::held::{Held, ID_BYTES_MAX};
-use crate::loads::{Load, Port};
-use crate::meters::{Drop as Reason, dropped};
-use crate::office::{Common, Office};
+use crate::metrics::{DropReason, dropped};
 use crate::sink::Topic;
-use crate::tally::Tally;
+use crate::sink::batches::{Port, ResultBatch};
+use crate::sink::drops::Drops;
+use crate::sink::outbox::{ID_BYTES_MAX, Outbox};
+use crate::sink::shared::{Common, SinkShared};
 use crate::topic::check_topic;
 
 /// The bytes of an MQTT 5 PUBLISH besides topic and payload, at most: header, lengths, packet id,
@@ -25,29 +25,29 @@ pub struct MqttWriter<E, F> {
     encoder: E,
     packet_bytes_max: usize,
     buffer: String,
-    load: Option<Box<Load>>,
+    batch: Option<Box<ResultBatch>>,
     /// The outbox, where results wait for their epoch.
-    held: Option<Held>,
-    empty: flume::Receiver<Box<Load>>,
+    outbox: Option<Outbox>,
+    empty: flume::Receiver<Box<ResultBatch>>,
     port: Arc<Port>,
     written: u64,
     closed: bool,
-    invalid: Tally,
-    too_large: Tally,
-    to_io: flume::Sender<Box<Load>>,
+    invalid: Drops,
+    too_large: Drops,
+    to_io: flume::Sender<Box<ResultBatch>>,
     common: Arc<Common>,
 }
 
 impl<E, F> MqttWriter<E, F> {
-    /// The writer of a shard, which joins the others in the office.
+    /// The writer of a shard, which joins the others of the sink.
     pub(crate) fn new(
         cx: &OpenContext,
         config: &MqttConfig,
         (topic, encoder): (F, E),
-        held: Option<Held>,
-        office: &Office,
+        outbox: Option<Outbox>,
+        shared: &SinkShared,
     ) -> Self {
-        office.common.join(&cx.waker);
+        shared.common.join(&cx.waker);
         let (port, empty) = Port::open(&cx.waker);
         Self {
             name: config.to_string(),
@@ -55,16 +55,16 @@ impl<E, F> MqttWriter<E, F> {
             encoder,
             packet_bytes_max: config.packet_bytes_max as usize,
             buffer: String::new(),
-            load: None,
-            held,
+            batch: None,
+            outbox,
             empty,
             port,
             written: 0,
             closed: false,
-            invalid: Tally::new(dropped(cx, Reason::Topic)),
-            too_large: Tally::new(dropped(cx, Reason::TooLarge)),
-            to_io: office.to_io.clone(),
-            common: Arc::clone(&office.common),
+            invalid: Drops::new(dropped(cx, DropReason::Topic)),
+            too_large: Drops::new(dropped(cx, DropReason::TooLarge)),
+            to_io: shared.to_io.clone(),
+            common: Arc::clone(&shared.common),
         }
     }
 
@@ -76,36 +76,36 @@ impl<E, F> MqttWriter<E, F> {
     }
 
     fn send(&mut self) {
-        if let Some(load) = self.load.take_if(|load| !load.results.ends.is_empty()) {
-            match self.to_io.try_send(load) {
-                // The queue holds all loads there are, unless `ready` was not asked.
-                Err(flume::TrySendError::Full(load)) => self.load = Some(load),
+        if let Some(batch) = self.batch.take_if(|batch| !batch.results.ends.is_empty()) {
+            match self.to_io.try_send(batch) {
+                // The queue holds all batches there are, unless `ready` was not asked.
+                Err(flume::TrySendError::Full(batch)) => self.batch = Some(batch),
                 // The thread has gone, and has told why.
                 Err(flume::TrySendError::Disconnected(_)) | Ok(()) => {}
             }
-            self.common.bell.ring();
+            self.common.signal.raise();
         }
     }
 
-    /// Publishes what may be published from the outbox, as far as there are loads.
-    fn publish_held(&mut self) {
-        let Some(held) = &mut self.held else { return };
-        held.arrive(self.port.arrived());
+    /// Publishes what may be published from the outbox, as far as there are batches.
+    fn publish_outbox(&mut self) {
+        let Some(outbox) = &mut self.outbox else { return };
+        outbox.arrive(self.port.arrived());
         let mut published = false;
-        while let Some(mut load) = self.load.take().or_else(|| self.empty.try_recv().ok()) {
-            let Some(ids) = held.fill(&mut load.results) else {
-                self.load = Some(load);
+        while let Some(mut batch) = self.batch.take().or_else(|| self.empty.try_recv().ok()) {
+            let Some(ids) = outbox.fill(&mut batch.results) else {
+                self.batch = Some(batch);
                 break;
             };
-            load.ids = Some(ids);
-            self.written += load.results.ends.len() as u64;
+            batch.ids = Some(ids);
+            self.written += batch.results.ends.len() as u64;
             published = true;
-            if let Err(flume::TrySendError::Full(_)) = self.to_io.try_send(load) {
-                debug_assert!(false, "the queue holds all loads there are");
+            if let Err(flume::TrySendError::Full(_)) = self.to_io.try_send(batch) {
+                debug_assert!(false, "the queue holds all batches there are");
             }
         }
         if published {
-            self.common.bell.ring();
+            self.common.signal.raise();
         }
     }
 }
@@ -113,26 +113,27 @@ impl<E, F> MqttWriter<E, F> {
 impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
         self.check_failure()?;
-        self.publish_held();
-        if let Some(held) = &self.held {
-            return Ok(held.has_room());
+        self.publish_outbox();
+        if let Some(outbox) = &self.outbox {
+            return Ok(outbox.has_room());
         }
-        if self.load.as_ref().is_some_and(|load| load.results.is_full()) {
+        if self.batch.as_ref().is_some_and(|batch| batch.results.is_full()) {
             self.send();
         }
-        if self.load.is_none() {
-            self.load = self.empty.try_recv().ok();
+        if self.batch.is_none() {
+            self.batch = self.empty.try_recv().ok();
         }
-        Ok(self.load.is_some())
+        Ok(self.batch.is_some())
     }
 
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
-        let (load, id_bytes) = match &mut self.held {
-            Some(held) => (&mut held.open, ID_BYTES_MAX),
-            // Written to without asking `ready`: take the load that must be made.
+        let (batch, id_bytes) = match &mut self.outbox {
+            Some(outbox) => (&mut outbox.open, ID_BYTES_MAX),
+            // Written to without asking `ready`: take the batch that must be made.
             None => {
-                let load = self.load.get_or_insert_with(|| Box::new(Load::new(&self.port)));
-                (&mut load.results, 0)
+                let batch =
+                    self.batch.get_or_insert_with(|| Box::new(ResultBatch::new(&self.port)));
+                (&mut batch.results, 0)
             }
         };
         self.buffer.clear();
@@ -141,15 +142,15 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
             self.invalid.drop(&self.name, &self.buffer, why);
             return Ok(());
         }
-        let before = load.bytes.len();
-        load.bytes.extend_from_slice(self.buffer.as_bytes());
-        let topic_end = load.bytes.len();
-        self.encoder.encode(&value, &mut load.bytes).map_err(|cause| {
+        let before = batch.bytes.len();
+        batch.bytes.extend_from_slice(self.buffer.as_bytes());
+        let topic_end = batch.bytes.len();
+        self.encoder.encode(&value, &mut batch.bytes).map_err(|cause| {
             ConnectorError::new(&self.name, "cannot encode a result").caused_by(cause)
         })?;
-        let packet = load.bytes.len() - before + PACKET_OVERHEAD_BYTES + id_bytes;
+        let packet = batch.bytes.len() - before + PACKET_OVERHEAD_BYTES + id_bytes;
         if packet > self.packet_bytes_max {
-            load.bytes.truncate(before);
+            batch.bytes.truncate(before);
             let why = format!(
                 "its packet has {packet} bytes, over packet_bytes_max={}",
                 self.packet_bytes_max
@@ -157,41 +158,41 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
             self.too_large.drop(&self.name, &self.buffer, &why);
             return Ok(());
         }
-        load.ends.push((topic_end, load.bytes.len()));
-        self.written += u64::from(self.held.is_none());
+        batch.ends.push((topic_end, batch.bytes.len()));
+        self.written += u64::from(self.outbox.is_none());
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), ConnectorError> {
-        if self.held.is_none() {
+        if self.outbox.is_none() {
             self.send();
         }
         self.check_failure()
     }
 
     fn seal(&mut self, _epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
-        self.publish_held();
-        if let Some(held) = &mut self.held {
-            held.seal(pending);
+        self.publish_outbox();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.seal(pending);
         }
         Ok(())
     }
 
     fn commit(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
-        if let Some(held) = &mut self.held {
-            held.commit(epoch);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.commit(epoch);
         }
-        self.publish_held();
+        self.publish_outbox();
         self.check_failure()
     }
 
     fn close(&mut self) -> Result<bool, ConnectorError> {
-        match &self.held {
+        match &self.outbox {
             None => self.send(),
-            Some(_) => self.publish_held(),
+            Some(_) => self.publish_outbox(),
         }
         self.check_failure()?;
-        if self.held.as_ref().is_some_and(|held| !held.is_done())
+        if self.outbox.as_ref().is_some_and(|outbox| !outbox.is_done())
             || self.port.arrived() < self.written
         {
             return Ok(false);
@@ -208,7 +209,7 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
 impl<E, F> Drop for MqttWriter<E, F> {
     fn drop(&mut self) {
         if !self.closed {
-            self.common.bell.abandon();
+            self.common.signal.abandon();
         }
     }
 }

@@ -8,7 +8,7 @@ use thalweg_kernel::{Message, Timestamp};
 
 use crate::config::Qos;
 use crate::link::Delivery;
-use crate::record::Record;
+use crate::source::record::Record;
 
 /// The most messages of a chunk.
 pub const CHUNK_MESSAGES_MAX: usize = 512;
@@ -24,7 +24,7 @@ struct Entry {
     payload: Range<usize>,
     properties: Range<usize>,
     received: Timestamp,
-    /// The mark behind it: see [`Pact`](crate::pact::Pact).
+    /// The mark behind it: see [`Progress`](crate::source::progress::Progress).
     behind: u64,
     retained: bool,
 }
@@ -216,7 +216,8 @@ mod tests {
     fn records_keep_their_time_and_their_properties() {
         let mut head = Vec::new();
         let properties = [("seq".to_owned(), "7".to_owned())];
-        crate::record::write_head("a/1", Qos::AtLeastOnce, true, &properties, &mut head).unwrap();
+        crate::source::record::write_head("a/1", Qos::AtLeastOnce, true, &properties, &mut head)
+            .unwrap();
         let bytes = [&head[..], b"x"].concat();
         let mut chunk = Chunk::default();
         chunk.reset(0, Timestamp::from_millis(99));

@@ -1,5 +1,5 @@
 //! Loads: results on their way from a shard to the I/O thread in flat buffers, which come back empty. A shard has
-//! [`LOADS_MAX`] of them, so they bound what is under way.
+//! [`BATCHES_MAX`] of them, so they bound what is under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,31 +7,31 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use crate::held::IdStem;
+use crate::sink::outbox::IdStem;
 
-/// The most results of one load; a batch of the engine may take it over.
-pub const LOAD_MESSAGES_MAX: usize = 512;
-/// A load with this many bytes is full; a batch of the engine may take it over.
-pub const LOAD_BYTES_MAX: usize = 256 * 1024;
-/// The loads of one shard. All results that were written and have not arrived are in them, so
+/// The most results of one batch; a batch of the engine may take it over.
+pub const BATCH_MESSAGES_MAX: usize = 512;
+/// A batch with this many bytes is full; a batch of the engine may take it over.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// The batches of one shard. All results that were written and have not arrived are in them, so
 /// they bound a sink's memory.
-pub const LOADS_MAX: usize = 8;
+pub const BATCHES_MAX: usize = 8;
 
 /// A shard's end of the way back.
 pub(crate) struct Port {
     done: AtomicU64,
-    empty: flume::Sender<Box<Load>>,
+    empty: flume::Sender<Box<ResultBatch>>,
     waker: Waker,
 }
 
 impl Port {
-    /// A shard's port, and where its loads come back: all of them are there.
-    pub(crate) fn open(waker: &Waker) -> (Arc<Self>, flume::Receiver<Box<Load>>) {
-        let (to_shard, empty) = flume::bounded(LOADS_MAX);
+    /// A shard's port, and where its batches come back: all of them are there.
+    pub(crate) fn open(waker: &Waker) -> (Arc<Self>, flume::Receiver<Box<ResultBatch>>) {
+        let (to_shard, empty) = flume::bounded(BATCHES_MAX);
         let (done, waker) = (AtomicU64::new(0), waker.clone());
         let port = Arc::new(Self { done, empty: to_shard, waker });
-        for _ in 0..LOADS_MAX {
-            port.give_back(Box::new(Load::new(&port)));
+        for _ in 0..BATCHES_MAX {
+            port.give_back(Box::new(ResultBatch::new(&port)));
         }
         (port, empty)
     }
@@ -46,10 +46,10 @@ impl Port {
         self.done.fetch_add(1, Ordering::Release);
     }
 
-    /// A load's results have all arrived.
-    pub(crate) fn give_back(&self, load: Box<Load>) {
-        // There is room for all loads; a shard that has gone needs none.
-        let _gone = self.empty.try_send(load);
+    /// A batch's results have all arrived.
+    pub(crate) fn give_back(&self, batch: Box<ResultBatch>) {
+        // There is room for all batches; a shard that has gone needs none.
+        let _gone = self.empty.try_send(batch);
         self.waker.wake_by_ref();
     }
 }
@@ -63,14 +63,14 @@ pub(crate) struct Results {
 }
 
 /// Results on their way to the I/O thread.
-pub(crate) struct Load {
+pub(crate) struct ResultBatch {
     pub(crate) results: Results,
     /// How the ids of the results begin, if they have any.
     pub(crate) ids: Option<IdStem>,
     pub(crate) port: Arc<Port>,
 }
 
-impl Load {
+impl ResultBatch {
     pub(crate) fn new(port: &Arc<Port>) -> Self {
         Self { results: Results::default(), ids: None, port: Arc::clone(port) }
     }
@@ -78,7 +78,7 @@ impl Load {
 
 impl Results {
     pub(crate) fn is_full(&self) -> bool {
-        self.ends.len() >= LOAD_MESSAGES_MAX || self.bytes.len() >= LOAD_BYTES_MAX
+        self.ends.len() >= BATCH_MESSAGES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
 
     pub(crate) fn clear(&mut self) {

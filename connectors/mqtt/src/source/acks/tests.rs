@@ -77,16 +77,16 @@ fn settle(ledger: &mut Ledger) -> Vec<u16> {
     ids
 }
 
-fn with_journal() -> (Ledger, ByHand, Arc<Pact>) {
-    let (journal, pact) = (ByHand::default(), Arc::new(Pact::new()));
+fn with_journal() -> (Ledger, ByHand, Arc<Progress>) {
+    let (journal, progress) = (ByHand::default(), Arc::new(Progress::new()));
     let keeper = Keeper::new(Box::new(journal.clone()));
     let keeping = Keeping::Journal(Box::new(keeper));
-    (Ledger::new(keeping, Arc::clone(&pact), Waker::noop().clone()), journal, pact)
+    (Ledger::new(keeping, Arc::clone(&progress), Waker::noop().clone()), journal, progress)
 }
 
 #[test]
 fn only_what_is_durable_is_acknowledged_and_in_receive_order() {
-    let (mut ledger, journal, pact) = with_journal();
+    let (mut ledger, journal, progress) = with_journal();
     for id in [7, 3, 9] {
         take(&mut ledger, id, Qos::AtLeastOnce);
     }
@@ -96,7 +96,7 @@ fn only_what_is_durable_is_acknowledged_and_in_receive_order() {
     assert!(settle(&mut ledger).is_empty() && !ledger.is_clear());
     journal.state().durable = 2;
     assert_eq!(settle(&mut ledger), [7, 3]);
-    assert_eq!((pact.is_durable(2), pact.is_durable(3)), (Ok(true), Ok(false)));
+    assert_eq!((progress.is_durable(2), progress.is_durable(3)), (Ok(true), Ok(false)));
     journal.state().durable = 3;
     assert_eq!(settle(&mut ledger), [9]);
     journal.state().durable = 4;
@@ -133,13 +133,13 @@ fn no_room_takes_nothing_and_owes_nothing() {
 
 #[test]
 fn after_a_failure_nothing_is_acknowledged() {
-    let (mut ledger, journal, pact) = with_journal();
+    let (mut ledger, journal, progress) = with_journal();
     take(&mut ledger, 1, Qos::AtLeastOnce);
     let failed = JournalError::Failed("fdatasync: I/O error".into());
     *journal.state() = State { durable: 1, failed: Some(failed.clone()), ..State::default() };
     assert_eq!(ledger.settle(|_, _| panic!("an acknowledgement")), Err(failed.clone().into()));
     assert!(!ledger.is_clear());
-    assert_eq!(pact.is_durable(1), Ok(false));
+    assert_eq!(progress.is_durable(1), Ok(false));
     journal.state().refuse = Some(failed.clone());
     assert_eq!(
         ledger.take(&delivery(2, Qos::AtLeastOnce), Timestamp::default()),
@@ -149,11 +149,11 @@ fn after_a_failure_nothing_is_acknowledged() {
 
 #[test]
 fn the_journal_is_trimmed_to_what_was_released_once() {
-    let (mut ledger, journal, pact) = with_journal();
+    let (mut ledger, journal, progress) = with_journal();
     settle(&mut ledger);
     assert_eq!(journal.state().trimmed, 0);
-    pact.release(5);
-    pact.release(3);
+    progress.release(5);
+    progress.release(3);
     settle(&mut ledger);
     assert_eq!(std::mem::take(&mut journal.state().trimmed), 5);
     settle(&mut ledger);
@@ -162,9 +162,9 @@ fn the_journal_is_trimmed_to_what_was_released_once() {
 
 #[test]
 fn by_checkpoint_only_what_was_released_is_acknowledged() {
-    let pact = Arc::new(Pact::new());
+    let progress = Arc::new(Progress::new());
     let keeping = Keeping::Checkpoint { taken: 0 };
-    let mut ledger = Ledger::new(keeping, Arc::clone(&pact), Waker::noop().clone());
+    let mut ledger = Ledger::new(keeping, Arc::clone(&progress), Waker::noop().clone());
     // Skipped before anything was taken: nothing to wait for.
     ledger.owe(50, Qos::AtLeastOnce);
     assert_eq!(settle(&mut ledger), [50]);
@@ -173,9 +173,9 @@ fn by_checkpoint_only_what_was_released_is_acknowledged() {
     }
     ledger.owe(51, Qos::AtLeastOnce);
     assert!(settle(&mut ledger).is_empty());
-    pact.release(3);
+    progress.release(3);
     assert_eq!(settle(&mut ledger), [1, 2, 3]);
-    pact.release(4);
+    progress.release(4);
     assert_eq!(settle(&mut ledger), [4, 51]);
     assert!(ledger.is_clear());
 }

@@ -1,5 +1,5 @@
 //! An open MQTT source on its shard: decodes and emits what the I/O thread hands over, and keeps the
-//! shard's side of the [`Pact`].
+//! shard's side of the [`Progress`].
 //!
 //! # Position
 //! What [`Source::snapshot`] writes in [`Mode::Journal`], little-endian: the version of this format, 1, in one
@@ -18,11 +18,11 @@ use thalweg_kernel::{
 };
 use tracing::warn;
 
-use crate::bell::Bell;
-use crate::chunk::Chunk;
 use crate::fault::Fault;
-use crate::mode::Mode;
-use crate::pact::Pact;
+use crate::io_signal::IoSignal;
+use crate::source::chunk::Chunk;
+use crate::source::mode::Mode;
+use crate::source::progress::Progress;
 use crate::topic::{Bindings, TopicFilter};
 
 /// The epochs whose marks are kept. Beyond that every other one is forgotten; an epoch then counts as one
@@ -90,8 +90,8 @@ pub(crate) struct Parts {
     pub(crate) from_io: flume::Receiver<ToShard>,
     pub(crate) to_io: flume::Sender<Chunk>,
     pub(crate) closed: flume::Receiver<Infallible>,
-    pub(crate) bell: Arc<Bell>,
-    pub(crate) pact: Arc<Pact>,
+    pub(crate) signal: Arc<IoSignal>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) mode: Mode,
     /// Where the journal is read from.
     pub(crate) position: Option<u64>,
@@ -115,13 +115,13 @@ pub struct MqttPartition<D> {
     to_io: flume::Sender<Chunk>,
     /// Has no sender any more once the thread has closed its journal and ended its connection.
     closed: flume::Receiver<Infallible>,
-    bell: Arc<Bell>,
+    signal: Arc<IoSignal>,
     /// The chunk being read, and the next message in it.
     current: Option<(Chunk, usize)>,
     ended: bool,
     told_unmatched: bool,
     mode: Mode,
-    pact: Arc<Pact>,
+    progress: Arc<Progress>,
     /// The mark behind the last message emitted, once there is one.
     emitted: Option<u64>,
     /// Of the epochs that are being written or may be gone back to.
@@ -130,8 +130,18 @@ pub struct MqttPartition<D> {
 
 impl<D> MqttPartition<D> {
     pub(crate) fn new(decoder: D, parts: Parts) -> Self {
-        let Parts { name, filters, from_io, to_io, closed, bell, pact, mode, position, restored } =
-            parts;
+        let Parts {
+            name,
+            filters,
+            from_io,
+            to_io,
+            closed,
+            signal,
+            progress,
+            mode,
+            position,
+            restored,
+        } = parts;
         let emitted = match mode {
             Mode::AckOnCheckpoint => Some(0),
             Mode::None | Mode::Journal => position,
@@ -147,12 +157,12 @@ impl<D> MqttPartition<D> {
             from_io,
             to_io,
             closed,
-            bell,
+            signal,
             current: None,
             ended: false,
             told_unmatched: false,
             mode,
-            pact,
+            progress,
             emitted,
             marks,
         }
@@ -209,8 +219,8 @@ impl<D: Decode> MqttPartition<D> {
         let _gone = self.to_io.try_send(chunk);
         // Otherwise the thread finds it when it needs it: a wake-up per chunk would cost more than
         // the chunk.
-        if news || self.bell.wanted() || self.bell.stopped() {
-            self.bell.ring();
+        if news || self.signal.wanted() || self.signal.stopped() {
+            self.signal.raise();
         }
     }
 }
@@ -254,7 +264,7 @@ impl<D: Decode> Source for MqttPartition<D> {
     }
 
     fn stop(&mut self) {
-        self.bell.stop();
+        self.signal.stop();
     }
 
     fn snapshot(&mut self, epoch: Epoch, position: &mut Vec<u8>) {
@@ -272,7 +282,7 @@ impl<D: Decode> Source for MqttPartition<D> {
         match (self.mode, self.marks.at_least(epoch)) {
             _ if seeded(Defect::MqttPositionNotDurable) => Ok(true),
             (Mode::Journal, Some(mark)) => {
-                self.pact.is_durable(mark).map_err(|fault| fault.error(&self.name))
+                self.progress.is_durable(mark).map_err(|fault| fault.error(&self.name))
             }
             _ => Ok(true),
         }
@@ -286,10 +296,10 @@ impl<D: Decode> Source for MqttPartition<D> {
             Mode::Journal => self.marks.at_most(oldest),
         };
         if let Some(mark) = released
-            && mark > self.pact.released()
+            && mark > self.progress.released()
         {
-            self.pact.release(mark);
-            self.bell.ring();
+            self.progress.release(mark);
+            self.signal.raise();
         }
     }
 }
@@ -297,9 +307,9 @@ impl<D: Decode> Source for MqttPartition<D> {
 impl<D> Drop for MqttPartition<D> {
     fn drop(&mut self) {
         if self.ended {
-            self.bell.leave();
+            self.signal.leave();
         } else {
-            self.bell.abandon();
+            self.signal.abandon();
         }
         if self.mode == Mode::None {
             return;

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 /// Nobody waits.
 const NOBODY: u64 = u64::MAX;
 
-pub(crate) struct Pact {
+pub(crate) struct Progress {
     /// The journal is durable below this.
     durable: AtomicU64,
     /// The shard waits for the journal to be durable up to here.
@@ -26,7 +26,7 @@ pub(crate) struct Pact {
     failed: OnceLock<Fault>,
 }
 
-impl Pact {
+impl Progress {
     pub(crate) fn new() -> Self {
         Self {
             durable: AtomicU64::new(0),
@@ -109,31 +109,31 @@ mod tests {
 
     #[test]
     fn the_shard_is_woken_for_what_it_waits_for_and_once() {
-        let (pact, count) = (Pact::new(), Arc::new(Count::default()));
+        let (progress, count) = (Progress::new(), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
-        pact.durable(10, &waker);
-        assert_eq!(pact.is_durable(10), Ok(true));
+        progress.durable(10, &waker);
+        assert_eq!(progress.is_durable(10), Ok(true));
         assert_eq!(count.0.load(SeqCst), 0, "nobody waited");
-        assert_eq!(pact.is_durable(20), Ok(false));
-        assert_eq!(pact.is_durable(30), Ok(false));
-        pact.durable(19, &waker);
+        assert_eq!(progress.is_durable(20), Ok(false));
+        assert_eq!(progress.is_durable(30), Ok(false));
+        progress.durable(19, &waker);
         assert_eq!(count.0.load(SeqCst), 0);
-        pact.durable(25, &waker);
-        pact.durable(26, &waker);
+        progress.durable(25, &waker);
+        progress.durable(26, &waker);
         assert_eq!(count.0.load(SeqCst), 1, "for the first; then it asks for the next");
-        assert_eq!(pact.is_durable(30), Ok(false));
-        pact.durable(30, &waker);
+        assert_eq!(progress.is_durable(30), Ok(false));
+        progress.durable(30, &waker);
         assert_eq!(count.0.load(SeqCst), 2);
     }
 
     #[test]
     fn what_never_will_be_durable_is_an_error() {
-        let pact = Pact::new();
-        pact.durable(5, Waker::noop());
-        pact.close(None);
-        assert_eq!(pact.is_durable(5), Ok(true));
-        assert!(pact.is_durable(6).is_err_and(|fault| fault.what.contains("up to 5 only")));
-        pact.close(Some(&Fault::lasting("the disk is gone")));
-        assert_eq!(pact.is_durable(6), Err(Fault::lasting("the disk is gone")));
+        let progress = Progress::new();
+        progress.durable(5, Waker::noop());
+        progress.close(None);
+        assert_eq!(progress.is_durable(5), Ok(true));
+        assert!(progress.is_durable(6).is_err_and(|fault| fault.what.contains("up to 5 only")));
+        progress.close(Some(&Fault::lasting("the disk is gone")));
+        assert_eq!(progress.is_durable(6), Err(Fault::lasting("the disk is gone")));
     }
 }

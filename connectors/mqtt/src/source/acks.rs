@@ -1,7 +1,7 @@
 //! What the I/O thread of a source owes the broker: which messages are to be acknowledged, and when. The
 //! three [modes](crate::Mode) differ here.
 //!
-//! Each message taken has a mark behind it (see [`Pact`]). What is owed is kept in receive order with the
+//! Each message taken has a mark behind it (see [`Progress`]). What is owed is kept in receive order with the
 //! mark that must be reached before it goes: a message's own, or, for one that needs no keeping (a
 //! repetition, a skipped one), that of all before it. So acknowledgements never overtake each other. With
 //! the connection what is owed on it goes: the broker repeats it on the next.
@@ -16,8 +16,8 @@ use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
 use crate::config::Qos;
 use crate::fault::Fault;
 use crate::link::Delivery;
-use crate::pact::Pact;
-use crate::record::write_head;
+use crate::source::progress::Progress;
+use crate::source::record::write_head;
 
 /// The most acknowledgements that can be owed: MQTT has no more packet ids. What a broker sends beyond that,
 /// against the standard, waits.
@@ -79,13 +79,13 @@ struct Owed {
 pub(crate) struct Ledger {
     keeping: Keeping,
     owed: VecDeque<Owed>,
-    pact: Arc<Pact>,
+    progress: Arc<Progress>,
     shard: Waker,
 }
 
 impl Ledger {
-    pub(crate) fn new(keeping: Keeping, pact: Arc<Pact>, shard: Waker) -> Self {
-        Self { keeping, owed: VecDeque::new(), pact, shard }
+    pub(crate) fn new(keeping: Keeping, progress: Arc<Progress>, shard: Waker) -> Self {
+        Self { keeping, owed: VecDeque::new(), progress, shard }
     }
 
     /// From now on messages go into this journal.
@@ -168,7 +168,7 @@ impl Ledger {
     }
 
     /// Whether the journal has refused a message since this was asked last. All before it may be durable already; then
-    /// nobody will ring for its acknowledgement.
+    /// nobody will raise the signal for its acknowledgement.
     pub(crate) fn has_refused(&mut self) -> bool {
         match &mut self.keeping {
             Keeping::Journal(keeper) => std::mem::take(&mut keeper.refused),
@@ -184,15 +184,15 @@ impl Ledger {
     pub(crate) fn settle(&mut self, mut ack: impl FnMut(u16, Qos)) -> Result<u64, Fault> {
         let reached = match &mut self.keeping {
             Keeping::HandOver => return Ok(0),
-            Keeping::Checkpoint { .. } => self.pact.released(),
+            Keeping::Checkpoint { .. } => self.progress.released(),
             Keeping::Journal(keeper) => {
                 let durable = keeper.writer.durable()?;
-                let released = self.pact.released();
+                let released = self.progress.released();
                 if released > keeper.trimmed {
                     keeper.trimmed = released;
                     keeper.writer.trim(released);
                 }
-                self.pact.durable(durable, &self.shard);
+                self.progress.durable(durable, &self.shard);
                 if seeded(Defect::MqttAcksEarly) { keeper.writer.end() } else { durable }
             }
         };

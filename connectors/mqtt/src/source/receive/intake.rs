@@ -18,8 +18,8 @@ use tokio::time::Sleep;
 use tracing::error;
 
 use super::*;
-use crate::ledger::{Keeper, Taken};
 use crate::link::Delivery;
+use crate::source::acks::{Keeper, Taken};
 
 /// The most messages that wait for room.
 pub const STALLED_MESSAGES_MAX: usize = 1024;
@@ -53,7 +53,7 @@ impl Receive {
     pub(super) async fn resume(&mut self, place: &Place) -> Result<bool, Fault> {
         let deadline = Instant::now() + Duration::from_millis(OPEN_MS_MAX);
         let writer = loop {
-            match place.open(Waker::from(Arc::clone(&self.setup.bell)))? {
+            match place.open(Waker::from(Arc::clone(&self.setup.signal)))? {
                 Ok(writer) => break writer,
                 Err(what) if Instant::now() >= deadline => return Err(what.into()),
                 Err(_) => {
@@ -71,7 +71,7 @@ impl Receive {
         let mut count = 0;
         loop {
             if self.filling.is_none() && !self.wait_for_free().await {
-                return Ok(!self.setup.bell.abandoned());
+                return Ok(!self.setup.signal.abandoned());
             }
             let Some(chunk) = &mut self.filling else { continue };
             let more = replay.fill(chunk)?;

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Pending, PendingId};
 
-use crate::loads::{LOAD_BYTES_MAX, LOAD_MESSAGES_MAX, Results};
+use crate::sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Results};
 
 /// The version of a note's format.
 const VERSION: u8 = 1;
@@ -37,7 +37,7 @@ pub(crate) struct IdStem {
 }
 
 /// See the module.
-pub(crate) struct Held {
+pub(crate) struct Outbox {
     /// Of job and sink, as hex digits.
     who: String,
     pub(crate) open: Results,
@@ -67,14 +67,14 @@ impl Note {
     }
 }
 
-impl Held {
+impl Outbox {
     /// The outbox of a sink, with what is to be published again.
     pub(crate) fn new(
         who: u64,
         bytes_max: usize,
         pending: impl Iterator<Item = (PendingId, Vec<u8>)>,
     ) -> Result<Self, String> {
-        let mut held = Self {
+        let mut outbox = Self {
             who: format!("{who:016x}"),
             open: Results::default(),
             sealed: VecDeque::new(),
@@ -87,10 +87,10 @@ impl Held {
         };
         for (id, bytes) in pending {
             check(&bytes).map_err(|why| format!("the note {id} {why}"))?;
-            held.bytes += bytes.len();
-            held.publishing.push_back(Note::new(id, bytes));
+            outbox.bytes += bytes.len();
+            outbox.publishing.push_back(Note::new(id, bytes));
         }
-        Ok(held)
+        Ok(outbox)
     }
 
     /// Whether more may be written.
@@ -131,23 +131,23 @@ impl Held {
         }
     }
 
-    /// Fills `load`, which is empty, with messages to publish; how their ids begin.
-    pub(crate) fn fill(&mut self, load: &mut Results) -> Option<IdStem> {
+    /// Fills `batch`, which is empty, with messages to publish; how their ids begin.
+    pub(crate) fn fill(&mut self, batch: &mut Results) -> Option<IdStem> {
         let note = self.publishing.front_mut()?;
         let PendingId { epoch, instance, number } = note.id;
         let stem =
             IdStem { stem: format!("{}-{epoch}-{instance}-{number}", self.who), first: note.next };
-        while load.ends.len() < LOAD_MESSAGES_MAX
-            && load.bytes.len() < LOAD_BYTES_MAX
+        while batch.ends.len() < BATCH_MESSAGES_MAX
+            && batch.bytes.len() < BATCH_BYTES_MAX
             && let Some((topic, payload)) = message(&note.bytes, note.at)
         {
-            load.bytes.extend_from_slice(&note.bytes[note.at + LENGTHS..payload]);
-            let end = load.bytes.len();
-            load.ends.push((end - (payload - topic), end));
+            batch.bytes.extend_from_slice(&note.bytes[note.at + LENGTHS..payload]);
+            let end = batch.bytes.len();
+            batch.ends.push((end - (payload - topic), end));
             note.at = payload;
             note.next += 1;
         }
-        self.left += load.ends.len() as u64;
+        self.left += batch.ends.len() as u64;
         if note.at == note.bytes.len()
             && let Some(note) = self.publishing.pop_front()
         {
@@ -208,18 +208,18 @@ mod tests {
 
     use super::*;
 
-    fn write(held: &mut Held, topic: &str, payload: &str) {
-        held.open.bytes.extend_from_slice(topic.as_bytes());
-        let end = held.open.bytes.len();
-        held.open.bytes.extend_from_slice(payload.as_bytes());
-        held.open.ends.push((end, held.open.bytes.len()));
+    fn write(outbox: &mut Outbox, topic: &str, payload: &str) {
+        outbox.open.bytes.extend_from_slice(topic.as_bytes());
+        let end = outbox.open.bytes.len();
+        outbox.open.bytes.extend_from_slice(payload.as_bytes());
+        outbox.open.ends.push((end, outbox.open.bytes.len()));
     }
 
     /// Seals, and returns the notes that were put and the number deleted.
-    fn seal(held: &mut Held, epoch: u64) -> (Vec<(PendingId, Vec<u8>)>, usize) {
+    fn seal(outbox: &mut Outbox, epoch: u64) -> (Vec<(PendingId, Vec<u8>)>, usize) {
         let mut changes = Changes::new();
         let mut pending = Pending::new(&mut changes, StateId::of("a", "b"), Epoch::new(epoch), 3);
-        held.seal(&mut pending);
+        outbox.seal(&mut pending);
         let (mut put, mut deleted) = (Vec::new(), 0);
         for change in Changes::read(changes.as_bytes()) {
             match change.unwrap() {
@@ -233,37 +233,37 @@ mod tests {
         (put, deleted)
     }
 
-    fn published(held: &mut Held) -> Vec<(String, String)> {
+    fn published(outbox: &mut Outbox) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        let mut load = Results::default();
-        while let Some(IdStem { stem, first }) = held.fill(&mut load) {
+        let mut batch = Results::default();
+        while let Some(IdStem { stem, first }) = outbox.fill(&mut batch) {
             let mut from = 0;
-            for (n, &(_, payload)) in load.ends.iter().enumerate() {
-                let text = String::from_utf8(load.bytes[from..payload].to_vec()).unwrap();
+            for (n, &(_, payload)) in batch.ends.iter().enumerate() {
+                let text = String::from_utf8(batch.bytes[from..payload].to_vec()).unwrap();
                 all.push((format!("{stem}-{}", first + n), text));
                 from = payload;
             }
-            load.clear();
+            batch.clear();
         }
         all
     }
 
     #[test]
     fn results_leave_after_their_epoch_and_again_with_the_same_ids() {
-        let mut held = Held::new(7, 1_000, std::iter::empty()).unwrap();
-        write(&mut held, "t/1", "one");
-        write(&mut held, "t/2", "");
-        let (notes, _) = seal(&mut held, 5);
-        write(&mut held, "t/3", "three");
-        assert_eq!(published(&mut held), [], "the epoch does not exist yet");
-        let (later, _) = seal(&mut held, 6);
-        held.commit(Epoch::new(5));
-        let first = published(&mut held);
+        let mut outbox = Outbox::new(7, 1_000, std::iter::empty()).unwrap();
+        write(&mut outbox, "t/1", "one");
+        write(&mut outbox, "t/2", "");
+        let (notes, _) = seal(&mut outbox, 5);
+        write(&mut outbox, "t/3", "three");
+        assert_eq!(published(&mut outbox), [], "the epoch does not exist yet");
+        let (later, _) = seal(&mut outbox, 6);
+        outbox.commit(Epoch::new(5));
+        let first = published(&mut outbox);
         let id = |n| format!("0000000000000007-5-3-0-{n}");
         assert_eq!(first, [(id(0), "t/1one".into()), (id(1), "t/2".into())]);
         // A crash: the notes of both epochs are there.
         let pending = notes.into_iter().chain(later);
-        let mut again = Held::new(7, 1_000, pending).unwrap();
+        let mut again = Outbox::new(7, 1_000, pending).unwrap();
         let repeated = published(&mut again);
         assert_eq!((&repeated[..2], repeated[2].1.as_str()), (&first[..], "t/3three"));
         again.arrive(1);
@@ -276,29 +276,29 @@ mod tests {
 
     #[test]
     fn a_note_of_many_messages_leaves_in_loads_and_the_bound_counts_it() {
-        let mut held = Held::new(1, 20_000, std::iter::empty()).unwrap();
+        let mut outbox = Outbox::new(1, 20_000, std::iter::empty()).unwrap();
         for n in 0..1_300 {
-            write(&mut held, "topic", &format!("payload {n}"));
+            write(&mut outbox, "topic", &format!("payload {n}"));
         }
-        seal(&mut held, 1);
-        held.commit(Epoch::new(9));
-        assert!(!held.has_room());
-        let all = published(&mut held);
+        seal(&mut outbox, 1);
+        outbox.commit(Epoch::new(9));
+        assert!(!outbox.has_room());
+        let all = published(&mut outbox);
         assert!(all.iter().enumerate().all(|(n, (id, text))| {
             id.ends_with(&format!("-0-{n}")) && *text == format!("topicpayload {n}")
         }));
         assert_eq!(all.len(), 1_300);
-        held.arrive(1_300);
-        assert!(held.has_room());
+        outbox.arrive(1_300);
+        assert!(outbox.has_room());
     }
 
     #[test]
     fn damaged_notes_are_refused() {
-        let mut held = Held::new(1, 100, std::iter::empty()).unwrap();
-        write(&mut held, "topic", "payload");
-        let (notes, _) = seal(&mut held, 1);
+        let mut outbox = Outbox::new(1, 100, std::iter::empty()).unwrap();
+        write(&mut outbox, "topic", "payload");
+        let (notes, _) = seal(&mut outbox, 1);
         let (id, note) = &notes[0];
-        let refuse = |bytes: Vec<u8>| Held::new(1, 100, std::iter::once((*id, bytes))).err();
+        let refuse = |bytes: Vec<u8>| Outbox::new(1, 100, std::iter::once((*id, bytes))).err();
         assert_eq!(refuse(note.clone()), None);
         for cut in 0..note.len() {
             assert!(refuse(note[..cut].to_vec()).is_some(), "cut at {cut}");

@@ -4,12 +4,12 @@ use metrics::Counter;
 use tracing::warn;
 
 /// A counter of drops that logs the first, second, fourth, eighth and so on.
-pub(crate) struct Tally {
+pub(crate) struct Drops {
     counter: Counter,
     count: u64,
 }
 
-impl Tally {
+impl Drops {
     pub(crate) const fn new(counter: Counter) -> Self {
         Self { counter, count: 0 }
     }
