@@ -33,7 +33,7 @@
 //! | [`json`] | the same with events in JSON, decoding included |
 //! | [`rate`], [`sweep`], [`plot`] | events when they are due, the latency of rows, the highest rate |
 //! | [`mqtt`] | events in JSON through a broker |
-//! | [`run`], [`measure`] | one run in its own process, its check and its report; runs in turns |
+//! | [`spec`], [`run`], [`line`], [`measure`] | what a run is told, one run in its own process, its report and check; runs in turns |
 //! | [`watch`] | a sink that looks at the clock |
 //!
 //! # What is reported
@@ -44,6 +44,7 @@
 
 pub mod job;
 pub mod json;
+pub mod line;
 pub mod measure;
 pub mod mqtt;
 pub mod peers;
@@ -51,6 +52,7 @@ pub mod plot;
 pub mod rate;
 pub mod run;
 pub mod source;
+pub mod spec;
 pub mod sweep;
 pub mod watch;
 pub mod workload;

@@ -11,7 +11,7 @@ use thalweg::runtime::DriverKind;
 use thalweg_benches::broker::{Broker, Choice};
 use thalweg_benches::report::json_line;
 use thalweg_benches::yahoo::measure::Runs;
-use thalweg_benches::yahoo::run::{Engine, Mode, Spec};
+use thalweg_benches::yahoo::spec::{Engine, Mode, Spec};
 use thalweg_benches::yahoo::sweep::{Bounds, events, sweep};
 use thalweg_benches::yahoo::workload::WINDOW;
 use thalweg_benches::yahoo::{mqtt, plot, rate};

@@ -24,8 +24,9 @@ use thalweg::kernel::{
 };
 use thalweg::prelude::*;
 
+use super::line::metered;
 use super::peers::handloop::{Counters, campaign_indices};
-use super::run::{Spec, metered};
+use super::spec::Spec;
 use super::workload::{Ads, Answer, Event, EventType};
 use crate::report::{Meter, Spent};
 

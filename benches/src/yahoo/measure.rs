@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::line::Line;
 use super::mqtt;
-use super::run::{Engine, Line, Mode, Spec};
+use super::spec::{Engine, Mode, Spec};
 use super::workload::Answer;
 use crate::broker::Broker;
 use crate::process;

@@ -25,13 +25,14 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use thalweg::flow::Flow;
 use thalweg::mqtt::Qos;
 use thalweg::prelude::*;
 
 use super::json::{campaign_of_ad, decimal};
-use super::run::{Latency, Line, Spec};
+use super::line::{Delivery, Latency, Line};
+use super::spec::Spec;
 use super::watch::{Observe, Watched};
 use super::workload::{Answer, EventType};
 use crate::quantiles::Durations;
@@ -62,29 +63,6 @@ fn now_us() -> i64 {
 /// When event `i` is due, in microseconds since the epoch.
 pub fn due_us(begun_us: i64, rate: u64, i: u64) -> i64 {
     begun_us + (u128::from(i) * 1_000_000 / u128::from(rate.max(1))) as i64
-}
-
-/// What went through the broker, and how late rows were.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Delivery {
-    /// The quality of service of publisher and source.
-    pub qos: u8,
-    /// The broker.
-    #[serde(default)]
-    pub broker: String,
-    /// Events that were sent and did not arrive.
-    pub missing: u64,
-    /// How late the publisher handed 99 in 100 events to its client, at the most.
-    #[serde(default)]
-    pub sender_p99_us: f64,
-    /// Rows that were recorded.
-    pub ysb_recorded: u64,
-    /// Half of the rows were written this long after the end of their window, at the most.
-    pub ysb_p50_us: f64,
-    /// 99 in 100.
-    pub ysb_p99_us: f64,
-    /// All of them.
-    pub ysb_max_us: f64,
 }
 
 /// What the job reads of an event.

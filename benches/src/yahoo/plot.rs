@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use plotters::prelude::*;
 
-use super::run::{Latency, Line};
+use super::line::{Latency, Line};
 
 const SIZE: (u32, u32) = (900, 560);
 

@@ -18,7 +18,6 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use thalweg::flow::Flow;
 use thalweg::kernel::{
     ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
@@ -26,7 +25,8 @@ use thalweg::kernel::{
 use thalweg::prelude::*;
 
 use super::job::count_views;
-use super::run::{Latency, Line, Spec};
+use super::line::{Backlog, Latency, Line};
+use super::spec::Spec;
 use super::watch::{Observe, Watched};
 use super::workload::{Ads, Answer, Event, T0_MS};
 use crate::quantiles::Durations;
@@ -41,11 +41,6 @@ const LEAD: Duration = Duration::from_millis(50);
 
 /// What is not recorded: a fifth of the events, but no more than those of a second.
 const WARM_UP_SHARE: u64 = 5;
-
-/// The event times at this rate.
-pub fn event_times(rate: u64) -> impl Fn(u64) -> i64 {
-    move |i| T0_MS + (u128::from(i) * 1_000 / u128::from(rate.max(1))) as i64
-}
 
 /// When each event is due.
 #[derive(Debug)]
@@ -92,22 +87,6 @@ impl Schedule {
     /// The first event that is recorded.
     fn recorded_from(&self) -> u64 {
         (self.events / WARM_UP_SHARE).min(self.rate)
-    }
-}
-
-/// How far the source was behind its schedule at the least, in two quarters of the events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Backlog {
-    /// In the second quarter.
-    pub behind_middle_ms: f64,
-    /// In the last quarter.
-    pub behind_end_ms: f64,
-}
-
-impl Backlog {
-    /// How much more it was behind in the end.
-    pub fn growth_ms(&self) -> f64 {
-        self.behind_end_ms - self.behind_middle_ms
     }
 }
 
@@ -315,6 +294,7 @@ pub fn run(spec: &Spec) -> anyhow::Result<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yahoo::workload::event_times;
 
     #[test]
     fn a_window_is_completed_by_the_last_partition_to_pass_its_end() {

@@ -1,8 +1,9 @@
 //! The highest rate that the engine sustains: the rate is doubled until the source falls further and
 //! further behind its schedule, then the gap is halved a few times.
 
+use super::line::Line;
 use super::measure::Runs;
-use super::run::{Line, Spec};
+use super::spec::Spec;
 
 /// How often the gap between the last rate that was sustained and the first that was not is halved (in
 /// proportion): the result is then within a fifth.

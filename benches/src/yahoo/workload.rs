@@ -137,6 +137,11 @@ pub const fn event_time(i: u64) -> i64 {
     T0_MS + (i / EVENTS_PER_MS) as i64
 }
 
+/// The event times at this rate.
+pub fn event_times(rate: u64) -> impl Fn(u64) -> i64 {
+    move |i| T0_MS + (u128::from(i) * 1_000 / u128::from(rate.max(1))) as i64
+}
+
 /// The events of a slice, in order: see [`Ads::slice`].
 #[derive(Clone, Debug)]
 pub struct Slice {

@@ -60,6 +60,7 @@ mod parser;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod word;
 
 pub(crate) use error::Error;
 pub(crate) use parser::Parser;

@@ -38,7 +38,6 @@ mod base;
 mod env;
 mod envelope;
 mod error;
-mod fold;
 mod inspect;
 mod lock;
 mod plan;
@@ -46,18 +45,17 @@ mod policy;
 mod reader;
 mod record;
 mod room;
-mod savepoint;
 mod stillborn;
 mod store;
 mod tables;
 mod view;
 
 pub use error::StoreError;
-pub use fold::Folding;
 pub use inspect::{EpochInfo, Inspector, StateSummary};
 pub use policy::FoldPolicy;
 pub use record::EpochRecord;
-pub use savepoint::Savepoint;
+pub use store::fold::Folding;
+pub use store::savepoint::Savepoint;
 pub use store::{BLOCK_BYTES_MAX, Resume, Store, StoreOptions};
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! [`Store`]: the owner of a state directory. Opens and recovers it, commits epochs, gives out readers.
 
+pub(crate) mod fold;
+pub(crate) mod savepoint;
+
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::path::Path;
@@ -9,15 +12,16 @@ use heed::RwTxn;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Change, Changes, Epoch, StateId, StateInfo, StateReader, Str};
 
+use self::fold::Run;
+use self::savepoint::Savepoint;
 use crate::env::{self, Env};
-use crate::fold::Run;
 use crate::lock::{DirLock, sync_dir};
 use crate::policy::choose;
 use crate::reader::{Snapshots, StoreReader};
 use crate::record::{FORMAT, Meta};
 use crate::room::Room;
 use crate::tables::{Tables, part_key};
-use crate::{EpochInfo, EpochRecord, FoldPolicy, Savepoint, StoreError, savepoint, stillborn};
+use crate::{EpochInfo, EpochRecord, FoldPolicy, StoreError, stillborn};
 
 /// A block of changes has at most this many bytes.
 pub const BLOCK_BYTES_MAX: usize = 1 << 30;

@@ -16,7 +16,8 @@ use crate::broker::Broker;
 use crate::process::Measured;
 use crate::quantiles::Durations;
 use crate::yahoo::json::write_event;
-use crate::yahoo::run::{Line, Spec};
+use crate::yahoo::line::Line;
+use crate::yahoo::spec::Spec;
 use crate::yahoo::workload::{Ads, Answer, naive};
 
 /// Events wait here for their turn. When it is full the publisher waits, and its events are late.

@@ -10,10 +10,10 @@ use serde::de::{
 use serde::{Deserialize, Deserializer};
 use thalweg_kernel::Str;
 
-use super::de::Word;
 use super::error::Error;
 use super::memory::{Known, Place, Reader};
 use super::parser::{Chars, Parser};
+use super::word::Word;
 
 impl Parser<'_, '_> {
     /// Whether the topic gives one of `fields`.

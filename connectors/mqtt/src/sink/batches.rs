@@ -7,8 +7,6 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use crate::sink::outbox::IdStem;
-
 /// The most results of one batch; a batch of the engine may take it over.
 pub const BATCH_MESSAGES_MAX: usize = 512;
 /// A batch with this many bytes is full; a batch of the engine may take it over.
@@ -60,6 +58,13 @@ pub(crate) struct Results {
     pub(crate) bytes: Vec<u8>,
     /// Where each topic and each payload ends.
     pub(crate) ends: Vec<(usize, usize)>,
+}
+
+/// The beginning of a message's id, and its number in its note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdStem {
+    pub(crate) stem: String,
+    pub(crate) first: usize,
 }
 
 /// Results on their way to the I/O thread.

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Pending, PendingId};
 
-use crate::sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Results};
+use crate::sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, IdStem, Results};
 
 /// The version of a note's format.
 const VERSION: u8 = 1;
@@ -28,13 +28,6 @@ const LENGTHS: usize = 6;
 pub(crate) const ID_PROPERTY: &str = "thalweg-id";
 /// An id and its property have at most so many bytes in a packet.
 pub(crate) const ID_BYTES_MAX: usize = 5 + ID_PROPERTY.len() + 16 + 4 + 20 + 5 + 10 + 10;
-
-/// The beginning of a message's id, and its number in its note.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct IdStem {
-    pub(crate) stem: String,
-    pub(crate) first: usize,
-}
 
 /// See the module.
 pub(crate) struct Outbox {
