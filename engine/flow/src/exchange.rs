@@ -5,3 +5,4 @@ pub(crate) mod inbox;
 pub(crate) mod key_by;
 pub(crate) mod lane;
 pub(crate) mod local;
+pub(crate) mod route;

@@ -19,7 +19,8 @@ use self::dead_letters::DeadLetters;
 use crate::checkpoint::{Checkpoints, Storage};
 use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
 use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::lane::Mesh;
+use crate::exchange::lane::{Mesh, Meshes};
+use crate::exchange::route::Input;
 use crate::graph::{Edge, Graph};
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
@@ -376,23 +377,24 @@ impl Flow {
         self.0.build.as_ref().map_or_else(Tuning::default, |build| build.tuning)
     }
 
-    /// The lanes of the exchange in front of `node`.
+    /// The lanes that lead to `input`, from shards `0..producers` to shards `0..receivers`.
     pub(crate) fn mesh<T: Send + 'static>(
         &self,
-        node: u32,
+        input: Input,
         producers: usize,
+        receivers: usize,
     ) -> Option<Arc<Mesh<T>>> {
         let build = self.0.build.as_ref()?;
         let Tuning { lane_batches, batch_records, .. } = build.tuning;
-        let make = || {
-            Ok::<_, ConnectorError>(Mesh::new(
-                producers,
-                &build.wakers,
-                lane_batches,
-                batch_records,
-            ))
-        };
-        build.shared.get_or_try_init(node, make).map_err(|error| self.fail(error)).ok()
+        let wakers = (&build.wakers[..producers], &build.wakers[..receivers]);
+        let meshes = build.shared.of_job::<Meshes>();
+        let found = meshes.get_or_make(input, || Mesh::new(wakers, lane_batches, batch_records));
+        if found.is_none() {
+            let what = "shards describe different records for one operator; describe the same operators in \
+                        the same order on every shard";
+            self.fail(ConnectorError::new(self.name_of(input.0).as_str(), what));
+        }
+        found
     }
 
     pub(crate) fn inbox<T>(&self, ports: Vec<Port<T>>, node: u32) -> Inbox<T> {

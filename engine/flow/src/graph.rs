@@ -15,6 +15,24 @@ pub enum Edge {
     Local,
     /// To the shard that owns the record's key.
     Hash,
+    /// To every shard.
+    Broadcast,
+    /// To one shard after the other.
+    Rebalance,
+    /// To shard 0.
+    Global,
+}
+
+impl Edge {
+    /// Whether it leads to other shards.
+    fn exchanges(self) -> bool {
+        !matches!(self, Self::Chained | Self::Local)
+    }
+
+    /// On how many of `shards` shards an operator runs that has it in front.
+    pub(crate) fn shards(self, shards: usize) -> usize {
+        if self == Self::Global { 1 } else { shards }
+    }
 }
 
 /// One operator of a job.
@@ -62,13 +80,14 @@ impl Graph {
     /// so will reach the others.
     pub(crate) fn wakes_together(&self, node: u32) -> bool {
         let inputs = &self.nodes[node as usize].inputs;
-        let mut origins = inputs.iter().map(|&(input, _)| self.origins(input));
-        let Some(first) = origins.next() else { return false };
-        match inputs[0].1 {
-            // What has not been exchanged before is another on each shard.
-            Edge::Hash => first.iter().all(|&(_, exchanged)| exchanged),
-            Edge::Chained | Edge::Local => origins.all(|other| other == first),
-        }
+        let mut first = None;
+        inputs.iter().all(|&(input, edge)| {
+            let origins = self.origins(input);
+            // What has not been exchanged before is another on each shard that it comes from.
+            let apart = edge.exchanges() && self.nodes[input as usize].parallelism > 1;
+            let together = !apart || origins.iter().all(|&(_, exchanged)| exchanged);
+            together && *first.get_or_insert_with(|| origins.clone()) == origins
+        })
     }
 
     /// Where the stream out of `node` begins, and whether it was exchanged since.
@@ -83,9 +102,7 @@ impl Graph {
             if inputs.is_empty() {
                 origins.insert((next, exchanged));
             }
-            open.extend(
-                inputs.iter().map(|&(input, edge)| (input, exchanged || edge == Edge::Hash)),
-            );
+            open.extend(inputs.iter().map(|&(input, edge)| (input, exchanged || edge.exchanges())));
         }
         origins
     }
@@ -120,6 +137,9 @@ impl fmt::Display for Graph {
                     Edge::Chained => "chained to",
                     Edge::Local => "queued from",
                     Edge::Hash => "by key from",
+                    Edge::Broadcast => "broadcast from",
+                    Edge::Rebalance => "dealt out from",
+                    Edge::Global => "all from",
                 };
                 write!(f, "{}{arrow} {input}", if n == 0 { "  " } else { ", " })?;
             }

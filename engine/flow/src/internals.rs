@@ -19,7 +19,8 @@ pub struct Receiver<T>(LaneReceiver<T>);
 
 /// A lane of this many batches of this many records. Nobody is woken.
 pub fn lane<T>(batches: usize, records: usize) -> Option<(Sender<T>, Receiver<T>)> {
-    let mesh = Mesh::new(1, std::slice::from_ref(Waker::noop()), batches, records);
+    let alone = std::slice::from_ref(Waker::noop());
+    let mesh = Mesh::new((alone, alone), batches, records);
     let (sender, receiver) = (mesh.take_senders(0).pop()?, mesh.take_receivers(0).pop()?);
     Some((Sender(sender), Receiver(receiver)))
 }

@@ -64,15 +64,15 @@ mod window;
 
 pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
 pub use counters::{Metric, MetricKind};
-pub use exchange::key_by::KeyedStream;
+pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
 pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Chain, Now, Operator, StepContext};
 pub use process::{
-    Addressed, Context, KeyedProcess, KeyedProcessing, Process, ProcessContext, Processing,
-    SideTag, TIMERS_MAX, Tagged,
+    Context, KeepKey, KeyedProcess, KeyedProcessing, Process, ProcessContext, Processing, SideTag,
+    TIMERS_MAX, Tagged,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

@@ -12,19 +12,25 @@
 //! their times, those of one millisecond in no particular order. The same timer registered twice is one. When
 //! its stream ends, all event-time timers fire that are set by then; processing-time timers that are not due do not.
 //!
+//! With [`process_keyed`](crate::KeyedStream::process_keyed) what the function emits keeps the key, and the stream stays
+//! partitioned.
+//!
 //! # Without
 //! Records come in the order of the stream on the shard. There are no timers: the function is told of every
 //! watermark and may look at the clock with every step, and what is due it sees in its lists. The last
 //! watermark is the end of time; it comes when the stream ends.
 
 mod context;
+mod keep_key;
 pub(crate) mod keyed;
 pub(crate) mod side;
 mod timers;
 mod unkeyed;
 
 pub use self::context::Context;
-pub use self::keyed::{Addressed, KeyedProcess, KeyedProcessing};
+pub use self::keep_key::KeepKey;
+pub(crate) use self::keep_key::ProcessedKeyed;
+pub use self::keyed::{KeyedProcess, KeyedProcessing};
 pub use self::side::{SideTag, Tagged};
 pub use self::timers::TIMERS_MAX;
 pub use self::unkeyed::{Process, ProcessContext, Processing};

@@ -110,6 +110,10 @@ defects! {
     FlowForgetsKeyGroup,
     /// A batch is sent to another shard, which is not woken.
     FlowForgetsWakeUp,
+    /// A partitioned stream leaves its records on the shard where they are.
+    FlowPlacesNothing,
+    /// A broadcast leaves out the last shard.
+    FlowBroadcastForgetsLane,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::Str;
 
 /// Something a stream can be partitioned by.
-pub trait Key: Clone + Eq + 'static {
+pub trait Key: Clone + Eq + Send + 'static {
     /// The fixed 64-bit hash of this key. Equal keys have equal hashes, on every machine, for ever.
     fn key_hash(&self) -> u64;
 

@@ -188,10 +188,10 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
     match input {
         Input::Mqtt(source) => {
             let readings = flow.source_as("source", MqttSource::clone(source), watermarks);
-            unrepeated(readings, settings, output);
+            averages(readings, settings, output);
         }
         Input::Files(source) => {
-            unrepeated(flow.source_as("source", source.clone(), watermarks), settings, output);
+            averages(flow.source_as("source", source.clone(), watermarks), settings, output);
         }
     }
     if let Some(path) = &settings.dead_letters.path {
@@ -202,27 +202,20 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
 /// The sink's stable name. (Names are the job's own, so that a broker may move without taking state along.)
 const SINK: &str = "sink";
 
-/// Drops what has been sent twice, if readings are numbered.
-fn unrepeated(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
-    let readings = readings.name("readings");
+/// Drops what has been sent twice, if readings are numbered, and adds up the windows: on the same shards, by one key.
+fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
+    let readings = readings.name("readings").key_by(|reading| reading.key.clone());
+    let windows = Tumbling::of(settings.window.size);
+    let stats = Stats::of(|reading: &Reading| reading.value);
     let Some(Deduplicate { window, .. }) = settings.deduplicate else {
-        return averages(readings, settings, output);
+        return write(readings.window(windows).aggregate(stats), output);
     };
-    let news = readings
-        .key_by(|reading| reading.key.clone())
-        .deduplicate_within(window, |reading| reading.number)
-        .uid("deduplicate");
-    averages(news, settings, output);
+    let news = readings.deduplicate_within(window, |reading| reading.number).uid("deduplicate");
+    write(news.window(windows).aggregate(stats), output);
 }
 
-fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
-    let rows = readings
-        .key_by(|reading| reading.key.clone())
-        .window(Tumbling::of(settings.window.size))
-        .aggregate(Stats::of(|reading: &Reading| reading.value))
-        .uid("windows")
-        .map(Row::from)
-        .name("rows");
+fn write(windows: Stream<impl Chain<Out = Windowed<Str, StatsValue>>>, output: &Output) {
+    let rows = windows.uid("windows").map(Row::from).name("rows");
     match output {
         Output::Stdout => rows.sink_as(SINK, StdoutSink::new()),
         Output::JsonLines(file) => rows.sink_as(SINK, file.clone()),

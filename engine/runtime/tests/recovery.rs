@@ -572,6 +572,7 @@ fn lists_of_operators_outlive_failures_and_lives() {
                 // On every shard from here on.
                 .key_by(|n| n % 10)
                 .deduplicate(|n| *n)
+                .values()
                 .process(|states| Holds {
                     held: states.list("held"),
                     passed: states.union_list("passed"),

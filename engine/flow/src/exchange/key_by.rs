@@ -1,108 +1,174 @@
-//! `key_by`: partitions a stream by key. Every record goes to the shard that owns its key, so that
-//! all records of a key meet in one place, in the order each sender had them.
+//! `key_by`: partitions a stream by key.
+//!
+//! # Idea
+//! A [`KeyedStream`] is a stream whose records have a key. Its [`Placement`] says where they are:
+//!
+//! - [`Unplaced`]: where they came from. The exchange comes with the first stateful operator, so that windows
+//!   can add up in front of it.
+//! - [`Placed`]: on the shard that owns their key, each as a [`Keyed`] with its key and the key's hash. Every
+//!   further stateful operator is fused to the chain, and nothing is exchanged again.
+//!
+//! The exchange turns the first into the second. So does a stateful operator that emits records of the key it was
+//! called with: [`deduplicate`](KeyedStream::deduplicate), [`process_keyed`](KeyedStream::process_keyed). All
+//! records of a key meet in one place, in the order in which each sender had them.
+//!
+//! # Limits
+//! A key is computed and hashed once, on the shard that has the record, and travels with it. (Windows in front of
+//! which records are added up compute the key on both sides and send none, which is cheaper for them.) A stream
+//! whose key is to change is partitioned anew: [`values`](KeyedStream::values), then `key_by`.
 
-use thalweg_kernel::{Collector, ConnectorError, Key, KeyGroups, Mark, Timestamp};
+use std::rc::Rc;
 
-use super::inbox::{Inbox, Port};
-use super::lane::LaneSender;
+use thalweg_kernel::{Collector, Key, Timestamp};
+
+use super::inbox::Inbox;
+use super::route::{ByKey, Routed};
 use crate::graph::Edge;
-use crate::pipeline::{Chain, Terminal};
+use crate::pipeline::{Chain, Operator, Then};
 use crate::process::side::Sides;
 use crate::state::bounds::Bounds;
 use crate::stream::{At, Stream};
-use crate::window::WindowedStream;
-use crate::window::tumbling::Tumbling;
 
-/// A stream partitioned by key: what windows and keyed state work on.
+/// A stream partitioned by key: what windows and keyed state work on. `P` is its [`Placement`].
 #[must_use = "a keyed stream does nothing until an operator uses it"]
-pub struct KeyedStream<C: Chain, F> {
+pub struct KeyedStream<C: Chain, P> {
     pub(crate) stream: Stream<C>,
-    pub(crate) key: F,
+    pub(crate) placement: P,
     /// For a process function.
     pub(crate) bounds: Bounds,
     pub(crate) sides: Sides,
 }
 
-impl<C: Chain> Stream<C> {
-    /// Partitions the stream by what `key` returns. It is called up to twice for a record, on the
-    /// shard that has it and on the one that owns the key; only the hash travels. Short strings
-    /// should be [`Str`](thalweg_kernel::Str), whose clones up to 24 bytes do not allocate.
-    pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, F> {
-        KeyedStream { stream: self, key, bounds: Bounds::default(), sides: Sides::default() }
-    }
+/// A record with its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyed<K, T> {
+    /// The fixed hash of the key, [`Key::key_hash`].
+    pub hash: u64,
+    /// The key.
+    pub key: K,
+    /// The record.
+    pub value: T,
 }
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F> {
-    /// Groups each key's records into windows of event time.
-    pub fn window(self, windows: Tumbling) -> WindowedStream<C, F> {
-        WindowedStream::new(self, windows)
-    }
-}
-
-impl<C: Chain> Stream<C>
-where
-    C::Out: Routed + Send,
-{
-    /// Sends every record to the shard that owns its hash, and begins a new chain there for an
-    /// operator called `name`, where they are counted as `count`.
-    pub(crate) fn exchange(self, name: &str, count: &'static str) -> Stream<Inbox<C::Out>> {
-        let (flow, at) = (self.flow.clone(), self.at);
-        let shards = flow.shards();
-        let node = flow.add_node::<C::Out>(name, shards, vec![(at.node, Edge::Hash)]);
-        flow.used(at.node);
-        let mut ports = Vec::new();
-        if let Some(mesh) = flow.mesh::<C::Out>(node, at.producers) {
-            let shard = flow.shard();
-            let lanes = mesh.take_senders(shard);
-            ports = mesh.take_receivers(shard).into_iter().map(Port::Lane).collect();
-            let groups = flow.key_groups();
-            let owners = (0..groups.count()).map(|group| groups.owner(group, shards)).collect();
-            self.close(HashExchange { lanes, groups, owners });
-        }
-        let inbox = flow.counting_inbox(ports, node, count);
-        Stream { flow, chain: inbox, at: At { node, producers: shards } }
-    }
-}
-
-/// What can be sent to the shard that owns its key: it carries the key's hash, so that a key is
-/// hashed once.
-pub trait Routed: 'static {
-    /// The fixed hash of the key.
-    fn hash(&self) -> u64;
-}
-
-/// The end of a pipeline that partitions by key.
-struct HashExchange<T> {
-    lanes: Vec<LaneSender<T>>,
-    groups: KeyGroups,
-    /// The shard of each group: looked up, not divided.
-    owners: Box<[usize]>,
-}
-
-impl<T: Routed> Collector<T> for HashExchange<T> {
+impl<K: 'static, T: 'static> Routed for Keyed<K, T> {
     #[inline]
-    fn record(&mut self, time: Timestamp, value: T) {
-        let group = self.groups.group_of(value.hash());
-        self.lanes[self.owners[usize::from(group)]].record(time, value);
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        self.lanes.iter_mut().for_each(|lane| lane.mark(mark));
+    fn hash(&self) -> u64 {
+        self.hash
     }
 }
 
-impl<T: Routed> Terminal<T> for HashExchange<T> {
-    fn ready(&mut self) -> Result<bool, ConnectorError> {
-        self.finish()
+/// Where the records of a keyed stream are: see [`Unplaced`] and [`Placed`].
+pub trait Placement<C: Chain>: Sized + 'static {
+    /// The key.
+    type Key: Key;
+    /// The record without its key.
+    type Value: 'static;
+    /// The chain that has its records on the shard that owns their key.
+    type Placed: Chain<Out = Keyed<Self::Key, Self::Value>>;
+
+    /// Begins an operator called `name`, which emits `Out`, on the shard that owns each record's key.
+    #[doc(hidden)]
+    fn place<Out: 'static>(self, stream: Stream<C>, name: &str) -> Stream<Self::Placed>;
+}
+
+/// Records are where they came from, and this function reads their key.
+pub struct Unplaced<F>(pub(crate) Rc<F>);
+
+/// Records are on the shard that owns their key.
+pub struct Placed(());
+
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> Placement<C> for Unplaced<F>
+where
+    C::Out: Send,
+{
+    type Key = K;
+    type Value = C::Out;
+    type Placed = Inbox<Keyed<K, C::Out>>;
+
+    fn place<Out: 'static>(self, stream: Stream<C>, name: &str) -> Stream<Self::Placed> {
+        let Stream { flow, chain, at } = stream;
+        let route = ByKey::new(&flow);
+        // Part of the exchange, not an operator that the user knows of: no node of its own.
+        let stream = Stream { flow, chain: Then::new(chain, Address(self.0)), at };
+        stream.exchange::<Out, _>(name, "numRecordsIn", route)
+    }
+}
+
+impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> Placement<C> for Placed {
+    type Key = K;
+    type Value = T;
+    type Placed = C;
+
+    fn place<Out: 'static>(self, stream: Stream<C>, name: &str) -> Stream<C> {
+        let Stream { flow, chain, at } = stream;
+        flow.used(at.node);
+        let node = flow.add_node::<Out>(name, at.producers, vec![(at.node, Edge::Chained)]);
+        Stream { flow, chain, at: At { node, ..at } }
+    }
+}
+
+impl<C: Chain> Stream<C> {
+    /// Partitions the stream by what `key` returns. It is called on the shard that has the record. Short strings
+    /// should be [`Str`](thalweg_kernel::Str), whose clones up to 24 bytes do not allocate.
+    pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(
+        self,
+        key: F,
+    ) -> KeyedStream<C, Unplaced<F>> {
+        KeyedStream::new(self, Unplaced(Rc::new(key)))
+    }
+}
+
+impl<C: Chain, P> KeyedStream<C, P> {
+    fn new(stream: Stream<C>, placement: P) -> Self {
+        Self { stream, placement, bounds: Bounds::default(), sides: Sides::default() }
+    }
+}
+
+impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> KeyedStream<C, Placed> {
+    /// The records of `stream` are on the shards that own their keys.
+    pub(crate) fn placed(stream: Stream<C>) -> Self {
+        Self::new(stream, Placed(()))
     }
 
-    fn flush(&mut self) -> Result<(), ConnectorError> {
-        self.finish().map(|_| ())
+    /// The records without their keys, where they are.
+    pub fn values(self) -> Stream<Then<C, Values>> {
+        let Stream { flow, chain, at } = self.stream;
+        // What was part of the operator is taken off again: no node of its own.
+        Stream { flow, chain: Then::new(chain, Values(())), at }
     }
 
-    fn finish(&mut self) -> Result<bool, ConnectorError> {
-        let blocked =
-            self.lanes.iter_mut().filter_map(|lane| (!lane.flush()).then_some(())).count();
-        Ok(blocked == 0)
+    /// Names the operator that this stream comes out of, for the graph, logs and metrics.
+    pub fn name(self, name: &str) -> Self {
+        Self { stream: self.stream.name(name), ..self }
+    }
+
+    /// Gives the operator that this stream comes out of a stable name: see [`Stream::uid`].
+    pub fn uid(self, uid: &str) -> Self {
+        Self { stream: self.stream.uid(uid), ..self }
+    }
+}
+
+/// Puts its key on each record.
+pub(crate) struct Address<F>(Rc<F>);
+
+impl<T: 'static, K: Key, F: Fn(&T) -> K + 'static> Operator<T> for Address<F> {
+    type Out = Keyed<K, T>;
+
+    #[inline]
+    fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Keyed<K, T>>) {
+        let key = (self.0)(&value);
+        out.record(time, Keyed { hash: key.key_hash(), key, value });
+    }
+}
+
+/// Takes its key off each record: see [`KeyedStream::values`].
+pub struct Values(());
+
+impl<K: 'static, T: 'static> Operator<Keyed<K, T>> for Values {
+    type Out = T;
+
+    #[inline]
+    fn record(&mut self, time: Timestamp, keyed: Keyed<K, T>, out: &mut impl Collector<T>) {
+        out.record(time, keyed.value);
     }
 }

@@ -16,7 +16,8 @@
 //! said it was blocked; both sides fence between their own write and their look at the other's, so
 //! that one of them always sees the other (the store-buffer pattern).
 
-use std::collections::VecDeque;
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -25,25 +26,45 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
-/// The lanes of one exchange: every producing shard to every shard.
+use super::route::Input;
+
+/// The lanes of a job, by the input that they lead to. A lane is found by its place alone, whatever it carries: a node
+/// may have several inputs of one type.
+#[derive(Default)]
+pub(crate) struct Meshes(Mutex<HashMap<Input, Arc<dyn Any + Send + Sync>>>);
+
+impl Meshes {
+    /// The lanes that lead to `input`, made by the first shard that asks; `None` if another shard has made lanes for
+    /// other records there.
+    pub(crate) fn get_or_make<T: Send + 'static>(
+        &self,
+        input: Input,
+        make: impl FnOnce() -> Mesh<T>,
+    ) -> Option<Arc<Mesh<T>>> {
+        let mut meshes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mesh = meshes.entry(input).or_insert_with(|| Arc::new(make()));
+        Arc::clone(mesh).downcast().ok()
+    }
+}
+
+/// The lanes of one input: every producing shard to every shard that it leads to.
 pub(crate) struct Mesh<T> {
     senders: Mutex<Vec<Vec<Option<LaneSender<T>>>>>,
     receivers: Mutex<Vec<Vec<Option<LaneReceiver<T>>>>>,
 }
 
 impl<T> Mesh<T> {
-    /// Lanes from shards `0..producers` to each of the shards that `wakers` belong to.
+    /// Lanes from each of the shards that the first wakers belong to, to each of those of the others.
     pub(crate) fn new(
-        producers: usize,
-        wakers: &[Waker],
+        (producers, receiving): (&[Waker], &[Waker]),
         lane_batches: usize,
         batch_records: usize,
     ) -> Self {
         let mut senders = Vec::new();
-        let mut receivers: Vec<Vec<_>> = wakers.iter().map(|_| Vec::new()).collect();
-        for from in wakers.iter().take(producers) {
+        let mut receivers: Vec<Vec<_>> = receiving.iter().map(|_| Vec::new()).collect();
+        for from in producers {
             let mut row = Vec::new();
-            for (to, receivers) in wakers.iter().zip(&mut receivers) {
+            for (to, receivers) in receiving.iter().zip(&mut receivers) {
                 let (sender, receiver) = lane(from, to, lane_batches, batch_records);
                 row.push(Some(sender));
                 receivers.push(Some(receiver));
@@ -193,9 +214,15 @@ impl<T> LaneReceiver<T> {
 mod tests {
     use super::*;
 
+    /// One shard, which is never asleep.
+    fn alone() -> (&'static [Waker], &'static [Waker]) {
+        let one = std::slice::from_ref(Waker::noop());
+        (one, one)
+    }
+
     #[test]
     fn a_full_lane_keeps_the_rest_in_order_at_the_sender() {
-        let mesh = Mesh::<u32>::new(1, std::slice::from_ref(Waker::noop()), 2, 4);
+        let mesh = Mesh::<u32>::new(alone(), 2, 4);
         let (mut senders, mut receivers) = (mesh.take_senders(0), mesh.take_receivers(0));
         let (sender, receiver) = (&mut senders[0], &mut receivers[0]);
         for n in 0..40 {
@@ -222,8 +249,25 @@ mod tests {
     }
 
     #[test]
+    fn each_input_of_a_node_has_lanes_of_its_own() {
+        let meshes = Meshes::default();
+        let find = |input| meshes.get_or_make(input, || Mesh::<u32>::new(alone(), 2, 4));
+        let (left, right) = (find((7, 0)).unwrap(), find((7, 1)).unwrap());
+        let (mut lefts, mut rights) = (left.take_senders(0), right.take_senders(0));
+        lefts[0].record(0.into(), 1);
+        rights[0].record(0.into(), 2);
+        assert!(lefts[0].flush() && rights[0].flush());
+        let mut batch = Batch::default();
+        assert!(find((7, 1)).unwrap().take_receivers(0)[0].take(&mut batch));
+        assert_eq!(batch.len(), 1);
+        assert!(find((7, 1)).unwrap().take_receivers(0).is_empty(), "taken once");
+        let other = meshes.get_or_make((7, 0), || Mesh::<u64>::new(alone(), 2, 4));
+        assert!(other.is_none(), "other records");
+    }
+
+    #[test]
     fn buffers_circulate() {
-        let mesh = Mesh::<u64>::new(1, std::slice::from_ref(Waker::noop()), 4, 8);
+        let mesh = Mesh::<u64>::new(alone(), 4, 8);
         let (mut senders, mut receivers) = (mesh.take_senders(0), mesh.take_receivers(0));
         let mut batch = Batch::default();
         let mut seen = std::collections::HashSet::new();

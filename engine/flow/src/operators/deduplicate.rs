@@ -13,12 +13,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::{Collector, Key};
 
 use crate::counters::Counter;
-use crate::exchange::inbox::Inbox;
-use crate::exchange::key_by::KeyedStream;
-use crate::pipeline::{Chain, Then};
-use crate::process::{Addressed, Context, KeyedProcess, KeyedProcessing};
+use crate::exchange::key_by::{KeyedStream, Placement};
+use crate::pipeline::Chain;
+use crate::process::{Context, KeyedProcess, ProcessedKeyed};
 use crate::state::ValueState;
-use crate::stream::Stream;
 
 /// The default number of numbers below a key's highest of which it is known whether they have come: more
 /// than a broker has in flight for a client. It takes 128 bytes for each key.
@@ -113,20 +111,12 @@ impl<K: Key, T: 'static, S: Fn(&T) -> u64 + 'static> KeyedProcess<K, T> for Dedu
 }
 
 /// The stream without repetitions.
-type Deduplicated<C, K, F, S> = Stream<
-    Then<
-        Inbox<Addressed<<C as Chain>::Out>>,
-        KeyedProcessing<K, <C as Chain>::Out, F, Deduplicate<K, S>>,
-    >,
->;
+type Deduplicated<C, P, S> = ProcessedKeyed<C, P, Deduplicate<<P as Placement<C>>::Key, S>>;
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>
-where
-    C::Out: Send,
-{
+impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Drops records whose number, as `sequence` reads it, has come before for the key. Repetitions are
     /// counted (`numRepetitionsDropped`). Of which numbers that is known is bounded: see
-    /// [`DEDUPLICATE_WINDOW`].
+    /// [`DEDUPLICATE_WINDOW`]. The stream stays partitioned, so that what follows by this key needs no exchange.
     ///
     /// ```
     /// # use thalweg_flow::*;
@@ -136,38 +126,39 @@ where
     /// flow.source(Collection::new([("a", 1), ("a", 2), ("b", 1), ("a", 2)]), Watermarks::monotonous())
     ///     .key_by(|&(device, _)| device)
     ///     .deduplicate(|&(_, number)| number)
+    ///     .values()
     /// #   .sink(sink.clone());
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("deduplicate")).unwrap();
     /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [("a", 1), ("a", 2), ("b", 1)]);
     /// ```
-    pub fn deduplicate<S: Fn(&C::Out) -> u64 + 'static>(
+    pub fn deduplicate<S: Fn(&P::Value) -> u64 + 'static>(
         self,
         sequence: S,
-    ) -> Deduplicated<C, K, F, S> {
+    ) -> Deduplicated<C, P, S> {
         self.deduplicate_within(DEDUPLICATE_WINDOW, sequence)
     }
 
     /// The same with another window: so many numbers below the highest.
-    pub fn deduplicate_within<S: Fn(&C::Out) -> u64 + 'static>(
+    pub fn deduplicate_within<S: Fn(&P::Value) -> u64 + 'static>(
         self,
         window: usize,
         sequence: S,
-    ) -> Deduplicated<C, K, F, S> {
+    ) -> Deduplicated<C, P, S> {
         let (repeated, restarts) = (Counter::default(), Counter::default());
         let counters = (repeated.clone(), restarts.clone());
-        let stream = self.process(|states| Deduplicate {
+        let keyed = self.process_keyed(|states| Deduplicate {
             sequence,
             window,
             seen: states.value("seen"),
             repeated,
             restarts,
         });
-        let node = stream.at.node;
-        stream.flow.adopt_counter("numRepetitionsDropped", node, &counters.0);
-        stream.flow.adopt_counter("numSequenceRestarts", node, &counters.1);
-        stream.name("Deduplicate")
+        let (flow, node) = (keyed.stream.flow.clone(), keyed.stream.at.node);
+        flow.adopt_counter("numRepetitionsDropped", node, &counters.0);
+        flow.adopt_counter("numSequenceRestarts", node, &counters.1);
+        keyed.name("Deduplicate")
     }
 }
 

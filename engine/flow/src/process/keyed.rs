@@ -11,8 +11,7 @@ use super::side::Sides;
 use super::timers::BothTimers;
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
-use crate::exchange::inbox::Inbox;
-use crate::exchange::key_by::{KeyedStream, Routed};
+use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
@@ -90,34 +89,27 @@ pub trait KeyedProcess<K, T>: 'static {
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
 }
 
-/// A process function behind its exchange.
-type Processed<K, C, F, P> =
-    Stream<Then<Inbox<Addressed<<C as Chain>::Out>>, KeyedProcessing<K, <C as Chain>::Out, F, P>>>;
+/// A chain with a process function behind it, whose records are on the shards that own their keys.
+pub(super) type Processed<C, P, F> = Then<
+    <P as Placement<C>>::Placed,
+    KeyedProcessing<<P as Placement<C>>::Key, <P as Placement<C>>::Value, F>,
+>;
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, F>
-where
-    C::Out: Send,
-{
+impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Calls a process function with each record of a key, on the shard that owns the key. `make` makes it
     /// on every shard, from the states that it asks for.
-    pub fn process<P: KeyedProcess<K, C::Out>>(
+    pub fn process<F: KeyedProcess<P::Key, P::Value>>(
         self,
-        make: impl FnOnce(&mut States<'_, K>) -> P,
-    ) -> Processed<K, C, F, P> {
-        let Self { stream, key, bounds, sides } = self;
-        let key = Rc::new(key);
-        let Stream { flow, chain, at } = stream;
-        let address = Address { key: Rc::clone(&key) };
-        // Part of the exchange, not an operator that the user knows of: no node of its own.
-        let stream = Stream { flow, chain: Then::new(chain, address), at };
-        let Stream { flow, chain, at } = stream.exchange("Process", "numRecordsIn");
+        make: impl FnOnce(&mut States<'_, P::Key>) -> F,
+    ) -> Stream<Processed<C, P, F>> {
+        let Self { stream, placement, bounds, sides } = self;
+        let Stream { flow, chain, at } = placement.place::<F::Out>(stream, "Process");
         sides.come_out_of(&flow, at.node);
         let mut states = States::new(&flow, at.node);
         let function = make(&mut states);
         let states = states.into_keyed();
         let timers = BothTimers::new(&flow, at.node, bounds.overflow);
         let operator = KeyedProcessing {
-            key,
             function,
             name: flow.name_of(at.node).clone(),
             states,
@@ -139,37 +131,8 @@ where
     }
 }
 
-/// A record on its way to the shard that owns its key.
-pub struct Addressed<T> {
-    hash: u64,
-    value: T,
-}
-
-impl<T: 'static> Routed for Addressed<T> {
-    #[inline]
-    fn hash(&self) -> u64 {
-        self.hash
-    }
-}
-
-/// Puts the hash of its key on each record.
-pub(crate) struct Address<F> {
-    key: Rc<F>,
-}
-
-impl<T: 'static, K: Key, F: Fn(&T) -> K + 'static> Operator<T> for Address<F> {
-    type Out = Addressed<T>;
-
-    #[inline]
-    fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Addressed<T>>) {
-        let hash = (self.key)(&value).key_hash();
-        out.record(time, Addressed { hash, value });
-    }
-}
-
 /// The operator of [`KeyedStream::process`].
-pub struct KeyedProcessing<K, T, F, P> {
-    key: Rc<F>,
+pub struct KeyedProcessing<K, T, P> {
     function: P,
     name: Str,
     states: AllKeyed<K>,
@@ -194,9 +157,7 @@ pub struct KeyedProcessing<K, T, F, P> {
     hashes: Vec<u64>,
 }
 
-impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
-    KeyedProcessing<K, T, F, P>
-{
+impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
     #[inline]
     fn process(
         &mut self,
@@ -342,23 +303,17 @@ impl<K: Key, T: 'static, F: Fn(&T) -> K + 'static, P: KeyedProcess<K, T>>
     }
 }
 
-impl<K, T, F, P> Operator<Addressed<T>> for KeyedProcessing<K, T, F, P>
-where
-    K: Key,
-    T: 'static,
-    F: Fn(&T) -> K + 'static,
-    P: KeyedProcess<K, T>,
-{
+impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedProcessing<K, T, P> {
     type Out = P::Out;
 
     #[inline]
-    fn record(&mut self, time: Timestamp, record: Addressed<T>, out: &mut impl Collector<P::Out>) {
-        let key = (self.key)(&record.value);
-        let hash = table_hash_from(&key, record.hash);
+    fn record(&mut self, time: Timestamp, record: Keyed<K, T>, out: &mut impl Collector<P::Out>) {
+        let Keyed { hash, key, value } = record;
+        let hash = table_hash_from(&key, hash);
         if !self.gathers {
-            return self.process((time, key, hash), record.value, out);
+            return self.process((time, key, hash), value, out);
         }
-        self.gathered.push((time, key, record.value));
+        self.gathered.push((time, key, value));
         self.hashes.push(hash);
         if self.gathered.len() >= GATHERED_MAX {
             self.process_gathered(out);

@@ -70,7 +70,7 @@ impl Sides {
     }
 }
 
-impl<C: Chain, F> KeyedStream<C, F> {
+impl<C: Chain, P> KeyedStream<C, P> {
     /// A second output of the process function that follows, with the same watermarks. Give the tag to the
     /// function.
     pub fn side_output<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {

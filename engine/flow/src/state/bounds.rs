@@ -28,7 +28,7 @@ impl Default for Bounds {
     }
 }
 
-impl<C: Chain, F> KeyedStream<C, F> {
+impl<C: Chain, P> KeyedStream<C, P> {
     /// Bounds the keys of which a process function keeps state on each shard,
     /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
     pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {

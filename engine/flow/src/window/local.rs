@@ -40,7 +40,7 @@ use super::pane::{AtHand, Opened, Panes};
 use super::state::{Refused, WindowState};
 use super::tumbling::Tumbling;
 use crate::counters::Counter;
-use crate::exchange::key_by::Routed;
+use crate::exchange::route::Routed;
 use crate::pipeline::Operator;
 use crate::table_hash::{table_hash, table_hash_from};
 

@@ -18,24 +18,44 @@ use crate::table_hash::table_hash_from;
 /// See the module's documentation.
 pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
     key: Rc<F>,
+    windows: Windows<K, T, A>,
+}
+
+/// The windows of a shard, as the operator that decides and fires has them.
+pub(super) struct Windows<K, T, A: Aggregate<T>> {
     aggregate: Rc<A>,
-    state: Rc<RefCell<WindowState<K, T, A>>>,
+    pub(super) state: Rc<RefCell<WindowState<K, T, A>>>,
     late: Option<LocalEdge<T>>,
     checkpoints: Rc<Checkpoints>,
 }
 
-impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
+impl<K: Key, T: 'static, A: Aggregate<T>> Windows<K, T, A> {
     pub(super) fn new(
-        key: Rc<F>,
         aggregate: Rc<A>,
         state: Rc<RefCell<WindowState<K, T, A>>>,
         late: Option<LocalEdge<T>>,
         checkpoints: Rc<Checkpoints>,
     ) -> Self {
-        Self { key, aggregate, state, late, checkpoints }
+        Self { aggregate, state, late, checkpoints }
     }
 
-    fn fire(&mut self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
+    /// Adds a record to its window, or sends it where late ones go, or counts it.
+    #[inline(always)]
+    pub(super) fn add(
+        &self,
+        state: &mut WindowState<K, T, A>,
+        time: Timestamp,
+        key: (u64, K),
+        value: T,
+    ) {
+        match (state.add(time, state.watermark, key, value), &self.late) {
+            (Ok(()), _) => {}
+            (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => late.push(time, value),
+            (Err(Refused { why, .. }), _) => state.dropped(why, 1),
+        }
+    }
+
+    fn fire(&self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
         let mut state = self.state.borrow_mut();
         // After a restart time may come back to where it was, and does not go further back.
         state.advance(watermark);
@@ -48,6 +68,32 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> WindowOperator<K, T, F, A> {
             }
             state.recycle(pane);
         }
+    }
+
+    #[inline]
+    pub(super) fn mark(&self, mark: Mark, out: &mut impl Collector<Windowed<K, A::Output>>) {
+        match mark {
+            Mark::Watermark(watermark) => self.fire(watermark, out),
+            Mark::Barrier(epoch) => {
+                self.checkpoints.take(&*self.state, epoch);
+                self.state.borrow_mut().barrier_arrived();
+            }
+            Mark::Idle | Mark::Active | Mark::End => {}
+        }
+        if let Some(late) = &self.late {
+            late.push_mark(mark);
+        }
+        out.mark(mark);
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.late.as_ref().is_none_or(LocalEdge::has_room)
+    }
+}
+
+impl<K, T, F, A: Aggregate<T>> WindowOperator<K, T, F, A> {
+    pub(super) fn new(key: Rc<F>, windows: Windows<K, T, A>) -> Self {
+        Self { key, windows }
     }
 }
 
@@ -67,21 +113,14 @@ where
         slice: Slice<T, K, A::Accumulator>,
         _out: &mut impl Collector<Self::Out>,
     ) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.windows.state.borrow_mut();
         match slice {
             Slice::Record { hash, value, held } => {
                 if held {
                     state.arrived();
                 }
                 let key = (self.key)(&value);
-                let (key, watermark) = ((table_hash_from(&key, hash), key), state.watermark);
-                match (state.add(time, watermark, key, value), &self.late) {
-                    (Ok(()), _) => {}
-                    (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => {
-                        late.push(time, value);
-                    }
-                    (Err(Refused { why, .. }), _) => state.dropped(why, 1),
-                }
+                self.windows.add(&mut state, time, (table_hash_from(&key, hash), key), value);
             }
             Slice::Partial(partial) => {
                 if partial.held {
@@ -97,21 +136,10 @@ where
 
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
-        match mark {
-            Mark::Watermark(watermark) => self.fire(watermark, out),
-            Mark::Barrier(epoch) => {
-                self.checkpoints.take(&*self.state, epoch);
-                self.state.borrow_mut().barrier_arrived();
-            }
-            Mark::Idle | Mark::Active | Mark::End => {}
-        }
-        if let Some(late) = &self.late {
-            late.push_mark(mark);
-        }
-        out.mark(mark);
+        self.windows.mark(mark, out);
     }
 
     fn ready(&self) -> bool {
-        self.late.as_ref().is_none_or(LocalEdge::has_room)
+        self.windows.ready()
     }
 }

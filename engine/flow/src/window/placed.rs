@@ -1,0 +1,50 @@
+//! Windows over records that are on the shard that owns their key: there is no exchange to add up in front of, so each
+//! record goes straight into its window, where lateness and limits are decided.
+
+use thalweg_kernel::{Collector, Key, Mark, Timestamp};
+
+use super::Windowed;
+use super::aggregate::Aggregate;
+use super::operator::Windows;
+use crate::counters::Counter;
+use crate::exchange::key_by::Keyed;
+use crate::pipeline::Operator;
+use crate::table_hash::table_hash_from;
+
+/// See the module.
+pub struct PlacedWindows<K, T, A: Aggregate<T>> {
+    windows: Windows<K, T, A>,
+    records_in: Counter,
+}
+
+impl<K, T, A: Aggregate<T>> PlacedWindows<K, T, A> {
+    pub(super) fn new(windows: Windows<K, T, A>, records_in: Counter) -> Self {
+        Self { windows, records_in }
+    }
+}
+
+impl<K: Key, T: 'static, A: Aggregate<T>> Operator<Keyed<K, T>> for PlacedWindows<K, T, A> {
+    type Out = Windowed<K, A::Output>;
+
+    #[inline]
+    fn record(
+        &mut self,
+        time: Timestamp,
+        keyed: Keyed<K, T>,
+        _out: &mut impl Collector<Self::Out>,
+    ) {
+        self.records_in.add(1);
+        let Keyed { hash, key, value } = keyed;
+        let key = (table_hash_from(&key, hash), key);
+        self.windows.add(&mut self.windows.state.borrow_mut(), time, key, value);
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
+        self.windows.mark(mark, out);
+    }
+
+    fn ready(&self) -> bool {
+        self.windows.ready()
+    }
+}
