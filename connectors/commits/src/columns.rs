@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use thalweg_kernel::ConfigError;
+use thalweg_kernel::{Changed, ConfigError, RowKind};
 
 use crate::cell::{Cell, Kind, Value};
 use crate::note;
@@ -17,6 +17,8 @@ pub const COLUMNS_MAX: usize = 1_000;
 /// The columns of a table, each bound to a function of the record.
 pub struct Columns<T> {
     columns: Vec<(Column, Bind<T>)>,
+    /// What a record's row does, where it may do more than be inserted.
+    kind: Option<fn(&T) -> RowKind>,
 }
 
 /// A column's name and type.
@@ -33,7 +35,7 @@ pub struct Column {
 impl<T> Columns<T> {
     /// No columns yet.
     pub const fn new() -> Self {
-        Self { columns: Vec::new() }
+        Self { columns: Vec::new(), kind: None }
     }
 
     /// Adds a column that holds what `get` returns.
@@ -67,10 +69,28 @@ impl<T> Columns<T> {
         self.columns.iter().map(|(column, _)| column.clone()).collect()
     }
 
+    /// Whether some columns are the key.
+    pub fn has_key(&self) -> bool {
+        self.columns.iter().any(|(column, _)| column.key)
+    }
+
+    /// What tells the kind of a record's row; none where all rows are inserted.
+    #[inline]
+    pub(crate) const fn kind(&self) -> Option<fn(&T) -> RowKind> {
+        self.kind
+    }
+
     /// Appends a record's row to a note.
     #[inline]
     pub fn write(&self, record: &T, out: &mut Vec<u8>) {
         self.columns.iter().for_each(|(_, bind)| bind(record, out));
+    }
+
+    /// Appends the key of a record's row.
+    #[inline]
+    pub fn write_key(&self, record: &T, out: &mut Vec<u8>) {
+        let key = self.columns.iter().filter(|(column, _)| column.key);
+        key.for_each(|(_, bind)| bind(record, out));
     }
 
     /// Checks what does not depend on the database.
@@ -97,9 +117,22 @@ impl<T> Columns<T> {
     }
 }
 
+impl<T: 'static> Columns<T> {
+    /// The columns, of the rows of a changelog. `follows`: a row does to the table what its kind says;
+    /// otherwise each change is inserted.
+    pub(crate) fn of_changes(self, follows: bool) -> Columns<Changed<T>> {
+        let of_row = |(column, bind): (Column, Bind<T>)| {
+            let bind: Bind<Changed<T>> = Arc::new(move |change, out| bind(&change.row, out));
+            (column, bind)
+        };
+        let columns = self.columns.into_iter().map(of_row).collect();
+        Columns { columns, kind: follows.then_some(|change| change.kind) }
+    }
+}
+
 impl<T> Clone for Columns<T> {
     fn clone(&self) -> Self {
-        Self { columns: self.columns.clone() }
+        Self { columns: self.columns.clone(), kind: self.kind }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::claim::{Claim, Commit};
 use crate::desk::Trouble;
 use crate::ledger::Work;
 use crate::note::Note;
+use crate::refused::Refused;
 
 /// A database whose writer is one thread.
 pub trait Database: Send + 'static {
@@ -38,12 +39,14 @@ pub trait Transaction {
     /// See [`Trouble`].
     fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble>;
 
-    /// Writes the rows of a note. Rows that the table refuses for what they hold are left out, logged
-    /// and counted: one bad row must not stop a job.
+    /// Does to the table what the rows of a note say, as if one after the other: a row that
+    /// [puts](thalweg_kernel::RowKind::puts) is inserted, or replaces the one with its key; the others take the
+    /// row with their key away, and need not find one. Rows that the table refuses for what they hold are left
+    /// out, and noted in `written` with their cause: one bad row must not stop a job.
     ///
     /// # Errors
     /// See [`Trouble`].
-    fn write(&mut self, note: Note<'_>) -> Result<Written, Trouble>;
+    fn write(&mut self, note: Note<'_>, written: &mut Written) -> Result<(), Trouble>;
 
     /// Makes everything visible and durable.
     ///
@@ -54,12 +57,12 @@ pub trait Transaction {
 }
 
 /// What became of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// They are in the table.
+    /// The table has followed so many.
     pub rows: u64,
-    /// The table did not want them.
-    pub refused: u64,
+    /// The table did not want these.
+    pub refused: Refused,
 }
 
 /// What became of a piece of work.
@@ -139,7 +142,8 @@ pub fn apply<D: Database>(
             applied.skipped += 1;
             continue;
         }
-        write(&mut transaction, &held.note, &mut applied.written)?;
+        let forgets = work.restored.is_some() && seeded(Defect::SqliteForgetsKinds);
+        write(&mut transaction, &held.note, forgets, &mut applied.written)?;
         newest.insert(id.instance, id.epoch);
     }
     for (&instance, &epoch) in newest.iter().filter(|_| !seeded(Defect::SqliteNoCommitRow)) {
@@ -147,7 +151,7 @@ pub fn apply<D: Database>(
         transaction.set_commit(&Commit { instance, epoch, directory })?;
     }
     for held in &work.direct {
-        write(&mut transaction, &held.note, &mut applied.written)?;
+        write(&mut transaction, &held.note, false, &mut applied.written)?;
     }
     if changed || !newest.is_empty() {
         transaction.commit()?;
@@ -158,11 +162,12 @@ pub fn apply<D: Database>(
 fn write(
     transaction: &mut impl Transaction,
     note: &[u8],
+    forgets_kinds: bool,
     written: &mut Written,
 ) -> Result<(), Trouble> {
-    let note = Note::read(note)?;
-    let more = transaction.write(note)?;
-    written.rows += more.rows;
-    written.refused += more.refused;
-    Ok(())
+    let mut note = Note::read(note)?;
+    if forgets_kinds {
+        note.forget_kinds();
+    }
+    transaction.write(note, written)
 }

@@ -16,6 +16,7 @@
 //! | [`writer`] | [`RowWriter`]: the sink's instance on a shard |
 //! | [`ledger`] | what is to be applied next: pure |
 //! | [`claim`] | [`Claim`]: what commits mean to the job that finds them: pure |
+//! | [`refused`] | [`Refused`]: rows that a table does not want, and why |
 //! | [`database`] | [`Database`]: the seam that a database implements |
 //! | [`sink`] | [`RowSink`]: the description of a sink |
 //! | [`rows`] | [`RowOffice`]: what all instances share, and who applies their rows |
@@ -34,6 +35,13 @@
 //!
 //! After a restart the notes that are left are applied first, in the order of their epochs, when all
 //! instances have opened.
+//!
+//! # Changelogs
+//! Where a stream tells how a table changes ([`Changed`](thalweg_kernel::Changed)), the notes carry each row's
+//! kind, and the table has after each epoch what all changes up to it come to: [`RowSink::changelog`]. A note
+//! has one shard's changes in their order, and notes are applied in the order of their epochs; so the changes of
+//! one key keep theirs if they come through one shard, however many shards there are in the next run. A change
+//! that is applied again puts or deletes the same row again.
 //!
 //! # Going back
 //! A job that begins anew, or that resumes from an epoch older than the table has seen, would find its
@@ -61,6 +69,7 @@ pub mod ledger;
 pub mod model;
 pub mod note;
 pub mod office;
+pub mod refused;
 pub mod rows;
 pub mod sink;
 pub mod writer;
@@ -75,6 +84,7 @@ pub use database::{Database, Transaction, Written};
 pub use desk::{Clerk, Desk, Progress, Step, Trouble};
 pub use note::{Note, NoteDamaged};
 pub use office::{Common, Port};
+pub use refused::{Refusal, Refused};
 pub use rows::{RowClerk, RowOffice};
 pub use sink::{RowSink, Server};
 pub use writer::{Limits, RowWriter};

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use thalweg_kernel::{Epoch, OpenContext};
+use thalweg_kernel::{Changed, Epoch, OpenContext, Sink, Timestamp};
 
 use crate::database::apply;
 use crate::ledger::Work;
+use crate::model::table::{Changes, Entry, check_changelog};
 use crate::model::{self, Engine, KEYS, Random, World};
 use crate::*;
 
@@ -16,6 +17,10 @@ use crate::*;
 struct Tables {
     rows: Vec<i64>,
     by_key: BTreeMap<i64, i64>,
+    /// Of a changelog.
+    by_grade: BTreeMap<(i64, i64), i64>,
+    /// Of all rows, in their order.
+    kinds: Vec<&'static str>,
     commits: BTreeMap<u16, Commit>,
 }
 
@@ -56,15 +61,30 @@ impl Transaction for Begun<'_> {
         Ok(())
     }
 
-    fn write(&mut self, mut note: Note<'_>) -> Result<Written, Trouble> {
-        let (mut row, mut written) = (Vec::new(), Written::default());
-        while note.next_row(&mut row).unwrap() {
-            let [Value::Integer(key), Value::Integer(n)] = row[..] else { panic!("{row:?}") };
-            self.tables.rows.push(n);
-            self.tables.by_key.insert(key, n);
+    fn write(&mut self, mut note: Note<'_>, written: &mut Written) -> Result<(), Trouble> {
+        let mut row = Vec::new();
+        while let Some(kind) = note.next_row(&mut row).unwrap() {
             written.rows += 1;
+            self.tables.kinds.push(kind.name());
+            if !kind.puts() {
+                let [Value::Integer(key), Value::Integer(grade), Value::Null] = row[..] else {
+                    panic!("{row:?}")
+                };
+                self.tables.by_grade.remove(&(key, grade));
+                continue;
+            }
+            match row[..] {
+                [Value::Integer(key), Value::Integer(n)] => {
+                    self.tables.rows.push(n);
+                    self.tables.by_key.insert(key, n);
+                }
+                [Value::Integer(key), Value::Integer(grade), Value::Integer(n)] => {
+                    self.tables.by_grade.insert((key, grade), n);
+                }
+                _ => panic!("{row:?}"),
+            }
         }
-        Ok(written)
+        Ok(())
     }
 
     fn commit(self) -> Result<(), Trouble> {
@@ -89,15 +109,10 @@ struct Fake {
     old: Vec<Desk<RowClerk<Server>>>,
 }
 
-impl World for Fake {
-    type Sink = RowWriter<u64>;
-
-    fn open(&mut self, contexts: &[OpenContext]) -> Vec<RowWriter<u64>> {
+impl Fake {
+    fn begin<T>(&mut self, contexts: &[OpenContext], columns: &Columns<T>) -> Vec<RowWriter<T>> {
         let (office, desk) = RowOffice::new("fake".into(), &contexts[0], self.server.clone());
         self.desk = Some(desk);
-        let mut columns = Columns::new();
-        columns.bind("key", true, |&n| n % KEYS);
-        columns.bind("n", false, |&n: &u64| n);
         let limits = Limits { rows_max: 25, bytes_max: 1_000 };
         contexts.iter().map(|cx| office.open(cx, columns.clone(), limits, false)).collect()
     }
@@ -120,7 +135,7 @@ impl World for Fake {
         assert_ne!(self.desk.as_mut().unwrap().step(), Step::Failed);
     }
 
-    fn crash(&mut self, sinks: Vec<RowWriter<u64>>, random: &mut Random) {
+    fn crash<T>(&mut self, sinks: Vec<RowWriter<T>>, random: &mut Random) {
         // What was committed may still be applied, or not.
         for _ in 0..random.below(3) {
             self.step(random);
@@ -134,10 +149,65 @@ impl World for Fake {
             self.old.clear();
         }
     }
+}
+
+impl World for Fake {
+    type Sink = RowWriter<u64>;
+
+    fn open(&mut self, contexts: &[OpenContext]) -> Vec<RowWriter<u64>> {
+        let mut columns = Columns::new();
+        columns.bind("key", true, |&n| n % KEYS);
+        columns.bind("n", false, |&n: &u64| n);
+        self.begin(contexts, &columns)
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        self.step(random);
+    }
+
+    fn crash(&mut self, sinks: Vec<RowWriter<u64>>, random: &mut Random) {
+        self.crash(sinks, random);
+    }
 
     fn check(&mut self, positions: &[u64], all: bool) {
         let tables = self.server.0.lock().unwrap().0.clone();
         check_rows(tables.rows, tables.by_key, positions, all);
+    }
+}
+
+/// The same with a changelog.
+#[derive(Default)]
+struct FakeChangelog(Fake);
+
+/// The columns of its table: the key first.
+fn entries() -> Columns<Changed<Entry>> {
+    let mut columns = Columns::new();
+    columns.bind("key", true, |e: &Entry| e.key);
+    columns.bind("grade", true, |e| e.grade);
+    columns.bind("n", false, |e| e.n);
+    columns.of_changes(true)
+}
+
+impl World for FakeChangelog {
+    type Sink = Changes<RowWriter<Changed<Entry>>>;
+
+    fn open(&mut self, contexts: &[OpenContext]) -> Vec<Self::Sink> {
+        self.0.begin(contexts, &entries()).into_iter().map(Changes).collect()
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        self.0.step(random);
+    }
+
+    fn crash(&mut self, sinks: Vec<Self::Sink>, random: &mut Random) {
+        self.0.crash(sinks.into_iter().map(|sink| sink.0).collect(), random);
+    }
+
+    fn check(&mut self, positions: &[u64], all: bool) {
+        let by_grade = self.0.server.0.lock().unwrap().0.by_grade.clone();
+        let mut rows: Vec<_> = by_grade.into_values().collect();
+        rows.sort_unstable();
+        check_changelog(&rows, positions, all);
     }
 }
 
@@ -165,6 +235,59 @@ pub(crate) fn check_rows(
 fn nothing_is_lost_and_nothing_repeated_in_3000_schedules() {
     for seed in 0..3_000 {
         model::play(&mut Fake::default(), seed, 150, 15);
+    }
+}
+
+#[test]
+fn the_table_of_a_changelog_is_that_of_an_epoch_in_3000_schedules() {
+    for seed in 10_000..13_000 {
+        model::play(&mut FakeChangelog::default(), seed, 150, 15);
+    }
+}
+
+/// Writes changes into a sink without checkpoints; its notes as the kinds of their rows.
+fn notes(columns: Columns<Changed<Entry>>, changes: &[Changed<Entry>]) -> Result<String, String> {
+    let mut cx = context(&mut Engine::default());
+    cx.durability.checkpoints = false;
+    let server = Server::default();
+    let (office, mut desk) = RowOffice::new("fake".into(), &cx, server.clone());
+    let mut sink = office.open(&cx, columns, Limits::default(), false);
+    for &change in changes {
+        sink.write(Timestamp::default(), change).map_err(|error| error.to_string())?;
+    }
+    sink.flush().unwrap();
+    while desk.step() == Step::Worked {}
+    let kinds = server.0.lock().unwrap().0.kinds.clone();
+    Ok(kinds.concat())
+}
+
+#[test]
+fn the_halves_of_an_update_become_one_where_the_key_stays() {
+    let entry = |grade, n| Entry { key: 1, grade, n };
+    let [before, after] = Changed::update(entry(1, 1), entry(1, 2));
+    let [_, elsewhere] = Changed::update(entry(1, 1), entry(2, 2));
+    let kinds = |changes: &[_]| notes(entries(), changes).unwrap();
+    assert_eq!(kinds(&[before, after]), "+U");
+    assert_eq!(kinds(&[before, elsewhere]), "-U+U");
+    assert_eq!(kinds(&[after, before]), "+U-U");
+    assert_eq!(kinds(&[before, before, after, after]), "-U+U+U");
+    assert_eq!(kinds(&[Changed::delete(entry(1, 1)), after]), "-D+U");
+    assert_eq!(kinds(&[before, Changed::delete(entry(1, 1)), after]), "-U-D+U");
+}
+
+#[test]
+fn a_table_without_a_key_takes_inserts_alone_and_says_so() {
+    let mut columns = Columns::new();
+    columns.bind("key", false, |e: &Entry| e.key);
+    columns.bind("grade", false, |e| e.grade);
+    columns.bind("n", false, |e| e.n);
+    let columns = columns.of_changes(true);
+    let entry = Entry { key: 1, grade: 1, n: 1 };
+    let inserts = [Changed::insert(entry); 2];
+    assert_eq!(notes(columns.clone(), &inserts).unwrap(), "+I+I");
+    for change in Changed::update(entry, entry).into_iter().chain([Changed::delete(entry)]) {
+        let why = notes(columns.clone(), &[change]).unwrap_err();
+        assert!(why.contains(change.kind.name()) && why.contains("`kind_column`"), "{why}");
     }
 }
 

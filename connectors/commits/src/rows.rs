@@ -15,6 +15,7 @@ use crate::database::{Applied, Database, apply, look};
 use crate::desk::{Clerk, Desk, Progress, Trouble};
 use crate::ledger::{Ledger, Message, Work};
 use crate::office::{Common, Port};
+use crate::refused::{Refusal, Refused};
 use crate::writer::{Limits, RowWriter};
 
 /// What the thread has done for one instance in this run.
@@ -87,6 +88,7 @@ impl RowOffice {
             ledger: Ledger::new(cx.instances),
             common: Arc::clone(&common),
             current: None,
+            refused: 0,
             meters: Meters::new(cx),
         };
         let desk = Desk::new(clerk, inbox, Arc::clone(&common));
@@ -145,6 +147,8 @@ pub struct RowClerk<D> {
     ledger: Ledger,
     common: Arc<Common<RowPort>>,
     current: Option<Work>,
+    /// The rows that were refused in this run.
+    refused: u64,
     meters: Meters,
 }
 
@@ -194,13 +198,13 @@ impl<D: Database> Clerk for RowClerk<D> {
 }
 
 impl<D> RowClerk<D> {
-    fn tell(&self, work: &Work, applied: &Applied) {
+    fn tell(&mut self, work: &Work, applied: &Applied) {
+        self.tell_refused(&applied.written.refused);
         let name = self.common.name();
         if !work.is_empty() {
             self.meters.transactions.increment(1);
         }
         self.meters.rows.increment(applied.written.rows);
-        self.meters.refused.increment(applied.written.refused);
         self.meters.skipped.increment(applied.skipped);
         for forgotten in &applied.forgotten {
             warn!(
@@ -217,6 +221,19 @@ impl<D> RowClerk<D> {
                 "{name}: committed again up to epoch {}: {} rows; {} notes had been applied",
                 work.upto, applied.written.rows, applied.skipped
             );
+        }
+    }
+
+    /// Logs the first row that was refused, the second, the fourth, and so on.
+    fn tell_refused(&mut self, refused: &Refused) {
+        let before = self.refused;
+        self.refused += refused.count;
+        self.meters.refused.increment(refused.count);
+        if let Some(Refusal { row, why }) = refused.first.first()
+            && (before + 1).next_power_of_two() <= self.refused
+        {
+            let (name, count) = (self.common.name(), self.refused);
+            warn!("{name}: a row was left out: {why}; the row: {row} ({count} so far)");
         }
     }
 

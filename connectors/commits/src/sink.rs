@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use thalweg_kernel::{ConfigError, ConnectorError, OpenContext, SinkSpec, Str};
+use thalweg_kernel::{Changed, ConfigError, ConnectorError, OpenContext, SinkSpec, Str};
 
 use crate::cell::Cell;
 use crate::columns::{Column, Columns};
@@ -24,11 +24,11 @@ pub trait Server: 'static {
     /// Kind and address for the job graph and for errors, without secrets.
     fn name(address: &Self::Address) -> String;
 
-    /// Checks the address and the table's name. Connects to nothing.
+    /// Checks the address, and the names of the table and its columns. Connects to nothing.
     ///
     /// # Errors
     /// Names what will not do.
-    fn check(address: &Self::Address, table: &str) -> Result<(), ConfigError>;
+    fn check(address: &Self::Address, table: &str, columns: &[Column]) -> Result<(), ConfigError>;
 
     /// Opens the database. What can be waited out is left to the first transaction.
     ///
@@ -46,6 +46,8 @@ pub struct Target<A> {
     pub table: String,
     /// Its columns that are written.
     pub columns: Vec<Column>,
+    /// Rows leave the table too, by their key.
+    pub deletes: bool,
     /// The job's name.
     pub job: Str,
     /// The sink's stable name.
@@ -63,6 +65,9 @@ pub struct Target<A> {
 /// another connection sees whole epochs only, and no crash makes one appear twice or not at all; see
 /// the [crate](crate). Without checkpoints, or with [`at_least_once`](Self::at_least_once), rows are applied
 /// as they come.
+///
+/// A stream of changes ([`Changed`]) is written in one of two ways: [`changelog`](Self::changelog) makes the table
+/// follow it, [`kind_column`](Self::kind_column) keeps every change as a row.
 ///
 /// A row that the table refuses for what it holds (a constraint, a number out of range) is left out, logged,
 /// and counted in `thalweg_sql_refused_rows_total`. What passes (a lock, a full disk, a server that is away)
@@ -131,6 +136,55 @@ impl<T, S: Server> RowSink<T, S> {
         self
     }
 
+    /// Lets the table follow a changelog, whose rows the columns bound so far are of: an insert or an
+    /// update-after puts its row in the place of the one with its key; a delete takes the row with its key
+    /// away. So does an update-before, unless an update-after with its key follows at once: the two are one
+    /// update.
+    ///
+    /// The changes of one key must come through one shard, in their order: let the stream be keyed by the
+    /// columns of the table's key, or run on one shard. The table has after each epoch what the changes up to that
+    /// epoch come to. [At least once](Self::at_least_once) a row may be away for a moment between the two
+    /// halves of its update, and a crash repeats changes of the last moments, in their order.
+    ///
+    /// A table without key columns takes inserts alone: the first other change ends the job, and says why.
+    ///
+    /// ```no_run
+    /// # use thalweg_commits::{RowSink, Server};
+    /// # use thalweg_kernel::{Changed, SinkSpec};
+    /// struct Count { device: String, count: u64 }
+    ///
+    /// # fn into<S: Server>(sink: RowSink<Count, S>) -> impl SinkSpec<Changed<Count>> {
+    /// sink.key_text("device", |c: &Count| c.device.as_str()).column("count", |c| c.count).changelog()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn changelog(self) -> RowSink<Changed<T>, S>
+    where
+        T: 'static,
+    {
+        self.of_changes(true)
+    }
+
+    /// Keeps every change of a changelog as a row of its own, whose kind (`+I`, `-U`, `+U`, `-D`) stands in the
+    /// text column `name`. The columns bound so far are of the changelog's rows. Where some are bound as key,
+    /// the table has the newest change of each key, also where that is a delete.
+    #[must_use]
+    pub fn kind_column(self, name: impl Into<String>) -> RowSink<Changed<T>, S>
+    where
+        T: 'static,
+    {
+        self.of_changes(false).column(name, |change: &Changed<T>| change.kind)
+    }
+
+    fn of_changes(self, follows: bool) -> RowSink<Changed<T>, S>
+    where
+        T: 'static,
+    {
+        let Self { address, table, columns, limits, at_least_once } = self;
+        let columns = columns.of_changes(follows);
+        RowSink { address, table, columns, limits, at_least_once }
+    }
+
     /// Applies rows as they come, also in a job with checkpoints: after a crash some may be there twice.
     #[must_use]
     pub fn at_least_once(mut self) -> Self {
@@ -163,7 +217,7 @@ impl<T, S: Server> RowSink<T, S> {
             let allowed = format!("a table's name, other than {COMMITS}");
             return Err(ConfigError::new("table", table, allowed));
         }
-        S::check(&self.address, table)?;
+        S::check(&self.address, table, &self.columns.names())?;
         for (key, value) in
             [("held_rows_max", self.limits.rows_max), ("outbox_bytes_max", self.limits.bytes_max)]
         {
@@ -187,6 +241,7 @@ impl<T, S: Server> RowSink<T, S> {
             address: self.address.clone(),
             table: self.table.clone(),
             columns: self.columns.names(),
+            deletes: self.columns.kind().is_some() && self.columns.has_key(),
             job: cx.job.clone(),
             sink: if stable.is_empty() { cx.operator.clone() } else { stable.clone() },
         };

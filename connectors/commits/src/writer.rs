@@ -1,11 +1,20 @@
 //! [`RowWriter`]: the sink's instance on a shard.
+//!
+//! # Changelogs
+//! A row that leaves the table is written with its key alone. An update-before whose update-after follows with
+//! the key of the row before is left out: the two are one update, which replaces the row. Where the key changes, the
+//! update-before takes the row of the old key away. A note never ends between the two, so at least once
+//! a reader does not see the table without the row, unless a flush comes between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use bytes::Bytes;
-use thalweg_kernel::{ConnectorError, Durability, Epoch, Pending, PendingId, Sink, Timestamp};
+use thalweg_kernel::defects::{Defect, seeded};
+use thalweg_kernel::{
+    ConnectorError, Durability, Epoch, Pending, PendingId, RowKind, Sink, Timestamp,
+};
 
 use crate::columns::Columns;
 use crate::ledger::{Direct, Held, Message};
@@ -39,6 +48,10 @@ pub struct RowWriter<T> {
     /// The note under construction, and its rows.
     open: Vec<u8>,
     open_rows: u64,
+    /// Where the last row of it begins, if that is an update-before.
+    before: Option<usize>,
+    /// The key of a row.
+    key: Vec<u8>,
     /// Finished notes of the open epoch.
     full: Vec<(Bytes, u64)>,
     /// Notes of epochs that do not exist yet, as far as is known.
@@ -74,12 +87,14 @@ impl<T> RowWriter<T> {
         });
         let restored = durability.restored.unwrap_or_default();
         let writer = Self {
-            head: note::begin(&columns.names()),
+            head: note::begin(&columns.names(), columns.kind().is_some()),
             columns,
             limits,
             holds,
             open: Vec::new(),
             open_rows: 0,
+            before: None,
+            key: Vec::new(),
             full: Vec::new(),
             sealed: VecDeque::new(),
             stored: durability.pending.iter().map(|(id, _)| *id).collect(),
@@ -101,8 +116,48 @@ impl<T> RowWriter<T> {
         let _ = self.to_desk.send(message);
     }
 
+    /// Adds a row that does what its kind says.
+    fn change(&mut self, kind: RowKind, record: &T) -> Result<(), ConnectorError> {
+        if kind != RowKind::Insert && !self.columns.has_key() {
+            return Err(self.takes_inserts_only(kind));
+        }
+        let (before, at) = (self.before.take(), self.open.len());
+        self.open.push(kind.to_byte());
+        if !kind.puts() {
+            self.columns.write_key(record, &mut self.open);
+            self.open_rows += 1;
+            self.before = (kind == RowKind::UpdateBefore).then_some(at);
+            return Ok(());
+        }
+        self.columns.write(record, &mut self.open);
+        if let Some(before) = before {
+            self.key.clear();
+            self.columns.write_key(record, &mut self.key);
+            if self.open[before + 1..at] == self.key[..] {
+                if seeded(Defect::SqliteUpdateBeforeLast) {
+                    self.open[before..].rotate_left(at - before);
+                } else {
+                    self.open.drain(before..at);
+                }
+                return Ok(());
+            }
+        }
+        self.open_rows += 1;
+        Ok(())
+    }
+
+    #[cold]
+    fn takes_inserts_only(&self, kind: RowKind) -> ConnectorError {
+        let what = format!(
+            "the table has no key, so it takes new rows alone, and a change of kind {kind} has come: bind \
+             the columns of its key with `key`, or let `kind_column` keep every change as a row"
+        );
+        self.common.error(what).lasting()
+    }
+
     /// Finishes the open note.
     fn finish_note(&mut self) {
+        self.before = None;
         if self.open_rows == 0 {
             return;
         }
@@ -147,9 +202,14 @@ impl<T> Sink<T> for RowWriter<T> {
         if self.open.is_empty() {
             self.open.extend_from_slice(&self.head);
         }
-        self.columns.write(&value, &mut self.open);
-        self.open_rows += 1;
-        if self.open.len() >= NOTE_BYTES {
+        match self.columns.kind() {
+            None => {
+                self.columns.write(&value, &mut self.open);
+                self.open_rows += 1;
+            }
+            Some(kind) => self.change(kind(&value), &value)?,
+        }
+        if self.open.len() >= NOTE_BYTES && self.before.is_none() {
             self.finish_note();
         }
         Ok(())

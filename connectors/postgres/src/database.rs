@@ -4,11 +4,17 @@
 //! ```text
 //! BEGIN; pg_advisory_xact_lock(job, sink)      nobody else begins for this sink
 //! SELECT .. FROM thalweg_commits               what was applied already
-//! SAVEPOINT; INSERT .. SELECT FROM unnest(..) ON CONFLICT ..; RELEASE      for each note, in one go
+//! SAVEPOINT; DELETE .. USING unnest(..); INSERT .. SELECT FROM unnest(..) ON CONFLICT ..; RELEASE
+//!                                              for each note, in one go
 //! INSERT INTO thalweg_commits ..; COMMIT       in one go
 //! ```
 //! Rows go as one array a column, and nothing is prepared beforehand: a note (256 KiB) is one statement and one
 //! round trip, and poolers need not know the session.
+//!
+//! # Rows that leave the table
+//! Of the changes of one key in a note only the last one is sent: its row is put, or deleted. So no order is left
+//! between the two statements, unless PostgreSQL takes keys for equal that differ for us (`citext`, `real`,
+//! `numeric(6,2)`). Such notes are halved until rows only come or only leave, and the halves keep the order.
 //!
 //! # When the connection breaks
 //! Then nobody knows what became of the transaction. Nobody needs to: it is tried again from its beginning,
@@ -32,7 +38,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{join, join3};
+use futures_util::future::{join, join4};
 use thalweg_commits::sink::Target;
 use thalweg_commits::{Commit, Database, Note, Transaction, Trouble, Written};
 use thalweg_kernel::Epoch;
@@ -42,7 +48,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 use tracing::warn;
 
-use crate::batch::Rows;
+use crate::batch::{Array, Rows};
 use crate::config::PostgresConfig;
 use crate::session::{LOCK_MS_MAX, ROW_LOCK_MS_MAX, Session, runtime};
 use crate::statements;
@@ -56,15 +62,23 @@ pub struct Postgres {
     runtime: Runtime,
     target: Target<PostgresConfig>,
     session: Option<Session>,
-    /// The statement for notes with this head: nearly always the same.
-    insert: (Vec<u8>, String),
-    refused: u64,
+    statements: Statements,
+}
+
+/// The statements for notes with this head: nearly always the same.
+#[derive(Default)]
+struct Statements {
+    head: Vec<u8>,
+    insert: String,
+    delete: String,
+    /// Keys that differ for us differ in the table.
+    tells_keys_apart: bool,
 }
 
 impl Postgres {
     pub(crate) fn open(target: Target<PostgresConfig>) -> Result<Self, Trouble> {
-        let insert = Default::default();
-        Ok(Self { runtime: runtime()?, target, session: None, insert, refused: 0 })
+        let statements = Statements::default();
+        Ok(Self { runtime: runtime()?, target, session: None, statements })
     }
 
     /// Makes a session if there is none, and begins a transaction in it.
@@ -73,7 +87,7 @@ impl Postgres {
             let opened = self.runtime.block_on(Session::open(&self.target))?;
             self.session = Some(opened);
             // The table may be another by now.
-            self.insert = Default::default();
+            self.statements = Statements::default();
         }
         let Some(Session { client, .. }) = &self.session else { return Err(gone()) };
         let Target { job, sink, .. } = &self.target;
@@ -163,7 +177,7 @@ impl Open<'_> {
     }
 
     fn try_ask<T>(
-        &mut self,
+        &self,
         question: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Trouble> {
         let Some(Session { client, .. }) = &self.postgres.session else { return Err(gone()) };
@@ -176,51 +190,73 @@ impl Open<'_> {
         self.postgres.failed(error)
     }
 
-    /// Inserts the rows `from..to` of a note; how many were refused.
-    fn insert(&mut self, rows: &Rows<'_>, from: usize, to: usize) -> Result<u64, Trouble> {
-        let Some(arrays) = rows.arrays(&rows.last_of_each(from, to)) else {
-            return Err(Trouble::Lasting(
-                "a note holds a value of another kind than its column".into(),
-            ));
+    /// Lets the table follow the rows `from..to` of a note.
+    fn follow(
+        &mut self,
+        rows: &Rows<'_>,
+        (from, to): (usize, usize),
+        written: &mut Written,
+    ) -> Result<(), Trouble> {
+        let middle = from + (to - from) / 2;
+        if rows.is_mixed(from, to) && !self.postgres.statements.tells_keys_apart {
+            self.follow(rows, (from, middle), written)?;
+            return self.follow(rows, (middle, to), written);
+        }
+        let Err(error) = self.try_follow(rows, from, to)? else {
+            written.rows += (to - from) as u64;
+            return Ok(());
         };
-        let parameters: Vec<_> = arrays.iter().map(|array| array.parameter()).collect();
-        let sql = std::mem::take(&mut self.postgres.insert.1);
-        let inserted = self.try_ask(async |client| {
-            let answers = join3(
-                client.batch_execute("SAVEPOINT note"),
-                client.execute_typed(&sql, &parameters),
-                client.batch_execute("RELEASE SAVEPOINT note"),
-            );
-            let (begun, inserted, released) = answers.await;
-            begun?;
-            inserted?;
-            released
-        });
-        self.postgres.insert.1 = sql;
-        let error = match inserted? {
-            Ok(()) => return Ok(0),
-            Err(error) if refuses(&error, rows.columns()) => error,
-            Err(error) => return Err(self.failed(&error)),
-        };
+        if !refuses(&error, rows.columns()) {
+            return Err(self.failed(&error));
+        }
         let undo = "ROLLBACK TO SAVEPOINT note; RELEASE SAVEPOINT note";
         self.ask(async |client| client.batch_execute(undo).await)?;
         if to - from > 1 {
-            let middle = from + (to - from) / 2;
             // In this order: the later row of a key wins.
-            return Ok(self.insert(rows, from, middle)? + self.insert(rows, middle, to)?);
+            self.follow(rows, (from, middle), written)?;
+            return self.follow(rows, (middle, to), written);
         }
-        self.postgres.refused += 1;
-        tell_refused(&self.postgres.target, self.postgres.refused, &error);
-        Ok(1)
+        written.refused.add(rows.columns(), rows.row(from), text(&error));
+        Ok(())
     }
-}
 
-#[cold]
-fn tell_refused(target: &Target<PostgresConfig>, count: u64, error: &Error) {
-    if count.is_power_of_two() {
-        let Target { address, table, .. } = target;
-        let why = text(error);
-        warn!("postgres {address} {table}: a row was left out: {why} ({count} so far)");
+    /// As [`follow`](Self::follow), all or none.
+    fn try_follow(
+        &mut self,
+        rows: &Rows<'_>,
+        from: usize,
+        to: usize,
+    ) -> Result<Result<(), Error>, Trouble> {
+        let last = rows.last_of_each(from, to);
+        let (leave, come): (Vec<_>, Vec<_>) = last.into_iter().partition(|&row| rows.leaves(row));
+        let (Some(leaving), Some(coming)) = (rows.arrays(&leave, true), rows.arrays(&come, false))
+        else {
+            let what = "a note holds a value of another kind than its column";
+            return Err(Trouble::Lasting(what.into()));
+        };
+        let keys: Vec<_> = leaving.iter().map(Array::parameter).collect();
+        let values: Vec<_> = coming.iter().map(Array::parameter).collect();
+        let Statements { insert, delete, .. } = &self.postgres.statements;
+        if !leave.is_empty() && delete.is_empty() {
+            return Err(Trouble::Lasting("a note deletes rows that have no key".into()));
+        }
+        self.try_ask(async |client| {
+            let execute = async |sql, parameters, rows: &[usize]| match rows {
+                [] => Ok(0),
+                _ => client.execute_typed(sql, parameters).await,
+            };
+            let answers = join4(
+                client.batch_execute("SAVEPOINT note"),
+                execute(delete, &keys, &leave),
+                execute(insert, &values, &come),
+                client.batch_execute("RELEASE SAVEPOINT note"),
+            );
+            let (begun, deleted, inserted, released) = answers.await;
+            begun?;
+            deleted?;
+            inserted?;
+            released
+        })
     }
 }
 
@@ -244,17 +280,27 @@ impl Transaction for Open<'_> {
         Ok(())
     }
 
-    fn write(&mut self, mut note: Note<'_>) -> Result<Written, Trouble> {
-        let Postgres { target, session, insert, .. } = &mut *self.postgres;
-        if insert.0 != note.head() {
-            let Some(Session { shape, .. }) = session else { return Err(gone()) };
-            let sql = statements::insert(&target.table, note.columns(), shape, false);
-            let sql = sql.map_err(|why| Trouble::Final(format!("table {} {why}", target.table)))?;
-            *insert = (note.head().to_vec(), sql);
+    fn write(&mut self, mut note: Note<'_>, written: &mut Written) -> Result<(), Trouble> {
+        let Postgres { target: Target { table, .. }, session, statements, .. } =
+            &mut *self.postgres;
+        let Some(Session { shape, .. }) = session else { return Err(gone()) };
+        if statements.head != note.head() {
+            let wrong = |why| Trouble::Final(format!("table {table} {why}"));
+            let columns = note.columns();
+            *statements = Statements {
+                head: note.head().to_vec(),
+                insert: statements::insert(table, columns, shape, false).map_err(wrong)?,
+                delete: statements::delete(table, columns, shape, false)
+                    .map_err(wrong)?
+                    .unwrap_or_default(),
+                tells_keys_apart: shape.tells_keys_apart(columns),
+            };
         }
-        let rows = Rows::read(&mut note)?;
-        let refused = self.insert(&rows, 0, rows.len())?;
-        Ok(Written { rows: rows.len() as u64 - refused, refused })
+        let rows = Rows::read(&mut note, shape, &mut written.refused)?;
+        if rows.len() == 0 {
+            return Ok(());
+        }
+        self.follow(&rows, (0, rows.len()), written)
     }
 
     fn commit(mut self) -> Result<(), Trouble> {

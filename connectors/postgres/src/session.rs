@@ -106,6 +106,7 @@ impl Session {
             base: row.get(2),
             category: row.get(3),
             needed: row.get(4),
+            loose: row.get(5),
         });
         self.shape = Shape(found.collect());
         self.check(target).await
@@ -118,18 +119,22 @@ impl Session {
         self.shape.check(columns).map_err(wrong)?;
         let insert = statements::insert(table, columns, &self.shape, true).map_err(wrong)?;
         match self.client.batch_execute(&format!("EXPLAIN {insert}")).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(error) if error.code().is_some_and(|code| code.code() == "42P10") => {
                 let keys: Vec<_> =
                     columns.iter().filter(|column| column.key).map(|c| c.name.as_str()).collect();
                 let keys = keys.join(", ");
-                Err(wrong(format!(
+                return Err(wrong(format!(
                     "has no primary key or unique index on exactly ({keys}): create one, or bind \
                      those columns that are its key with `key`"
-                )))
+                )));
             }
-            Err(error) => Err(trouble(&error)),
+            Err(error) => return Err(trouble(&error)),
         }
+        let delete = statements::delete(table, columns, &self.shape, true).map_err(wrong)?;
+        let Some(delete) = delete.filter(|_| target.deletes) else { return Ok(()) };
+        let explained = self.client.batch_execute(&format!("EXPLAIN {delete}")).await;
+        explained.map_err(|error| trouble(&error))
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`PostgresSink`]: rows into a table of a PostgreSQL database.
 
-use thalweg_commits::Trouble;
 use thalweg_commits::sink::{RowSink, Server, Target};
+use thalweg_commits::{Column, Trouble};
 use thalweg_kernel::ConfigError;
 
 use crate::config::PostgresConfig;
@@ -16,7 +16,8 @@ const NAME_BYTES_MAX: usize = 63;
 /// A table that is not there is created with columns of `bigint`, `double precision`, `text` and `bytea`. One
 /// that is there may have others: smaller numbers, `numeric`, `boolean` and `timestamptz` for integers
 /// (milliseconds since 1970), `varchar`, `json`, `uuid` and enums for text. A value that does not fit its
-/// column (out of range, text with a NUL byte, no JSON) has its row left out, logged and counted. Tables are
+/// column (out of range, text with a NUL byte, no JSON) has its row left out, logged and counted. Integers beyond 64
+/// bits (`u64`, `i128`) fit into a column of type `numeric`. Tables are
 /// found, and created, as the `search_path` says; it can be set in the URL: `?options=-csearch_path%3Dplant`.
 ///
 /// ```no_run
@@ -47,10 +48,13 @@ impl Server for PostgresServer {
         format!("postgres {config}")
     }
 
-    fn check(config: &PostgresConfig, table: &str) -> Result<(), ConfigError> {
-        if table.len() > NAME_BYTES_MAX {
-            let allowed = format!("a table's name, of at most {NAME_BYTES_MAX} bytes");
-            return Err(ConfigError::new("table", table, allowed));
+    fn check(config: &PostgresConfig, table: &str, columns: &[Column]) -> Result<(), ConfigError> {
+        let columns = columns.iter().map(|column| ("column", column.name.as_str()));
+        for (key, name) in [("table", table)].into_iter().chain(columns) {
+            if name.len() > NAME_BYTES_MAX {
+                let allowed = format!("a {key}'s name, of at most {NAME_BYTES_MAX} bytes");
+                return Err(ConfigError::new(key, name, allowed));
+            }
         }
         config.check()
     }

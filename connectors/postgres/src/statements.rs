@@ -52,12 +52,14 @@ pub(crate) const SET_COMMITS: &str = "INSERT INTO thalweg_commits \
 pub(crate) const FORGET_COMMITS: &str =
     "DELETE FROM thalweg_commits WHERE job = $1 AND sink = $2 AND instance = ANY($3)";
 
-/// The columns of a table.
+/// The columns of a table. (Servers before version 12 know deterministic collations alone, and no such column.)
 pub(crate) const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), \
     COALESCE(b.typname, t.typname)::text, t.typcategory::text, \
-    a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' \
+    a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', \
+    COALESCE(to_jsonb(c) ->> 'collisdeterministic', 'true') = 'false' \
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
     LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype \
+    LEFT JOIN pg_collation c ON c.oid = a.attcollation \
     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
 /// Begins a transaction that waits at most so long for a lock, and then for that of `number`. Read committed,
@@ -121,22 +123,11 @@ pub(crate) fn insert(
     shape: &Shape,
     empty: bool,
 ) -> Result<String, String> {
-    let mut values = Vec::with_capacity(columns.len());
-    let (mut arrays, mut names) = (Vec::new(), Vec::new());
-    for (place, column) in (1..).zip(columns) {
-        values.push(shape.expression(column, &format!("r.c{place}"))?);
-        let array = if empty { "'{}'".to_owned() } else { format!("${place}") };
-        arrays.push(format!("{array}::{}[]", type_of(column.kind)));
-        names.push(format!("c{place}"));
-    }
-    let mut sql = format!(
-        "INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS r({})",
-        quoted(table),
-        list(columns.iter()),
-        values.join(", "),
-        arrays.join(", "),
-        names.join(", ")
-    );
+    let (rows, names) = rows_of(columns.iter(), shape, empty);
+    let values = columns.iter().zip(&names).map(|(column, name)| shape.expression(column, name));
+    let values = values.collect::<Result<Vec<_>, _>>()?.join(", ");
+    let into = list(columns.iter());
+    let mut sql = format!("INSERT INTO {} ({into}) SELECT {values} FROM {rows}", quoted(table));
     if !columns.iter().any(|column| column.key) {
         return Ok(sql);
     }
@@ -153,6 +144,44 @@ pub(crate) fn insert(
         let _ = write!(sql, "{comma}{name} = EXCLUDED.{name}");
     }
     Ok(sql)
+}
+
+/// Deletes the rows with keys that come as one array a column; none where no column is of the key. `empty`: as
+/// for [`insert`].
+pub(crate) fn delete(
+    table: &str,
+    columns: &[Column],
+    shape: &Shape,
+    empty: bool,
+) -> Result<Option<String>, String> {
+    let key: Vec<_> = columns.iter().filter(|column| column.key).collect();
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let (rows, names) = rows_of(key.iter().copied(), shape, empty);
+    let equal = |(column, name): (&&Column, &String)| {
+        let value = shape.comparand(column, name)?;
+        Ok(format!("t.{} = {value}", quoted(&column.name)))
+    };
+    let equal = key.iter().zip(&names).map(equal).collect::<Result<Vec<_>, String>>()?;
+    let equal = equal.join(" AND ");
+    Ok(Some(format!("DELETE FROM {} AS t USING {rows} WHERE {equal}", quoted(table))))
+}
+
+/// Rows that come as one array a column, to select from, and the names of their columns.
+fn rows_of<'a>(
+    columns: impl Iterator<Item = &'a Column>,
+    shape: &Shape,
+    empty: bool,
+) -> (String, Vec<String>) {
+    let (mut arrays, mut names) = (Vec::new(), Vec::new());
+    for (place, column) in (1..).zip(columns) {
+        let array = if empty { "'{}'".to_owned() } else { format!("${place}") };
+        arrays.push(format!("{array}::{}[]", shape.travels_as(column)));
+        names.push(format!("c{place}"));
+    }
+    let rows = format!("unnest({}) AS r({})", arrays.join(", "), names.join(", "));
+    (rows, names.iter().map(|name| format!("r.{name}")).collect())
 }
 
 #[cfg(test)]
@@ -175,6 +204,7 @@ mod tests {
             base: base.into(),
             category: category.into(),
             needed: false,
+            loose: false,
         };
         let shape = Shape(vec![found("a\"b", "text", "S"), found("n", "bool", "B")]);
         assert_eq!(
@@ -186,6 +216,12 @@ mod tests {
         let keys = insert("t", &columns[..1], &shape, true).unwrap();
         assert!(keys.contains("unnest('{}'::text[])") && keys.ends_with("DO NOTHING"), "{keys}");
         assert!(insert("t", &columns[1..], &shape, false).unwrap().ends_with("r(c1)"));
+        assert_eq!(
+            delete("t", &columns, &shape, false).unwrap().unwrap(),
+            "DELETE FROM \"t\" AS t USING unnest($1::text[]) AS r(c1) \
+             WHERE t.\"a\"\"b\" = (r.c1)::text"
+        );
+        assert_eq!(delete("t", &columns[1..], &shape, false), Ok(None));
     }
 
     #[test]

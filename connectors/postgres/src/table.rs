@@ -17,6 +17,8 @@ pub(crate) struct Found {
     pub(crate) category: String,
     /// It takes no NULL and has no default.
     pub(crate) needed: bool,
+    /// Its collation takes different texts for equal.
+    pub(crate) loose: bool,
 }
 
 /// The columns of a table.
@@ -26,7 +28,7 @@ pub(crate) struct Shape(pub(crate) Vec<Found>);
 impl Shape {
     /// The expression that brings `value`, of kind `kind`, into a column.
     pub(crate) fn expression(&self, column: &Column, value: &str) -> Result<String, String> {
-        let Some(found) = self.0.iter().find(|found| found.name == column.name) else {
+        let Some(found) = self.found(column) else {
             let names: Vec<_> = self.0.iter().map(|found| found.name.as_str()).collect();
             return Err(format!(
                 "has no column {}; it has: {}. Add it, or write to another table",
@@ -36,7 +38,8 @@ impl Shape {
         };
         let instant = || format!("'epoch'::timestamptz + {value} * '1 ms'::interval");
         let good = match (column.kind, &*found.base) {
-            (Kind::Integer, "int8" | "int4" | "int2" | "numeric" | "float8" | "float4" | "oid")
+            (Kind::Integer, "numeric") => format!("{value}::numeric"),
+            (Kind::Integer, "int8" | "int4" | "int2" | "float8" | "float4" | "oid")
             | (Kind::Real, "float8" | "float4" | "numeric")
             | (Kind::Blob, "bytea") => value.to_owned(),
             (Kind::Integer, "bool") => format!("{value} <> 0"),
@@ -67,6 +70,57 @@ impl Shape {
         Ok(good)
     }
 
+    /// Whether a column holds integers beyond 64 bits. Its integers travel as text.
+    pub(crate) fn holds_wide(&self, column: &Column) -> bool {
+        column.kind == Kind::Integer
+            && self.found(column).is_some_and(|found| found.base == "numeric")
+    }
+
+    /// The type as which a column's values travel.
+    pub(crate) fn travels_as(&self, column: &Column) -> &'static str {
+        match column.kind {
+            Kind::Integer if self.holds_wide(column) => "text",
+            Kind::Integer => "bigint",
+            Kind::Real => "double precision",
+            Kind::Text => "text",
+            Kind::Blob => "bytea",
+        }
+    }
+
+    /// The expression for `value` as the column has it once it was inserted, to compare them.
+    pub(crate) fn comparand(&self, column: &Column, value: &str) -> Result<String, String> {
+        let expression = self.expression(column, value)?;
+        let Some(found) = self.found(column) else { return Ok(expression) };
+        Ok(match &*found.base {
+            // A cast to a length would cut what is longer, and make it another key.
+            "text" | "varchar" | "name" => format!("({expression})::text"),
+            "bpchar" => format!("({expression})::bpchar"),
+            // Compared as they are, which is exact.
+            "int8" | "int4" | "int2" => expression,
+            _ => format!("({expression})::{}", found.written),
+        })
+    }
+
+    /// Whether keys that differ for us differ in the table: no rounding, no collation, no other spelling.
+    pub(crate) fn tells_keys_apart(&self, columns: &[Column]) -> bool {
+        columns.iter().filter(|column| column.key).all(|column| {
+            let found = self.found(column);
+            found.is_some_and(|found| match (column.kind, &*found.base) {
+                (Kind::Integer, "int8" | "int4" | "int2" | "oid") | (Kind::Blob, "bytea") => true,
+                (Kind::Integer, "numeric" | "timestamptz" | "timestamp") => {
+                    !found.written.contains('(')
+                }
+                (Kind::Text, "text" | "varchar") => !found.loose,
+                (Kind::Text, _) => found.category == "E",
+                _ => false,
+            })
+        })
+    }
+
+    fn found(&self, column: &Column) -> Option<&Found> {
+        self.0.iter().find(|found| found.name == column.name)
+    }
+
     /// Checks that the table takes rows of these columns.
     pub(crate) fn check(&self, columns: &[Column]) -> Result<(), String> {
         columns.iter().try_for_each(|column| self.expression(column, "").map(drop))?;
@@ -92,6 +146,7 @@ mod tests {
             base: base.into(),
             category: category.into(),
             needed: name == "n",
+            loose: false,
         };
         Shape(vec![
             column("n", "integer", "int4", "N"),
@@ -114,6 +169,35 @@ mod tests {
         assert_eq!(written("at", Kind::Integer), "'epoch'::timestamptz + x * '1 ms'::interval");
         assert_eq!(written("who", Kind::Text), "x");
         assert_eq!(written("mood", Kind::Text), "x::mood");
+    }
+
+    #[test]
+    fn a_key_is_compared_as_it_was_inserted() {
+        let of = |written: &str, base: &str, category: &str| Found {
+            name: "k".into(),
+            written: written.into(),
+            base: base.into(),
+            category: category.into(),
+            needed: true,
+            loose: written == "loose",
+        };
+        let check = |written: &str, base: &str, category: &str, kind, expected: &str, exact| {
+            let shape = Shape(vec![of(written, base, category)]);
+            let column = Column { key: true, ..column("k", kind) };
+            assert_eq!(shape.comparand(&column, "x").unwrap(), expected, "{written}");
+            assert_eq!(shape.tells_keys_apart(&[column]), exact, "{written}");
+        };
+        let cut = "character varying(3)";
+        check("integer", "int4", "N", Kind::Integer, "x", true);
+        check("numeric", "numeric", "N", Kind::Integer, "(x::numeric)::numeric", true);
+        check("numeric(6,2)", "numeric", "N", Kind::Real, "(x)::numeric(6,2)", false);
+        check("real", "float4", "N", Kind::Real, "(x)::real", false);
+        check("boolean", "bool", "B", Kind::Integer, "(x <> 0)::boolean", false);
+        check(cut, "varchar", "S", Kind::Text, "(x)::text", true);
+        check("loose", "text", "S", Kind::Text, "(x)::text", false);
+        check("character(3)", "bpchar", "S", Kind::Text, "(x)::bpchar", false);
+        check("mood", "mood", "E", Kind::Text, "(x::mood)::mood", true);
+        check("citext", "citext", "S", Kind::Text, "(x::citext)::citext", false);
     }
 
     #[test]

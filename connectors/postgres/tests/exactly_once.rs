@@ -8,7 +8,7 @@ mod common;
 
 use common::Database;
 use thalweg_commits::model;
-use thalweg_commits::model::table::{self, Real};
+use thalweg_commits::model::table::{self, Real, RealChangelog};
 
 /// Whole jobs; each gets a database of its own.
 fn play(seeds: std::ops::Range<u64>, keyed: bool) {
@@ -26,6 +26,14 @@ fn rows_are_appended_once() {
 #[test]
 fn rows_are_replaced_in_order() {
     play(1_000..1_012, true);
+}
+
+#[test]
+fn a_changelog_is_followed() {
+    for seed in 2_000..2_012 {
+        let Some(table) = Database::new(&format!("seed {seed}")) else { return };
+        model::play(&mut RealChangelog(table), seed, 250, 25);
+    }
 }
 
 #[test]

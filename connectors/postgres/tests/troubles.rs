@@ -7,9 +7,9 @@ mod common;
 use std::thread;
 
 use common::{Database, config, sink};
-use thalweg_commits::model::Engine;
-use thalweg_commits::model::table::{Table, close, contexts, direct, epoch, until, write};
-use thalweg_kernel::{Sink, SinkSpec, Timestamp};
+use thalweg_commits::model::table::{self, Table, close, contexts, direct, epoch, until, write};
+use thalweg_commits::model::{Engine, KEYS};
+use thalweg_kernel::{Changed, RowKind, Sink, SinkSpec, Timestamp};
 use thalweg_postgres::testing::{Client, Server};
 use thalweg_postgres::{PostgresConfig, PostgresSink};
 
@@ -30,7 +30,7 @@ fn every_kind_of_value_arrives() {
         .column("real", |&n| if n == 0 { f64::NAN } else { 0.5 })
         .column("some", |&n| (n > 0).then_some(n))
         .column("blob", |_| vec![0_u8, 255])
-        .column("many", |_| u64::MAX)
+        .column("many", |_| i64::MAX as u64)
         .text("Note", |_| "");
     sink.check().unwrap();
     put(sink, 0..2);
@@ -119,6 +119,145 @@ fn sink_of(database: &Database) -> PostgresSink<u64> {
     sink(&database.url, false)
 }
 
+/// Goal: a number that a column has no place for is not another number, and `numeric` has place for all.
+#[test]
+fn integers_beyond_64_bits() {
+    let Some(database) = Database::new("beyond 64 bits") else { return };
+    let hashes = |n: u64| (i64::MAX as u64 - 2) + n;
+    put(PostgresSink::new(config(&database.url), "results").key("n", move |&n| hashes(n)), 0..6);
+    assert_eq!(database.rows(), [i64::MAX - 2, i64::MAX - 1, i64::MAX]);
+    database
+        .client
+        .query("CREATE TABLE wide (h numeric(20) PRIMARY KEY, i numeric, few numeric(3))");
+    let sink = PostgresSink::new(config(&database.url), "wide")
+        .key("h", move |&n: &u64| hashes(n))
+        .column("i", |&n| i128::MIN + i128::from(n))
+        .column("few", |&n| n * 500);
+    let mut sink = sink.changelog().open(&direct()).unwrap();
+    for n in [0, 1, 5, 2, 3] {
+        sink.write(Timestamp::default(), Changed::insert(n)).unwrap();
+    }
+    sink.write(Timestamp::default(), Changed::delete(0)).unwrap();
+    sink.write(Timestamp::default(), Changed::delete(5)).unwrap();
+    close(&mut sink).unwrap();
+    let row = format!("{}|{}|500", hashes(1), i128::MIN + 1);
+    assert_eq!(database.lines("SELECT h, i, few FROM wide ORDER BY h"), [row]);
+}
+
+/// Goal: times beyond PostgreSQL's are refused alone, as are all values out of range.
+#[test]
+fn times_out_of_range() {
+    let Some(database) = Database::new("times") else { return };
+    database.client.query("CREATE TABLE results (n bigint, at timestamptz, local timestamp)");
+    let time = |n: u64| Timestamp::from_millis([0, i64::MIN, i64::MAX, 1 << 52, 5][n as usize]);
+    let sink = PostgresSink::new(config(&database.url), "results")
+        .column("n", |&n: &u64| n)
+        .column("at", move |&n| time(n))
+        .column("local", move |&n| time(n));
+    put(sink, 0..5);
+    assert_eq!(database.rows(), [0, 3, 4]);
+}
+
+/// Goal: an update is one update, also for what hangs on the row; a row leaves with its old key.
+#[test]
+fn an_update_is_no_deletion() {
+    let Some(database) = Database::new("update") else { return };
+    database.client.query(
+        "CREATE TABLE results (key bigint, grade int2, n bigint, PRIMARY KEY (key, grade)); \
+         CREATE TABLE log (n bigint); CREATE FUNCTION gone() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN INSERT INTO log VALUES (OLD.n); RETURN OLD; END $$; \
+         CREATE TRIGGER gone AFTER DELETE ON results FOR EACH ROW EXECUTE FUNCTION gone()",
+    );
+    let mut sink = table::Changes(table::changelog(database.unbound()).open(&direct()).unwrap());
+    for version in 0..4 {
+        sink.write(Timestamp::default(), version * KEYS).unwrap();
+        // Else there would be nothing to delete: the rows of one note are sent as what they come to.
+        sink.flush().unwrap();
+        until(|| Ok(version == 3 || !database.rows().is_empty())).unwrap();
+        until(|| Ok(version == 3 || database.rows() == [(version * KEYS) as i64])).unwrap();
+    }
+    close(&mut sink).unwrap();
+    let gone = database.client.integers("SELECT n FROM log ORDER BY n");
+    assert_eq!(gone, [KEYS as i64, 2 * KEYS as i64]);
+    assert!(database.rows().is_empty());
+}
+
+/// Goal: where the server takes keys for equal that differ for us, changes of one row keep their order.
+#[test]
+fn changes_of_keys_that_only_the_server_takes_for_equal() {
+    let Some(database) = Database::new("loose") else { return };
+    let lines = |types: &str, of: &dyn Fn(u64) -> f64| {
+        database.client.query(&format!(
+            "DROP TABLE IF EXISTS loose; CREATE TABLE loose (k {types} PRIMARY KEY, n bigint)"
+        ));
+        let key: Vec<_> = (0..400).map(of).collect();
+        let sink = PostgresSink::new(config(&database.url), "loose")
+            .key("k", move |&n: &u64| key[n as usize])
+            .column("n", |&n| n);
+        let mut sink = sink.changelog().open(&direct()).unwrap();
+        // Inserts and deletes take turns.
+        for n in 0..400 {
+            let kind = if n % 3 == 2 { RowKind::Delete } else { RowKind::Insert };
+            sink.write(Timestamp::default(), Changed::new(kind, n)).unwrap();
+        }
+        close(&mut sink).unwrap();
+        database.lines("SELECT n FROM loose ORDER BY n")
+    };
+    // The newest change of each of ten keys, if that was an insert.
+    let newest = |key: &dyn Fn(u64) -> u64| -> Vec<String> {
+        let newest = (0..400).filter(|&n| (n + 1..400).all(|later| key(later) != key(n)));
+        newest.filter(|n| n % 3 != 2).map(|n| n.to_string()).collect()
+    };
+    let tenth = |n: u64| n * 7 % 10;
+    // Equal once they are rounded, and as negative zeros.
+    let rounded = lines("numeric(6,2)", &|n| tenth(n) as f64 + n as f64 / 1e6);
+    assert_eq!(rounded, newest(&tenth));
+    let signed = lines("real", &|n| if tenth(n) > 4 { 0.0 } else { -0.0 } + (n % 2) as f64);
+    assert_eq!(signed, newest(&|n| n % 2));
+    assert!(!rounded.is_empty() && !signed.is_empty());
+}
+
+/// Goal: a row is taken away by its key, whatever the types of the table's columns.
+#[test]
+fn rows_leave_by_keys_of_any_type() {
+    let Some(database) = Database::new("leave") else { return };
+    database.client.query(
+        "CREATE TYPE mood AS ENUM ('fine', 'bad'); CREATE DOMAIN short AS varchar(3); \
+         CREATE TABLE results (n int4, at timestamptz, flag boolean, d numeric(6,2), s short, c char(5), \
+         r real, b bytea, u uuid, m mood, PRIMARY KEY (n, at, flag, d, s, c, r, b, u, m))",
+    );
+    let sink = PostgresSink::new(config(&database.url), "results")
+        .key("n", |&n: &u64| n)
+        .key("at", |&n| Timestamp::from_millis(1_700_000_000_123 + n as i64))
+        .key("flag", |&n| n % 2 == 1)
+        .key("d", |&n| n as f64 / 3.0)
+        .key("s", |_| if true { "abc" } else { "" })
+        .key("c", |_| "ab")
+        .key("r", |_| 0.1)
+        .key("b", |&n| vec![n as u8])
+        .key("u", |_| "00000000-0000-0000-0000-00000000000A")
+        .key("m", |_| "bad");
+    let mut sink = sink.changelog().open(&direct()).unwrap();
+    for n in 0..6 {
+        sink.write(Timestamp::default(), Changed::insert(n)).unwrap();
+    }
+    sink.flush().unwrap();
+    until(|| Ok(database.rows().len() == 6)).unwrap();
+    for n in [1, 3, 4] {
+        sink.write(Timestamp::default(), Changed::delete(n)).unwrap();
+    }
+    close(&mut sink).unwrap();
+    assert_eq!(database.rows(), [0, 2, 5]);
+    // A key that is too long for its column is no other key.
+    database.client.query("CREATE TABLE cut (s varchar(3) PRIMARY KEY, n bigint)");
+    database.client.query("INSERT INTO cut VALUES ('abc', 1)");
+    let sink = PostgresSink::new(config(&database.url), "cut").key("s", |_: &u64| "abcd");
+    let mut sink = sink.changelog().open(&direct()).unwrap();
+    sink.write(Timestamp::default(), Changed::delete(0)).unwrap();
+    close(&mut sink).unwrap();
+    assert_eq!(database.lines("SELECT n FROM cut"), ["1"]);
+}
+
 /// Goal: keys that are equal to PostgreSQL and not to us are no error, and the later row wins.
 #[test]
 fn keys_that_only_the_server_takes_for_equal() {
@@ -179,8 +318,16 @@ fn what_cannot_be_used_says_why() {
     let why = refused(&weak, "t", false);
     assert!(why.contains("permission denied") && why.contains("GRANT"), "{why}");
     let name = "x".repeat(64);
-    let why = PostgresSink::<u64>::new(config(&weak), name).check().unwrap_err().to_string();
+    let why = PostgresSink::<u64>::new(config(&weak), &name).check().unwrap_err().to_string();
     assert!(why.contains("at most 63 bytes"), "{why}");
+    let why = PostgresSink::new(config(&weak), "t").column(name, |&n: &u64| n).check().unwrap_err();
+    assert!(why.to_string().contains("a column's name, of at most 63 bytes"), "{why}");
+    database
+        .client
+        .query("GRANT SELECT, INSERT, UPDATE ON g TO weak; CREATE UNIQUE INDEX ON g (key)");
+    let changelog = table::bound(PostgresSink::new(config(&weak), "g"), true).changelog();
+    let why = changelog.open(&direct()).err().unwrap().to_string();
+    assert!(why.contains("GRANT"), "{why}");
     let why = PostgresSink::<u64>::new(config(&weak), "thalweg_commits").check().unwrap_err();
     assert!(why.to_string().starts_with("table = \"thalweg_commits\" is not allowed"), "{why}");
 }

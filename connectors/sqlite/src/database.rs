@@ -12,14 +12,18 @@
 //! | a row that the table refuses (a constraint, a type, a size) | left out, logged, counted |
 //! | read-only, corrupt, no database, a failed write or sync | final |
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi, params};
+use rusqlite::{
+    CachedStatement, Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi, params,
+};
 use thalweg_commits::sink::Target;
 use thalweg_commits::{Column, Commit, Database, Note, Transaction, Trouble, Value, Written};
 use thalweg_kernel::Epoch;
+use thalweg_kernel::defects::{Defect, seeded};
 use tracing::warn;
 
 use crate::statements;
@@ -33,9 +37,17 @@ pub struct Sqlite {
     target: Target<PathBuf>,
     /// The tables are there and were checked.
     prepared: bool,
-    /// The statement for notes with this head: nearly always the same.
-    insert: (Vec<u8>, String),
-    refused: u64,
+    statements: Statements,
+    /// The columns of type TEXT, in lower case: they hold integers of any width, as text.
+    texts: HashSet<String>,
+}
+
+/// The statements for notes with this head: nearly always the same.
+#[derive(Default)]
+struct Statements {
+    head: Vec<u8>,
+    insert: String,
+    delete: Option<String>,
 }
 
 impl Sqlite {
@@ -50,8 +62,8 @@ impl Sqlite {
                 trouble => trouble,
             }
         })?;
-        let insert = Default::default();
-        Ok(Self { connection, target, prepared: false, insert, refused: 0 })
+        let (statements, texts) = Default::default();
+        Ok(Self { connection, target, prepared: false, statements, texts })
     }
 
     fn prepare(&mut self) -> Result<(), Trouble> {
@@ -80,22 +92,35 @@ impl Sqlite {
             transaction.execute_batch(statements::NAME_DIRECTORIES).map_err(trouble)?;
         }
         transaction.execute_batch(&statements::create(table, columns)).map_err(trouble)?;
-        check(&transaction, table, columns)?;
+        let texts = check(&transaction, &self.target)?;
         transaction.commit().map_err(trouble)?;
+        self.texts = texts;
         self.prepared = true;
         Ok(())
     }
 }
 
-/// Checks that a table that was there takes the rows.
-fn check(connection: &Connection, table: &str, columns: &[Column]) -> Result<(), Trouble> {
+/// Checks that a table that was there takes the rows. Its columns of type TEXT, in lower case.
+fn check(connection: &Connection, target: &Target<PathBuf>) -> Result<HashSet<String>, Trouble> {
+    let Target { table, columns, .. } = target;
     let mut statement = connection
         .prepare(
-            "SELECT name, \"notnull\" AND dflt_value IS NULL AND pk = 0 FROM pragma_table_info(?1)",
+            "SELECT name, \"notnull\" AND dflt_value IS NULL AND pk = 0, type \
+             FROM pragma_table_info(?1)",
         )
         .map_err(trouble)?;
+    let mut texts = HashSet::new();
     let found = statement
-        .query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?)))
+        .query_map([table], |row| {
+            let (name, kind): (String, String) = (row.get(0)?, row.get(2)?);
+            // SQLite's own rule.
+            let kind = kind.to_ascii_uppercase();
+            let is_text = ["CHAR", "CLOB", "TEXT"].iter().any(|word| kind.contains(word));
+            if is_text && !kind.contains("INT") {
+                texts.insert(name.to_lowercase());
+            }
+            Ok((name, row.get::<_, bool>(1)?))
+        })
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(trouble)?;
     let names = || found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -115,18 +140,22 @@ fn check(connection: &Connection, table: &str, columns: &[Column]) -> Result<(),
         )));
     }
     match connection.prepare(&statements::insert(table, columns)) {
-        Ok(_) => Ok(()),
+        Ok(_) => {}
         Err(error) if error.to_string().contains("ON CONFLICT") => {
             let keys: Vec<_> =
                 columns.iter().filter(|column| column.key).map(|c| c.name.as_str()).collect();
             let keys = keys.join(", ");
-            Err(Trouble::Final(format!(
+            return Err(Trouble::Final(format!(
                 "table {table} has no primary key or unique index on exactly ({keys}): create one, \
                  or bind those columns that are its key with `key`"
-            )))
+            )));
         }
-        Err(error) => Err(trouble(error)),
+        Err(error) => return Err(trouble(error)),
     }
+    if let Some(delete) = statements::delete(table, columns).filter(|_| target.deletes) {
+        connection.prepare(&delete).map_err(trouble)?;
+    }
+    Ok(texts)
 }
 
 impl Database for Sqlite {
@@ -136,11 +165,11 @@ impl Database for Sqlite {
         if !self.prepared {
             self.prepare()?;
         }
-        let Self { connection, target, insert, refused, .. } = self;
+        let Self { connection, target, statements, texts, .. } = self;
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(trouble)?;
-        Ok(Open { transaction, target, insert, refused })
+        Ok(Open { transaction, target, statements, texts })
     }
 }
 
@@ -148,8 +177,8 @@ impl Database for Sqlite {
 pub struct Open<'a> {
     transaction: rusqlite::Transaction<'a>,
     target: &'a Target<PathBuf>,
-    insert: &'a mut (Vec<u8>, String),
-    refused: &'a mut u64,
+    statements: &'a mut Statements,
+    texts: &'a HashSet<String>,
 }
 
 impl Open<'_> {
@@ -163,12 +192,15 @@ impl Open<'_> {
     }
 }
 
-#[cold]
-fn tell_refused(target: &Target<PathBuf>, count: u64, error: &rusqlite::Error) {
-    if count.is_power_of_two() {
-        let Target { address, table, .. } = target;
-        warn!("sqlite {} {table}: a row was left out: {error} ({count} so far)", address.display());
+/// Executes a statement with these cells.
+fn execute<'a>(
+    statement: &mut CachedStatement<'_>,
+    cells: impl Iterator<Item = Value<'a>>,
+) -> rusqlite::Result<()> {
+    for (place, value) in (1..).zip(cells) {
+        statement.raw_bind_parameter(place, bound(value))?;
     }
+    statement.raw_execute().map(drop)
 }
 
 impl Transaction for Open<'_> {
@@ -191,29 +223,43 @@ impl Transaction for Open<'_> {
         done.map(drop).map_err(trouble)
     }
 
-    fn write(&mut self, mut note: Note<'_>) -> Result<Written, Trouble> {
-        if self.insert.0 != note.head() {
-            let sql = statements::insert(&self.target.table, note.columns());
-            *self.insert = (note.head().to_vec(), sql);
+    fn write(&mut self, mut note: Note<'_>, written: &mut Written) -> Result<(), Trouble> {
+        if self.statements.head != note.head() {
+            let table = &self.target.table;
+            *self.statements = Statements {
+                head: note.head().to_vec(),
+                insert: statements::insert(table, note.columns()),
+                delete: statements::delete(table, note.columns()),
+            };
         }
-        let mut written = Written::default();
-        let mut statement = self.transaction.prepare_cached(&self.insert.1).map_err(trouble)?;
+        let prepare = |sql: &String| self.transaction.prepare_cached(sql);
+        let mut insert = prepare(&self.statements.insert).map_err(trouble)?;
+        let delete = self.statements.delete.as_ref().filter(|_| note.has_kinds());
+        let mut delete = delete.map(prepare).transpose().map_err(trouble)?;
+        let holds_wide = |column: &Column| self.texts.contains(&column.name.to_lowercase());
         let mut row = Vec::new();
-        while note.next_row(&mut row)? {
-            let bound = row.iter().enumerate().try_for_each(|(place, &value)| {
-                statement.raw_bind_parameter(place + 1, borrowed(value))
-            });
-            match bound.and_then(|()| statement.raw_execute()) {
-                Ok(_) => written.rows += 1,
+        while let Some(kind) = note.next_row(&mut row)? {
+            if written.refused.is_too_wide(note.columns(), &row, holds_wide) {
+                continue;
+            }
+            let done = if kind.puts() || seeded(Defect::SqliteInsertsDeleted) {
+                execute(&mut insert, row.iter().copied())
+            } else {
+                let Some(delete) = &mut delete else {
+                    return Err(Trouble::Lasting("a note deletes rows that have no key".into()));
+                };
+                let key = row.iter().zip(note.columns()).filter(|(_, column)| column.key);
+                execute(delete, key.map(|(value, _)| *value))
+            };
+            match done {
+                Ok(()) => written.rows += 1,
                 Err(error) if refuses(&error) => {
-                    written.refused += 1;
-                    *self.refused += 1;
-                    tell_refused(self.target, *self.refused, &error);
+                    written.refused.add(note.columns(), &row, &error);
                 }
                 Err(error) => return Err(trouble(error)),
             }
         }
-        Ok(written)
+        Ok(())
     }
 
     fn commit(self) -> Result<(), Trouble> {
@@ -221,10 +267,11 @@ impl Transaction for Open<'_> {
     }
 }
 
-fn borrowed(value: Value<'_>) -> ToSqlOutput<'_> {
+fn bound(value: Value<'_>) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(match value {
         Value::Null => ValueRef::Null,
         Value::Integer(number) => ValueRef::Integer(number),
+        Value::Wide(number) => return ToSqlOutput::from(number.to_string()),
         Value::Real(number) => ValueRef::Real(number),
         Value::Text(text) => ValueRef::Text(text.as_bytes()),
         Value::Blob(bytes) => ValueRef::Blob(bytes),

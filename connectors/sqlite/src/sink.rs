@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use thalweg_commits::Trouble;
 use thalweg_commits::sink::{COMMITS, RowSink, Server, Target};
+use thalweg_commits::{Column, Trouble};
 use thalweg_kernel::ConfigError;
 
 use crate::database::Sqlite;
 
 /// Writes each record as a row into a table of a SQLite file, with the effect of once; see [`RowSink`] for
-/// what it promises and what can be set. The file is created if it is not there. SQLite stores NaN as NULL.
+/// what it promises and what can be set. The file is created if it is not there. SQLite stores NaN as NULL,
+/// and no integers beyond 64 bits: their rows are refused, unless the column has the type TEXT.
 ///
 /// ```no_run
 /// # use thalweg_sqlite::SqliteSink;
@@ -38,7 +39,7 @@ impl Server for SqliteFile {
         format!("sqlite {}", path.display())
     }
 
-    fn check(path: &PathBuf, table: &str) -> Result<(), ConfigError> {
+    fn check(path: &PathBuf, table: &str, _: &[Column]) -> Result<(), ConfigError> {
         if table.starts_with("sqlite_") {
             let allowed = format!("a table's name, other than {COMMITS} and sqlite_*");
             return Err(ConfigError::new("table", table, allowed));

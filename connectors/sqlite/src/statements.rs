@@ -77,6 +77,14 @@ pub(crate) fn insert(table: &str, columns: &[Column]) -> String {
     sql
 }
 
+/// Deletes the row with a key; none where no column is of the key.
+pub(crate) fn delete(table: &str, columns: &[Column]) -> Option<String> {
+    let key = columns.iter().filter(|column| column.key).zip(1..);
+    let key: Vec<_> = key.map(|(c, n)| format!("{} = ?{n}", quoted(&c.name))).collect();
+    let whole = !key.is_empty();
+    whole.then(|| format!("DELETE FROM {} WHERE {}", quoted(table), key.join(" AND ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +108,13 @@ mod tests {
         );
         assert!(insert("t", &columns[..1]).ends_with("DO NOTHING"));
         assert_eq!(insert("t", &columns[1..]), "INSERT INTO \"t\" (\"n\") VALUES (?1)");
+    }
+
+    #[test]
+    fn a_row_is_deleted_by_its_key() {
+        let columns = ["a", "n", "b\""].map(|name| column(name, Kind::Text, name != "n"));
+        let sql = "DELETE FROM \"t\" WHERE \"a\" = ?1 AND \"b\"\"\" = ?2";
+        assert_eq!(delete("t", &columns).unwrap(), sql);
+        assert_eq!(delete("t", &columns[1..2]), None);
     }
 }

@@ -10,15 +10,17 @@ use std::path::Path;
 
 use common::File;
 use thalweg_commits::model;
-use thalweg_commits::model::table::{self, Real};
+use thalweg_commits::model::table::{self, Real, RealChangelog};
+
+/// Most of them where syncing costs nothing, so that there is time for more.
+fn file(seed: u64) -> File {
+    let memory = Path::new("/dev/shm");
+    if !seed.is_multiple_of(4) && memory.is_dir() { File::within(memory) } else { File::new() }
+}
 
 fn play(seeds: std::ops::Range<u64>, keyed: bool) {
     for seed in seeds {
-        // Most of them where syncing costs nothing, so that there is time for more.
-        let memory = Path::new("/dev/shm");
-        let table =
-            if seed % 4 > 0 && memory.is_dir() { File::within(memory) } else { File::new() };
-        model::play(&mut Real { table, keyed }, seed, 250, 25);
+        model::play(&mut Real { table: file(seed), keyed }, seed, 250, 25);
     }
 }
 
@@ -30,6 +32,13 @@ fn rows_are_appended_once() {
 #[test]
 fn rows_are_replaced_in_order() {
     play(1_000..1_120, true);
+}
+
+#[test]
+fn a_changelog_is_followed() {
+    for seed in 2_000..2_120 {
+        model::play(&mut RealChangelog(file(seed)), seed, 250, 25);
+    }
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use common::{rows, sink};
 use rusqlite::Connection;
-use thalweg_commits::model::Engine;
-use thalweg_commits::model::table::{self, close, contexts, direct, epoch, until, write};
-use thalweg_kernel::{Sink, SinkSpec, Timestamp};
+use thalweg_commits::model::table::{self, Entry, close, contexts, direct, epoch, until, write};
+use thalweg_commits::model::{Engine, KEYS};
+use thalweg_kernel::{Changed, Epoch, PendingId, RowKind, Sink, SinkSpec, Timestamp};
 use thalweg_sqlite::{RowWriter, SqliteSink};
 
 fn alone(engine: &mut Engine, path: &Path) -> RowWriter<u64> {
@@ -153,7 +153,8 @@ fn every_kind_of_value_arrives() {
         .column("real", |&n| n as f32 / 2.0)
         .column("some", |&n| (n > 0).then_some(n))
         .column("blob", |_| vec![0_u8, 255])
-        .column("many", |_| u64::MAX)
+        .column("many", |_| i64::MAX as u64)
+        .column("op", |_| RowKind::UpdateAfter)
         .text("note", |_| "");
     sink.check().unwrap();
     let mut sink = sink.open(&direct()).unwrap();
@@ -162,7 +163,7 @@ fn every_kind_of_value_arrives() {
     let table = Connection::open(&path).unwrap();
     let found: Vec<String> = table
         .prepare(
-            "SELECT concat_ws('|', text, flag, time, real, typeof(some), hex(blob), many, note) \
+            "SELECT concat_ws('|', text, flag, time, real, typeof(some), hex(blob), many, op, note) \
              FROM \"odd \"\" name\" ORDER BY flag",
         )
         .unwrap()
@@ -171,10 +172,123 @@ fn every_kind_of_value_arrives() {
         .collect::<Result<_, _>>()
         .unwrap();
     let expected = [
-        "ø|0|-5|0.0|null|00FF|9223372036854775807|",
-        "ø|1|-5|0.5|integer|00FF|9223372036854775807|",
+        "ø|0|-5|0.0|null|00FF|9223372036854775807|+U|",
+        "ø|1|-5|0.5|integer|00FF|9223372036854775807|+U|",
     ];
     assert_eq!(found, expected);
+}
+
+/// Goal: a number that SQLite has no place for is not another number.
+#[test]
+fn integers_beyond_64_bits_are_refused_unless_the_column_is_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    // Without a word, half of all hashes would be one row.
+    let hashes = |n: u64| (i64::MAX as u64 - 2) + n;
+    let sink = SqliteSink::new(&path, "results").key("n", move |&n| hashes(n));
+    let mut sink = sink.open(&direct()).unwrap();
+    write(&mut sink, 0..6).unwrap();
+    close(&mut sink).unwrap();
+    assert_eq!(rows(&path), [i64::MAX - 2, i64::MAX - 1, i64::MAX]);
+
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE texts (n VARCHAR(30) PRIMARY KEY, i INTEGER)").unwrap();
+    let sink = SqliteSink::new(&path, "texts")
+        .key("N", move |&n| hashes(n))
+        .column("i", |&n: &u64| -i128::from(n));
+    let mut sink = sink.changelog().open(&direct()).unwrap();
+    for n in 0..6 {
+        sink.write(Timestamp::default(), Changed::insert(n)).unwrap();
+    }
+    sink.write(Timestamp::default(), Changed::delete(1)).unwrap();
+    sink.write(Timestamp::default(), Changed::delete(5)).unwrap();
+    close(&mut sink).unwrap();
+    let found: Vec<String> = other
+        .prepare("SELECT concat_ws('|', n, typeof(n), i) FROM texts ORDER BY i DESC")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let row = |n: u64| format!("{}|text|-{n}", hashes(n)).replace("-0", "0");
+    assert_eq!(found, [row(0), row(2), row(3), row(4)]);
+}
+
+/// Goal: an update is one update, also for what hangs on the row; a row leaves with its old key.
+#[test]
+fn an_update_is_no_deletion() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch(
+            "CREATE TABLE results (key INTEGER, grade INTEGER, n INTEGER, PRIMARY KEY (key, grade)); \
+             CREATE TABLE log (what TEXT); \
+             CREATE TRIGGER gone AFTER DELETE ON results BEGIN INSERT INTO log VALUES (old.n); END",
+        )
+        .unwrap();
+    let sink = table::changelog(SqliteSink::new(&path, "results"));
+    let mut sink = table::Changes(sink.open(&direct()).unwrap());
+    // All numbers of key 0: inserted, updated, of another grade, deleted.
+    for version in 0..4 {
+        sink.write(Timestamp::default(), version * KEYS).unwrap();
+    }
+    close(&mut sink).unwrap();
+    let gone: Vec<i64> = other
+        .prepare("SELECT what FROM log")
+        .unwrap()
+        .query_map([], |row| row.get::<_, String>(0).map(|n| n.parse().unwrap()))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(gone, [KEYS as i64, 2 * KEYS as i64]);
+    assert!(rows(&path).is_empty());
+}
+
+/// Goal: with a kind column every change is a row; with a key, too, the newest change of each.
+#[test]
+fn a_kind_column_keeps_all_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let changes = || (0..4).flat_map(|version| Entry::changes(version * KEYS));
+    let of = |table: &str, keyed: bool| {
+        let sink = SqliteSink::new(&path, table).column("n", |e: &Entry| e.n);
+        let sink = if keyed { sink.key("key", |e| e.key) } else { sink };
+        let mut sink = sink.kind_column("op").open(&direct()).unwrap();
+        for change in changes() {
+            sink.write(Timestamp::default(), change).unwrap();
+        }
+        close(&mut sink).unwrap();
+        let other = Connection::open(&path).unwrap();
+        let mut statement = other.prepare(&format!("SELECT op || n FROM {table}")).unwrap();
+        let found = statement.query_map([], |row| row.get(0)).unwrap();
+        found.collect::<Result<Vec<String>, _>>().unwrap()
+    };
+    assert_eq!(of("history", false), ["+I0", "-U0", "+U7", "-U7", "+U14", "-D14"]);
+    assert_eq!(of("newest", true), ["-D14"]);
+}
+
+/// Goal: what a version before kinds has left in an epoch is committed.
+#[test]
+fn notes_from_before_kinds_are_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.db");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../commits/tests/golden/rows-v1.note");
+    let id = PendingId { epoch: Epoch::new(1), instance: 0, number: 0 };
+    let mut engine = Engine::default();
+    engine.restored = Some(Epoch::new(1));
+    engine.notes.insert(id, fs::read(golden).unwrap());
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch(
+            "CREATE TABLE results (device TEXT PRIMARY KEY, n INTEGER, ø REAL, raw BLOB)",
+        )
+        .unwrap();
+    // The job follows a changelog by now.
+    let next = sink(&path, false).changelog();
+    let mut sink = next.open(&contexts(&mut engine, 1)[0]).unwrap();
+    close(&mut sink).unwrap();
+    assert_eq!(rows(&path), [i64::MIN, -1, i64::MAX]);
 }
 
 #[test]

@@ -148,6 +148,12 @@ defects! {
 
     /// The row that says which epoch was applied is not written.
     SqliteNoCommitRow,
+    /// A row that leaves the table is inserted.
+    SqliteInsertsDeleted,
+    /// The row as it was before an update is taken away after the row as it is was put.
+    SqliteUpdateBeforeLast,
+    /// Of what an epoch has still to commit after a restart, the rows' kinds are forgotten.
+    SqliteForgetsKinds,
 }
 
 /// Whether this defect is switched on; in a normal build never.

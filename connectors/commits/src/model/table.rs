@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use thalweg_kernel::{ConnectorError, Epoch, OpenContext, Sink, SinkSpec, Timestamp};
+use thalweg_kernel::{
+    Changed, ConnectorError, Epoch, OpenContext, Pending, Sink, SinkSpec, Timestamp,
+};
 
 use super::{Engine, KEYS, Random, STUCK, World};
 use crate::{RowSink, RowWriter, Server};
@@ -14,9 +16,14 @@ pub trait Table {
     /// The kind of database.
     type Server: Server;
 
+    /// A sink into it, without columns.
+    fn unbound<T>(&self) -> RowSink<T, Self::Server>;
+
     /// A sink into it of the numbers themselves, in column `n`; or, if it is keyed, of the newest of each
     /// column `key`.
-    fn sink(&self, keyed: bool) -> RowSink<u64, Self::Server>;
+    fn sink(&self, keyed: bool) -> RowSink<u64, Self::Server> {
+        bound(self.unbound(), keyed)
+    }
 
     /// Column `n`, sorted; empty while there is no table.
     fn rows(&self) -> Vec<i64>;
@@ -30,6 +37,89 @@ pub fn bound<S: Server>(sink: RowSink<u64, S>, keyed: bool) -> RowSink<u64, S> {
     } else {
         sink.column("n", |&n: &u64| n)
     }
+}
+
+/// A row of the table whose changelog the numbers are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The number's remainder by [`KEYS`].
+    pub key: u64,
+    /// The rest of the table's key: it changes with some updates.
+    pub grade: u64,
+    /// The number.
+    pub n: u64,
+}
+
+impl Entry {
+    /// What the table has for the key of number `n` once that has come; none after every fourth.
+    pub const fn after(n: u64) -> Option<Self> {
+        let (key, version) = (n % KEYS, n / KEYS);
+        if version % 4 == 3 { None } else { Some(Self { key, grade: version / 2 % 3, n }) }
+    }
+
+    /// What the number changes.
+    pub fn changes(n: u64) -> impl Iterator<Item = Changed<Self>> {
+        let before = n.checked_sub(KEYS).and_then(Self::after);
+        let changes = match (before, Self::after(n)) {
+            (Some(before), Some(after)) => Changed::update(before, after).map(Some),
+            (before, after) => [before.map(Changed::delete), after.map(Changed::insert)],
+        };
+        changes.into_iter().flatten()
+    }
+}
+
+/// Binds the columns of an [`Entry`].
+#[must_use]
+pub fn changelog<S: Server>(sink: RowSink<Entry, S>) -> RowSink<Changed<Entry>, S> {
+    sink.column("n", |e: &Entry| e.n).key("key", |e| e.key).key("grade", |e| e.grade).changelog()
+}
+
+/// Writes what each number changes into a sink.
+#[derive(Debug)]
+pub struct Changes<W>(pub W);
+
+impl<W: Sink<Changed<Entry>>> Sink<u64> for Changes<W> {
+    fn ready(&mut self) -> Result<bool, ConnectorError> {
+        self.0.ready()
+    }
+
+    fn write(&mut self, time: Timestamp, n: u64) -> Result<(), ConnectorError> {
+        Entry::changes(n).try_for_each(|change| self.0.write(time, change))
+    }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        self.0.flush()
+    }
+
+    fn close(&mut self) -> Result<bool, ConnectorError> {
+        self.0.close()
+    }
+
+    fn seal(&mut self, epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
+        self.0.seal(epoch, pending)
+    }
+
+    fn sealed(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
+        self.0.sealed(epoch)
+    }
+
+    fn commit(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
+        self.0.commit(epoch)
+    }
+}
+
+/// What a table holds is what the changes before one of `positions` come to, the last of which it must be if
+/// `all`.
+pub fn check_changelog(rows: &[i64], positions: &[u64], all: bool) {
+    let naive = |position: &u64| -> Vec<i64> {
+        let newest = position.saturating_sub(KEYS)..*position;
+        newest.filter_map(Entry::after).map(|entry| entry.n as i64).collect()
+    };
+    let right = match positions.last() {
+        Some(last) if all => naive(last) == rows,
+        _ => positions.iter().any(|position| naive(position) == rows),
+    };
+    assert!(right, "the table of no epoch: {rows:?} at {positions:?}");
 }
 
 /// What a table holds is what came before one of `positions`, the last of which it must be if `all`.
@@ -73,6 +163,31 @@ impl<T: Table> World for Real<T> {
 
     fn check(&mut self, positions: &[u64], all: bool) {
         check(&self.table.rows(), self.keyed, positions, all);
+    }
+}
+
+/// As [`Real`], with the table of a changelog.
+#[derive(Debug)]
+pub struct RealChangelog<T>(pub T);
+
+impl<T: Table> World for RealChangelog<T> {
+    type Sink = Changes<RowWriter<Changed<Entry>>>;
+
+    fn open(&mut self, contexts: &[OpenContext]) -> Vec<Self::Sink> {
+        let sink = changelog(self.0.unbound()).held_rows_max(60);
+        contexts.iter().map(|cx| Changes(sink.open(cx).unwrap())).collect()
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        thread::sleep(Duration::from_micros(random.below(200)));
+    }
+
+    fn crash(&mut self, sinks: Vec<Self::Sink>, _random: &mut Random) {
+        drop(sinks);
+    }
+
+    fn check(&mut self, positions: &[u64], all: bool) {
+        check_changelog(&self.0.rows(), positions, all);
     }
 }
 

@@ -40,8 +40,8 @@ impl Database {
 impl Table for Database {
     type Server = PostgresServer;
 
-    fn sink(&self, keyed: bool) -> PostgresSink<u64> {
-        sink(&self.url, keyed)
+    fn unbound<T>(&self) -> PostgresSink<T> {
+        PostgresSink::new(config(&self.url), "results")
     }
 
     fn rows(&self) -> Vec<i64> {

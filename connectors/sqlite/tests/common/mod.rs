@@ -1,7 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub)] // Each test uses a part of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -28,11 +28,17 @@ impl File {
     }
 }
 
+impl File {
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("out.db")
+    }
+}
+
 impl Table for File {
     type Server = SqliteFile;
 
-    fn sink(&self, keyed: bool) -> SqliteSink<u64> {
-        sink(&self.directory.path().join("out.db"), keyed)
+    fn unbound<T>(&self) -> SqliteSink<T> {
+        SqliteSink::new(self.path(), "results")
     }
 
     fn rows(&self) -> Vec<i64> {
