@@ -123,7 +123,8 @@ impl<'a> Life<'a> {
             lane_batches,
             state_memory_bytes_max,
             state_pending_bytes_max,
-            // No draw of its own, so that seeds keep what they mean.
+            // No draws of their own, so that seeds keep what they mean.
+            step_work_max: if batch_records == 256 { 2_048 } else { 1 + lane_batches },
             state_cache_bytes: if lane_batches == 2 { 1 << 19 } else { 0 },
         };
         let storage = self.world.storage();

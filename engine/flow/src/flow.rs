@@ -34,6 +34,9 @@ pub(crate) const CACHE_BYTES: usize = 512 * 1_024;
 pub struct Tuning {
     /// A source emits at most this many records in one step: 1,024.
     pub step_records_max: usize,
+    /// An operator does about this many units of work at most in one step, and puts down the rest until the next: 2,048. A
+    /// timer that fires is a unit, and so is a record that it emits.
+    pub step_work_max: usize,
     /// A batch to another shard is sent at the latest when it holds this many records: 256.
     pub batch_records: usize,
     /// A lane from one shard to another holds this many batches: 16.
@@ -54,6 +57,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             step_records_max: 1_024,
+            step_work_max: 2_048,
             batch_records: 256,
             lane_batches: 16,
             state_memory_bytes_max: 128 * 1_024 * 1_024,

@@ -69,7 +69,7 @@ pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
-pub use pipeline::{Chain, Now, Operator, StepContext};
+pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
     Context, KeepKey, KeyedProcess, KeyedProcessing, Process, ProcessContext, Processing, SideTag,
     TIMERS_MAX, Tagged,

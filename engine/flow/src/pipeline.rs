@@ -2,12 +2,17 @@
 //!
 //! A *chain* is a head (a source, or an inbox of batches) followed by operators, all one type. A
 //! *pipeline* is a chain with a terminal at its end (a sink, an exchange, a local queue), behind
-//! one `dyn` call per step.
+//! one `dyn` call per step. How operators are fused, and how they put work down, is in [`stage`].
+
+mod stage;
 
 use std::time::Duration;
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Timestamp};
+
+pub use self::stage::Budget;
+pub(crate) use self::stage::Then;
 
 /// The two clocks of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct StepContext {
     pub records_max: usize,
     /// Sources are to emit none: see [`pressure`](crate::pressure).
     pub sources_wait: bool,
+    /// How many units of work an operator may do in this step before it puts the rest down: see [`Budget`].
+    pub work_max: usize,
 }
 
 /// What a chain or pipeline did in a step.
@@ -65,6 +72,9 @@ pub trait Operator<T>: 'static {
     #[doc(hidden)]
     const GATHERS: bool = false;
 
+    /// Whether a mark may cause more work than a step should do: see [`due`](Self::due).
+    const PUTS_DOWN: bool = false;
+
     /// Takes one record.
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>);
 
@@ -87,6 +97,19 @@ pub trait Operator<T>: 'static {
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {
         out.mark(mark);
+    }
+
+    /// Does what is due because of a mark, as far as `budget` allows; whether all of it is done. If not, the next step calls
+    /// this again with the same mark, and the operator is given nothing else in between but the [clock](Self::tick). Once all
+    /// is done [`mark`](Self::mark) passes the mark on. Called only if the operator [puts work down](Self::PUTS_DOWN).
+    #[inline]
+    fn due(
+        &mut self,
+        _mark: Mark,
+        _budget: &mut Budget,
+        _out: &mut impl Collector<Self::Out>,
+    ) -> bool {
+        true
     }
 
     /// Called with every step: emits what is due because of this machine's clock. The time on that
@@ -128,9 +151,16 @@ pub trait Chain: 'static {
     #[doc(hidden)]
     fn barrier(&mut self, epoch: Epoch, out: impl Collector<Self::Out>);
 
-    /// Lets its operators emit what is due because of the clock; when more will be due.
+    /// Begins a step: lets its operators emit what is due because of the clock, and go on with what they have put
+    /// down, the last one first. When more will be due by the clock.
     #[doc(hidden)]
-    fn tick(&mut self, now: Now, out: impl Collector<Self::Out>) -> Option<Timestamp>;
+    fn tick(&mut self, cx: &StepContext, out: impl Collector<Self::Out>) -> Option<Timestamp>;
+
+    /// Whether any of its operators has put work down: then it must not be stepped.
+    #[doc(hidden)]
+    fn has_put_down(&self) -> bool {
+        false
+    }
 
     /// Lets its operators emit what they have put off in a step that ends.
     #[doc(hidden)]
@@ -149,115 +179,6 @@ pub(crate) trait Head {
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError>;
     /// `epoch` exists; none before `oldest` is needed any more.
     fn committed(&mut self, epoch: Epoch, oldest: Epoch);
-}
-
-/// A chain with one more operator.
-pub struct Then<C, O> {
-    chain: C,
-    operator: O,
-}
-
-impl<C, O> Then<C, O> {
-    pub(crate) fn new(chain: C, operator: O) -> Self {
-        Self { chain, operator }
-    }
-}
-
-#[allow(private_interfaces, reason = "see the trait")]
-impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
-    type Out = O::Out;
-
-    #[inline]
-    fn step<S: Collector<O::Out>>(
-        &mut self,
-        cx: &StepContext,
-        out: S,
-    ) -> Result<Progress, ConnectorError> {
-        // Decided here, for a whole step: the two ways of a record want different code also in front of them.
-        if O::GATHERS && !S::GATHERS && self.operator.gathers() {
-            return self.chain.step(cx, Gathering(Via { operator: &mut self.operator, out }));
-        }
-        self.chain.step(cx, Via { operator: &mut self.operator, out })
-    }
-
-    fn ready(&self) -> bool {
-        self.operator.ready() && self.chain.ready()
-    }
-
-    fn barrier(&mut self, epoch: Epoch, out: impl Collector<O::Out>) {
-        self.chain.barrier(epoch, Via { operator: &mut self.operator, out });
-    }
-
-    fn tick(&mut self, now: Now, mut out: impl Collector<O::Out>) -> Option<Timestamp> {
-        let (operator, lent) = (&mut self.operator, Lent(&mut out));
-        let before = self.chain.tick(now, Via { operator, out: lent });
-        let here = self.operator.tick(now, &mut out);
-        [before, here].into_iter().flatten().min()
-    }
-
-    fn settle(&mut self, mut out: impl Collector<O::Out>) {
-        let (operator, lent) = (&mut self.operator, Lent(&mut out));
-        self.chain.settle(Via { operator, out: lent });
-        self.operator.settle(&mut out);
-    }
-
-    fn source(&mut self) -> Option<&mut dyn Head> {
-        self.chain.source()
-    }
-}
-
-/// A collector that passes everything through an operator first. It owns the collector behind it: a
-/// chain of references, one in the other, would cost a load for each operator, one after the other,
-/// for every record.
-struct Via<'a, O, C> {
-    operator: &'a mut O,
-    out: C,
-}
-
-impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, C> {
-    const GATHERS: bool = O::GATHERS || C::GATHERS;
-
-    #[inline(always)]
-    fn record(&mut self, time: Timestamp, value: T) {
-        self.operator.record(time, value, &mut self.out);
-    }
-
-    #[inline]
-    fn mark(&mut self, mark: Mark) {
-        self.operator.mark(mark, &mut self.out);
-    }
-}
-
-/// The same, but the operator puts its records aside.
-struct Gathering<'a, O, C>(Via<'a, O, C>);
-
-impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Gathering<'_, O, C> {
-    const GATHERS: bool = true;
-
-    #[inline(always)]
-    fn record(&mut self, time: Timestamp, value: T) {
-        self.0.operator.gather(time, value, &mut self.0.out);
-    }
-
-    #[inline]
-    fn mark(&mut self, mark: Mark) {
-        self.0.mark(mark);
-    }
-}
-
-/// A collector for one call more.
-struct Lent<'a, C>(&'a mut C);
-
-impl<T, C: Collector<T>> Collector<T> for Lent<'_, C> {
-    const GATHERS: bool = C::GATHERS;
-
-    fn record(&mut self, time: Timestamp, value: T) {
-        self.0.record(time, value);
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        self.0.mark(mark);
-    }
 }
 
 /// The terminal as a collector, and the epoch whose barrier it has got.
@@ -340,6 +261,8 @@ pub(crate) struct Closed<C, S> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
+    /// Its head has ended; its operators may have put work down in front of the end.
+    Ending,
     /// It has ended; no barrier has passed since.
     Ended,
     /// It waits for the epoch that holds its end.
@@ -369,24 +292,34 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
 impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
     fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
         let mut progress = Progress::Idle(None);
-        if self.state == State::Running {
-            let held = self.held && self.chain.source().is_some();
+        if self.is_running() {
+            let is_source = self.chain.source().is_some();
             // Asked in any case: it sends on what waits there, also of a source that is held.
             let ready = self.terminal.ready()? && self.chain.ready();
             // What stands before a barrier is let through: a sink may be full of what only the epoch will
             // let it commit. It is no more than the queues hold.
             let barrier_due = self.begun > self.passed;
+            // What a source has emitted before it was held is worked off.
+            let held = self.held && is_source && !self.chain.has_put_down();
             if held || !ready && !barrier_due {
                 return Ok(Progress::Idle(None));
             }
-            let due_at = self.chain.tick(cx.now, Into(&mut self.terminal, &mut self.passed));
-            if !(cx.sources_wait && self.chain.source().is_some()) {
+            let due_at = self.chain.tick(cx, Into(&mut self.terminal, &mut self.passed));
+            let head_waits = self.state == State::Ending
+                || is_source && (self.held || cx.sources_wait)
+                || self.chain.has_put_down();
+            if !head_waits {
                 progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+                if progress == Progress::Done {
+                    self.state = State::Ending;
+                }
             }
             self.chain.settle(Into(&mut self.terminal, &mut self.passed));
             progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;
-            if progress == Progress::Done {
+            if self.chain.has_put_down() {
+                progress = Progress::Busy;
+            } else if self.state == State::Ending {
                 progress = Progress::Busy;
                 self.state = if self.checkpoints { State::Ended } else { State::Finishing };
                 if self.begun > self.passed {
@@ -422,7 +355,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         let by_itself = match self.state {
             State::Running => self.chain.source().is_some(),
             State::Ended => true,
-            State::Sealed(_) | State::Finishing | State::Done => false,
+            State::Ending | State::Sealed(_) | State::Finishing | State::Done => false,
         };
         // Where a shard is told late, the barrier of another may have come through before.
         if by_itself && self.passed < epoch {
@@ -456,7 +389,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
     }
 
     fn is_running(&self) -> bool {
-        self.state == State::Running
+        matches!(self.state, State::Running | State::Ending)
     }
 
     fn awaits_epoch(&self) -> bool {

@@ -35,6 +35,7 @@ pub struct Shard {
     metrics: Vec<Metric>,
     dead_letters: Option<Rc<DeadLetters>>,
     step_records_max: usize,
+    step_work_max: usize,
     shard: usize,
     checkpoints: Rc<Checkpoints>,
     states: Arc<[StateInfo]>,
@@ -61,6 +62,7 @@ impl Shard {
             metrics,
             dead_letters,
             step_records_max: cx.tuning.step_records_max,
+            step_work_max: cx.tuning.step_work_max.max(1),
             shard: cx.shard,
             checkpoints,
             states,
@@ -84,7 +86,8 @@ impl Shard {
     /// If a source or sink has failed for good. The shard must not be stepped again.
     pub fn step(&mut self, now: Now) -> Result<Step, ConnectorError> {
         let sources_wait = self.sources_wait(now.steady);
-        let cx = StepContext { now, records_max: self.step_records_max, sources_wait };
+        let (records_max, work_max) = (self.step_records_max, self.step_work_max);
+        let cx = StepContext { now, records_max, sources_wait, work_max };
         let mut busy = false;
         let mut open = false;
         let mut wake_at: Option<Duration> = None;

@@ -243,7 +243,7 @@ where
         out.mark(Mark::Barrier(epoch));
     }
 
-    fn tick(&mut self, _now: Now, _out: impl Collector<S::Item>) -> Option<Timestamp> {
+    fn tick(&mut self, _cx: &StepContext, _out: impl Collector<S::Item>) -> Option<Timestamp> {
         None
     }
 

@@ -179,6 +179,7 @@ fn live(
         step_records_max: 100 + random.below(300),
         batch_records: 1 + random.below(200),
         lane_batches: 1 + random.below(4),
+        step_work_max: 1 + random.below(50),
         ..Tuning::default()
     };
     let shared = Arc::<Shared>::default();

@@ -41,6 +41,7 @@ fn run(shards: usize, tuning: Tuning, job: &dyn Fn(&Flow)) {
 
 const TINY: Tuning = Tuning {
     step_records_max: 3,
+    step_work_max: 2,
     batch_records: 2,
     lane_batches: 1,
     state_memory_bytes_max: 0,

@@ -85,6 +85,7 @@ fn tuning(r: &mut Rng) -> Tuning {
         step_records_max: 1 + r.below(40) as usize,
         batch_records: 1 + r.below(8) as usize,
         lane_batches: 1 + r.below(4) as usize,
+        step_work_max: 1 + r.below(6) as usize,
         ..Tuning::default()
     }
 }

@@ -156,10 +156,12 @@ impl<T> Collector<T> for Batch<T> {
     #[inline]
     fn mark(&mut self, mark: Mark) {
         let position = self.values.len() as u32;
-        // Of several watermarks in one place only the last one matters.
-        if let (Mark::Watermark(_), Some((at, last @ Mark::Watermark(_)))) =
+        // Of several watermarks in one place only the last one matters; but the end of time is not the next moment: what
+        // a timer sets that fires before it is due there, and what one sets that fires there is not.
+        if let (Mark::Watermark(to), Some((at, last @ Mark::Watermark(_)))) =
             (mark, self.marks.last_mut())
             && *at == position
+            && to < Timestamp::MAX
         {
             *last = mark;
             return;

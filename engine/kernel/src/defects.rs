@@ -114,6 +114,10 @@ defects! {
     FlowPlacesNothing,
     /// A broadcast leaves out the last shard.
     FlowBroadcastForgetsLane,
+    /// A mark goes on before all is done that was due because of it.
+    FlowMarkOvertakesWork,
+    /// A record is processed that came behind a mark whose work is not done yet.
+    FlowRecordOvertakesWork,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,

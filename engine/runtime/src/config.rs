@@ -150,9 +150,11 @@ impl RuntimeConfig {
             let allowed = "1 ms or more; 10 ms is practical";
             return Err(ConfigError::new("checkpoint.interval", "0", allowed));
         }
-        let Tuning { step_records_max, batch_records, lane_batches, .. } = self.tuning;
+        let Tuning { step_records_max, step_work_max, batch_records, lane_batches, .. } =
+            self.tuning;
         let sizes = [
             ("tuning.step_records_max", step_records_max, 1 << 20),
+            ("tuning.step_work_max", step_work_max, 1 << 20),
             ("tuning.batch_records", batch_records, 1 << 16),
             ("tuning.lane_batches", lane_batches, 1 << 12),
         ];

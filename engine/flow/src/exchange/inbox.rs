@@ -8,7 +8,7 @@ use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 use super::lane::LaneReceiver;
 use super::local::LocalInbox;
 use crate::counters::{Counter, WatermarkGauge};
-use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
+use crate::pipeline::{Chain, Head, Progress, StepContext};
 use crate::time::merge::Merge;
 
 /// Where batches come from.
@@ -97,7 +97,7 @@ impl<T: 'static> Chain for Inbox<T> {
         out.mark(Mark::Barrier(epoch));
     }
 
-    fn tick(&mut self, _now: Now, _out: impl Collector<T>) -> Option<Timestamp> {
+    fn tick(&mut self, _cx: &StepContext, _out: impl Collector<T>) -> Option<Timestamp> {
         None
     }
 

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
 use crate::flow::dead_letters::DeadLetterOutput;
-use crate::pipeline::{Chain, Now, Operator, Then};
+use crate::pipeline::{Budget, Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
 use crate::state::{AtKey, Overflow, States};
@@ -24,8 +24,6 @@ use crate::table_hash::{table_hash, table_hash_from};
 const EXPIRED_PIECES_MAX: usize = 16;
 /// Records that are put aside together, to look their keys up at once.
 const GATHERED_MAX: usize = 128;
-/// So many processing-time timers fire in a step at most.
-const TIMERS_FIRED_MAX: usize = 4_096;
 
 /// A function of records and timers, with state per key.
 ///
@@ -124,6 +122,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             evicted: flow.counter("numKeysEvicted", at.node),
             gathers: false,
             cache_bytes: flow.tuning().state_cache_bytes,
+            work_max: flow.tuning().step_work_max.max(1),
             gathered: Vec::new(),
             hashes: Vec::new(),
         };
@@ -152,6 +151,8 @@ pub struct KeyedProcessing<K, T, P> {
     /// would not with the function's work in between.
     gathers: bool,
     cache_bytes: usize,
+    /// Of processing-time timers in a step.
+    work_max: usize,
     gathered: Vec<(Timestamp, K, T)>,
     /// Of their keys.
     hashes: Vec<u64>,
@@ -246,7 +247,7 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         let at = self.at(key, hash);
         self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
         for timers in [&self.timers.event, &self.timers.processing] {
-            timers.borrow_mut().timers.delete_key(hash, key);
+            timers.borrow_mut().delete_key(hash, key);
         }
         self.evicted.add(1);
     }
@@ -269,12 +270,19 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         });
     }
 
-    fn fire(&mut self, time: Timestamp, key: &K, out: &mut impl Collector<P::Out>) {
+    fn fire(
+        &mut self,
+        time: Timestamp,
+        key: &K,
+        budget: &mut Budget,
+        out: &mut impl Collector<P::Out>,
+    ) {
+        budget.spend(1);
         let hash = table_hash(key);
         let Self { function, timers, watermark, reached, processing_time, .. } = self;
         let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
         let mut cx = Context { key, hash, time, watermark, reached, processing_time, timers };
-        function.timer(&mut cx, out);
+        function.timer(&mut cx, &mut budget.meter(out));
     }
 
     /// Event time has gone on to there.
@@ -284,22 +292,21 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         }
     }
 
-    fn fire_events(&mut self, out: &mut impl Collector<P::Out>) {
+    /// Fires timers that are due in event time; whether that was all of them.
+    fn fire_events(&mut self, budget: &mut Budget, out: &mut impl Collector<P::Out>) -> bool {
         let (watermark, event) = (self.watermark, Rc::clone(&self.timers.event));
-        let ended = watermark == Timestamp::MAX;
-        if ended {
+        if watermark == Timestamp::MAX {
             event.borrow_mut().begin_end();
         }
         loop {
-            let due = event.borrow_mut().timers.pop_due(watermark);
+            let due = event.borrow_mut().pop_due(watermark, budget);
+            let Ok(due) = due else { return false };
             let Some((time, key)) = due else { break };
             self.reach(time);
-            self.fire(time, &key, out);
-        }
-        if ended {
-            event.borrow_mut().finish_end();
+            self.fire(time, &key, budget, out);
         }
         self.reach(watermark);
+        true
     }
 }
 
@@ -320,13 +327,17 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
         }
     }
 
-    fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
+    const PUTS_DOWN: bool = true;
+
+    fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<P::Out>) -> bool {
         self.release(out);
+        let Mark::Watermark(watermark) = mark else { return true };
+        self.watermark = watermark;
+        self.fire_events(budget, out)
+    }
+
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
         match mark {
-            Mark::Watermark(watermark) => {
-                self.watermark = watermark;
-                self.fire_events(out);
-            }
             Mark::Barrier(epoch) => {
                 for state in &self.states {
                     self.checkpoints.write(|out| state.borrow_mut().snapshot(epoch, out));
@@ -336,7 +347,7 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
                 self.dead_letters.barrier(epoch);
             }
             Mark::End => self.dead_letters.end(),
-            Mark::Idle | Mark::Active => {}
+            Mark::Watermark(_) | Mark::Idle | Mark::Active => {}
         }
         self.sides.mark(mark);
         out.mark(mark);
@@ -345,10 +356,11 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
     fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
         self.processing_time = now.wall;
         // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
-        for _ in 0..TIMERS_FIRED_MAX {
-            let due = self.timers.processing.borrow_mut().timers.pop_due(now.wall);
-            let Some((time, key)) = due else { break };
-            self.fire(time, &key, out);
+        let mut budget = Budget::of(self.work_max);
+        loop {
+            let due = self.timers.processing.borrow_mut().pop_due(now.wall, &budget);
+            let Ok(Some((time, key))) = due else { break };
+            self.fire(time, &key, &mut budget, out);
         }
         for state in &self.states {
             state.borrow_mut().expire(self.reached, now.wall);

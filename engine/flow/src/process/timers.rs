@@ -8,9 +8,9 @@ use thalweg_kernel::{Epoch, Key, StateError, StateId, StateKind, Timestamp, Valu
 use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
+use crate::pipeline::Budget;
 use crate::state::Overflow;
 use crate::state::timers::{Inserted, Timers};
-use crate::table_hash::table_hash;
 
 /// An operator has at most so many timers of each kind on a shard; one more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
@@ -21,6 +21,8 @@ pub(super) struct OneTimers<K> {
     pub(super) timers: Timers<K>,
     /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
     after_end: Option<Timers<K>>,
+    /// Whether all of a key can be deleted.
+    knows_keys: bool,
     id: StateId,
     checkpoints: Rc<Checkpoints>,
     over_limit: Counter,
@@ -48,12 +50,15 @@ impl<K: Key> BothTimers<K> {
 
 impl<K: Key> OneTimers<K> {
     fn new(checkpoints: &Rc<Checkpoints>, over_limit: Counter, overflow: Overflow) -> Self {
-        let (mut timers, id) = (Timers::new(TIMERS_MAX), StateId::of("", ""));
-        if overflow == Overflow::EvictLeastRecentlyUsed {
-            timers = timers.known_by_key();
+        let knows_keys = overflow == Overflow::EvictLeastRecentlyUsed;
+        Self {
+            timers: timers(knows_keys),
+            after_end: None,
+            knows_keys,
+            id: StateId::of("", ""),
+            checkpoints: Rc::clone(checkpoints),
+            over_limit,
         }
-        let checkpoints = Rc::clone(checkpoints);
-        Self { timers, after_end: None, id, checkpoints, over_limit }
     }
 
     pub(super) fn insert(&mut self, time: Timestamp, hash: u64, key: &K) {
@@ -75,20 +80,45 @@ impl<K: Key> OneTimers<K> {
         }
     }
 
-    /// At the end of time every timer is due, and one that sets the next would go on for ever. So what is set
-    /// from now on is kept apart, until the last of those that are there has fired.
-    pub(super) fn begin_end(&mut self) {
-        self.after_end = Some(Timers::new(TIMERS_MAX));
+    /// Takes out the earliest timer, if it is not after `until`.
+    ///
+    /// # Errors
+    /// If there is one and the budget is spent.
+    #[inline]
+    pub(super) fn pop_due(
+        &mut self,
+        until: Timestamp,
+        budget: &Budget,
+    ) -> Result<Option<(Timestamp, K)>, Spent> {
+        if budget.is_spent() && self.timers.earliest().is_some_and(|time| time <= until) {
+            return Err(Spent);
+        }
+        Ok(self.timers.pop_due(until))
     }
 
-    /// What was set since then is there for the day when the stream goes on.
-    pub(super) fn finish_end(&mut self) {
-        let Some(mut after_end) = self.after_end.take() else { return };
-        while let Some((time, key)) = after_end.pop_due(Timestamp::MAX) {
-            self.insert(time, table_hash(&key), &key);
+    /// At the end of time every timer is due, and one that sets the next would go on for ever. So what is set
+    /// from now on is kept apart, for the day when the stream goes on.
+    pub(super) fn begin_end(&mut self) {
+        let knows_keys = self.knows_keys;
+        self.after_end.get_or_insert_with(|| timers(knows_keys));
+    }
+
+    /// Deletes all timers of a key.
+    pub(super) fn delete_key(&mut self, hash: u64, key: &K) {
+        for timers in [&mut self.timers].into_iter().chain(&mut self.after_end) {
+            timers.delete_key(hash, key);
         }
     }
 }
+
+/// No timers yet; `knows_keys` says that all of a key can be deleted.
+fn timers<K: Key>(knows_keys: bool) -> Timers<K> {
+    let timers = Timers::new(TIMERS_MAX);
+    if knows_keys { timers.known_by_key() } else { timers }
+}
+
+/// A timer is due, and the budget of the step is spent.
+pub(super) struct Spent;
 
 impl<K: Key> Stateful for OneTimers<K> {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
@@ -98,11 +128,13 @@ impl<K: Key> Stateful for OneTimers<K> {
     }
 
     fn snapshot(&mut self, _epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
-        self.timers.snapshot(self.id, self.checkpoints.groups(), &mut out.changes);
+        for timers in [&mut self.timers].into_iter().chain(&mut self.after_end) {
+            timers.snapshot(self.id, self.checkpoints.groups(), &mut out.changes);
+        }
         Ok(())
     }
 
     fn memory_bytes(&self) -> usize {
-        self.timers.memory_bytes()
+        self.timers.memory_bytes() + self.after_end.as_ref().map_or(0, Timers::memory_bytes)
     }
 }
