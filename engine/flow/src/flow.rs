@@ -3,7 +3,7 @@
 pub(crate) mod dead_letters;
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     ConnectorError, Durability, KeyGroups, OpenContext, PendingId, Shared, StateError, StateId,
-    StateInfo, StateReader, Str,
+    StateInfo, StateReader, Str, Timestamp,
 };
 
 use self::dead_letters::DeadLetters;
@@ -24,6 +24,7 @@ use crate::exchange::route::Input;
 use crate::graph::{Edge, Graph};
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
+use crate::process::failure::{Failures, OnError};
 use crate::stream::At;
 
 /// A table of more bytes than this does not stay in a second-level cache.
@@ -130,6 +131,9 @@ struct Inner {
     metrics: RefCell<Registry>,
     failed: RefCell<Option<ConnectorError>>,
     dead_letters: RefCell<Option<Rc<DeadLetters>>>,
+    /// Of the operators that call functions of the user's.
+    failures: RefCell<BTreeMap<u32, Failures>>,
+    clock: Rc<Cell<Timestamp>>,
 }
 
 /// What a description yields.
@@ -142,6 +146,7 @@ pub(crate) struct Described {
     pub(crate) states: Arc<[StateInfo]>,
     pub(crate) reader: Option<Rc<dyn StateReader>>,
     pub(crate) pressure: Option<Pressure>,
+    pub(crate) clock: Rc<Cell<Timestamp>>,
 }
 
 impl Flow {
@@ -177,6 +182,8 @@ impl Flow {
             metrics: RefCell::new(registry),
             failed: RefCell::default(),
             dead_letters: RefCell::default(),
+            failures: RefCell::default(),
+            clock: Rc::default(),
         }));
         job(&flow);
         flow.check_all_used();
@@ -203,6 +210,7 @@ impl Flow {
             pipelines: inner.pipelines.take(),
             metrics: inner.metrics.take().into_metrics(),
             dead_letters,
+            clock: Rc::clone(&inner.clock),
         })
     }
 
@@ -325,6 +333,32 @@ impl Flow {
     pub(crate) fn rename(&self, node: u32, name: &str) {
         self.0.graph.borrow_mut().nodes[node as usize].name = name.into();
         self.0.metrics.borrow_mut().rename(node, name);
+        if let Some(failures) = self.0.failures.borrow().get(&node) {
+            failures.rename(name);
+        }
+    }
+
+    /// This machine's clock, as of the step.
+    pub(crate) fn clock(&self) -> &Rc<Cell<Timestamp>> {
+        &self.0.clock
+    }
+
+    /// The operator at `node` calls functions of the user's.
+    pub(crate) fn knows_failures(&self, node: u32, failures: &Failures) {
+        self.0.failures.borrow_mut().insert(node, failures.clone());
+    }
+
+    /// What becomes of failures of the operator that a stream comes out of.
+    pub(crate) fn set_on_error(&self, at: At, policy: OnError) {
+        let failures = self.0.failures.borrow().get(&at.node).cloned();
+        if let Some(failures) = failures {
+            return failures.set_policy(self, at, policy);
+        }
+        let what = format!(
+            "{:?} calls no function that could fail; on_error() belongs directly behind the operator that does",
+            self.name_of(at.node).as_str()
+        );
+        self.fail(ConnectorError::new("job", what));
     }
 
     pub(crate) fn set_inputs(&self, node: u32, inputs: Vec<(u32, Edge)>) {

@@ -71,8 +71,8 @@ pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
-    Context, KeepKey, KeyedProcess, KeyedProcessing, Process, ProcessContext, Processing, SideTag,
-    TIMERS_MAX, Tagged,
+    Context, FunctionError, KeepKey, KeyedProcess, KeyedProcessing, OnError, Process,
+    ProcessContext, Processing, SideTag, TIMERS_MAX, Tagged,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

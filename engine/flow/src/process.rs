@@ -21,6 +21,7 @@
 //! watermark is the end of time; it comes when the stream ends.
 
 mod context;
+pub(crate) mod failure;
 mod keep_key;
 pub(crate) mod keyed;
 pub(crate) mod side;
@@ -28,6 +29,7 @@ mod timers;
 mod unkeyed;
 
 pub use self::context::Context;
+pub use self::failure::{FunctionError, OnError};
 pub use self::keep_key::KeepKey;
 pub(crate) use self::keep_key::ProcessedKeyed;
 pub use self::keyed::{KeyedProcess, KeyedProcessing};

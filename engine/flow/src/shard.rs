@@ -3,12 +3,14 @@
 //! A step visits every pipeline once, in the order of description. A driver steps until the shard
 //! is idle, then waits for the shard's waker or for the time the shard named, and steps again.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, StateInfo, StateReader};
+use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, StateInfo, StateReader, Timestamp};
 
 use crate::checkpoint::{Checkpoints, ShardSnapshot};
 use crate::counters::Metric;
@@ -17,6 +19,7 @@ use crate::flow::{BuildContext, Described, Flow};
 use crate::graph::{Graph, GraphNode};
 use crate::pipeline::{Now, Pipeline, Progress, StepContext};
 use crate::pressure::{Need, Pressure};
+use crate::process::failure::Failed;
 
 /// What a step left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,14 @@ pub enum Step {
     Idle(Option<Duration>),
     /// Every stream has ended and every sink has closed.
     Done,
+}
+
+/// What came of a visit to every pipeline.
+struct Stepped {
+    busy: bool,
+    /// Whether any is not done.
+    open: bool,
+    wake_at: Option<Duration>,
 }
 
 /// One shard of a running job.
@@ -43,6 +54,8 @@ pub struct Shard {
     /// The epoch that was begun and not yet handed over.
     open: Option<Epoch>,
     pressure: Option<Pressure>,
+    /// This machine's clock, for whoever asks within a step.
+    clock: Rc<Cell<Timestamp>>,
 }
 
 impl Shard {
@@ -55,7 +68,7 @@ impl Shard {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
         let Described { graph, pipelines, metrics, dead_letters, .. } = described;
-        let Described { checkpoints, states, reader, pressure, .. } = described;
+        let Described { checkpoints, states, reader, pressure, clock, .. } = described;
         check_same_everywhere(&graph, cx)?;
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
@@ -69,6 +82,7 @@ impl Shard {
             reader,
             open: None,
             pressure,
+            clock,
         })
     }
 
@@ -83,27 +97,20 @@ impl Shard {
     /// Visits every pipeline once.
     ///
     /// # Errors
-    /// If a source or sink has failed for good. The shard must not be stepped again.
+    /// If a source, a sink or a function has failed for good. The shard must not be stepped again.
+    ///
+    /// # Panics
+    /// As a function does, whose [policy](crate::OnError) is to fail the job.
     pub fn step(&mut self, now: Now) -> Result<Step, ConnectorError> {
         let sources_wait = self.sources_wait(now.steady);
         let (records_max, work_max) = (self.step_records_max, self.step_work_max);
         let cx = StepContext { now, records_max, sources_wait, work_max };
-        let mut busy = false;
-        let mut open = false;
-        let mut wake_at: Option<Duration> = None;
-        for slot in &mut self.pipelines {
-            let Some(pipeline) = slot else { continue };
-            match pipeline.step(&cx)? {
-                Progress::Done => {
-                    *slot = None;
-                    busy = true;
-                    continue;
-                }
-                Progress::Busy => busy = true,
-                Progress::Idle(at) => wake_at = [wake_at, at].into_iter().flatten().min(),
-            }
-            open = true;
-        }
+        self.clock.set(now.wall);
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.step_pipelines(&cx)));
+        let Stepped { busy, open, wake_at } = stepped.unwrap_or_else(|panic| {
+            // A function of the user's has returned an error, and its job is to fail; or something has panicked.
+            panic.downcast::<Failed>().map_or_else(|panic| resume_unwind(panic), |f| Err(f.0))
+        })?;
         self.checkpoints.check()?;
         if !open && let Some(pressure) = &mut self.pressure {
             pressure.set_full(false, now.steady);
@@ -113,6 +120,26 @@ impl Shard {
             (true, true) => Step::Busy,
             (true, false) => Step::Idle(wake_at),
         })
+    }
+
+    fn step_pipelines(&mut self, cx: &StepContext) -> Result<Stepped, ConnectorError> {
+        let mut stepped = Stepped { busy: false, open: false, wake_at: None };
+        for slot in &mut self.pipelines {
+            let Some(pipeline) = slot else { continue };
+            match pipeline.step(cx)? {
+                Progress::Done => {
+                    *slot = None;
+                    stepped.busy = true;
+                    continue;
+                }
+                Progress::Busy => stepped.busy = true,
+                Progress::Idle(at) => {
+                    stepped.wake_at = [stepped.wake_at, at].into_iter().flatten().min();
+                }
+            }
+            stepped.open = true;
+        }
+        Ok(stepped)
     }
 
     /// Asks every source for an orderly end. The shard is done once all that was received has

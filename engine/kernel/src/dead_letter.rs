@@ -33,11 +33,13 @@ pub enum Cause {
     ClockAhead,
     /// Its key would be one more than an operator may keep state of.
     StateFull,
+    /// A function of the job's has returned an error for it, or panicked.
+    FunctionFailed,
 }
 
 impl Cause {
     /// Every cause, in order: for tables and counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::MissingField,
         Self::WrongType,
@@ -47,6 +49,7 @@ impl Cause {
         Self::NotANumber,
         Self::ClockAhead,
         Self::StateFull,
+        Self::FunctionFailed,
     ];
 
     /// The name used in metrics, logs and dead-letter files.
@@ -61,6 +64,7 @@ impl Cause {
             Self::NotANumber => "not_a_number",
             Self::ClockAhead => "clock_ahead",
             Self::StateFull => "state_full",
+            Self::FunctionFailed => "function_failed",
         }
     }
 }

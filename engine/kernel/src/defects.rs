@@ -118,6 +118,8 @@ defects! {
     FlowMarkOvertakesWork,
     /// A record is processed that came behind a mark whose work is not done yet.
     FlowRecordOvertakesWork,
+    /// After a failure that is skipped, a function does not get the next record.
+    FlowSkipsAfterFailure,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,

@@ -1,5 +1,6 @@
 //! Errors of connectors and of configuration, phrased for the person who must act on them.
 
+use std::any::Any;
 use std::fmt;
 
 use crate::{JournalError, StateError};
@@ -50,6 +51,12 @@ impl ConnectorError {
 /// nobody knows what it wrote.
 fn lasts(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<ConfigError>() || cause.is::<StateError>() || cause.is::<JournalError>()
+}
+
+/// The message of a caught panic.
+pub fn message_of_panic(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 /// A wrong setting: names the key, the value and what is allowed. Programs exit with code 2 on it.

@@ -28,6 +28,13 @@ pub trait Key: Clone + Eq + Send + 'static {
     /// Reads a key from the beginning of `bytes`, which are left with what is behind it; `None` if no
     /// key stands there.
     fn read_key(bytes: &mut &[u8]) -> Option<Self>;
+
+    /// The key for a person: in messages about one of its records.
+    fn describe(&self) -> String {
+        let mut bytes = Vec::new();
+        self.write_key(&mut bytes);
+        format!("b\"{}\"", bytes.escape_ascii())
+    }
 }
 
 /// The first `N` bytes, taken off.
@@ -68,6 +75,10 @@ macro_rules! integer_keys {
             fn read_key(bytes: &mut &[u8]) -> Option<Self> {
                 take(bytes).map(Self::from_le_bytes)
             }
+
+            fn describe(&self) -> String {
+                self.to_string()
+            }
         }
     )*};
 }
@@ -87,6 +98,10 @@ macro_rules! wide_integer_keys {
 
             fn read_key(bytes: &mut &[u8]) -> Option<Self> {
                 take(bytes).map(Self::from_le_bytes)
+            }
+
+            fn describe(&self) -> String {
+                self.to_string()
             }
         }
     )*};
@@ -116,6 +131,10 @@ macro_rules! byte_keys {
             fn read_key(bytes: &mut &[u8]) -> Option<Self> {
                 let read: fn(&[u8]) -> Option<Self> = $read;
                 read(read_bytes(bytes)?)
+            }
+
+            fn describe(&self) -> String {
+                format!("{self:?}")
             }
         }
     )*};
@@ -157,6 +176,10 @@ impl Key for bool {
             _ => None,
         }
     }
+
+    fn describe(&self) -> String {
+        format!("{self:?}")
+    }
 }
 
 impl Key for char {
@@ -171,6 +194,10 @@ impl Key for char {
 
     fn read_key(bytes: &mut &[u8]) -> Option<Self> {
         u32::read_key(bytes)?.try_into().ok()
+    }
+
+    fn describe(&self) -> String {
+        format!("{self:?}")
     }
 }
 
@@ -221,6 +248,10 @@ impl<K: Key> Key for Option<K> {
     fn read_key(bytes: &mut &[u8]) -> Option<Self> {
         if bool::read_key(bytes)? { K::read_key(bytes).map(Some) } else { Some(None) }
     }
+
+    fn describe(&self) -> String {
+        self.as_ref().map_or_else(|| "none".into(), K::describe)
+    }
 }
 
 macro_rules! tuple_keys {
@@ -243,6 +274,12 @@ macro_rules! tuple_keys {
 
             fn read_key(bytes: &mut &[u8]) -> Option<Self> {
                 Some(($($name::read_key(bytes)?,)+))
+            }
+
+            #[allow(non_snake_case)]
+            fn describe(&self) -> String {
+                let ($($name,)+) = self;
+                format!("({})", [$($name.describe()),+].join(", "))
             }
         }
     };

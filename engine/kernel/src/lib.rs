@@ -46,7 +46,7 @@ pub use context::{Durability, Lineage, OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
 pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;
-pub use error::{ConfigError, ConnectorError};
+pub use error::{ConfigError, ConnectorError, message_of_panic};
 pub use format::{Decode, DecodeError, Encode, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};

@@ -5,7 +5,6 @@ mod probe;
 pub(crate) mod sim;
 mod threads;
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,7 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
 use thalweg_flow::{BuildContext, Now, Shard, Step, Storage};
-use thalweg_kernel::{ConnectorError, Epoch, Shared, Str, Timestamp, time::millis};
+use thalweg_kernel::{
+    ConnectorError, Epoch, Shared, Str, Timestamp, message_of_panic, time::millis,
+};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::driver::sim::Simulation;
@@ -181,15 +182,9 @@ fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverK
     };
     let ended = match catch_unwind(AssertUnwindSafe(life)) {
         Ok(ended) => ended,
-        Err(panic) => Err(JobError::Panicked { shard, message: message_of(&*panic) }),
+        Err(panic) => Err(JobError::Panicked { shard, message: message_of_panic(&*panic) }),
     };
     attempt.tell(News::Ended(shard, ended));
-}
-
-/// The message of a caught panic.
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
 /// What is left to do after a turn.

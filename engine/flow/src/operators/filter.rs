@@ -14,11 +14,13 @@
 //! Only the last filter of a chain does so, and which way records go is settled for a whole step: both ways are
 //! compiled.
 
+use std::convert::Infallible;
 use std::mem::{needs_drop, size_of, take};
 
 use thalweg_kernel::{Collector, Mark, Timestamp};
 
 use crate::pipeline::{Chain, Operator, Then};
+use crate::process::failure::{Failures, FunctionError};
 use crate::stream::Stream;
 
 /// Records that pass on together: they stay in the first-level cache.
@@ -32,8 +34,9 @@ const TOGETHER_MIN: usize = 16;
 const PAUSE_STEPS: u32 = 64;
 
 /// See [`Stream::filter`].
-pub struct Filter<F, T> {
+struct Filter<F, T> {
     predicate: F,
+    failures: Failures,
     /// Kept and not yet passed on.
     gathered: Vec<(Timestamp, T)>,
     /// Whether records are gathered in this step.
@@ -62,11 +65,20 @@ impl<C: Chain> Stream<C> {
     /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [2, 4]);
     /// ```
-    pub fn filter<F: FnMut(&C::Out) -> bool + 'static>(
+    pub fn filter(
         self,
-        predicate: F,
-    ) -> Stream<Then<C, Filter<F, C::Out>>> {
-        self.then("Filter", Filter::new(predicate))
+        mut predicate: impl FnMut(&C::Out) -> bool + 'static,
+    ) -> Stream<Then<C, impl Operator<C::Out, Out = C::Out>>> {
+        self.try_filter(move |value| Ok::<_, Infallible>(predicate(value)))
+    }
+
+    /// Keeps the records for which `predicate` holds, or fails: [`on_error`](Self::on_error) says what becomes of the
+    /// record then.
+    pub fn try_filter<E: Into<FunctionError> + 'static>(
+        self,
+        predicate: impl FnMut(&C::Out) -> Result<bool, E> + 'static,
+    ) -> Stream<Then<C, impl Operator<C::Out, Out = C::Out>>> {
+        self.then_failing("Filter", |failures| Filter::new(predicate, failures))
     }
 }
 
@@ -74,9 +86,17 @@ impl<F, T> Filter<F, T> {
     /// Whether such records can be written over, and cheaply.
     const PLAIN: bool = !needs_drop::<T>() && size_of::<T>() <= GATHERED_BYTES_MAX;
 
-    fn new(predicate: F) -> Self {
-        let (gathers, paused) = (false, 0);
-        Self { predicate, gathered: Vec::new(), gathers, paused, seen: 0, kept: 0, passes: 0 }
+    fn new(predicate: F, failures: Failures) -> Self {
+        Self {
+            predicate,
+            failures,
+            gathered: Vec::new(),
+            gathers: false,
+            paused: 0,
+            seen: 0,
+            kept: 0,
+            passes: 0,
+        }
     }
 
     #[inline(never)]
@@ -107,14 +127,30 @@ impl<F, T> Filter<F, T> {
     }
 }
 
-impl<T: 'static, F: FnMut(&T) -> bool + 'static> Operator<T> for Filter<F, T> {
+impl<T, E, F> Filter<F, T>
+where
+    E: Into<FunctionError>,
+    F: FnMut(&T) -> Result<bool, E>,
+{
+    #[inline(always)]
+    fn keeps(&mut self, time: Timestamp, value: &T) -> bool {
+        self.failures.call(time, || (self.predicate)(value)).unwrap_or(false)
+    }
+}
+
+impl<T, E, F> Operator<T> for Filter<F, T>
+where
+    T: 'static,
+    E: Into<FunctionError>,
+    F: FnMut(&T) -> Result<bool, E> + 'static,
+{
     type Out = T;
 
     const GATHERS: bool = Self::PLAIN;
 
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<T>) {
-        if (self.predicate)(&value) {
+        if self.keeps(time, &value) {
             out.record(time, value);
         }
     }
@@ -131,7 +167,7 @@ impl<T: 'static, F: FnMut(&T) -> bool + 'static> Operator<T> for Filter<F, T> {
         }
         self.seen += 1;
         let before = self.gathered.len();
-        let keep = (self.predicate)(&value);
+        let keep = self.keeps(time, &value);
         self.gathered.push((time, value));
         self.gathered.truncate(before + usize::from(keep));
     }
@@ -141,7 +177,12 @@ impl<T: 'static, F: FnMut(&T) -> bool + 'static> Operator<T> for Filter<F, T> {
         if !self.gathered.is_empty() {
             self.pass_on(out);
         }
+        self.failures.mark(mark);
         out.mark(mark);
+    }
+
+    fn ready(&self) -> bool {
+        self.failures.have_room()
     }
 
     #[inline]
@@ -182,7 +223,8 @@ mod tests {
     /// Steps so many records at a time, with a mark behind every `marked`-th one, and says in how many of
     /// 1,000 steps they were gathered. Each step must let pass what a plain filter does, in order.
     fn gathered_steps(records: u64, marked: u64, keep: fn(u64) -> bool) -> usize {
-        let mut filter = Filter::new(move |n: &u64| keep(*n));
+        let mut filter =
+            Filter::new(move |n: &u64| Ok::<_, Infallible>(keep(*n)), Failures::default());
         let mut gathered = 0;
         for step in 0..1_000 {
             let (mut out, mut expected) = (Log::default(), Log::default());

@@ -1,12 +1,18 @@
 //! `inspect`: looks at the records as they pass.
 
-use thalweg_kernel::{Collector, Timestamp};
+use std::convert::Infallible;
+
+use thalweg_kernel::{Collector, Mark, Timestamp};
 
 use crate::pipeline::{Chain, Operator, Then};
+use crate::process::failure::Failures;
 use crate::stream::Stream;
 
 /// See [`Stream::inspect`].
-pub struct Inspect<F>(F);
+pub struct Inspect<F> {
+    look: F,
+    failures: Failures,
+}
 
 impl<C: Chain> Stream<C> {
     /// Calls `look` with each record and its event time, and passes it on.
@@ -25,7 +31,7 @@ impl<C: Chain> Stream<C> {
         self,
         look: F,
     ) -> Stream<Then<C, Inspect<F>>> {
-        self.then("Inspect", Inspect(look))
+        self.then_failing("Inspect", |failures| Inspect { look, failures })
     }
 }
 
@@ -34,7 +40,22 @@ impl<T: 'static, F: FnMut(Timestamp, &T) + 'static> Operator<T> for Inspect<F> {
 
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<T>) {
-        (self.0)(time, &value);
-        out.record(time, value);
+        let look = || {
+            (self.look)(time, &value);
+            Ok::<_, Infallible>(())
+        };
+        if self.failures.call(time, look).is_some() {
+            out.record(time, value);
+        }
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<T>) {
+        self.failures.mark(mark);
+        out.mark(mark);
+    }
+
+    fn ready(&self) -> bool {
+        self.failures.have_room()
     }
 }

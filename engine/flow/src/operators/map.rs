@@ -1,12 +1,18 @@
 //! `map`: one record in, one record out.
 
-use thalweg_kernel::{Collector, Timestamp};
+use std::convert::Infallible;
+
+use thalweg_kernel::{Collector, Mark, Timestamp};
 
 use crate::pipeline::{Chain, Operator, Then};
+use crate::process::failure::{Failures, FunctionError};
 use crate::stream::Stream;
 
 /// See [`Stream::map`].
-pub struct Map<F>(F);
+struct Map<F> {
+    function: F,
+    failures: Failures,
+}
 
 impl<C: Chain> Stream<C> {
     /// Turns each record into another.
@@ -24,19 +30,44 @@ impl<C: Chain> Stream<C> {
     /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [10, 20, 30]);
     /// ```
-    pub fn map<U: 'static, F: FnMut(C::Out) -> U + 'static>(
+    pub fn map<U: 'static>(
         self,
-        function: F,
-    ) -> Stream<Then<C, Map<F>>> {
-        self.then("Map", Map(function))
+        mut function: impl FnMut(C::Out) -> U + 'static,
+    ) -> Stream<Then<C, impl Operator<C::Out, Out = U>>> {
+        self.try_map(move |value| Ok::<_, Infallible>(function(value)))
+    }
+
+    /// Turns each record into another, or fails: [`on_error`](Self::on_error) says what becomes of the record then.
+    pub fn try_map<U: 'static, E: Into<FunctionError> + 'static>(
+        self,
+        function: impl FnMut(C::Out) -> Result<U, E> + 'static,
+    ) -> Stream<Then<C, impl Operator<C::Out, Out = U>>> {
+        self.then_failing("Map", |failures| Map { function, failures })
     }
 }
 
-impl<T, U: 'static, F: FnMut(T) -> U + 'static> Operator<T> for Map<F> {
+impl<T, U, E, F> Operator<T> for Map<F>
+where
+    U: 'static,
+    E: Into<FunctionError>,
+    F: FnMut(T) -> Result<U, E> + 'static,
+{
     type Out = U;
 
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<U>) {
-        out.record(time, (self.0)(value));
+        if let Some(value) = self.failures.call(time, || (self.function)(value)) {
+            out.record(time, value);
+        }
+    }
+
+    #[inline]
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<U>) {
+        self.failures.mark(mark);
+        out.mark(mark);
+    }
+
+    fn ready(&self) -> bool {
+        self.failures.have_room()
     }
 }

@@ -1,17 +1,21 @@
 //! `side_output`: a second stream out of one operator.
 
+use std::convert::Infallible;
+
 use thalweg_kernel::{Collector, Mark, Timestamp};
 
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::local::LocalEdge;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Operator, Then};
+use crate::process::failure::Failures;
 use crate::stream::{At, Stream};
 
 /// See [`Stream::side_output`].
 pub struct SideOutput<F, E> {
     function: F,
     side: LocalEdge<E>,
+    failures: Failures,
 }
 
 /// Where an operator puts the records of its side output; they get the event time of the record
@@ -63,7 +67,8 @@ impl<C: Chain> Stream<C> {
         F: FnMut(C::Out, &mut Side<'_, E>) -> Option<U> + 'static,
     {
         let (side, inbox) = LocalEdge::new();
-        let main = self.then("SideOutput", SideOutput { function, side });
+        let main =
+            self.then_failing("SideOutput", |failures| SideOutput { function, side, failures });
         let At { node, producers } = main.at;
         let flow = main.flow.clone();
         let node = flow.add_node::<E>("Side", producers, vec![(node, Edge::Local)]);
@@ -82,17 +87,20 @@ where
 
     #[inline]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<U>) {
-        if let Some(value) = (self.function)(value, &mut Side { edge: &self.side, time }) {
+        let mut side = Side { edge: &self.side, time };
+        let call = || Ok::<_, Infallible>((self.function)(value, &mut side));
+        if let Some(Some(value)) = self.failures.call(time, call) {
             out.record(time, value);
         }
     }
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<U>) {
+        self.failures.mark(mark);
         self.side.push_mark(mark);
         out.mark(mark);
     }
 
     fn ready(&self) -> bool {
-        self.side.has_room()
+        self.side.has_room() && self.failures.have_room()
     }
 }

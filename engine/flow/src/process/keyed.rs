@@ -3,16 +3,15 @@
 use std::mem::take;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use thalweg_kernel::{Cause, Collector, DeadLetter, Key, Mark, Str, Timestamp};
+use thalweg_kernel::{Cause, Collector, Key, Mark, Timestamp};
 
 use super::context::Context;
+use super::failure::Failures;
 use super::side::Sides;
 use super::timers::BothTimers;
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
-use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
@@ -107,9 +106,11 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         let function = make(&mut states);
         let states = states.into_keyed();
         let timers = BothTimers::new(&flow, at.node, bounds.overflow);
+        let failures = Failures::new(&flow, at.node);
+        failures.write_letters(flow.dead_letters_from(at.node, at.producers));
         let operator = KeyedProcessing {
             function,
-            name: flow.name_of(at.node).clone(),
+            failures,
             states,
             timers,
             bounds,
@@ -118,7 +119,6 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             reached: Timestamp::MIN,
             processing_time: Timestamp::MIN,
             checkpoints: Rc::clone(flow.checkpoints()),
-            dead_letters: flow.dead_letters_from(at.node, at.producers),
             evicted: flow.counter("numKeysEvicted", at.node),
             gathers: false,
             cache_bytes: flow.tuning().state_cache_bytes,
@@ -133,7 +133,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
 /// The operator of [`KeyedStream::process`].
 pub struct KeyedProcessing<K, T, P> {
     function: P,
-    name: Str,
+    failures: Failures,
     states: AllKeyed<K>,
     timers: BothTimers<K>,
     bounds: Bounds,
@@ -144,7 +144,6 @@ pub struct KeyedProcessing<K, T, P> {
     reached: Timestamp,
     processing_time: Timestamp,
     checkpoints: Rc<Checkpoints>,
-    dead_letters: DeadLetterOutput,
     evicted: Counter,
     /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is
     /// kept of their keys is looked at in one go before they are processed. Those accesses to memory overlap, as they
@@ -169,10 +168,13 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         if !self.admits(&key, hash) {
             return;
         }
-        let Self { function, timers, watermark, reached, processing_time, .. } = self;
+        let Self { function, failures, timers, watermark, reached, processing_time, .. } = self;
         let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
         let mut cx = Context { key: &key, hash, time, watermark, reached, processing_time, timers };
-        function.record(record, &mut cx, out);
+        let called = failures.emit(out, |out| function.record(record, &mut cx, out));
+        if let Err(failure) = called {
+            failures.failed(time, Some(&key), failure);
+        }
     }
 
     /// Processes what was put aside, if anything was.
@@ -253,21 +255,12 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
     }
 
     fn refuse(&self, key: &K) {
-        let mut payload = Vec::new();
-        key.write_key(&mut payload);
+        let mut bytes = Vec::new();
+        key.write_key(&mut bytes);
         let Bounds { keys_max, bytes_max, .. } = self.bounds;
-        self.dead_letters.push(DeadLetter {
-            topic: self.name.clone(),
-            cause: Cause::StateFull,
-            reason: format!(
-                "no more state may be kept than of {keys_max} keys and {bytes_max} bytes"
-            ),
-            position: None,
-            offset: None,
-            received: self.processing_time,
-            payload_bytes: payload.len() as u64,
-            payload: Bytes::from(payload),
-        });
+        let reason =
+            format!("no more state may be kept than of {keys_max} keys and {bytes_max} bytes");
+        self.failures.letter(Cause::StateFull, reason, &bytes);
     }
 
     fn fire(
@@ -279,10 +272,14 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
     ) {
         budget.spend(1);
         let hash = table_hash(key);
-        let Self { function, timers, watermark, reached, processing_time, .. } = self;
+        let Self { function, failures, timers, watermark, reached, processing_time, .. } = self;
         let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
         let mut cx = Context { key, hash, time, watermark, reached, processing_time, timers };
-        function.timer(&mut cx, &mut budget.meter(out));
+        let mut out = budget.meter(out);
+        let called = failures.emit(&mut out, |out| function.timer(&mut cx, out));
+        if let Err(failure) = called {
+            failures.failed(time, Some(key), failure);
+        }
     }
 
     /// Event time has gone on to there.
@@ -344,11 +341,10 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
                 }
                 self.checkpoints.take(&*self.timers.event, epoch);
                 self.checkpoints.take(&*self.timers.processing, epoch);
-                self.dead_letters.barrier(epoch);
             }
-            Mark::End => self.dead_letters.end(),
-            Mark::Watermark(_) | Mark::Idle | Mark::Active => {}
+            Mark::Watermark(_) | Mark::Idle | Mark::Active | Mark::End => {}
         }
+        self.failures.mark(mark);
         self.sides.mark(mark);
         out.mark(mark);
     }
@@ -376,6 +372,6 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
     }
 
     fn ready(&self) -> bool {
-        self.sides.have_room() && self.dead_letters.has_room()
+        self.sides.have_room() && self.failures.have_room()
     }
 }

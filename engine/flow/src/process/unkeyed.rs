@@ -1,10 +1,12 @@
 //! [`Process`]: the function of a stream without keys, and the operator that calls it.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Mark, Timestamp};
 
+use super::failure::{Emits, Failures};
 use super::side::{Sides, Tagged};
 use crate::checkpoint::{Checkpoints, Stateful};
 use crate::graph::Edge;
@@ -139,6 +141,7 @@ impl<C: Chain> Tagged<C> {
         let function = make(&mut states);
         let operator = Processing {
             function,
+            failures: Failures::new(&flow, node),
             states: states.into_kept(),
             opened: false,
             sides,
@@ -153,6 +156,7 @@ impl<C: Chain> Tagged<C> {
 /// The operator of [`Stream::process`].
 pub struct Processing<P> {
     function: P,
+    failures: Failures,
     states: Vec<Rc<RefCell<dyn Stateful>>>,
     opened: bool,
     sides: Sides,
@@ -176,8 +180,25 @@ impl<P> Processing<P> {
     {
         if !self.opened {
             self.opened = true;
-            self.function.open();
+            let _opened = self.failures.call(self.watermark, || {
+                self.function.open();
+                Ok::<_, Infallible>(())
+            });
         }
+    }
+
+    /// Calls the function at this event time; what it returns, unless it has failed.
+    #[inline]
+    fn call<C, R>(
+        &mut self,
+        time: Timestamp,
+        out: &mut C,
+        call: impl FnOnce(&mut P, &ProcessContext, &mut Emits<'_, C>) -> R,
+    ) -> Option<R> {
+        let cx = self.context(time);
+        let Self { function, failures, .. } = self;
+        let called = failures.emit(out, |out| call(function, &cx, out));
+        called.map_err(|failure| failures.failed::<()>(time, None, failure)).ok()
     }
 }
 
@@ -187,16 +208,14 @@ impl<T: 'static, P: Process<T>> Operator<T> for Processing<P> {
     #[inline]
     fn record(&mut self, time: Timestamp, record: T, out: &mut impl Collector<P::Out>) {
         debug_assert!(self.opened, "a record before the first step");
-        let cx = self.context(time);
-        self.function.record(record, &cx, out);
+        self.call(time, out, |function, cx, out| function.record(record, cx, out));
     }
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
-                let cx = self.context(watermark);
-                self.function.watermark(&cx, out);
+                self.call(watermark, out, |function, cx, out| function.watermark(cx, out));
             }
             Mark::Barrier(epoch) => {
                 self.open();
@@ -204,6 +223,7 @@ impl<T: 'static, P: Process<T>> Operator<T> for Processing<P> {
             }
             Mark::Idle | Mark::Active | Mark::End => {}
         }
+        self.failures.mark(mark);
         self.sides.mark(mark);
         out.mark(mark);
     }
@@ -211,11 +231,10 @@ impl<T: 'static, P: Process<T>> Operator<T> for Processing<P> {
     fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
         self.open();
         self.processing_time = now.wall;
-        let cx = self.context(self.watermark);
-        self.function.tick(&cx, out)
+        self.call(self.watermark, out, |function, cx, out| function.tick(cx, out)).flatten()
     }
 
     fn ready(&self) -> bool {
-        self.sides.have_room()
+        self.sides.have_room() && self.failures.have_room()
     }
 }

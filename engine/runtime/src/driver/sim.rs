@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_flow::{BuildContext, Flow, Now, Shard, Step, Tuning};
 use thalweg_kernel::time::millis;
-use thalweg_kernel::{Shared, Timestamp};
+use thalweg_kernel::{Shared, Timestamp, message_of_panic};
 
-use super::message_of;
 use crate::config::RuntimeConfig;
 use crate::metrics::{Board, Snapshot};
 use crate::running::JobError;
@@ -108,7 +107,7 @@ impl Simulation {
             let step = catch_unwind(AssertUnwindSafe(|| shard.step(now)));
             *last = step.map_err(|panic| JobError::Panicked {
                 shard: chosen,
-                message: message_of(&*panic),
+                message: message_of_panic(&*panic),
             })??;
             if *last == Step::Done {
                 board.post(chosen, shard.metrics(), now.wall);
