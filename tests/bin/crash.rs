@@ -2,7 +2,7 @@
 //! sinks have in the end against a ledger of what the broker had acknowledged.
 //!
 //! ```text
-//!  fleet (QoS 1, numbered) ──> mosquitto ──> the job, a child process ──> readings, sums per second
+//!  fleet (QoS 1, numbered) ──> mosquitto ──> the job, a child process ──> readings, sums per second, a changelog
 //!     └── ledger: what was PUBACKed           └── kill -9, again and again      │
 //!          └───────────────── compared, exactly ────────────────────────────────┘
 //! ```
@@ -14,11 +14,13 @@
 //! | `job` | the job, and its process |
 //! | `lives`, `moments` | starts and kills it: after a time, or at named points |
 //! | `sinks` | what the sinks hold |
+//! | `standings` | the table whose changelog goes into the third sink |
 //! | `uplink`, `receiver` | for MQTT: a way to the broker that breaks, and who receives what is published |
 //! | `judge` | the comparison |
 //!
-//! What may be claimed: every acknowledged message is in the sink once, and every sum is that of these messages.
-//! A message that was sent and never acknowledged may be there once or not at all, in both sinks alike.
+//! What may be claimed: every acknowledged message is in the sink once, every sum is that of these messages, and the table
+//! that follows the changelog is what these messages come to.
+//! A message that was sent and never acknowledged may be there once or not at all, in all sinks alike.
 //!
 //! The outbox publishes at least once, so with MQTT "in the sink" means: received, each id counted once. One id
 //! must always mean the same result, and one result must have one id. Repetitions under an id are counted and printed.
@@ -43,6 +45,8 @@ mod moments;
 mod receiver;
 #[path = "../crash/sinks.rs"]
 mod sinks;
+#[path = "../crash/standings.rs"]
+mod standings;
 #[path = "../crash/uplink.rs"]
 mod uplink;
 

@@ -1,13 +1,14 @@
 //! The job that is killed, in a process of its own: readings from MQTT, duplicates removed by the publisher's numbers,
-//! every reading to a sink, and sums per device and second of event time to another.
+//! every reading to a sink, sums per device and second of event time to another, and the changelog of a table to a third.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use thalweg::flow::{Context, KeyedProcess, ValueState};
-use thalweg::kernel::Collector;
+use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
 use thalweg::runtime::{JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions};
 use thalweg_file::RollingFiles;
@@ -17,7 +18,8 @@ use thalweg_sqlite::{RowSink, Server, SqliteSink};
 use thalweg_store::FoldPolicy;
 
 use crate::ledger::{DISORDER, WINDOW_MS};
-use crate::sinks::{READINGS, SUMS, SinkKind, postgres_url};
+use crate::sinks::{READINGS, STANDINGS, SUMS, SinkKind, postgres_url};
+use crate::standings::{Standing, Standings};
 
 /// Numbers of a device that are remembered below its highest.
 const REMEMBERED: u64 = 2_048;
@@ -154,7 +156,10 @@ fn job(life: &Life) -> Result<Job> {
             .source(source.clone(), watermarks.timestamps(|r: &Reading| r.time_ms))
             .key_by(|r| r.device.clone())
             .process(|states| Once { seen: states.value("seen") });
-        let [all, sums] = once.split();
+        let [all, sums, standings] = once.split();
+        let standings = standings
+            .key_by(|r| r.device.clone())
+            .process(|states| Standings { sums: states.value("sums") });
         let sums = sums
             .key_by(|r| r.device.clone())
             .window(Tumbling::of(Duration::from_millis(WINDOW_MS as u64)))
@@ -167,13 +172,15 @@ fn job(life: &Life) -> Result<Job> {
             SinkKind::Sqlite => {
                 let path = out.join("results.db");
                 all.sink(readings(SqliteSink::new(path.clone(), "readings")));
-                sums.sink(totals(SqliteSink::new(path, "sums")));
+                sums.sink(totals(SqliteSink::new(path.clone(), "sums")));
+                standings.sink(table(SqliteSink::new(path, "standings")));
             }
             SinkKind::Postgres => {
                 // Of another kind it would have been refused above.
                 let Some(server) = &server else { return };
                 all.sink(readings(PostgresSink::new(server.clone(), "readings")));
                 sums.sink(totals(PostgresSink::new(server.clone(), "sums")));
+                standings.sink(table(PostgresSink::new(server.clone(), "standings")));
             }
             SinkKind::Files => {
                 let files = |name: &str| {
@@ -185,6 +192,7 @@ fn job(life: &Life) -> Result<Job> {
                 };
                 all.sink(files("readings"));
                 sums.sink(files("sums"));
+                standings.sink(files("standings"));
             }
             SinkKind::Mqtt => {
                 // Each has a name of its own: two connections under one would push each other out.
@@ -195,6 +203,11 @@ fn job(life: &Life) -> Result<Job> {
                 };
                 all.sink(MqttSink::new(broker("readings"), topic, JsonLines));
                 sums.sink(MqttSink::new(broker("sums"), SUMS, JsonLines));
+                let topic = |s: &Standing, topic: &mut String| {
+                    // Writing to a string does not fail.
+                    let _ = write!(topic, "{STANDINGS}{}/{}", s.device, s.grade);
+                };
+                standings.sink(MqttSink::new(broker("standings"), topic, JsonLines).changelog());
             }
         }
     }))
@@ -216,6 +229,15 @@ fn totals<S: Server>(sink: RowSink<Sums, S>) -> RowSink<Sums, S> {
         .column("start", |w| w.start)
         .column("count", |w| w.value.0)
         .column("sum", |w| w.value.1)
+}
+
+/// The table that follows the changelog.
+fn table<S: Server>(sink: RowSink<Standing, S>) -> RowSink<Changed<Standing>, S> {
+    sink.key_text("device", |s: &Standing| s.device.as_str())
+        .key("grade", |s| s.grade)
+        .column("count", |s| s.count)
+        .column("sum", |s| s.sum)
+        .changelog()
 }
 
 #[cfg(test)]

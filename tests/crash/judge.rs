@@ -1,9 +1,10 @@
 //! Holds what the sink has against the ledger. Knows nothing of how it came about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger::{DEVICES, Fate, Ledger, WINDOW_MS, device_name};
 use crate::sinks::Results;
+use crate::standings::Standing;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -52,6 +53,7 @@ pub(crate) fn judge(ledger: &Ledger, results: &Results) -> Verdict {
         }
     }
     let mut sums: BTreeMap<(String, i64), (u64, i64)> = BTreeMap::new();
+    let mut standings: BTreeMap<String, (u64, i64)> = BTreeMap::new();
     for message in ledger.messages() {
         let device = device_name(message.device);
         let times = found.get(&(device.as_str(), message.sequence)).copied().unwrap_or_default();
@@ -63,16 +65,48 @@ pub(crate) fn judge(ledger: &Ledger, results: &Results) -> Verdict {
             verdict.repeated += times - 1;
             verdict.say(format!("{times} times: {device} {message:?}"));
         }
-        // The window of the mark stays open. What was lost counts as it should have; what nobody knows counts if
-        // it is there, in both sinks or in none.
-        if message.device != DEVICES && (times > 0 || message.fate == Fate::Acknowledged) {
+        // What was lost counts as it should have; what nobody knows counts if it is there, in all sinks or in none.
+        if times == 0 && message.fate == Fate::Unknown {
+            continue;
+        }
+        let standing = standings.entry(device.clone()).or_default();
+        *standing = (standing.0 + 1, standing.1 + message.value);
+        // The window of the mark stays open.
+        if message.device != DEVICES {
             let start = message.time_ms - message.time_ms.rem_euclid(WINDOW_MS);
             let sum = sums.entry((device, start)).or_default();
             *sum = (sum.0 + 1, sum.1 + message.value);
         }
     }
     judge_sums(&sums, results, &mut verdict);
+    judge_standings(&standings, results, &mut verdict);
     verdict
+}
+
+/// The table of the changelog is what all changes come to, and no row of earlier is left.
+fn judge_standings(
+    expected: &BTreeMap<String, (u64, i64)>,
+    results: &Results,
+    verdict: &mut Verdict,
+) {
+    let rows =
+        expected.iter().filter_map(|(device, &(count, sum))| Standing::of(device, count, sum));
+    let right: BTreeSet<_> = rows.collect();
+    let mut found: BTreeMap<_, u64> = BTreeMap::new();
+    results.standings.iter().for_each(|row| *found.entry(row).or_default() += 1);
+    for (row, &times) in &found {
+        if !right.contains(*row) {
+            verdict.wrong += 1;
+            verdict.say(format!("{row:?} is not what the changes of its device come to"));
+        } else if times > 1 {
+            verdict.repeated += times - 1;
+            verdict.say(format!("{times} times: {row:?}"));
+        }
+    }
+    for row in right.iter().filter(|row| !found.contains_key(row)) {
+        verdict.lost += 1;
+        verdict.say(format!("lost: {row:?}"));
+    }
 }
 
 fn judge_sums(
@@ -141,7 +175,8 @@ mod tests {
             sum: messages.iter().map(|m| m.value).sum(),
         };
         let readings = messages.iter().map(reading).collect();
-        let results = Results { readings, sums: vec![sum], ..Results::default() };
+        let standings = Standing::of("d00", 2, sum.sum).into_iter().collect();
+        let results = Results { readings, sums: vec![sum], standings, ..Results::default() };
         (ledger, results)
     }
 
@@ -173,6 +208,7 @@ mod tests {
             results.readings.push(Reading { device, sequence, time_ms, value });
             results.sums[0].count += 1;
             results.sums[0].sum += m.value;
+            results.standings[0] = Standing::of("d00", 3, results.sums[0].sum).unwrap();
         };
         check(both, 0, 0, 0);
         let one = |ledger: &Ledger, results: &mut Results| {
@@ -192,5 +228,8 @@ mod tests {
         check(|_, r| r.sums.push(r.sums[0].clone()), 0, 1, 0);
         check(|_, r| r.sums[0].sum += 1, 0, 0, 1);
         check(|_, r| r.faults.push("an id with two payloads".into()), 0, 0, 1);
+        check(|_, r| r.standings.clear(), 1, 0, 0);
+        check(|_, r| r.standings.push(r.standings[0].clone()), 0, 1, 0);
+        check(|_, r| r.standings.push(Standing { grade: 9, ..r.standings[0].clone() }), 0, 0, 1);
     }
 }

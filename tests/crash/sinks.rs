@@ -1,6 +1,6 @@
 //! What the sinks hold, read back as any other program would read it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,17 +12,19 @@ use thalweg::kernel::{Str, Timestamp};
 use thalweg_postgres::testing::Client;
 
 use crate::job::{Reading, out_dir};
+use crate::standings::Standing;
 
 /// Where the results go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SinkKind {
-    /// Two tables of a SQLite file, without keys.
+    /// Tables of a SQLite file: two without keys, and one that follows a changelog.
     Sqlite,
-    /// Two tables of a PostgreSQL database, without keys.
+    /// Tables of a PostgreSQL database, as of SQLite.
     Postgres,
-    /// Two directories of rolling files.
+    /// Directories of rolling files; one has a changelog.
     Files,
-    /// Published through the outbox, and received by a subscriber that writes a file.
+    /// Published through the outbox, and received by a subscriber that writes a file. The rows of the changelog's
+    /// table are topics.
     Mqtt,
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct SumRow {
 pub(crate) struct Results {
     pub(crate) readings: Vec<Reading>,
     pub(crate) sums: Vec<SumRow>,
+    /// The table of the changelog.
+    pub(crate) standings: Vec<Standing>,
     /// What was received once more under the id that it had before. Publishing is at least once: that is allowed.
     pub(crate) published_again: u64,
     /// What no sink may show, in words.
@@ -98,6 +102,15 @@ fn from_sqlite(path: &Path) -> Result<Results> {
         })?;
         results.sums = rows.collect::<Result<_, _>>()?;
     }
+    if there("standings")? {
+        let mut rows = db.prepare("SELECT device, grade, count, sum FROM standings")?;
+        let rows = rows.query_map([], |row| {
+            let device = Str::from(row.get::<_, String>(0)?);
+            let (grade, count) = (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64);
+            Ok(Standing { device, grade, count, sum: row.get(3)? })
+        })?;
+        results.standings = rows.collect::<Result<_, _>>()?;
+    }
     Ok(results)
 }
 
@@ -133,6 +146,11 @@ fn from_postgres(url: &str) -> Result<Results> {
         let (start_ms, count, sum) = (start.parse()?, count.parse()?, sum.parse()?);
         results.sums.push(SumRow { device: device.clone(), start_ms, count, sum });
     }
+    for row in rows("standings", "device, grade, count, sum")? {
+        let [device, grade, count, sum] = &row[..] else { bail!("no standing: {row:?}") };
+        let (grade, count, sum) = (grade.parse()?, count.parse()?, sum.parse()?);
+        results.standings.push(Standing { device: device.into(), grade, count, sum });
+    }
     Ok(results)
 }
 
@@ -154,7 +172,41 @@ fn from_files(out: &Path) -> Result<Results> {
         results.sums.push(sum_row(line)?);
         Ok(())
     })?;
+    let mut table = Follower::default();
+    each_line(&out.join("standings"), |line| table.follow(serde_json::from_str(line)?))?;
+    results.standings = table.rows.into_values().collect();
+    results.faults.extend(table.faults);
     Ok(results)
+}
+
+/// A change as JSON.
+#[derive(Debug, Deserialize)]
+struct ChangeLine {
+    op: String,
+    #[serde(flatten)]
+    row: Standing,
+}
+
+/// A table that follows a changelog, and holds every change against what it has.
+#[derive(Debug, Default)]
+struct Follower {
+    rows: BTreeMap<(Str, u64), Standing>,
+    faults: Vec<String>,
+}
+
+impl Follower {
+    fn follow(&mut self, change: ChangeLine) -> Result<()> {
+        let key = (change.row.device.clone(), change.row.grade);
+        let (before, due) = match &*change.op {
+            "+I" | "+U" => (self.rows.insert(key, change.row.clone()), None),
+            "-U" | "-D" => (self.rows.remove(&key), Some(&change.row)),
+            other => bail!("an unknown kind of change: {other}"),
+        };
+        if before.as_ref() != due {
+            self.faults.push(format!("{change:?} came when the table had {before:?}"));
+        }
+        Ok(())
+    }
 }
 
 fn sum_row(line: &str) -> Result<SumRow> {
@@ -162,17 +214,30 @@ fn sum_row(line: &str) -> Result<SumRow> {
     Ok(SumRow { device: key, start_ms: start.as_millis(), count, sum })
 }
 
-/// Calls `each` with the lines of all finished parts.
+/// The place of a part among those of one directory: the changes of a key are in this order, by run and number.
+fn place(name: &str) -> Option<(u64, u64, u64)> {
+    let mut numbers = name.strip_prefix("part-")?.split(['-', '.']).map(str::parse::<u64>);
+    let mut next = || numbers.next()?.ok();
+    let (instance, run, number) = (next()?, next()?, next()?);
+    Some((run, instance, number))
+}
+
+/// Calls `each` with the lines of all finished parts, in their order.
 fn each_line(dir: &Path, mut each: impl FnMut(&str) -> Result<()>) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
+    let mut parts = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') {
-            continue;
+        if !name.starts_with('.') {
+            let place = place(&name).with_context(|| format!("{name} is no part"))?;
+            parts.push((place, path));
         }
+    }
+    parts.sort();
+    for (_, path) in parts {
         let text = fs::read_to_string(&path)?;
         if !text.is_empty() && !text.ends_with('\n') {
             bail!("{} can be seen and does not end with a line feed", path.display());
@@ -188,6 +253,8 @@ fn each_line(dir: &Path, mut each: impl FnMut(&str) -> Result<()>) -> Result<()>
 pub(crate) const READINGS: &str = "out/readings/";
 /// Where sums are published.
 pub(crate) const SUMS: &str = "out/sums";
+/// Where the rows of the changelog's table are, and device and grade behind it.
+pub(crate) const STANDINGS: &str = "out/standings/";
 
 /// What was received of a publish: a line of the receiver's file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -210,6 +277,9 @@ fn from_received(path: &Path) -> Result<Results> {
         let received = serde_json::from_str(line);
         inbox.take(received.with_context(|| format!("{}: {line:?}", path.display()))?)?;
     }
+    for (topic, payload) in inbox.rows {
+        inbox.results.standings.push(serde_json::from_str(&payload).context(topic)?);
+    }
     Ok(inbox.results)
 }
 
@@ -219,6 +289,8 @@ struct Inbox {
     by_id: HashMap<String, (String, String)>,
     /// The number of the next message of each note that was not received before.
     next: HashMap<String, u64>,
+    /// What was last received on each topic that holds a row; nothing of those that were emptied.
+    rows: BTreeMap<String, String>,
     results: Results,
 }
 
@@ -229,6 +301,13 @@ impl Inbox {
             self.results.faults.push(format!("{payload} on {topic} has no id"));
             return Ok(());
         };
+        if topic.starts_with(STANDINGS) {
+            // Also what comes again: it begins further back, and ends where it was.
+            match &*payload {
+                "" => drop(self.rows.remove(&topic)),
+                row => drop(self.rows.insert(topic.clone(), row.to_owned())),
+            }
+        }
         if let Some(before) = self.by_id.get(&id) {
             self.results.published_again += 1;
             if *before != (topic.clone(), payload.clone()) {
@@ -250,7 +329,7 @@ impl Inbox {
                 self.results.faults.push(format!("{reading:?} was published on {topic}"));
             }
             self.results.readings.push(reading);
-        } else {
+        } else if topic == SUMS {
             self.results.sums.push(sum_row(&payload)?);
         }
         self.by_id.insert(id, (topic, payload));
@@ -290,6 +369,37 @@ mod tests {
         check(&[("a-1-0-0-0", 1), ("a-1-0-0-0", 2)], 1, 1, 1);
         // The judge sees this one: two readings.
         check(&[("a-1-0-0-0", 1), ("a-2-0-0-0", 1)], 2, 0, 0);
+    }
+
+    #[test]
+    fn a_topic_has_its_newest_row_and_an_emptied_one_has_none() {
+        let mut inbox = Inbox::default();
+        let rows = [("a/0", "one"), ("a/1", "two"), ("a/0", ""), ("a/1", "three")];
+        for (number, (topic, payload)) in rows.into_iter().enumerate() {
+            let (topic, payload) = (format!("{STANDINGS}{topic}"), payload.to_owned());
+            let id = Some(format!("a-1-0-0-{number}"));
+            inbox.take(Received { topic, id, payload }).unwrap();
+        }
+        let rows: Vec<_> = inbox.rows.into_iter().collect();
+        assert_eq!(rows, [(format!("{STANDINGS}a/1"), "three".to_owned())]);
+        assert_eq!(inbox.results.faults.len(), 0);
+    }
+
+    #[test]
+    fn a_change_must_follow_from_the_table() {
+        let faults = |changes: &[(&str, u64)]| {
+            let mut table = Follower::default();
+            for &(op, count) in changes {
+                let row = Standing { device: "d".into(), grade: 0, count, sum: 0 };
+                table.follow(ChangeLine { op: op.into(), row }).unwrap();
+            }
+            (table.faults.len(), table.rows.len())
+        };
+        assert_eq!(faults(&[("+I", 1), ("-U", 1), ("+U", 2), ("-D", 2)]), (0, 0));
+        assert_eq!(faults(&[("+I", 1), ("+U", 2)]), (1, 1));
+        assert_eq!(faults(&[("+I", 1), ("-D", 2)]), (1, 0));
+        assert_eq!(faults(&[("-D", 1)]), (1, 0));
+        assert_eq!(place("part-1-40-7.jsonl"), Some((40, 1, 7)));
     }
 
     #[test]

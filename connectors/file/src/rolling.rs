@@ -34,6 +34,10 @@
 //!
 //! An earlier run's thread may still be at work when the next one opens; the lock lets it end first.
 //!
+//! # Changelogs
+//! The parts of a changelog hold its changes, each with its kind in the field `op`. The changes of one key that
+//! come through one shard in each run are in order if parts are read by run, instance and number.
+//!
 //! # Limits
 //! A shard is ready while fewer than [`QUEUED_BYTES_MAX`] bytes wait to be written. A full disk is waited
 //! out; a failed sync is final. A crash makes small files: what was in progress is finished, not continued.

@@ -14,6 +14,8 @@
 //! The first record fixes the columns: maps whose keys change belong into JSON lines. An optional
 //! struct that is `null` later leaves its columns empty; one that is `null` in the first record
 //! has shown no columns to fill later.
+//!
+//! A row of a changelog ([`Changed`](thalweg_kernel::Changed)) has its kind in the first column, `op`.
 
 use serde::Serialize;
 use thalweg_kernel::Encode;
@@ -266,6 +268,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use serde_json::{Value, json};
+    use thalweg_kernel::Changed;
 
     /// The header and the lines that `records` give.
     fn lines<T: Serialize>(records: &[T]) -> Result<String, EncodeError> {
@@ -309,6 +312,16 @@ mod tests {
         assert_eq!(lines(&[1.5, 2.0]).unwrap(), "value\n1.5\n2.0");
         assert_eq!(lines(&[json!({"xs": [1, "a"]})]).unwrap(), "xs\n\"[1,\"\"a\"\"]\"");
         assert_eq!(lines(&[Some(1), None]).unwrap(), "value\n1\n\"\"");
+    }
+
+    #[test]
+    fn a_changelog_has_its_kind_in_the_first_column() {
+        let row = |n| Row { device: "a", value: None, n };
+        let [before, after] = Changed::update(row(1), row(2));
+        let rows = [Changed::insert(row(1)), before, after, Changed::delete(row(2))];
+        assert_eq!(lines(&rows).unwrap(), "op,device,value,n\n+I,a,,1\n-U,a,,1\n+U,a,,2\n-D,a,,2");
+        let clash = lines(&[Changed::insert(json!({"op": 1}))]).unwrap_err();
+        assert!(clash.reason.contains("a field `op` of its own"), "{}", clash.reason);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use thalweg_kernel::format::EncodeError;
 ///
 /// Numbers are written with the fewest digits that read back equal. JSON has no word for NaN and
 /// infinity: they become `null`, as in JavaScript. The sink adds the line feed; the text
-/// contains none.
+/// contains none. A row of a changelog ([`Changed`](thalweg_kernel::Changed)) has its kind in the field `op`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonLines;
 
@@ -35,6 +35,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
+    use thalweg_kernel::Changed;
+
     fn line(value: &impl Serialize) -> String {
         let mut out = b"before ".to_vec();
         JsonLines::new().encode(value, &mut out).unwrap();
@@ -45,6 +47,9 @@ mod tests {
     fn one_line_per_record() {
         assert_eq!(line(&("a\nb", 0.1f32, 1e300)), r#"["a\nb",0.1,1e+300]"#);
         assert_eq!(line(&[f64::NAN, f64::NEG_INFINITY]), "[null,null]");
+        assert_eq!(line(&(u64::MAX, i128::MIN)), format!("[{},{}]", u64::MAX, i128::MIN));
+        let change = Changed::delete(BTreeMap::from([("n", 1)]));
+        assert_eq!(line(&change), r#"{"op":"-D","n":1}"#);
     }
 
     #[test]

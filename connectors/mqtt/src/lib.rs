@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`MqttConfig`] | the broker and how to connect to it, from a URL or built |
 //! | [`MqttSource`] | topics in, one partition, one connection |
-//! | [`MqttSink`] | records out, one connection for all shards of the job |
+//! | [`MqttSink`] | records out, one connection for all shards of the job; or the table of a changelog, a retained topic for each row |
 //! | [`Mode`], [`Start`] | when a source acknowledges, and where in its journal it begins |
 //! | [`WithProperty`] | a user property, such as a sequence number, beside the decoded record |
 //! | [`record`] | a message as it stands in the journal |
@@ -146,7 +146,7 @@ pub use config::{MqttConfig, PASSWORD_ENV, Qos, USER_ENV, Version};
 pub use retry::{RETRY_MS_MAX, RETRY_MS_MIN};
 pub use sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BATCHES_MAX};
 pub use sink::writer::MqttWriter;
-pub use sink::{MqttSink, OUTBOX_BYTES_MAX, Topic};
+pub use sink::{MqttChangelog, MqttSink, OUTBOX_BYTES_MAX, Topic};
 pub use source::chunk::{CHUNK_BYTES_MAX, CHUNK_MESSAGES_MAX, CHUNKS_MAX};
 pub use source::mode::{Mode, Start};
 pub use source::partition::MqttPartition;

@@ -57,6 +57,8 @@ pub(crate) enum DropReason {
     Topic,
     /// The packet is over `packet_bytes_max` or the broker's own limit.
     TooLarge,
+    /// A row whose payload is empty, where that would take the row away.
+    Empty,
     /// The broker said no.
     Refused,
 }
@@ -66,6 +68,7 @@ impl DropReason {
         match self {
             Self::Topic => "invalid_topic",
             Self::TooLarge => "too_large",
+            Self::Empty => "empty_payload",
             Self::Refused => "refused",
         }
     }

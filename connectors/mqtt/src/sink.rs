@@ -2,9 +2,11 @@
 //! [`send`](crate::sink::send), is shared by the job's shards. In a job with checkpoints results wait in an
 //! outbox for their epoch: see [`outbox`](crate::sink::outbox).
 
+mod backlog;
 pub(crate) mod batches;
 mod drops;
 pub(crate) mod outbox;
+mod publication;
 mod send;
 mod shared;
 mod unacked;
@@ -13,13 +15,16 @@ pub(crate) mod writer;
 use std::sync::Arc;
 use std::thread;
 
-use thalweg_kernel::{ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId};
+use thalweg_kernel::{
+    Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId,
+};
 
 use crate::config::MqttConfig;
 use crate::link::Plan;
 use crate::link::dialer::Dialer;
 use crate::sink::batches::BATCHES_MAX;
 use crate::sink::outbox::Outbox;
+use crate::sink::publication::{Records, Rows};
 use crate::sink::send::{Send, Setup};
 use crate::sink::shared::{Common, SinkShared};
 use crate::sink::writer::MqttWriter;
@@ -137,6 +142,29 @@ impl<E, F> MqttSink<E, F> {
         self
     }
 
+    /// Publishes the table of a changelog: each row stays with the broker, in the topic that follows from the
+    /// row's key.
+    ///
+    /// An insert or an update-after publishes its row, retained. A delete publishes an empty payload, retained, on
+    /// which the broker forgets the topic. So does an update-before, unless an update-after of its topic follows at
+    /// once: the two are one update. The topic and the encoder are of the rows; where two keys have one topic, the
+    /// newer row is seen.
+    ///
+    /// The changes of one key must come through one shard, in their order: let the stream be keyed by what the
+    /// topic is made of, or run on one shard. They are published in that order, also after a restart on another
+    /// number of shards. What is published again after a crash begins further back and ends where it was.
+    ///
+    /// A row whose payload would be empty is dropped and counted (`reason="empty_payload"`). The configuration
+    /// needs a `client_id`: under its name the broker ends the last run's connection before it takes anything from
+    /// the next one, so no row of earlier comes late.
+    ///
+    /// Without this, a stream of changes is published change by change, with its kind as a field (see
+    /// [`Changed`]).
+    #[must_use]
+    pub fn changelog(self) -> MqttChangelog<E, F> {
+        MqttChangelog(self.retain(true))
+    }
+
     /// Publishes results as they come, also in a job with checkpoints. After a crash some of them are
     /// worked out and published again.
     #[must_use]
@@ -165,14 +193,17 @@ impl<E, F> MqttSink<E, F> {
         self.config.check()
     }
 
+    fn wrong(&self, cause: ConfigError) -> ConnectorError {
+        ConnectorError::new(self.config.to_string(), "wrong setting").caused_by(cause)
+    }
+
     /// The connection's name, if it is not to be random.
     fn client_id(&self) -> Option<String> {
         self.config.client_id.as_ref().map(|id| format!("{id}-out"))
     }
 
     fn start(&self, cx: &OpenContext, name: &str) -> Result<SinkShared, ConnectorError> {
-        let wrong =
-            |cause: ConfigError| ConnectorError::new(name, "wrong setting").caused_by(cause);
+        let wrong = |cause| self.wrong(cause);
         let config = self.config.clone();
         let plan = Arc::new(Plan {
             client_id: self.client_id().unwrap_or_else(random_id),
@@ -200,24 +231,20 @@ impl<E, F> MqttSink<E, F> {
     }
 }
 
-impl<T, E, F> SinkSpec<T> for MqttSink<E, F>
-where
-    E: Encode<T> + Clone + 'static,
-    F: Topic<T> + Clone + 'static,
-{
-    type Writer = MqttWriter<E, F>;
-
-    fn describe(&self) -> String {
-        format!("{} {}", self.config, self.topic.describe())
+impl<E: Clone, F: Clone> MqttSink<E, F> {
+    fn records(&self) -> Records<E, F> {
+        Records { topic: self.topic.clone(), encoder: self.encoder.clone() }
     }
 
-    fn open(&self, cx: &OpenContext) -> Result<Self::Writer, ConnectorError> {
+    fn open_with<P>(
+        &self,
+        cx: &OpenContext,
+        publication: P,
+    ) -> Result<MqttWriter<P>, ConnectorError> {
         let name = self.config.to_string();
         let named =
             || self.client_id().map_or(Ok(()), |id| client_ids::claim(cx, &self.config, &id));
-        self.check()
-            .and_then(|()| named())
-            .map_err(|cause| ConnectorError::new(&name, "wrong setting").caused_by(cause))?;
+        self.check().and_then(|()| named()).map_err(|cause| self.wrong(cause))?;
         let shared = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, &name))?;
         let outbox = (cx.durability.checkpoints && !self.at_least_once).then(|| {
             let who = StateId::of(&cx.job, &cx.durability.operator).number();
@@ -225,7 +252,58 @@ where
             Outbox::new(who, self.outbox_bytes_max, notes)
         });
         let outbox = outbox.transpose().map_err(|why| ConnectorError::new(&name, why))?;
-        let (topic, encoder) = (self.topic.clone(), self.encoder.clone());
-        Ok(MqttWriter::new(cx, &self.config, (topic, encoder), outbox, &shared))
+        Ok(MqttWriter::new(cx, &self.config, publication, outbox, &shared))
+    }
+}
+
+impl<T, E, F> SinkSpec<T> for MqttSink<E, F>
+where
+    E: Encode<T> + Clone + 'static,
+    F: Topic<T> + Clone + 'static,
+{
+    type Writer = MqttWriter<Records<E, F>>;
+
+    fn describe(&self) -> String {
+        format!("{} {}", self.config, self.topic.describe())
+    }
+
+    fn open(&self, cx: &OpenContext) -> Result<Self::Writer, ConnectorError> {
+        self.open_with(cx, self.records())
+    }
+}
+
+/// Publishes the table of a changelog; see [`MqttSink::changelog`].
+#[derive(Clone, Debug)]
+pub struct MqttChangelog<E, F>(MqttSink<E, F>);
+
+impl<E, F> MqttChangelog<E, F> {
+    /// As [`MqttSink::check`].
+    ///
+    /// # Errors
+    /// Names the first setting that will not do.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.0.config.client_id.is_none() {
+            let allowed =
+                "a name that no other client has: a changelog's rows are published under one";
+            return Err(ConfigError::new("client_id", "", allowed));
+        }
+        self.0.check()
+    }
+}
+
+impl<T, E, F> SinkSpec<Changed<T>> for MqttChangelog<E, F>
+where
+    E: Encode<T> + Clone + 'static,
+    F: Topic<T> + Clone + 'static,
+{
+    type Writer = MqttWriter<Rows<E, F>>;
+
+    fn describe(&self) -> String {
+        SinkSpec::<T>::describe(&self.0)
+    }
+
+    fn open(&self, cx: &OpenContext) -> Result<Self::Writer, ConnectorError> {
+        self.check().map_err(|cause| self.0.wrong(cause))?;
+        self.0.open_with(cx, Rows(self.0.records()))
     }
 }

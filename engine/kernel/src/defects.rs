@@ -148,6 +148,8 @@ defects! {
     MqttForgetsUnacked,
     /// The outbox publishes results when any epoch exists, not when theirs does.
     MqttPublishesEarly,
+    /// What the last run has left is published by each shard as it comes, not in the order of its epochs.
+    MqttOldRowsLate,
 
     /// A rolling file's content is not synced before it counts as sealed.
     FileNoSync,

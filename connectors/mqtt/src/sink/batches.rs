@@ -91,6 +91,28 @@ impl Results {
         self.ends.clear();
     }
 
+    /// Where the last result begins, if there is one.
+    fn last(&self) -> Option<usize> {
+        let before = self.ends.len().checked_sub(1)?.checked_sub(1);
+        Some(before.map_or(0, |before| self.ends[before].1))
+    }
+
+    /// The topic of the last result; empty if there is none.
+    pub(crate) fn last_topic(&self) -> &[u8] {
+        match (self.last(), self.ends.last()) {
+            (Some(from), Some(&(topic, _))) => &self.bytes[from..topic],
+            _ => &[],
+        }
+    }
+
+    /// Takes the last result away.
+    pub(crate) fn pop(&mut self) {
+        if let Some(from) = self.last() {
+            self.bytes.truncate(from);
+            self.ends.pop();
+        }
+    }
+
     /// Takes out the results, leaving none.
     pub(crate) fn unpack(&mut self) -> impl Iterator<Item = (Bytes, Bytes)> + use<'_> {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));

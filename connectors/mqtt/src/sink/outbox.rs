@@ -49,15 +49,25 @@ pub(crate) struct Outbox {
 struct Note {
     id: PendingId,
     bytes: Vec<u8>,
+    /// The last run has left it.
+    is_left: bool,
     /// Where the next message begins, and its number.
     at: usize,
     next: usize,
 }
 
 impl Note {
-    fn new(id: PendingId, bytes: Vec<u8>) -> Self {
-        Self { id, bytes, at: 1, next: 0 }
+    fn new(id: PendingId, bytes: Vec<u8>, is_left: bool) -> Self {
+        Self { id, bytes, is_left, at: 1, next: 0 }
     }
+}
+
+/// What a batch was filled with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    pub(crate) ids: IdStem,
+    /// The epoch of a note that the last run has left, if these are its last messages.
+    pub(crate) left: Option<Epoch>,
 }
 
 impl Outbox {
@@ -78,12 +88,20 @@ impl Outbox {
             bytes: 0,
             bytes_max,
         };
+        let mut pending: Vec<_> = pending.collect();
+        // Those of several instances may have come here.
+        pending.sort_by_key(|(id, _)| *id);
         for (id, bytes) in pending {
             check(&bytes).map_err(|why| format!("the note {id} {why}"))?;
             outbox.bytes += bytes.len();
-            outbox.publishing.push_back(Note::new(id, bytes));
+            outbox.publishing.push_back(Note::new(id, bytes, true));
         }
         Ok(outbox)
+    }
+
+    /// The epochs of what is to be published, note by note.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = Epoch> {
+        self.publishing.iter().map(|note| note.id.epoch)
     }
 
     /// Whether more may be written.
@@ -113,7 +131,7 @@ impl Outbox {
         self.open.clear();
         let id = pending.put(&bytes);
         self.bytes += bytes.len();
-        self.sealed.push_back(Note::new(id, bytes));
+        self.sealed.push_back(Note::new(id, bytes, false));
     }
 
     /// `epoch` exists: its notes may be published.
@@ -124,11 +142,11 @@ impl Outbox {
         }
     }
 
-    /// Fills `batch`, which is empty, with messages to publish; how their ids begin.
-    pub(crate) fn fill(&mut self, batch: &mut Results) -> Option<IdStem> {
-        let note = self.publishing.front_mut()?;
+    /// Fills `batch`, which is empty, with messages of the next note, if that is of an epoch up to `upto`.
+    pub(crate) fn fill(&mut self, batch: &mut Results, upto: Epoch) -> Option<Filled> {
+        let note = self.publishing.front_mut().filter(|note| note.id.epoch <= upto)?;
         let PendingId { epoch, instance, number } = note.id;
-        let stem =
+        let ids =
             IdStem { stem: format!("{}-{epoch}-{instance}-{number}", self.who), first: note.next };
         while batch.ends.len() < BATCH_MESSAGES_MAX
             && batch.bytes.len() < BATCH_BYTES_MAX
@@ -141,12 +159,14 @@ impl Outbox {
             note.next += 1;
         }
         self.left += batch.ends.len() as u64;
+        let mut left = None;
         if note.at == note.bytes.len()
             && let Some(note) = self.publishing.pop_front()
         {
+            left = note.is_left.then_some(note.id.epoch);
             self.leaving.push_back((note.id, self.left, note.bytes.len()));
         }
-        Some(stem)
+        Some(Filled { ids, left })
     }
 
     /// So many messages have arrived, in order.
@@ -229,7 +249,9 @@ mod tests {
     fn published(outbox: &mut Outbox) -> Vec<(String, String)> {
         let mut all = Vec::new();
         let mut batch = Results::default();
-        while let Some(IdStem { stem, first }) = outbox.fill(&mut batch) {
+        let newest = Epoch::new(u64::MAX);
+        while let Some(Filled { ids, .. }) = outbox.fill(&mut batch, newest) {
+            let IdStem { stem, first } = ids;
             let mut from = 0;
             for (n, &(_, payload)) in batch.ends.iter().enumerate() {
                 let text = String::from_utf8(batch.bytes[from..payload].to_vec()).unwrap();
@@ -283,6 +305,34 @@ mod tests {
         assert_eq!(all.len(), 1_300);
         outbox.arrive(1_300);
         assert!(outbox.has_room());
+    }
+
+    #[test]
+    fn notes_that_were_left_wait_for_older_ones_of_other_shards() {
+        let id = |epoch, instance| PendingId { epoch: Epoch::new(epoch), instance, number: 0 };
+        let note = |text: &str| {
+            let mut outbox = Outbox::new(1, 1_000, std::iter::empty()).unwrap();
+            write(&mut outbox, "t", text);
+            seal(&mut outbox, 1).0.remove(0).1
+        };
+        // In the order of the store: that of instances.
+        let pending = [(id(6, 0), note("six")), (id(5, 2), note("five"))];
+        let mut outbox = Outbox::new(1, 1_000, pending.into_iter()).unwrap();
+        assert_eq!(outbox.epochs().collect::<Vec<_>>(), [5, 6].map(Epoch::new));
+        let mut batch = Results::default();
+        assert_eq!(outbox.fill(&mut batch, Epoch::new(4)), None);
+        let filled = outbox.fill(&mut batch, Epoch::new(5)).unwrap();
+        assert_eq!((filled.left, &batch.bytes[..]), (Some(Epoch::new(5)), &b"tfive"[..]));
+        batch.clear();
+        assert_eq!(outbox.fill(&mut batch, Epoch::new(5)), None);
+        // What this run adds is not counted among what was left.
+        write(&mut outbox, "t", "seven");
+        seal(&mut outbox, 7);
+        outbox.commit(Epoch::new(7));
+        let newest = Epoch::new(u64::MAX);
+        assert_eq!(outbox.fill(&mut batch, newest).unwrap().left, Some(Epoch::new(6)));
+        batch.clear();
+        assert_eq!(outbox.fill(&mut batch, newest).unwrap().left, None);
     }
 
     #[test]

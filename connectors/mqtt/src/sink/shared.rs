@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use thalweg_kernel::Epoch;
+
 use crate::io_signal::IoSignal;
+use crate::sink::backlog::Backlog;
 use crate::sink::batches::ResultBatch;
 
 /// What the shards share: the way to the I/O thread.
@@ -16,6 +19,7 @@ pub(crate) struct SinkShared {
 /// What the shards and the I/O thread tell each other.
 pub(crate) struct Common {
     pub(crate) signal: IoSignal,
+    backlog: Backlog,
     failed: AtomicBool,
     failure: Mutex<String>,
     /// Writers that have seen all their results arrive.
@@ -32,6 +36,7 @@ impl Common {
     pub(crate) fn new(writers: usize) -> Self {
         Self {
             signal: IoSignal::default(),
+            backlog: Backlog::new(writers),
             failed: AtomicBool::new(false),
             failure: Mutex::new(String::new()),
             closed: AtomicUsize::new(0),
@@ -41,9 +46,25 @@ impl Common {
         }
     }
 
-    /// A shard has opened; it is woken for news that concerns all.
-    pub(crate) fn join(&self, waker: &Waker) {
+    /// A shard has opened, with what the last run has left of these epochs; it is woken for news that concerns
+    /// all.
+    pub(crate) fn join(&self, waker: &Waker, left: impl Iterator<Item = Epoch>) {
         self.wakers().push(waker.clone());
+        if self.backlog.open(left) {
+            self.wake_all();
+        }
+    }
+
+    /// Up to which epoch results may be published.
+    pub(crate) fn upto(&self) -> Epoch {
+        self.backlog.upto()
+    }
+
+    /// Results that the last run has left are on their way.
+    pub(crate) fn sent(&self, epoch: Epoch) {
+        if self.backlog.sent(epoch) {
+            self.wake_all();
+        }
     }
 
     /// Why the I/O thread has failed, if it has.

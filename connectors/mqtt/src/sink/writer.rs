@@ -1,16 +1,19 @@
 //! A sink on one shard: encodes results, and hands them to the I/O thread at once or, in a job with checkpoints,
 //! when their epoch exists.
+//!
+//! Of a changelog's update whose topic stays only the second half is published. Without an outbox the first one may
+//! have gone before the second comes: then the topic is empty for a moment.
 
 use std::sync::Arc;
 
-use thalweg_kernel::{ConnectorError, Encode, Epoch, OpenContext, Pending, Sink, Timestamp};
+use thalweg_kernel::{ConnectorError, Epoch, OpenContext, Pending, RowKind, Sink, Timestamp};
 
 use crate::config::MqttConfig;
 use crate::metrics::{DropReason, dropped};
-use crate::sink::Topic;
 use crate::sink::batches::{Port, ResultBatch};
 use crate::sink::drops::Drops;
-use crate::sink::outbox::{ID_BYTES_MAX, Outbox};
+use crate::sink::outbox::{Filled, ID_BYTES_MAX, Outbox};
+use crate::sink::publication::Publication;
 use crate::sink::shared::{Common, SinkShared};
 use crate::topic::check_topic;
 
@@ -19,13 +22,14 @@ use crate::topic::check_topic;
 pub(crate) const PACKET_OVERHEAD_BYTES: usize = 1 + 4 + 2 + 2 + 1;
 
 /// An open [`MqttSink`](crate::MqttSink) on one shard.
-pub struct MqttWriter<E, F> {
+pub struct MqttWriter<P> {
     name: String,
-    topic: F,
-    encoder: E,
+    publication: P,
     packet_bytes_max: usize,
     buffer: String,
     batch: Option<Box<ResultBatch>>,
+    /// The last result of the open batch is an update-before.
+    before: bool,
     /// The outbox, where results wait for their epoch.
     outbox: Option<Outbox>,
     empty: flume::Receiver<Box<ResultBatch>>,
@@ -34,28 +38,29 @@ pub struct MqttWriter<E, F> {
     closed: bool,
     invalid: Drops,
     too_large: Drops,
+    empty_row: Drops,
     to_io: flume::Sender<Box<ResultBatch>>,
     common: Arc<Common>,
 }
 
-impl<E, F> MqttWriter<E, F> {
+impl<P> MqttWriter<P> {
     /// The writer of a shard, which joins the others of the sink.
     pub(crate) fn new(
         cx: &OpenContext,
         config: &MqttConfig,
-        (topic, encoder): (F, E),
+        publication: P,
         outbox: Option<Outbox>,
         shared: &SinkShared,
     ) -> Self {
-        shared.common.join(&cx.waker);
+        shared.common.join(&cx.waker, outbox.iter().flat_map(Outbox::epochs));
         let (port, empty) = Port::open(&cx.waker);
         Self {
             name: config.to_string(),
-            topic,
-            encoder,
+            publication,
             packet_bytes_max: config.packet_bytes_max as usize,
             buffer: String::new(),
             batch: None,
+            before: false,
             outbox,
             empty,
             port,
@@ -63,6 +68,7 @@ impl<E, F> MqttWriter<E, F> {
             closed: false,
             invalid: Drops::new(dropped(cx, DropReason::Topic)),
             too_large: Drops::new(dropped(cx, DropReason::TooLarge)),
+            empty_row: Drops::new(dropped(cx, DropReason::Empty)),
             to_io: shared.to_io.clone(),
             common: Arc::clone(&shared.common),
         }
@@ -76,6 +82,7 @@ impl<E, F> MqttWriter<E, F> {
     }
 
     fn send(&mut self) {
+        self.before = false;
         if let Some(batch) = self.batch.take_if(|batch| !batch.results.ends.is_empty()) {
             match self.to_io.try_send(batch) {
                 // The queue holds all batches there are, unless `ready` was not asked.
@@ -93,7 +100,8 @@ impl<E, F> MqttWriter<E, F> {
         outbox.arrive(self.port.arrived());
         let mut published = false;
         while let Some(mut batch) = self.batch.take().or_else(|| self.empty.try_recv().ok()) {
-            let Some(ids) = outbox.fill(&mut batch.results) else {
+            let filled = outbox.fill(&mut batch.results, self.common.upto());
+            let Some(Filled { ids, left }) = filled else {
                 self.batch = Some(batch);
                 break;
             };
@@ -103,6 +111,9 @@ impl<E, F> MqttWriter<E, F> {
             if let Err(flume::TrySendError::Full(_)) = self.to_io.try_send(batch) {
                 debug_assert!(false, "the queue holds all batches there are");
             }
+            if let Some(epoch) = left {
+                self.common.sent(epoch);
+            }
         }
         if published {
             self.common.signal.raise();
@@ -110,7 +121,7 @@ impl<E, F> MqttWriter<E, F> {
     }
 }
 
-impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
+impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
         self.check_failure()?;
         self.publish_outbox();
@@ -127,6 +138,7 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
     }
 
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
+        let direct = self.outbox.is_none();
         let (batch, id_bytes) = match &mut self.outbox {
             Some(outbox) => (&mut outbox.open, ID_BYTES_MAX),
             // Written to without asking `ready`: take the batch that must be made.
@@ -137,17 +149,33 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
             }
         };
         self.buffer.clear();
-        self.topic.write(&value, &mut self.buffer);
+        self.publication.topic(&value, &mut self.buffer);
         if let Err(why) = check_topic(&self.buffer) {
             self.invalid.drop(&self.name, &self.buffer, why);
             return Ok(());
         }
+        let kind = self.publication.kind(&value);
+        if std::mem::take(&mut self.before)
+            && kind.puts()
+            && batch.last_topic() == self.buffer.as_bytes()
+        {
+            batch.pop();
+            self.written -= u64::from(direct);
+        }
         let before = batch.bytes.len();
         batch.bytes.extend_from_slice(self.buffer.as_bytes());
         let topic_end = batch.bytes.len();
-        self.encoder.encode(&value, &mut batch.bytes).map_err(|cause| {
-            ConnectorError::new(&self.name, "cannot encode a result").caused_by(cause)
-        })?;
+        if kind.puts() {
+            self.publication.payload(&value, &mut batch.bytes).map_err(|cause| {
+                ConnectorError::new(&self.name, "cannot encode a result").caused_by(cause)
+            })?;
+            if P::KEEPS_ROWS && batch.bytes.len() == topic_end {
+                batch.bytes.truncate(before);
+                let why = "its payload is empty, which would take the row of its topic away";
+                self.empty_row.drop(&self.name, &self.buffer, why);
+                return Ok(());
+            }
+        }
         let packet = batch.bytes.len() - before + PACKET_OVERHEAD_BYTES + id_bytes;
         if packet > self.packet_bytes_max {
             batch.bytes.truncate(before);
@@ -159,7 +187,8 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
             return Ok(());
         }
         batch.ends.push((topic_end, batch.bytes.len()));
-        self.written += u64::from(self.outbox.is_none());
+        self.before = kind == RowKind::UpdateBefore;
+        self.written += u64::from(direct);
         Ok(())
     }
 
@@ -172,6 +201,7 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
 
     fn seal(&mut self, _epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
         self.publish_outbox();
+        self.before = false;
         if let Some(outbox) = &mut self.outbox {
             outbox.seal(pending);
         }
@@ -206,7 +236,7 @@ impl<T, E: Encode<T>, F: Topic<T>> Sink<T> for MqttWriter<E, F> {
     }
 }
 
-impl<E, F> Drop for MqttWriter<E, F> {
+impl<P> Drop for MqttWriter<P> {
     fn drop(&mut self) {
         if !self.closed {
             self.common.signal.abandon();
