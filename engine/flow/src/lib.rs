@@ -67,6 +67,7 @@ pub use counters::{Metric, MetricKind};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
 pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
+pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};

@@ -1,5 +1,6 @@
 //! The operators without keys, one file each.
 
+pub(crate) mod boxed;
 pub(crate) mod deduplicate;
 mod filter;
 mod flat_map;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
-use thalweg_flow::{Chain, Flow, Stats, StatsValue, Stream, Tumbling, Watermarks, Windowed};
+use thalweg_flow::{BoxedStream, Flow, Stats, StatsValue, Tumbling, Watermarks, Windowed};
 use thalweg_format::{Csv, JsonLines};
 use thalweg_kernel::{ConfigError, Str, Timestamp};
 use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
@@ -185,15 +185,14 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
         .timestamps(|reading: &Reading| reading.time)
         .idle_after(window.idle_after)
         .clock_guard(window.clock_guard);
-    match input {
+    // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
+    let readings = match input {
         Input::Mqtt(source) => {
-            let readings = flow.source_as("source", MqttSource::clone(source), watermarks);
-            averages(readings, settings, output);
+            flow.source_as("source", MqttSource::clone(source), watermarks).boxed()
         }
-        Input::Files(source) => {
-            averages(flow.source_as("source", source.clone(), watermarks), settings, output);
-        }
-    }
+        Input::Files(source) => flow.source_as("source", source.clone(), watermarks).boxed(),
+    };
+    write(averages(readings.name("readings"), settings), output);
     if let Some(path) = &settings.dead_letters.path {
         flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
     }
@@ -203,19 +202,21 @@ fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
 const SINK: &str = "sink";
 
 /// Drops what has been sent twice, if readings are numbered, and adds up the windows: on the same shards, by one key.
-fn averages(readings: Stream<impl Chain<Out = Reading>>, settings: &Settings, output: &Output) {
-    let readings = readings.name("readings").key_by(|reading| reading.key.clone());
+fn averages(readings: BoxedStream<Reading>, settings: &Settings) -> BoxedStream<Row> {
+    let readings = readings.key_by(|reading| reading.key.clone());
     let windows = Tumbling::of(settings.window.size);
     let stats = Stats::of(|reading: &Reading| reading.value);
-    let Some(Deduplicate { window, .. }) = settings.deduplicate else {
-        return write(readings.window(windows).aggregate(stats), output);
+    let windows = match settings.deduplicate {
+        None => readings.window(windows).aggregate(stats).boxed(),
+        Some(Deduplicate { window, .. }) => {
+            let news = readings.deduplicate_within(window, |reading| reading.number);
+            news.uid("deduplicate").window(windows).aggregate(stats).boxed()
+        }
     };
-    let news = readings.deduplicate_within(window, |reading| reading.number).uid("deduplicate");
-    write(news.window(windows).aggregate(stats), output);
+    windows.uid("windows").map(Row::from).name("rows").boxed()
 }
 
-fn write(windows: Stream<impl Chain<Out = Windowed<Str, StatsValue>>>, output: &Output) {
-    let rows = windows.uid("windows").map(Row::from).name("rows");
+fn write(rows: BoxedStream<Row>, output: &Output) {
     match output {
         Output::Stdout => rows.sink_as(SINK, StdoutSink::new()),
         Output::JsonLines(file) => rows.sink_as(SINK, file.clone()),
