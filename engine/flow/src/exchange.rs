@@ -1,8 +1,10 @@
 //! How records move between pipelines: through queues within a shard, and through lanes of batches
 //! between shards.
 
+pub(crate) mod connected;
 pub(crate) mod inbox;
 pub(crate) mod key_by;
 pub(crate) mod lane;
 pub(crate) mod local;
+pub(crate) mod ports;
 pub(crate) mod route;

@@ -18,9 +18,10 @@ use thalweg_kernel::{
 use self::dead_letters::DeadLetters;
 use crate::checkpoint::{Checkpoints, Storage};
 use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
+use crate::exchange::connected::Together;
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::{Mesh, Meshes};
-use crate::exchange::route::Input;
+use crate::exchange::route::InputId;
 use crate::graph::{Edge, Graph};
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
@@ -418,7 +419,7 @@ impl Flow {
     /// The lanes that lead to `input`, from shards `0..producers` to shards `0..receivers`.
     pub(crate) fn mesh<T: Send + 'static>(
         &self,
-        input: Input,
+        input: InputId,
         producers: usize,
         receivers: usize,
     ) -> Option<Arc<Mesh<T>>> {
@@ -449,6 +450,13 @@ impl Flow {
         let records_in = self.counter(count, node);
         let together = self.0.graph.borrow().wakes_together(node);
         Inbox::new(ports, together, records_in, self.watermark("currentInputWatermark", node))
+    }
+
+    /// How the ports of a node with two inputs belong together.
+    pub(crate) fn inputs_together(&self, node: u32) -> Together {
+        let graph = self.0.graph.borrow();
+        let within = [0, 1].map(|n| graph.input_wakes_together(node, n));
+        Together { within, all: graph.inputs_wake_together(node) }
     }
 
     pub(crate) fn counter(&self, name: &'static str, node: u32) -> Counter {

@@ -79,15 +79,32 @@ impl Graph {
     /// Whether what comes into `node` from several sides falls idle and wakes up together: whatever makes one of them do
     /// so will reach the others.
     pub(crate) fn wakes_together(&self, node: u32) -> bool {
-        let inputs = &self.nodes[node as usize].inputs;
-        let mut first = None;
-        inputs.iter().all(|&(input, edge)| {
-            let origins = self.origins(input);
-            // What has not been exchanged before is another on each shard that it comes from.
-            let apart = edge.exchanges() && self.nodes[input as usize].parallelism > 1;
-            let together = !apart || origins.iter().all(|&(_, exchanged)| exchanged);
-            together && *first.get_or_insert_with(|| origins.clone()) == origins
-        })
+        let inputs = 0..self.nodes[node as usize].inputs.len();
+        inputs.clone().all(|n| self.input_wakes_together(node, n))
+            && self.inputs_wake_together(node)
+    }
+
+    /// The same of what comes into `node` by its input number `n`.
+    pub(crate) fn input_wakes_together(&self, node: u32, n: usize) -> bool {
+        let (input, edge) = self.nodes[node as usize].inputs[n];
+        // What has not been exchanged before is another on each shard that it comes from.
+        !self.spreads(input, edge) || self.origins(input).iter().all(|&(_, exchanged)| exchanged)
+    }
+
+    /// Whether the inputs of `node`, each taken as one, fall idle and wake up together.
+    pub(crate) fn inputs_wake_together(&self, node: u32) -> bool {
+        let mut inputs = self.nodes[node as usize].inputs.iter().map(|&(input, edge)| {
+            let spreads = self.spreads(input, edge);
+            let origins = self.origins(input).into_iter();
+            origins.map(|(node, exchanged)| (node, exchanged || spreads)).collect::<BTreeSet<_>>()
+        });
+        let first = inputs.next();
+        inputs.all(|other| Some(&other) == first.as_ref())
+    }
+
+    /// Whether an edge brings what several shards have.
+    fn spreads(&self, input: u32, edge: Edge) -> bool {
+        edge.exchanges() && self.nodes[input as usize].parallelism > 1
     }
 
     /// Where the stream out of `node` begins, and whether it was exchanged since.

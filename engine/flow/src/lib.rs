@@ -64,16 +64,20 @@ mod window;
 
 pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
 pub use counters::{Metric, MetricKind};
+pub use exchange::connected::{Connected, Input, Inputs, TwoInputs};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
+pub use exchange::ports::InputProgress;
 pub use flow::{BuildContext, Flow, Tuning};
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
+pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
-    Context, FunctionError, KeepKey, KeyedProcess, KeyedProcessing, OnError, Process,
-    ProcessContext, Processing, SideTag, TIMERS_MAX, Tagged,
+    Both, CoProcess, Context, FunctionError, KeepKey, KeyedCoProcess, KeyedProcess,
+    KeyedProcessing, OfBoth, OnError, OneOf, Process, ProcessContext, Processing, SideTag,
+    TIMERS_MAX, Tagged,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

@@ -1,6 +1,7 @@
 //! The operators without keys, one file each.
 
 pub(crate) mod boxed;
+pub(crate) mod connect;
 pub(crate) mod deduplicate;
 mod filter;
 mod flat_map;

@@ -20,6 +20,7 @@
 //! watermark and may look at the clock with every step, and what is due it sees in its lists. The last
 //! watermark is the end of time; it comes when the stream ends.
 
+mod connected;
 mod context;
 pub(crate) mod failure;
 mod keep_key;
@@ -28,6 +29,7 @@ pub(crate) mod side;
 mod timers;
 mod unkeyed;
 
+pub use self::connected::{Both, CoProcess, KeyedCoProcess, OfBoth, OneOf};
 pub use self::context::Context;
 pub use self::failure::{FunctionError, OnError};
 pub use self::keep_key::KeepKey;

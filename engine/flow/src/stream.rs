@@ -5,7 +5,8 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, PendingId, SinkSpec, StateKind};
 
 use crate::checkpoint::Description;
-use crate::exchange::local::{LocalEdge, LocalInbox};
+use crate::exchange::inbox::Port;
+use crate::exchange::local::LocalEdge;
 use crate::flow::Flow;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Closed, Operator, Terminal, Then};
@@ -107,11 +108,12 @@ impl<C: Chain> Stream<C> {
         }
     }
 
-    /// Ends the chain in a queue within the shard, and returns the queue's other end.
-    pub(crate) fn into_local(self) -> LocalInbox<C::Out> {
+    /// Ends the chain in a queue within the shard, and returns the queue's other end, where the chain runs.
+    pub(crate) fn local_ports(self) -> Vec<Port<C::Out>> {
+        let here = self.flow.runs_here(self.at.producers);
         let (edge, inbox) = LocalEdge::new();
         self.close(edge);
-        inbox
+        if here { vec![Port::Local(inbox)] } else { Vec::new() }
     }
 }
 

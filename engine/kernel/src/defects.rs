@@ -114,6 +114,8 @@ defects! {
     FlowPlacesNothing,
     /// A broadcast leaves out the last shard.
     FlowBroadcastForgetsLane,
+    /// An input is held back although a barrier is awaited.
+    FlowHoldIgnoresBarrier,
     /// A mark goes on before all is done that was due because of it.
     FlowMarkOvertakesWork,
     /// A record is processed that came behind a mark whose work is not done yet.

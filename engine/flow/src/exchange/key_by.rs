@@ -21,8 +21,8 @@ use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Key, Timestamp};
 
-use super::inbox::Inbox;
-use super::route::{ByKey, Routed};
+use super::inbox::{Inbox, Port};
+use super::route::{ByKey, InputId, Routed};
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Operator, Then};
 use crate::process::side::Sides;
@@ -58,6 +58,7 @@ impl<K: 'static, T: 'static> Routed for Keyed<K, T> {
 }
 
 /// Where the records of a keyed stream are: see [`Unplaced`] and [`Placed`].
+#[allow(private_interfaces, reason = "sealed: see `Unplaced` and `Placed`")]
 pub trait Placement<C: Chain>: Sized + 'static {
     /// The key.
     type Key: Key;
@@ -69,6 +70,14 @@ pub trait Placement<C: Chain>: Sized + 'static {
     /// Begins an operator called `name`, which emits `Out`, on the shard that owns each record's key.
     #[doc(hidden)]
     fn place<Out: 'static>(self, stream: Stream<C>, name: &str) -> Stream<Self::Placed>;
+
+    /// The edge to an operator with several inputs.
+    #[doc(hidden)]
+    const EDGE: Edge;
+
+    /// Ends the chain in front of one of them, on the shard that owns each record's key.
+    #[doc(hidden)]
+    fn ports(self, stream: Stream<C>, input: InputId) -> Vec<Port<Keyed<Self::Key, Self::Value>>>;
 }
 
 /// Records are where they came from, and this function reads their key.
@@ -77,6 +86,7 @@ pub struct Unplaced<F>(pub(crate) Rc<F>);
 /// Records are on the shard that owns their key.
 pub struct Placed(());
 
+#[allow(private_interfaces, reason = "see the trait")]
 impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> Placement<C> for Unplaced<F>
 where
     C::Out: Send,
@@ -86,14 +96,30 @@ where
     type Placed = Inbox<Keyed<K, C::Out>>;
 
     fn place<Out: 'static>(self, stream: Stream<C>, name: &str) -> Stream<Self::Placed> {
-        let Stream { flow, chain, at } = stream;
-        let route = ByKey::new(&flow);
-        // Part of the exchange, not an operator that the user knows of: no node of its own.
-        let stream = Stream { flow, chain: Then::new(chain, Address(self.0)), at };
-        stream.exchange::<Out, _>(name, "numRecordsIn", route)
+        let route = ByKey::new(&stream.flow);
+        self.address(stream).exchange::<Out, _>(name, "numRecordsIn", route)
+    }
+
+    const EDGE: Edge = Edge::Hash;
+
+    fn ports(self, stream: Stream<C>, input: InputId) -> Vec<Port<Keyed<K, C::Out>>> {
+        let route = ByKey::new(&stream.flow);
+        self.address(stream).send(input, route)
     }
 }
 
+impl<F> Unplaced<F> {
+    fn address<C: Chain>(self, stream: Stream<C>) -> Stream<Then<C, Address<F>>>
+    where
+        Address<F>: Operator<C::Out>,
+    {
+        let Stream { flow, chain, at } = stream;
+        // Part of the exchange, not an operator that the user knows of: no node of its own.
+        Stream { flow, chain: Then::new(chain, Address(self.0)), at }
+    }
+}
+
+#[allow(private_interfaces, reason = "see the trait")]
 impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> Placement<C> for Placed {
     type Key = K;
     type Value = T;
@@ -104,6 +130,12 @@ impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> Placement<C> for Placed {
         flow.used(at.node);
         let node = flow.add_node::<Out>(name, at.producers, vec![(at.node, Edge::Chained)]);
         Stream { flow, chain, at: At { node, ..at } }
+    }
+
+    const EDGE: Edge = Edge::Local;
+
+    fn ports(self, stream: Stream<C>, _input: InputId) -> Vec<Port<Keyed<K, T>>> {
+        stream.local_ports()
     }
 }
 

@@ -26,19 +26,19 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
-use super::route::Input;
+use super::route::InputId;
 
 /// The lanes of a job, by the input that they lead to. A lane is found by its place alone, whatever it carries: a node
 /// may have several inputs of one type.
 #[derive(Default)]
-pub(crate) struct Meshes(Mutex<HashMap<Input, Arc<dyn Any + Send + Sync>>>);
+pub(crate) struct Meshes(Mutex<HashMap<InputId, Arc<dyn Any + Send + Sync>>>);
 
 impl Meshes {
     /// The lanes that lead to `input`, made by the first shard that asks; `None` if another shard has made lanes for
     /// other records there.
     pub(crate) fn get_or_make<T: Send + 'static>(
         &self,
-        input: Input,
+        input: InputId,
         make: impl FnOnce() -> Mesh<T>,
     ) -> Option<Arc<Mesh<T>>> {
         let mut meshes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,6 +207,11 @@ impl<T> LaneReceiver<T> {
             self.sender.wake_by_ref();
         }
         true
+    }
+
+    /// Whether the sender cannot send until something is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.slots() == self.full.buffer().capacity()
     }
 }
 

@@ -22,6 +22,13 @@ struct Queue<T> {
     open: Batch<T>,
 }
 
+impl<T> Queue<T> {
+    fn has_room(&self) -> bool {
+        let batches = self.closed.iter().chain([&self.open]);
+        batches.map(|batch| batch.len().max(batch.marks().len())).sum::<usize>() < LOCAL_RECORDS_MAX
+    }
+}
+
 impl<T> Clone for LocalEdge<T> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
@@ -36,9 +43,7 @@ impl<T> LocalEdge<T> {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        let queue = self.0.borrow();
-        let batches = queue.closed.iter().chain([&queue.open]);
-        batches.map(|batch| batch.len().max(batch.marks().len())).sum::<usize>() < LOCAL_RECORDS_MAX
+        self.0.borrow().has_room()
     }
 
     #[inline]
@@ -60,6 +65,11 @@ impl<T> LocalEdge<T> {
 pub(crate) struct LocalInbox<T>(Rc<RefCell<Queue<T>>>);
 
 impl<T> LocalInbox<T> {
+    /// Whether the writer is not stepped until something is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.0.borrow().has_room()
+    }
+
     /// Swaps what is there for the empty `batch`; false if there is nothing.
     pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
         let queue = &mut *self.0.borrow_mut();

@@ -40,7 +40,7 @@ pub(crate) trait Route<T>: 'static {
 }
 
 /// An input of an operator: the graph node and which of its inputs it is.
-pub(crate) type Input = (u32, u32);
+pub(crate) type InputId = (u32, u32);
 
 /// What can be sent to the shard that owns its key: it carries the key's hash, so that a key is
 /// hashed once.
@@ -221,7 +221,7 @@ where
     }
 
     /// Ends the chain in lanes that lead to `input`, and returns those that end on this shard.
-    pub(crate) fn send<R: Route<C::Out>>(self, input: Input, route: R) -> Vec<Port<C::Out>> {
+    pub(crate) fn send<R: Route<C::Out>>(self, input: InputId, route: R) -> Vec<Port<C::Out>> {
         let (flow, at) = (self.flow.clone(), self.at);
         flow.used(at.node);
         let shards = R::EDGE.shards(flow.shards());

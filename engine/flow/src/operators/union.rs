@@ -1,6 +1,6 @@
 //! `union`: two streams of one type as one.
 
-use crate::exchange::inbox::{Inbox, Port};
+use crate::exchange::inbox::Inbox;
 use crate::graph::Edge;
 use crate::pipeline::Chain;
 use crate::stream::{At, Stream};
@@ -27,10 +27,8 @@ impl<C: Chain> Stream<C> {
         let inputs = vec![(self.at.node, Edge::Local), (other.at.node, Edge::Local)];
         let producers = self.at.producers.max(other.at.producers);
         let node = flow.add_node::<C::Out>("Union", producers, inputs);
-        let (left, right) = (self.at.producers, other.at.producers);
-        let ends = [(left, self.into_local()), (right, other.into_local())];
-        let here = ends.into_iter().filter(|(producers, _)| flow.runs_here(*producers));
-        let ports = here.map(|(_, inbox)| Port::Local(inbox)).collect();
+        let mut ports = self.local_ports();
+        ports.extend(other.local_ports());
         let inbox = flow.inbox(ports, node);
         Stream { flow, chain: inbox, at: At { node, producers } }
     }

@@ -12,11 +12,12 @@ use super::timers::BothTimers;
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
+use crate::flow::Flow;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
 use crate::state::{AtKey, Overflow, States};
-use crate::stream::Stream;
+use crate::stream::{At, Stream};
 use crate::table_hash::{table_hash, table_hash_from};
 
 /// A record that finds no room looks for what has expired in so many pieces at most, of 64 buckets each.
@@ -101,14 +102,28 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     ) -> Stream<Processed<C, P, F>> {
         let Self { stream, placement, bounds, sides } = self;
         let Stream { flow, chain, at } = placement.place::<F::Out>(stream, "Process");
-        sides.come_out_of(&flow, at.node);
-        let mut states = States::new(&flow, at.node);
+        let operator = KeyedProcessing::new(&flow, at, bounds, sides, make);
+        Stream { flow, chain: Then::new(chain, operator), at }
+    }
+}
+
+impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
+    /// The operator at `at`.
+    pub(super) fn new(
+        flow: &Flow,
+        at: At,
+        bounds: Bounds,
+        sides: Sides,
+        make: impl FnOnce(&mut States<'_, K>) -> P,
+    ) -> Self {
+        sides.come_out_of(flow, at.node);
+        let mut states = States::new(flow, at.node);
         let function = make(&mut states);
         let states = states.into_keyed();
-        let timers = BothTimers::new(&flow, at.node, bounds.overflow);
-        let failures = Failures::new(&flow, at.node);
+        let timers = BothTimers::new(flow, at.node, bounds.overflow);
+        let failures = Failures::new(flow, at.node);
         failures.write_letters(flow.dead_letters_from(at.node, at.producers));
-        let operator = KeyedProcessing {
+        Self {
             function,
             failures,
             states,
@@ -125,8 +140,11 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             work_max: flow.tuning().step_work_max.max(1),
             gathered: Vec::new(),
             hashes: Vec::new(),
-        };
-        Stream { flow, chain: Then::new(chain, operator), at }
+        }
+    }
+
+    pub(super) fn function(&self) -> &P {
+        &self.function
     }
 }
 

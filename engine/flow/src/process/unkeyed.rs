@@ -9,6 +9,7 @@ use thalweg_kernel::{Collector, Mark, Timestamp};
 use super::failure::{Emits, Failures};
 use super::side::{Sides, Tagged};
 use crate::checkpoint::{Checkpoints, Stateful};
+use crate::flow::Flow;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Now, Operator, Then};
 use crate::state::operator::OperatorStates;
@@ -137,19 +138,35 @@ impl<C: Chain> Tagged<C> {
         flow.used(at.node);
         let node = flow.add_node::<P::Out>("Process", at.producers, vec![(at.node, Edge::Chained)]);
         sides.come_out_of(&flow, node);
-        let mut states = OperatorStates::new(&flow, node, at.producers);
+        let at = At { node, ..at };
+        let operator = Processing { sides, ..Processing::new(&flow, at, make) };
+        Stream { flow, chain: Then::new(chain, operator), at }
+    }
+}
+
+impl<P> Processing<P> {
+    /// The operator at `at`, without side outputs.
+    pub(super) fn new(
+        flow: &Flow,
+        at: At,
+        make: impl FnOnce(&mut OperatorStates<'_>) -> P,
+    ) -> Self {
+        let mut states = OperatorStates::new(flow, at.node, at.producers);
         let function = make(&mut states);
-        let operator = Processing {
+        Self {
             function,
-            failures: Failures::new(&flow, node),
+            failures: Failures::new(flow, at.node),
             states: states.into_kept(),
             opened: false,
-            sides,
+            sides: Sides::default(),
             watermark: Timestamp::MIN,
             processing_time: Timestamp::MIN,
             checkpoints: Rc::clone(flow.checkpoints()),
-        };
-        Stream { flow, chain: Then::new(chain, operator), at: At { node, ..at } }
+        }
+    }
+
+    pub(super) fn function(&self) -> &P {
+        &self.function
     }
 }
 

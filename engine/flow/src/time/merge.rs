@@ -49,6 +49,16 @@ impl Merge {
         self.inputs[input].ended
     }
 
+    /// Of each input whether it has ended.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = bool> {
+        self.inputs.iter().map(|input| input.ended)
+    }
+
+    /// Whether every input that has not ended is idle.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle
+    }
+
     /// Whether the grammar allows a record of this input now.
     pub(crate) fn may_send_records(&self, input: usize) -> bool {
         !self.inputs[input].idle && !self.inputs[input].ended
@@ -72,7 +82,7 @@ impl Merge {
                 }
             }
             Mark::End => state.ended = true,
-            // Not a matter of time: see the inbox.
+            // Not a matter of time: see `exchange/ports.rs`.
             Mark::Barrier(_) => return,
         }
         self.advance(&mut emit);

@@ -1,0 +1,265 @@
+//! Process functions of two streams: [`CoProcess`] without keys, [`KeyedCoProcess`] with them.
+//!
+//! # Idea
+//! Such a function is one of [`OneOf`] its two kinds of records, so state, timers, bounds and side outputs are those of
+//! functions with one input. Records come out of their ports as they are; the two kinds become one type here, in a
+//! call that is inlined, because records which are put aside must stay in order across both inputs.
+
+use thalweg_kernel::{Collector, Key, Mark, Timestamp};
+
+use super::context::Context;
+use super::keyed::{KeyedProcess, KeyedProcessing};
+use super::unkeyed::{Process, ProcessContext, Processing};
+use crate::exchange::connected::{Connected, Input, Inputs, TwoInputs};
+use crate::exchange::key_by::{Keyed, Placement};
+use crate::operators::connect::{ConnectedKeyed, ConnectedStreams, KeyedHead, connect_keyed};
+use crate::pipeline::{Budget, Chain, Now, Operator};
+use crate::state::States;
+use crate::state::operator::OperatorStates;
+use crate::stream::Stream;
+
+/// A function of the records of two streams, on each shard by itself: see [`Stream::connect`].
+pub trait CoProcess<L, R>: 'static {
+    /// What it emits.
+    type Out: 'static;
+
+    /// Called once, before anything else: see [`Process::open`].
+    fn open(&mut self) {}
+
+    /// Takes a record of the left stream.
+    fn left(&mut self, record: L, cx: &ProcessContext, out: &mut impl Collector<Self::Out>);
+
+    /// Takes a record of the right stream.
+    fn right(&mut self, record: R, cx: &ProcessContext, out: &mut impl Collector<Self::Out>);
+
+    /// The watermark of both has moved, to that of `cx`: see [`Process::watermark`].
+    fn watermark(&mut self, _cx: &ProcessContext, _out: &mut impl Collector<Self::Out>) {}
+
+    /// Called with every step: see [`Process::tick`].
+    fn tick(
+        &mut self,
+        _cx: &ProcessContext,
+        _out: &mut impl Collector<Self::Out>,
+    ) -> Option<Timestamp> {
+        None
+    }
+
+    /// Which stream it wishes to be held back: see [`TwoInputs::holds`].
+    fn holds(&self, _inputs: &Inputs) -> Option<Input> {
+        None
+    }
+}
+
+/// A function of the records and timers of two streams that are partitioned by one key, with state per key: see
+/// [`KeyedStream::connect`](crate::KeyedStream::connect).
+pub trait KeyedCoProcess<K, L, R>: 'static {
+    /// What it emits.
+    type Out: 'static;
+
+    /// Takes a record of the left stream, of the key of `cx`.
+    fn left(&mut self, record: L, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
+
+    /// Takes a record of the right stream, of the key of `cx`.
+    fn right(&mut self, record: R, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
+
+    /// A timer of the key of `cx` fires: see [`KeyedProcess::timer`].
+    fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
+
+    /// Which stream it wishes to be held back: see [`TwoInputs::holds`].
+    fn holds(&self, _inputs: &Inputs) -> Option<Input> {
+        None
+    }
+}
+
+/// A record of one of two streams.
+pub enum OneOf<L, R> {
+    /// Of the left one.
+    Left(L),
+    /// Of the right one.
+    Right(R),
+}
+
+/// A function of two streams as one of one.
+pub struct Both<F>(F);
+
+impl<L, R, F: CoProcess<L, R>> Process<OneOf<L, R>> for Both<F> {
+    type Out = F::Out;
+
+    fn open(&mut self) {
+        self.0.open();
+    }
+
+    #[inline(always)]
+    fn record(
+        &mut self,
+        record: OneOf<L, R>,
+        cx: &ProcessContext,
+        out: &mut impl Collector<F::Out>,
+    ) {
+        match record {
+            OneOf::Left(record) => self.0.left(record, cx, out),
+            OneOf::Right(record) => self.0.right(record, cx, out),
+        }
+    }
+
+    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<F::Out>) {
+        self.0.watermark(cx, out);
+    }
+
+    fn tick(&mut self, cx: &ProcessContext, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
+        self.0.tick(cx, out)
+    }
+}
+
+impl<K, L, R, F: KeyedCoProcess<K, L, R>> KeyedProcess<K, OneOf<L, R>> for Both<F> {
+    type Out = F::Out;
+
+    #[inline(always)]
+    fn record(
+        &mut self,
+        record: OneOf<L, R>,
+        cx: &mut Context<'_, K>,
+        out: &mut impl Collector<F::Out>,
+    ) {
+        match record {
+            OneOf::Left(record) => self.0.left(record, cx, out),
+            OneOf::Right(record) => self.0.right(record, cx, out),
+        }
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, K>, out: &mut impl Collector<F::Out>) {
+        self.0.timer(cx, out);
+    }
+}
+
+/// An operator over [`OneOf`] two kinds of records, as one with two inputs.
+pub struct OfBoth<O>(O);
+
+impl<L: 'static, R: 'static, F: CoProcess<L, R>> TwoInputs<L, R> for OfBoth<Processing<Both<F>>> {
+    type Out = F::Out;
+
+    #[inline]
+    fn left(&mut self, time: Timestamp, value: L, out: &mut impl Collector<F::Out>) {
+        self.0.record(time, OneOf::<L, R>::Left(value), out);
+    }
+
+    #[inline]
+    fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<F::Out>) {
+        self.0.record(time, OneOf::<L, R>::Right(value), out);
+    }
+
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<F::Out>) {
+        Operator::<OneOf<L, R>>::mark(&mut self.0, mark, out);
+    }
+
+    #[inline]
+    fn holds(&self, inputs: &Inputs) -> Option<Input> {
+        self.0.function().0.holds(inputs)
+    }
+
+    fn tick(&mut self, now: Now, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
+        Operator::<OneOf<L, R>>::tick(&mut self.0, now, out)
+    }
+
+    fn ready(&self) -> bool {
+        Operator::<OneOf<L, R>>::ready(&self.0)
+    }
+}
+
+/// The operator of a function of two keyed streams.
+type KeyedBoth<K, L, R, F> = KeyedProcessing<K, OneOf<L, R>, Both<F>>;
+
+impl<K, L, R, F> TwoInputs<Keyed<K, L>, Keyed<K, R>> for OfBoth<KeyedBoth<K, L, R, F>>
+where
+    K: Key,
+    L: 'static,
+    R: 'static,
+    F: KeyedCoProcess<K, L, R>,
+{
+    type Out = F::Out;
+
+    const PUTS_DOWN: bool = <KeyedBoth<K, L, R, F> as Operator<Keyed<K, OneOf<L, R>>>>::PUTS_DOWN;
+
+    #[inline]
+    fn left(&mut self, time: Timestamp, keyed: Keyed<K, L>, out: &mut impl Collector<F::Out>) {
+        let Keyed { hash, key, value } = keyed;
+        self.0.record(time, Keyed { hash, key, value: OneOf::Left(value) }, out);
+    }
+
+    #[inline]
+    fn right(&mut self, time: Timestamp, keyed: Keyed<K, R>, out: &mut impl Collector<F::Out>) {
+        let Keyed { hash, key, value } = keyed;
+        self.0.record(time, Keyed { hash, key, value: OneOf::Right(value) }, out);
+    }
+
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<F::Out>) {
+        self.0.mark(mark, out);
+    }
+
+    fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<F::Out>) -> bool {
+        self.0.due(mark, budget, out)
+    }
+
+    #[inline]
+    fn holds(&self, inputs: &Inputs) -> Option<Input> {
+        self.0.function().0.holds(inputs)
+    }
+
+    fn tick(&mut self, now: Now, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
+        self.0.tick(now, out)
+    }
+
+    fn settle(&mut self, out: &mut impl Collector<F::Out>) {
+        self.0.settle(out);
+    }
+
+    fn ready(&self) -> bool {
+        self.0.ready()
+    }
+}
+
+impl<C: Chain, D: Chain> ConnectedStreams<C, D> {
+    /// Calls a process function with the records of both streams, on the shard where they are. `make` makes it on every
+    /// shard, from the lists that it asks for.
+    pub fn process<F: CoProcess<C::Out, D::Out>>(
+        self,
+        make: impl FnOnce(&mut OperatorStates<'_>) -> F,
+    ) -> Stream<Connected<C::Out, D::Out, OfBoth<Processing<Both<F>>>>> {
+        self.make("Process", |flow, at| {
+            OfBoth(Processing::new(flow, at, |states| Both(make(states))))
+        })
+    }
+}
+
+/// A chain that begins with a function of two keyed streams.
+type KeyedCoProcessed<C, P, D, Q, F> = KeyedHead<
+    C,
+    P,
+    D,
+    Q,
+    OfBoth<
+        KeyedBoth<
+            <P as Placement<C>>::Key,
+            <P as Placement<C>>::Value,
+            <Q as Placement<D>>::Value,
+            F,
+        >,
+    >,
+>;
+
+impl<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D, Key = P::Key>>
+    ConnectedKeyed<C, P, D, Q>
+{
+    /// Calls a process function with the records of both streams, on the shard that owns their key. `make` makes it
+    /// on every shard, from the states that it asks for.
+    pub fn process<F: KeyedCoProcess<P::Key, P::Value, Q::Value>>(
+        self,
+        make: impl FnOnce(&mut States<'_, P::Key>) -> F,
+    ) -> Stream<KeyedCoProcessed<C, P, D, Q, F>> {
+        let Self { left, right } = self;
+        let (bounds, sides) = (left.bounds, left.sides);
+        connect_keyed((left.stream, left.placement), right, "Process", |flow, at| {
+            OfBoth(KeyedProcessing::new(flow, at, bounds, sides, |states| Both(make(states))))
+        })
+    }
+}
