@@ -448,8 +448,13 @@ impl Flow {
         count: &'static str,
     ) -> Inbox<T> {
         let records_in = self.counter(count, node);
-        let together = self.0.graph.borrow().wakes_together(node);
+        let together = self.wakes_together(node);
         Inbox::new(ports, together, records_in, self.watermark("currentInputWatermark", node))
+    }
+
+    /// Whether what comes into `node` falls idle and wakes up together.
+    pub(crate) fn wakes_together(&self, node: u32) -> bool {
+        self.0.graph.borrow().wakes_together(node)
     }
 
     /// How the ports of a node with two inputs belong together.

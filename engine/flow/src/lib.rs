@@ -41,6 +41,7 @@
 //! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
 
 mod checkpoint;
+mod columns;
 mod counters;
 mod exchange;
 mod flow;
@@ -63,6 +64,10 @@ mod time;
 mod window;
 
 pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
+pub use columns::{
+    CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
+    KeyedColumns, KeyedRows, Nulls, Project, TextColumn, ToColumns, ToRows,
+};
 pub use counters::{Metric, MetricKind};
 pub use exchange::connected::{Connected, Input, Inputs, TwoInputs};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};

@@ -21,7 +21,7 @@ enum Planned {
     Keep(u64),
     /// Adds to the number.
     Add(u64),
-    /// Each number so many times.
+    /// Each record this many times.
     Repeat(u64),
     Rebalance,
     /// Drops what was there before.

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-//! Operators with two inputs, in jobs that crash anywhere and go on, against what a list says: both inputs keyed, one of them
-//! held back, both from one source, one of them on one shard alone, and streams behind a pointer.
+//! Operators with two inputs, in jobs that crash anywhere and go on, against what a list says. Inputs are keyed or
+//! not, held back, from one source, or on one shard alone.
 
 mod common;
 

@@ -114,6 +114,8 @@ defects! {
     FlowPlacesNothing,
     /// A broadcast leaves out the last shard.
     FlowBroadcastForgetsLane,
+    /// Columns are divided, and a watermark among the rows moves to the front of them.
+    FlowMisplacesWatermark,
     /// An input is held back although a barrier is awaited.
     FlowHoldIgnoresBarrier,
     /// A mark goes on before all is done that was due because of it.

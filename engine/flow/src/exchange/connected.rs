@@ -1,26 +1,27 @@
 //! Two inputs of different types in one operator: [`TwoInputs`], and the chain that begins with it.
 //!
 //! # Idea
-//! The head drains the ports of both inputs, as an [inbox](super::inbox) does those of one, and gives each record to
-//! the operator's method for its input. Nothing is boxed, and no type is made that could be either. What the marks of
-//! the ports mean is the business of [`Ports`]: the operator is told of each input's own, and passes the merged ones on.
+//! The head drains the ports of both inputs and gives each record to the operator's method for its input. Nothing is boxed, and no type is made that could be either.
+//! What the marks of the ports mean is the business of [`Ports`]. The operator is told of each input's own marks, and
+//! passes the merged ones on.
 //!
 //! # Holding an input back
-//! An operator may [hold](TwoInputs::holds) one input back until the other has come so far: a join its probe side until
-//! the build side is there, a temporal join its records until the versions are. What is held stays where it is, so a lane
-//! fills up and pushes back. That is a wish, and within bounds. A held input is drained all the same
+//! An operator may [hold](TwoInputs::holds) one input back until the other has come far enough. A join holds its
+//! probe side until the build side is there, a temporal join its records until the versions are. What is held stays
+//! where it is, so a lane fills up and pushes back. A hold is a wish, and has bounds. A held input is drained
+//! nevertheless
 //!
 //! - while the other input is idle or has ended: nothing comes that would be worth waiting for;
-//! - where one of its ports is full, a batch of that port: both inputs may go back to one source, which waits until it
-//!   can send to both of them;
+//! - where one of its ports is full, by a batch of that port: both inputs may go back to one source, which waits for
+//!   both;
 //! - while a barrier is awaited: the other input waits at its barrier, so it would never come so far.
 //!
 //! Each batch that is taken so is counted (`numHoldsReleased`). So an operator sees a record now and then that it has
 //! wished to see later, and keeps it, as it would without holding. To hold saves it most of that.
 //!
 //! # Putting work down
-//! As in `pipeline/stage.rs`: while a mark's work is not done no port is drained, and the rest of the batch at hand is put
-//! aside, with the marks as they came in.
+//! As in `pipeline/stage.rs`, no port is drained while a mark's work is not done. The rest of the batch at hand is
+//! put aside, with its marks as they came in.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -109,9 +110,9 @@ pub trait TwoInputs<L, R>: 'static {
         true
     }
 
-    /// Which input it wishes to be held back, as far as both have come now. A wish: see `numHoldsReleased`, which counts the
-    /// batches that came all the same, because the other input was idle or had ended, a queue was full, or a barrier had to
-    /// pass.
+    /// Which input it wishes to be held back, as far as both have come now. The operator may get records of it
+    /// nevertheless: because the other input is idle or has ended, a queue is full, or a barrier has to pass.
+    /// `numHoldsReleased` counts these batches.
     #[inline]
     fn holds(&self, _inputs: &Inputs) -> Option<Input> {
         None
@@ -162,14 +163,14 @@ enum Hold {
     No,
     /// A port of it is drained when it is full.
     UntilFull,
-    /// The operator wishes it, and it is drained all the same.
+    /// The operator wishes it, and the input is drained nevertheless.
     Released,
 }
 
 /// How the ports of a node with two inputs belong together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Together {
-    /// Whether those of each input go back to the same streams.
+    /// Of each input whether its ports go back to one set of streams.
     pub(crate) within: [bool; 2],
     /// Whether both inputs do.
     pub(crate) all: bool,

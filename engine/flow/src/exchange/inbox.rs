@@ -48,7 +48,7 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// `together` says that its ports go back to the same streams.
+    /// `together` says that its ports go back to one set of streams.
     pub(crate) fn new(
         sources: Vec<Port<T>>,
         together: bool,

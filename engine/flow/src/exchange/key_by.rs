@@ -13,9 +13,9 @@
 //! records of a key meet in one place, in the order in which each sender had them.
 //!
 //! # Limits
-//! A key is computed and hashed once, on the shard that has the record, and travels with it. (Windows in front of
-//! which records are added up compute the key on both sides and send none, which is cheaper for them.) A stream
-//! whose key is to change is partitioned anew: [`values`](KeyedStream::values), then `key_by`.
+//! A key is computed and hashed once, on the shard that has the record, and travels with it. (Windows that add up in
+//! front of the exchange compute the key on both sides and send none: that is cheaper.) A stream whose key is to
+//! change is partitioned anew: [`values`](KeyedStream::values), then `key_by`.
 
 use std::rc::Rc;
 

@@ -4,8 +4,8 @@
 //! A *port* is one channel into an operator: a queue of this shard, or a lane from a shard. The ports of one *input* carry
 //! one type of record. [`Ports`] merges what they say of time, without a look at records:
 //!
-//! - watermarks, idleness and ends of an input's ports become those of the input, and those of the inputs become the
-//!   operator's (`time/merge.rs`): each mark that comes out says whose it is;
+//! - watermarks, idleness and ends of an input's ports are merged into the input's, and these into the operator's
+//!   (`time/merge.rs`). Each mark that comes out says whose it is;
 //! - a port that has brought the barrier of an epoch is left alone until all others, of all inputs, have brought it
 //!   or have ended. Then the barrier comes out once.
 //!
@@ -52,14 +52,14 @@ struct Input {
 }
 
 impl Ports {
-    /// One input with this many ports. `together` says that they go back to the same streams.
+    /// One input with this many ports. `together` says that they go back to one set of streams.
     pub(crate) fn one(ports: usize, together: bool) -> Self {
         let merge = Merge::new(ports).together(together);
         Self { inputs: vec![Input { first: 0, merge }], all: None, barrier: Alignment::new(ports) }
     }
 
-    /// Two inputs with this many ports each. `together` says whether those of each input, and `all` whether the
-    /// inputs go back to the same streams.
+    /// Two inputs with this many ports each. `together` says of each input whether its ports go back to one set of
+    /// streams, and `all` says so of the inputs.
     pub(crate) fn two(ports: [usize; 2], together: [bool; 2], all: bool) -> Self {
         let merge = |n: usize| Merge::new(ports[n]).together(together[n]);
         let inputs =

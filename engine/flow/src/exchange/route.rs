@@ -2,9 +2,9 @@
 //!
 //! # Idea
 //! A [`Route`] is a small value that puts a record into one lane or several. The terminal of the chain, the
-//! [`Exchange`], is one for all routes: it gives every mark to every lane, flushes and pushes back. A route changes
-//! neither the order in a lane nor what is late: each lane carries a part of the sender's records, in order, and
-//! all of its watermarks.
+//! [`Exchange`], is one for all routes: it gives every mark to every lane, flushes and pushes back. Each lane
+//! carries a part of the sender's records, in order, and all of its watermarks. So a route changes nothing of what is
+//! late.
 //!
 //! | route | a record goes to | stream method |
 //! |---|---|---|
@@ -13,12 +13,12 @@
 //! | [`Rebalance`] | one shard after the other | [`Stream::rebalance`] |
 //! | [`ToOne`] | shard 0 | [`Stream::global`] |
 //!
-//! Forward, from one chain to the next on the same shard, needs no lane: that is a
+//! Forward, from one chain to the next on its shard, needs no lane: that is a
 //! [local queue](super::local).
 //!
 //! # Limits
-//! A lane is known by the node and the number of the input that it leads to, so a node can have several inputs of one
-//! type.
+//! A lane is known by the node and the number of the input that it leads to. So a node can have several inputs of
+//! one type.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, ConnectorError, KeyGroups, Mark, Timestamp};
@@ -130,7 +130,7 @@ where
 {
     /// Gives every record to every shard.
     ///
-    /// The stream that comes out has each record once on each shard: it is for what every shard needs, such as rules
+    /// The stream that comes out has each record once on each shard. It serves what every shard needs, such as rules
     /// or a small table.
     ///
     /// ```
@@ -173,7 +173,7 @@ where
     /// # assert_eq!(out.take(), [9, 16]);
     /// ```
     pub fn rebalance(self) -> Stream<Inbox<C::Out>> {
-        // Senders that begin at one shard would all begin at the same one.
+        // Each sender begins elsewhere, or shard 0 would get all the single records.
         let next = self.flow.shard();
         self.exchange::<C::Out, _>("Rebalance", "numRecordsIn", Rebalance { next })
     }

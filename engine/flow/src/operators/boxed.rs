@@ -1,11 +1,11 @@
 //! `boxed`: a stream whose type says nothing but what its records are.
 //!
 //! # Idea
-//! A [`Stream`] carries its chain as a type, which is what makes it fast, and what no program can write down: so two arms of a
-//! `match` are of different types, and no plan can be put together from data. [`Stream::boxed`] forgets the chain behind
-//! one pointer. There records leave it in batches: the chain behind the pointer is fused as before, ends in a [`Batch`] whose
-//! buffers are used again, and the chain in front takes the batch from there. So an edge costs one dynamic call for a batch and
-//! a copy of each record, and nothing waits in it: it is empty between two steps.
+//! A [`Stream`] carries its chain as a type. That makes it fast, and no program can write the type down: two arms of
+//! a `match` differ in it, and no plan can be put together from data. [`Stream::boxed`] forgets the chain behind
+//! one pointer. The chain behind the pointer is fused as before, and ends in a [`Batch`] whose buffers are used
+//! again. The chain in front takes the records from there. So an edge costs one dynamic call for a batch and a copy
+//! of each record. Nothing waits in it: it is empty between two steps.
 //!
 //! # Limits
 //! A batch is handed on when it has [`BOXED_RECORDS_MAX`] records or marks, or at the end of what the chain does at a time.
@@ -33,7 +33,7 @@ pub struct Boxed<T> {
 }
 
 impl<C: Chain> Stream<C> {
-    /// The same stream as a type that can be named, so that streams of different origin are of one type.
+    /// This stream as a type that can be named, so that streams of different origin are of one type.
     ///
     /// ```
     /// # use thalweg_flow::*;
@@ -62,7 +62,7 @@ impl<C: Chain> Stream<C> {
 }
 
 impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> KeyedStream<C, Placed> {
-    /// The same stream as a type that can be named: see [`Stream::boxed`].
+    /// This stream as a type that can be named: see [`Stream::boxed`].
     pub fn boxed(self) -> BoxedKeyedStream<K, T> {
         let Self { stream, placement, bounds, sides } = self;
         KeyedStream { stream: stream.boxed(), placement, bounds, sides }

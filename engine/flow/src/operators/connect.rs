@@ -100,7 +100,7 @@ impl<C: Chain> Stream<C> {
 
 impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Brings the records of this stream, the left one, and of `other`, the right one, together that have one key. A
-    /// stream that is placed already is not exchanged again. Bounds and side outputs are those of the left one.
+    /// stream that is placed already is not exchanged again. Bounds and side outputs are the left one's.
     ///
     /// ```
     /// # use thalweg_flow::*;

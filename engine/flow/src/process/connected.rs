@@ -1,9 +1,9 @@
 //! Process functions of two streams: [`CoProcess`] without keys, [`KeyedCoProcess`] with them.
 //!
 //! # Idea
-//! Such a function is one of [`OneOf`] its two kinds of records, so state, timers, bounds and side outputs are those of
-//! functions with one input. Records come out of their ports as they are; the two kinds become one type here, in a
-//! call that is inlined, because records which are put aside must stay in order across both inputs.
+//! Such a function is one of [`OneOf`] its two kinds of records, so it has state, timers, bounds and side outputs
+//! like any other. Records come out of their ports as they are. The two kinds become one type here, in an inlined
+//! call: records that are put aside stay in order across both inputs.
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 

@@ -1,7 +1,7 @@
 //! `process_keyed`: a process function whose output stays partitioned.
 //!
 //! A function is called with one key at a time, on the shard that owns it. So what it emits can keep that key, and
-//! the next stateful operator by the same key needs no exchange. The key is cloned for each record that is emitted.
+//! the next stateful operator by it needs no exchange. The key is cloned for each record that is emitted.
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 

@@ -1,5 +1,5 @@
-//! Windows over records that are on the shard that owns their key: there is no exchange to add up in front of, so each
-//! record goes straight into its window, where lateness and limits are decided.
+//! Windows over records that are on the shard that owns their key. There is no exchange to add up in front of, so
+//! each record goes straight into its window. Lateness and limits are decided there.
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
