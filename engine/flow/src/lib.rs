@@ -96,9 +96,13 @@ pub use state::{
 };
 pub use stream::Stream;
 pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
-pub use window::WindowedStream;
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,
 };
+pub use window::assigner::{Aligned, Assigner, Layout, PerKey, Slices, TimeWindow};
+pub use window::content::{Rows, ToList, WindowFunction, Windowed};
+pub use window::session::Session;
+pub use window::sliding::Sliding;
+pub use window::trigger::{Fires, OnWatermark, Trigger, TriggerContext};
 pub use window::tumbling::Tumbling;
-pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, Windowed};
+pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, WindowedStream};

@@ -26,7 +26,7 @@ pub(crate) mod failure;
 mod keep_key;
 pub(crate) mod keyed;
 pub(crate) mod side;
-mod timers;
+pub(crate) mod timers;
 mod unkeyed;
 
 pub use self::connected::{Both, CoProcess, KeyedCoProcess, OfBoth, OneOf};

@@ -274,6 +274,20 @@ impl<'a, K: Key> States<'a, K> {
         AggregatingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), aggregate }
     }
 
+    /// A value for each key, for an operator of the engine.
+    pub(crate) fn entries<V: Durable>(&mut self, name: &str) -> Rc<RefCell<Keyed<K, V>>> {
+        self.weighed_entries(name, |_, _| 0)
+    }
+
+    /// The same, where `weigh` says what of a value lies outside of it.
+    pub(crate) fn weighed_entries<V: Durable>(
+        &mut self,
+        name: &str,
+        weigh: fn(&K, &V) -> usize,
+    ) -> Rc<RefCell<Keyed<K, V>>> {
+        self.keep(name, StateOptions::new(), weigh)
+    }
+
     fn keep<V: Durable>(
         &mut self,
         name: &str,

@@ -1,8 +1,11 @@
-//! Windows over keyed streams.
+//! Windows over keyed streams: an [assigner] says which windows a record is in, a [trigger] when they yield results, and
+//! their [content] what they keep and yield.
+//!
+//! What follows is about aligned windows with the default trigger. All others are in [`per_key`].
 //!
 //! # State
-//! One *pane* per open window, the newest at hand; a pane is a table of keys and is recycled when it has
-//! fired. Records are added up on the shard that has them before they are sent, or go straight into
+//! Windows that overlap are put together of *slices* (`slicing.rs`, `running.rs`); of others each is one slice. There is
+//! one *pane* per open slice, the newest at hand; a pane is a table of keys and is recycled when no window needs it any more. Records are added up on the shard that has them before they are sent, or go straight into
 //! the window where that is cheaper (`local.rs`). What crosses carries the key's hash, so that a record's
 //! key is hashed once. `numRecordsIn` counts records before that, `numSlicesIn` what came through the
 //! exchange. (Where records are on the shard that owns their key already, they go straight into the windows:
@@ -11,74 +14,67 @@
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
 //! millisecond as event time. A record whose window has fired is *late*: counted
-//! (`numLateRecordsDropped`) and dropped, or sent to [`WindowedStream::late_output`].
+//! (`numLateRecordsDropped`) and dropped, or sent to [`WindowedStream::late_output`]. Where windows overlap, a record
+//! counts in those that have not fired, and is late if all have.
 //!
 //! # Limits
-//! At most [`WINDOW_KEYS_MAX`] (key, window) pairs are open on a shard, unless
+//! At most [`WINDOW_KEYS_MAX`] (key, slice) pairs are open on a shard, unless
 //! [`WindowedStream::keys_max`] says otherwise; a record that would open one more is counted
 //! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory. Likewise
-//! [`WINDOWS_MAX`] windows (`numWindowsOverLimitDropped`), for one that sends timestamps at random.
-//! When a window fires, all its rows leave in one step, in no particular order.
+//! [`WINDOWS_MAX`] slices (`numWindowsOverLimitDropped`), for one that sends timestamps at random.
+//! The rows of a window come in no particular order, and in pieces where they are many (`firing.rs`).
 
 pub(crate) mod aggregate;
+pub(crate) mod assigner;
+mod attach;
+pub(crate) mod content;
+mod firing;
+mod in_window;
 mod kept;
 mod local;
 mod operator;
 mod pane;
+mod per_key;
 mod placed;
+mod reached;
+mod running;
+pub(crate) mod session;
+mod sessions;
+mod slicing;
+pub(crate) mod sliding;
 mod state;
 pub(crate) mod table;
+mod timers;
+pub(crate) mod trigger;
 pub(crate) mod tumbling;
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
-use serde::Serialize;
-use thalweg_kernel::{ConnectorError, Key, StateKind, Timestamp};
+use thalweg_kernel::{ConnectorError, Durable};
 
 use self::aggregate::Aggregate;
-use self::kept::Kepts;
-use self::local::{LocalAggregate, Slice};
-use self::operator::{WindowOperator, Windows};
-use self::placed::PlacedWindows;
-use self::state::{Dropped, WindowState};
-use self::tumbling::Tumbling;
-use crate::checkpoint::Description;
-use crate::counters::Counter;
+use self::assigner::{Aligned, Assigner, Layout, PerKey, Slices};
+use self::attach::{AttachPerKey, AttachSlices};
+use self::content::{Rows, ToList, WindowFunction};
+use self::trigger::Trigger;
 use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced};
+use crate::exchange::key_by::{KeyedStream, Placement};
 use crate::exchange::local::LocalEdge;
-use crate::exchange::route::ByKey;
-use crate::flow::Flow;
-use crate::graph::Edge;
-use crate::pipeline::{Chain, Then};
+use crate::pipeline::Chain;
 use crate::stream::{At, Stream};
 
-/// The default bound on open (key, window) pairs of one operator on one shard.
+/// The default bound on open (key, window) pairs of one operator on one shard; of overlapping windows, on (key, slice) pairs.
 pub const WINDOW_KEYS_MAX: usize = 1_000_000;
 
 /// The default bound on windows of one operator that are open at a time on one shard: with windows of
 /// a second and records up to an hour out of order, all of them.
 pub const WINDOWS_MAX: usize = 4_096;
 
-/// The result of one window of one key.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Windowed<K, A> {
-    /// The key.
-    pub key: K,
-    /// The first millisecond of the window.
-    pub start: Timestamp,
-    /// The first millisecond after the window.
-    pub end: Timestamp,
-    /// What the aggregate made of the window's records.
-    pub value: A,
-}
-
-/// A keyed stream divided into windows: waits for an aggregate.
+/// A keyed stream divided into windows: waits for what is to be made of them. `W` is the assigner, `L` how the windows
+/// are kept: see [`Assigner`].
 #[must_use = "a windowed stream does nothing until it is aggregated"]
-pub struct WindowedStream<C: Chain, P: Placement<C>> {
+pub struct WindowedStream<C: Chain, P: Placement<C>, W, L> {
     keyed: KeyedStream<C, P>,
-    windows: Tumbling,
+    windows: W,
+    layout: L,
     limits: Limits,
     late: Option<LateOutput<P::Value>>,
 }
@@ -98,32 +94,28 @@ struct LateOutput<T> {
 }
 
 impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
-    /// Groups each key's records into windows of event time.
-    pub fn window(self, windows: Tumbling) -> WindowedStream<C, P> {
-        WindowedStream::new(self, windows)
+    /// Groups each key's records into windows of event time: [`Tumbling`](crate::Tumbling), [`Sliding`](crate::Sliding),
+    /// [`Session`](crate::Session), or windows of an [`Assigner`] of your own.
+    pub fn window<W: Assigner>(self, windows: W) -> WindowedStream<C, P, W, W::Layout> {
+        let flow = &self.stream.flow;
+        if !self.sides.is_empty() {
+            let what = "a keyed stream with side_output() needs process(), which can write to it; a window \
+                        has late_output()";
+            flow.fail(ConnectorError::new("job", what));
+        }
+        if let Some(problem) = windows.problem() {
+            flow.fail(ConnectorError::new("job", format!("{windows} is not allowed; {problem}")));
+        }
+        let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
+        WindowedStream { keyed: self, windows, layout: W::Layout::new(), limits, late: None }
     }
 }
 
-impl<C: Chain, P: Placement<C>> WindowedStream<C, P> {
-    fn new(keyed: KeyedStream<C, P>, windows: Tumbling) -> Self {
-        if !keyed.sides.is_empty() {
-            let what = "a keyed stream with side_output() needs process(), which can write to it; a window \
-                        has late_output()";
-            keyed.stream.flow.fail(ConnectorError::new("job", what));
-        }
-        let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
-        Self { keyed, windows, limits, late: None }
-    }
-
-    /// Bounds the open (key, window) pairs on each shard; [`WINDOW_KEYS_MAX`] by default.
+impl<C: Chain, P: Placement<C>, W: Assigner, L> WindowedStream<C, P, W, L> {
+    /// Bounds the open (key, window) pairs on each shard, or (key, slice) pairs where windows overlap;
+    /// [`WINDOW_KEYS_MAX`] by default.
     pub fn keys_max(mut self, keys: usize) -> Self {
         self.limits.keys_max = keys;
-        self
-    }
-
-    /// Bounds the windows that are open at a time on each shard; [`WINDOWS_MAX`] by default.
-    pub fn windows_max(mut self, windows: usize) -> Self {
-        self.limits.windows_max = windows;
         self
     }
 
@@ -143,128 +135,85 @@ impl<C: Chain, P: Placement<C>> WindowedStream<C, P> {
         self.late = Some(LateOutput { edge, node });
         (self, Stream { flow, chain, at: At { node, producers } })
     }
+
+    /// Has windows yield results when `trigger` says so. The windows are entries of keyed state then.
+    pub fn trigger<R: Trigger<P::Value>>(self, trigger: R) -> WindowedStream<C, P, W, PerKey<R>> {
+        let Self { keyed, windows, limits, late, .. } = self;
+        WindowedStream { keyed, windows, layout: PerKey(trigger), limits, late }
+    }
 }
 
-impl<C: Chain, P: Placement<C>> WindowedStream<C, P> {
+/// Aligned windows with the default trigger.
+impl<C: Chain, P: Placement<C>, W: Aligned> WindowedStream<C, P, W, Slices> {
+    /// Bounds the windows that are open at a time on each shard, or the slices where windows overlap; [`WINDOWS_MAX`] by
+    /// default.
+    pub fn windows_max(mut self, windows: usize) -> Self {
+        self.limits.windows_max = windows;
+        self
+    }
+
     /// Aggregates each window's records as they come; emits one row per key when it fires.
     pub fn aggregate<A>(self, aggregate: A) -> Stream<P::Windows>
     where
         A: Aggregate<P::Value>,
-        P: Windowing<C, A>,
+        P: AttachSlices<C, A, Rows>,
     {
-        P::attach(self, aggregate)
+        self.aggregate_with(aggregate, Rows)
+    }
+
+    /// Aggregates each window's records as they come, and calls `function` with the result of each key when it fires.
+    pub fn aggregate_with<A, F>(self, aggregate: A, function: F) -> Stream<P::Windows>
+    where
+        A: Aggregate<P::Value>,
+        F: WindowFunction<P::Key, A::Output>,
+        P: AttachSlices<C, A, F>,
+    {
+        P::attach(self, aggregate, function)
+    }
+
+    /// Keeps each window's records, and calls `function` with those of each key when it fires.
+    pub fn process<T, F>(self, function: F) -> Stream<P::Windows>
+    where
+        T: Clone + 'static,
+        Vec<T>: Durable,
+        F: WindowFunction<P::Key, Vec<T>>,
+        P: AttachSlices<C, ToList<T>, F, Value = T>,
+    {
+        self.aggregate_with(ToList::default(), function)
     }
 }
 
-/// How windows with the aggregate `A` attach to a keyed stream.
-pub trait Windowing<C: Chain, A: Aggregate<Self::Value>>: Placement<C> {
-    /// The chain with the windows.
-    type Windows: Chain<Out = Windowed<Self::Key, A::Output>>;
-
-    /// Attaches them.
-    #[doc(hidden)]
-    fn attach(windowed: WindowedStream<C, Self>, aggregate: A) -> Stream<Self::Windows>;
-}
-
-/// Where records have not been exchanged, they are added up in front of the exchange.
-impl<C, K, F, A> Windowing<C, A> for Unplaced<F>
+/// Windows in keyed state.
+impl<C: Chain, P, W: Assigner, R: Trigger<P::Value>> WindowedStream<C, P, W, PerKey<R>>
 where
-    C: Chain<Out: Send>,
-    K: Key,
-    F: Fn(&C::Out) -> K + 'static,
-    A: Aggregate<C::Out, Accumulator: Send>,
+    P: Placement<C, Value: Clone>,
 {
-    type Windows = Then<Inbox<Slice<C::Out, K, A::Accumulator>>, WindowOperator<K, C::Out, F, A>>;
-
-    fn attach(windowed: WindowedStream<C, Self>, aggregate: A) -> Stream<Self::Windows> {
-        let WindowedStream { keyed, windows, limits, late } = windowed;
-        let Stream { flow, chain, at } = keyed.stream;
-        let (aggregate, key, records_in) =
-            (Rc::new(aggregate), keyed.placement.0, Counter::default());
-        let (state, dropped) = open(&flow, &aggregate, windows, limits);
-        let functions = (Rc::clone(&key), Rc::clone(&aggregate));
-        let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
-        let own = (own, flow.shards() == 1, late.is_some());
-        let local =
-            LocalAggregate::new(functions, windows, own, Rc::clone(&state), records_in.clone());
-        // Part of the window, not an operator that the user knows of: no node of its own.
-        let route = ByKey::new(&flow);
-        let stream = Stream { flow, chain: Then::new(chain, local), at };
-        let Stream { flow, chain, at } = stream.exchange::<Windowed<K, A::Output>, _>(
-            &windows.to_string(),
-            "numSlicesIn",
-            route,
-        );
-        flow.adopt_counter("numRecordsIn", at.node, &records_in);
-        let late = describe::<K, C::Out, A>(&flow, at.node, windows, &state, &dropped, late);
-        let windows = Windows::new(aggregate, state, late, Rc::clone(flow.checkpoints()));
-        let operator = WindowOperator::new(key, windows);
-        Stream { flow, chain: Then::new(chain, operator), at }
+    /// Aggregates each window's records as they come; emits a row of a key each time that the trigger says so.
+    pub fn aggregate<A: Aggregate<P::Value>>(
+        self,
+        aggregate: A,
+    ) -> Stream<AttachPerKey<C, P, W, R, A, Rows>> {
+        self.aggregate_with(aggregate, Rows)
     }
-}
 
-/// Where records are on the shard that owns their key, they go straight into the windows.
-impl<C, K, T, A> Windowing<C, A> for Placed
-where
-    C: Chain<Out = Keyed<K, T>>,
-    K: Key,
-    T: 'static,
-    A: Aggregate<T>,
-{
-    type Windows = Then<C, PlacedWindows<K, T, A>>;
-
-    fn attach(windowed: WindowedStream<C, Self>, aggregate: A) -> Stream<Self::Windows> {
-        let WindowedStream { keyed, windows, limits, late } = windowed;
-        let aggregate = Rc::new(aggregate);
-        let name = windows.to_string();
-        let Stream { flow, chain, at } =
-            keyed.placement.place::<Windowed<K, A::Output>>(keyed.stream, &name);
-        let (state, dropped) = open(&flow, &aggregate, windows, limits);
-        let late = describe::<K, T, A>(&flow, at.node, windows, &state, &dropped, late);
-        let records_in = flow.counter("numRecordsIn", at.node);
-        let windows = Windows::new(aggregate, state, late, Rc::clone(flow.checkpoints()));
-        let operator = PlacedWindows::new(windows, records_in);
-        Stream { flow, chain: Then::new(chain, operator), at }
+    /// Aggregates each window's records as they come, and calls `function` with the result of a key each time that the
+    /// trigger says so.
+    pub fn aggregate_with<A: Aggregate<P::Value>, F: WindowFunction<P::Key, A::Output>>(
+        self,
+        aggregate: A,
+        function: F,
+    ) -> Stream<AttachPerKey<C, P, W, R, A, F>> {
+        self.attach(aggregate, function)
     }
-}
 
-/// The windows of one operator on one shard.
-type OpenWindows<K, T, A> = (Rc<RefCell<WindowState<K, T, A>>>, Dropped);
-
-fn open<K: Key, T: 'static, A: Aggregate<T>>(
-    flow: &Flow,
-    aggregate: &Rc<A>,
-    windows: Tumbling,
-    limits: Limits,
-) -> OpenWindows<K, T, A> {
-    if windows.is_empty() {
-        let what = format!("{windows} is not allowed; allowed: 1 ms or more");
-        flow.fail(ConnectorError::new("job", what));
+    /// Keeps each window's records, and calls `function` with those of a key each time that the trigger says so.
+    pub fn process<F: WindowFunction<P::Key, Vec<P::Value>>>(
+        self,
+        function: F,
+    ) -> Stream<AttachPerKey<C, P, W, R, ToList<P::Value>, F>>
+    where
+        Vec<P::Value>: Durable,
+    {
+        self.aggregate_with(ToList::default(), function)
     }
-    let (dropped, kept) = (Dropped::default(), Kepts::new(flow.checkpoints(), flow.shards()));
-    let state = WindowState::new(Rc::clone(aggregate), windows, limits, dropped.clone(), kept);
-    (Rc::new(RefCell::new(state)), dropped)
-}
-
-/// Gives the windows their place in the job, at `node`; their late output, if there is one.
-fn describe<K: Key, T: 'static, A: Aggregate<T>>(
-    flow: &Flow,
-    node: u32,
-    windows: Tumbling,
-    state: &Rc<RefCell<WindowState<K, T, A>>>,
-    dropped: &Dropped,
-    late: Option<LateOutput<T>>,
-) -> Option<LocalEdge<T>> {
-    flow.adopt_counter("numKeysOverLimitDropped", node, &dropped.keys_over_limit);
-    flow.adopt_counter("numWindowsOverLimitDropped", node, &dropped.windows_over_limit);
-    flow.adopt_counter("numLateRecordsDropped", node, &dropped.late);
-    let kind = StateKind::Windows;
-    let mut describe = Description::of::<K, A::Accumulator>(node, "windows", kind);
-    // Windows of another length are others.
-    describe.types = format!("{windows}: {}", describe.types);
-    flow.checkpoints().register(describe, Some(Rc::clone(state) as _));
-    late.map(|late| {
-        flow.set_inputs(late.node, vec![(node, Edge::Local)]);
-        late.edge
-    })
 }

@@ -110,6 +110,12 @@ defects! {
     FlowForgetsKeyGroup,
     /// A batch is sent to another shard, which is not woken.
     FlowForgetsWakeUp,
+    /// A slice that overlapping windows share is merged twice.
+    FlowSliceTwice,
+    /// A slice is dropped while later windows still contain it.
+    FlowDropsSliceEarly,
+    /// A session that has become part of another one is kept beside it.
+    FlowMergedSessionStays,
     /// A partitioned stream leaves its records on the shard where they are.
     FlowPlacesNothing,
     /// A broadcast leaves out the last shard.

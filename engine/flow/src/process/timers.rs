@@ -17,8 +17,8 @@ use crate::state::timers::{Inserted, Timers};
 pub const TIMERS_MAX: usize = 10_000_000;
 
 /// The timers of one time domain.
-pub(super) struct OneTimers<K> {
-    pub(super) timers: Timers<K>,
+pub(crate) struct OneTimers<K> {
+    pub(crate) timers: Timers<K>,
     /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
     after_end: Option<Timers<K>>,
     /// Whether all of a key can be deleted.
@@ -28,14 +28,14 @@ pub(super) struct OneTimers<K> {
     over_limit: Counter,
 }
 
-pub(super) struct BothTimers<K> {
-    pub(super) event: Rc<RefCell<OneTimers<K>>>,
-    pub(super) processing: Rc<RefCell<OneTimers<K>>>,
+pub(crate) struct BothTimers<K> {
+    pub(crate) event: Rc<RefCell<OneTimers<K>>>,
+    pub(crate) processing: Rc<RefCell<OneTimers<K>>>,
 }
 
 impl<K: Key> BothTimers<K> {
     /// The timers of `node`, registered as states of it.
-    pub(super) fn new(flow: &Flow, node: u32, overflow: Overflow) -> Self {
+    pub(crate) fn new(flow: &Flow, node: u32, overflow: Overflow) -> Self {
         let over_limit = flow.counter("numTimersOverLimitDropped", node);
         let timers = |name| {
             let timers = OneTimers::new(flow.checkpoints(), over_limit.clone(), overflow);
@@ -61,7 +61,7 @@ impl<K: Key> OneTimers<K> {
         }
     }
 
-    pub(super) fn insert(&mut self, time: Timestamp, hash: u64, key: &K) {
+    pub(crate) fn insert(&mut self, time: Timestamp, hash: u64, key: &K) {
         let timers = match &mut self.after_end {
             Some(_) if self.timers.contains(time, hash, key) => return,
             Some(after_end) => after_end,
@@ -72,7 +72,7 @@ impl<K: Key> OneTimers<K> {
         }
     }
 
-    pub(super) fn delete(&mut self, time: Timestamp, hash: u64, key: &K) {
+    pub(crate) fn delete(&mut self, time: Timestamp, hash: u64, key: &K) {
         if !self.timers.delete(time, hash, key)
             && let Some(after_end) = &mut self.after_end
         {
@@ -85,7 +85,7 @@ impl<K: Key> OneTimers<K> {
     /// # Errors
     /// If there is one and the budget is spent.
     #[inline]
-    pub(super) fn pop_due(
+    pub(crate) fn pop_due(
         &mut self,
         until: Timestamp,
         budget: &Budget,
@@ -98,13 +98,13 @@ impl<K: Key> OneTimers<K> {
 
     /// At the end of time every timer is due, and one that sets the next would go on for ever. So what is set
     /// from now on is kept apart, for the day when the stream goes on.
-    pub(super) fn begin_end(&mut self) {
+    pub(crate) fn begin_end(&mut self) {
         let knows_keys = self.knows_keys;
         self.after_end.get_or_insert_with(|| timers(knows_keys));
     }
 
     /// Deletes all timers of a key.
-    pub(super) fn delete_key(&mut self, hash: u64, key: &K) {
+    pub(crate) fn delete_key(&mut self, hash: u64, key: &K) {
         for timers in [&mut self.timers].into_iter().chain(&mut self.after_end) {
             timers.delete_key(hash, key);
         }
@@ -118,7 +118,7 @@ fn timers<K: Key>(knows_keys: bool) -> Timers<K> {
 }
 
 /// A timer is due, and the budget of the step is spent.
-pub(super) struct Spent;
+pub(crate) struct Spent;
 
 impl<K: Key> Stateful for OneTimers<K> {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {

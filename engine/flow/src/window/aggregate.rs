@@ -17,6 +17,9 @@ pub trait Aggregate<T>: 'static {
     /// What the window yields.
     type Output: 'static;
 
+    /// Whether accumulators grow with their records: then as few of them are kept as can be.
+    const GROWS: bool = false;
+
     /// The accumulator of a window with no records.
     fn create(&self) -> Self::Accumulator;
     /// Adds a record.
@@ -32,6 +35,11 @@ pub trait Aggregate<T>: 'static {
     fn merge(&self, into: &mut Self::Accumulator, other: &Self::Accumulator);
     /// What the records so far amount to. More may be added afterwards.
     fn result(&self, accumulator: &Self::Accumulator) -> Self::Output;
+    /// The result of an accumulator that is needed no more.
+    #[inline]
+    fn finish(&self, accumulator: Self::Accumulator) -> Self::Output {
+        self.result(&accumulator)
+    }
 }
 
 /// An aggregate that can take a record back, for streams in which records are corrected.
@@ -365,6 +373,10 @@ where
     fn result(&self, so_far: &Option<T>) -> Option<T> {
         so_far.clone()
     }
+
+    fn finish(&self, so_far: Option<T>) -> Option<T> {
+        so_far
+    }
 }
 
 /// An aggregate from three functions.
@@ -413,6 +425,10 @@ where
 
     fn result(&self, accumulator: &S) -> S {
         accumulator.clone()
+    }
+
+    fn finish(&self, accumulator: S) -> S {
+        accumulator
     }
 }
 

@@ -17,6 +17,7 @@ use thalweg_kernel::{
 
 use super::aggregate::Aggregate;
 use super::pane::Pane;
+use super::reached::Reached;
 use super::state::WindowState;
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
 use crate::table_hash::table_hash;
@@ -48,15 +49,8 @@ pub(super) struct Kepts {
     own: Range<u16>,
     /// Of windows that have fired.
     deletes: Changes,
-    /// The operator's watermark, short of the end of time: a stream that has ended may go on one day.
-    pub(super) reached: Timestamp,
-    /// What is stored of it.
-    stored: Timestamp,
+    pub(super) reached: Reached,
 }
-
-/// The group under which operators' watermarks are stored, by the first group of their shard. (Shards may differ:
-/// an idle partition has left one of them behind.) No key has it.
-const WATERMARK_GROUP: u16 = u16::MAX;
 
 impl Kepts {
     pub(super) fn new(checkpoints: &Rc<Checkpoints>, shards: usize) -> Self {
@@ -68,8 +62,7 @@ impl Kepts {
             groups,
             own: groups.groups_of(shard, shards),
             deletes: Changes::new(),
-            reached: Timestamp::MIN,
-            stored: Timestamp::MIN,
+            reached: Reached::new(checkpoints, shards),
         }
     }
 
@@ -131,6 +124,7 @@ fn read_key<K: Key>(mut rest: &[u8]) -> Option<(Timestamp, K)> {
 impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
         self.kept.id = id;
+        self.kept.reached.restore(id, stored)?;
         let Some(stored) = stored else { return Ok(()) };
         // What was stored has no stamp of this run.
         self.kept.stamp = 1;
@@ -146,35 +140,14 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
             self.keys += 1;
             Ok(())
         })?;
-        // Those of the shards whose groups are this one's now: the last one that begins before its own
-        // groups do, and all that begin within them.
-        let (from, mut to) = id.range(WATERMARK_GROUP..WATERMARK_GROUP);
-        to.extend_from_slice(&[u8::MAX; 3]);
-        let (mut before, mut within) = (None, None::<Timestamp>);
-        let own = self.kept.own.clone();
-        stored.reader.scan(&from, &to, &mut |key, value| {
-            let first = StateId::split_key(key).and_then(|(_, rest)| rest.try_into().ok());
-            let Some(first) = first.map(u16::from_be_bytes) else {
-                return Err(StateError::Other("a stored watermark has no group".into()));
-            };
-            let watermark = Timestamp::read(value)?;
-            if first <= own.start {
-                before = Some(watermark);
-            } else if own.contains(&first) {
-                within = Some(within.map_or(watermark, |least| least.min(watermark)));
-                self.kept.deletes.delete(key);
-            }
-            Ok(())
-        })?;
-        self.watermark = [before, within].into_iter().flatten().min().unwrap_or(Timestamp::MIN);
-        if seeded(Defect::FlowForgetsWatermark) {
-            self.watermark = Timestamp::MIN;
+        self.watermark = self.kept.reached.watermark();
+        if self.watermark > Timestamp::MIN {
+            self.fires_next = self.slicing.fires_from(self.watermark.plus_ms(1));
         }
-        self.kept.reached = self.watermark;
         Ok(())
     }
 
-    fn snapshot(&mut self, _epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
+    fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
         self.add_deferred();
         let Self { panes, kept: Kepts { stamp, id, groups, deletes, .. }, .. } = self;
         out.changes.append(deletes);
@@ -203,15 +176,6 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
             pane.stored = true;
         }
         *stamp = stamp.wrapping_add(1);
-        let Kepts { id, own, reached, stored, .. } = &mut self.kept;
-        if reached != stored {
-            *stored = *reached;
-            let key = |out: &mut Vec<u8>| {
-                id.begin_key(WATERMARK_GROUP, out);
-                out.extend_from_slice(&own.start.to_be_bytes());
-            };
-            out.put(key, reached)?;
-        }
-        Ok(())
+        self.kept.reached.snapshot(epoch, out)
     }
 }

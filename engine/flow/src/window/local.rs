@@ -3,7 +3,8 @@
 //! Records of one key and window are added up here, and the sums leave when a watermark is about to
 //! close their window (Flink's local-global aggregation): into the window itself where this shard owns
 //! the key, through the exchange where another does. They leave before that watermark, so results
-//! come no later.
+//! come no later. (Where windows overlap, read *slice* for window: the sums of a slice leave when the first window
+//! that contains it is about to close, and what comes later for the slice goes by itself.)
 //!
 //! # When adding up does not pay
 //! On one shard there is nobody to send to, and with many keys a sum gathers few records. Then records
@@ -36,9 +37,9 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::pane::{AtHand, Opened, Panes};
+use super::pane::{AtHand, InTime, Opened, Panes};
+use super::slicing::Slicing;
 use super::state::{Refused, WindowState};
-use super::tumbling::Tumbling;
 use crate::counters::Counter;
 use crate::exchange::route::Routed;
 use crate::pipeline::Operator;
@@ -105,6 +106,7 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     /// The keys of this shard, and their windows.
     own: Owned,
     state: Rc<RefCell<WindowState<K, T, A>>>,
+    slicing: Slicing,
     /// What is added up, and how many sums that are.
     panes: Panes<K, Sum<A::Accumulator>>,
     keys: usize,
@@ -127,7 +129,7 @@ struct Sum<A> {
 impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
     pub(super) fn new(
         (key, aggregate): (Rc<F>, Rc<A>),
-        windows: Tumbling,
+        slicing: Slicing,
         (own, alone, late_output): (Owned, bool, bool),
         state: Rc<RefCell<WindowState<K, T, A>>>,
         records_in: Counter,
@@ -141,7 +143,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             at_hand: AtHand::NOWHERE,
             own,
             state,
-            panes: Panes::new(windows, LOCAL_KEYS_MAX),
+            slicing,
+            panes: Panes::new(slicing, LOCAL_KEYS_MAX),
             keys: 0,
             straight: 0,
             alone,
@@ -247,7 +250,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         }
         self.add_one(time, (hash, key), value, out);
         if self.straight == 0 {
-            self.at_hand = self.panes.newest_unless_passed_by(self.watermark);
+            self.at_hand = self.panes.newest_unless_due_at(self.watermark);
         }
     }
 
@@ -277,7 +280,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         value: T,
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) {
-        let pane = match self.panes.find_or_open(time, self.watermark) {
+        let pane = match self.panes.find_or_open(time, self.watermark, InTime::ForAll) {
             Opened::Pane(pane) => pane,
             Opened::Closed => return self.pass(time, key, value, out),
             Opened::TooMany => {
@@ -306,7 +309,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) -> usize {
         let mut sent = 0;
-        while self.panes.is_due(watermark) {
+        while self.panes.oldest_due().is_some_and(|due| due <= watermark) {
             let mut pane = self.panes.take_oldest();
             let start = pane.start;
             let mut state = self.state.borrow_mut();
@@ -372,7 +375,7 @@ where
             Mark::Watermark(watermark) => {
                 self.put_down(out);
                 self.watermark = watermark;
-                self.passes_at = self.panes.next_passed(watermark);
+                self.passes_at = self.slicing.fires_from(watermark.plus_ms(1));
                 self.send_due(watermark, out);
             }
             // Nobody knows when the next record will send these on.

@@ -6,37 +6,44 @@ use std::rc::Rc;
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
-use super::Windowed;
 use super::aggregate::Aggregate;
+use super::content::WindowFunction;
 use super::local::Slice;
+use super::pane::InTime;
 use super::state::{Refusal, Refused, WindowState};
 use crate::checkpoint::Checkpoints;
 use crate::exchange::local::LocalEdge;
-use crate::pipeline::Operator;
+use crate::pipeline::{Budget, Operator};
 use crate::table_hash::table_hash_from;
 
 /// See the module's documentation.
-pub struct WindowOperator<K, T, F, A: Aggregate<T>> {
-    key: Rc<F>,
-    windows: Windows<K, T, A>,
+pub struct WindowOperator<K, T, Q, A: Aggregate<T>, F> {
+    key: Rc<Q>,
+    windows: Windows<K, T, A, F>,
 }
 
 /// The windows of a shard, as the operator that decides and fires has them.
-pub(super) struct Windows<K, T, A: Aggregate<T>> {
-    aggregate: Rc<A>,
+pub(super) struct Windows<K, T, A: Aggregate<T>, F> {
+    function: F,
     pub(super) state: Rc<RefCell<WindowState<K, T, A>>>,
     late: Option<LocalEdge<T>>,
     checkpoints: Rc<Checkpoints>,
 }
 
-impl<K: Key, T: 'static, A: Aggregate<T>> Windows<K, T, A> {
+impl<K, T, A, F> Windows<K, T, A, F>
+where
+    K: Key,
+    T: 'static,
+    A: Aggregate<T>,
+    F: WindowFunction<K, A::Output>,
+{
     pub(super) fn new(
-        aggregate: Rc<A>,
+        function: F,
         state: Rc<RefCell<WindowState<K, T, A>>>,
         late: Option<LocalEdge<T>>,
         checkpoints: Rc<Checkpoints>,
     ) -> Self {
-        Self { aggregate, state, late, checkpoints }
+        Self { function, state, late, checkpoints }
     }
 
     /// Adds a record to its window, or sends it where late ones go, or counts it.
@@ -48,37 +55,35 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Windows<K, T, A> {
         key: (u64, K),
         value: T,
     ) {
-        match (state.add(time, state.watermark, key, value), &self.late) {
+        let added = state.add(time, (state.watermark, InTime::ForOne), key, value);
+        match (added, &self.late) {
             (Ok(()), _) => {}
             (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => late.push(time, value),
             (Err(Refused { why, .. }), _) => state.dropped(why, 1),
         }
     }
 
-    fn fire(&self, watermark: Timestamp, out: &mut impl Collector<Windowed<K, A::Output>>) {
+    /// Fires windows that a watermark has passed; whether those were all.
+    #[inline]
+    pub(super) fn due(
+        &mut self,
+        mark: Mark,
+        budget: &mut Budget,
+        out: &mut impl Collector<F::Out>,
+    ) -> bool {
+        let Mark::Watermark(watermark) = mark else { return true };
         let mut state = self.state.borrow_mut();
         // After a restart time may come back to where it was, and does not go further back.
         state.advance(watermark);
-        while let Some(mut pane) = state.close_due() {
-            let (start, last) = (pane.start, pane.last);
-            let end = last.plus_ms(1);
-            for (key, kept) in pane.keys.drain() {
-                let value = self.aggregate.result(&kept.accumulator);
-                out.record(last, Windowed { key, start, end, value });
-            }
-            state.recycle(pane);
-        }
+        let function = &mut self.function;
+        state.fire(budget, |key, window, value| function.fire(key, window, value, out))
     }
 
     #[inline]
-    pub(super) fn mark(&self, mark: Mark, out: &mut impl Collector<Windowed<K, A::Output>>) {
-        match mark {
-            Mark::Watermark(watermark) => self.fire(watermark, out),
-            Mark::Barrier(epoch) => {
-                self.checkpoints.take(&*self.state, epoch);
-                self.state.borrow_mut().barrier_arrived();
-            }
-            Mark::Idle | Mark::Active | Mark::End => {}
+    pub(super) fn mark(&self, mark: Mark, out: &mut impl Collector<F::Out>) {
+        if let Mark::Barrier(epoch) = mark {
+            self.checkpoints.take(&*self.state, epoch);
+            self.state.borrow_mut().barrier_arrived();
         }
         if let Some(late) = &self.late {
             late.push_mark(mark);
@@ -91,20 +96,23 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Windows<K, T, A> {
     }
 }
 
-impl<K, T, F, A: Aggregate<T>> WindowOperator<K, T, F, A> {
-    pub(super) fn new(key: Rc<F>, windows: Windows<K, T, A>) -> Self {
+impl<K, T, Q, A: Aggregate<T>, F> WindowOperator<K, T, Q, A, F> {
+    pub(super) fn new(key: Rc<Q>, windows: Windows<K, T, A, F>) -> Self {
         Self { key, windows }
     }
 }
 
-impl<K, T, F, A> Operator<Slice<T, K, A::Accumulator>> for WindowOperator<K, T, F, A>
+impl<K, T, Q, A, F> Operator<Slice<T, K, A::Accumulator>> for WindowOperator<K, T, Q, A, F>
 where
     K: Key,
     T: 'static,
-    F: Fn(&T) -> K + 'static,
+    Q: Fn(&T) -> K + 'static,
     A: Aggregate<T>,
+    F: WindowFunction<K, A::Output>,
 {
-    type Out = Windowed<K, A::Output>;
+    type Out = F::Out;
+
+    const PUTS_DOWN: bool = true;
 
     #[inline]
     fn record(
@@ -132,6 +140,16 @@ where
                 }
             }
         }
+    }
+
+    #[inline]
+    fn due(
+        &mut self,
+        mark: Mark,
+        budget: &mut Budget,
+        out: &mut impl Collector<Self::Out>,
+    ) -> bool {
+        self.windows.due(mark, budget, out)
     }
 
     #[inline]

@@ -3,28 +3,36 @@
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
-use super::Windowed;
 use super::aggregate::Aggregate;
+use super::content::WindowFunction;
 use super::operator::Windows;
 use crate::counters::Counter;
 use crate::exchange::key_by::Keyed;
-use crate::pipeline::Operator;
+use crate::pipeline::{Budget, Operator};
 use crate::table_hash::table_hash_from;
 
 /// See the module.
-pub struct PlacedWindows<K, T, A: Aggregate<T>> {
-    windows: Windows<K, T, A>,
+pub struct PlacedWindows<K, T, A: Aggregate<T>, F> {
+    windows: Windows<K, T, A, F>,
     records_in: Counter,
 }
 
-impl<K, T, A: Aggregate<T>> PlacedWindows<K, T, A> {
-    pub(super) fn new(windows: Windows<K, T, A>, records_in: Counter) -> Self {
+impl<K, T, A: Aggregate<T>, F> PlacedWindows<K, T, A, F> {
+    pub(super) fn new(windows: Windows<K, T, A, F>, records_in: Counter) -> Self {
         Self { windows, records_in }
     }
 }
 
-impl<K: Key, T: 'static, A: Aggregate<T>> Operator<Keyed<K, T>> for PlacedWindows<K, T, A> {
-    type Out = Windowed<K, A::Output>;
+impl<K, T, A, F> Operator<Keyed<K, T>> for PlacedWindows<K, T, A, F>
+where
+    K: Key,
+    T: 'static,
+    A: Aggregate<T>,
+    F: WindowFunction<K, A::Output>,
+{
+    type Out = F::Out;
+
+    const PUTS_DOWN: bool = true;
 
     #[inline]
     fn record(
@@ -37,6 +45,16 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Operator<Keyed<K, T>> for PlacedWindow
         let Keyed { hash, key, value } = keyed;
         let key = (table_hash_from(&key, hash), key);
         self.windows.add(&mut self.windows.state.borrow_mut(), time, key, value);
+    }
+
+    #[inline]
+    fn due(
+        &mut self,
+        mark: Mark,
+        budget: &mut Budget,
+        out: &mut impl Collector<Self::Out>,
+    ) -> bool {
+        self.windows.due(mark, budget, out)
     }
 
     #[inline]

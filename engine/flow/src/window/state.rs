@@ -27,10 +27,12 @@ use thalweg_kernel::{Key, Timestamp};
 
 use super::Limits;
 use super::aggregate::Aggregate;
+use super::firing::Phase;
 use super::kept::{Kept, Kepts};
 use super::local::Partial;
-use super::pane::{AtHand, Opened, Pane, Panes};
-use super::tumbling::Tumbling;
+use super::pane::{AtHand, InTime, Opened, Panes};
+use super::running::Running;
+use super::slicing::Slicing;
 use crate::counters::Counter;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -39,8 +41,16 @@ const DEFERRED_MAX: usize = 128;
 
 /// See the module.
 pub(super) struct WindowState<K, T, A: Aggregate<T>> {
-    aggregate: Rc<A>,
+    pub(super) aggregate: Rc<A>,
+    pub(super) slicing: Slicing,
+    /// Whether windows overlap.
+    pub(super) overlap: bool,
     pub(super) panes: Panes<K, Kept<A::Accumulator>>,
+    /// What windows share that overlap.
+    pub(super) running: Running<K, A::Accumulator>,
+    /// No window fires that ends before this.
+    pub(super) fires_next: Timestamp,
+    pub(super) phase: Phase<K, A::Accumulator>,
     /// What is to be handed over at the next barrier.
     pub(super) kept: Kepts,
     /// The operator's watermark.
@@ -95,7 +105,7 @@ pub(super) struct Refused<K, V> {
 impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     pub(super) fn new(
         aggregate: Rc<A>,
-        windows: Tumbling,
+        slicing: Slicing,
         limits: Limits,
         dropped: Dropped,
         kept: Kepts,
@@ -103,7 +113,12 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let Limits { keys_max, windows_max } = limits;
         Self {
             aggregate,
-            panes: Panes::new(windows, windows_max),
+            slicing,
+            overlap: slicing.slices_per_window() > 1,
+            panes: Panes::new(slicing, windows_max),
+            running: Running::new(),
+            fires_next: Timestamp::MIN,
+            phase: Phase::Idle,
             kept,
             watermark: Timestamp::MIN,
             held: 0,
@@ -128,7 +143,9 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         if self.held > 0 {
             return Err(self.hold(Refused { why: Refusal::Behind, key, value }));
         }
-        let added = self.add(time, watermark.max(self.watermark), (hash, key), value);
+        // What misses one window must not be in its slice before the operator has fired that window.
+        let watermark = watermark.max(self.watermark);
+        let added = self.add(time, (watermark, InTime::ForAll), (hash, key), value);
         added.map_err(|refused| self.hold(refused))
     }
 
@@ -137,7 +154,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         if self.held > 0 {
             return AtHand::NOWHERE;
         }
-        self.panes.newest_unless_passed_by(watermark.max(self.watermark))
+        self.panes.newest_unless_due_at(watermark.max(self.watermark))
     }
 
     /// Adds records of that window for the sender: as [`add_ahead`](Self::add_ahead).
@@ -200,9 +217,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     /// The operator's watermark has moved.
     pub(super) fn advance(&mut self, watermark: Timestamp) {
         self.watermark = self.watermark.max(watermark);
-        if watermark < Timestamp::MAX {
-            self.kept.reached = self.watermark;
-        }
+        self.kept.reached.advance(watermark);
     }
 
     /// The sender has passed a barrier on.
@@ -224,18 +239,19 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.held -= 1;
     }
 
-    /// Adds a record; `hash` is the key's [`table_hash`](crate::table_hash::table_hash).
+    /// Adds a record, unless it is late; `hash` is the key's
+    /// [`table_hash`](crate::table_hash::table_hash).
     #[inline(always)]
     pub(super) fn add(
         &mut self,
         time: Timestamp,
-        watermark: Timestamp,
+        (watermark, in_time): (Timestamp, InTime),
         (hash, key): (u64, K),
         value: T,
     ) -> Result<(), Refused<K, T>> {
         // The usual case, a key that is in the newest window already, is inlined into the chain.
         if let Some(pane) = self.panes.newest(time)
-            && !pane.is_passed_by(watermark)
+            && !pane.is_due_at(watermark)
         {
             // What is put off must find room later.
             if pane.keys.is_large() && self.keys + self.deferred.len() < self.keys_max {
@@ -248,14 +264,14 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                 return Ok(());
             }
         }
-        self.add_anywhere(time, watermark, (hash, key), value)
+        self.add_anywhere(time, (watermark, in_time), (hash, key), value)
     }
 
     #[inline(never)]
     fn add_anywhere(
         &mut self,
         time: Timestamp,
-        watermark: Timestamp,
+        until: (Timestamp, InTime),
         key: (u64, K),
         value: T,
     ) -> Result<(), Refused<K, T>> {
@@ -263,7 +279,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let aggregate = Rc::clone(&self.aggregate);
         self.put(
             time,
-            watermark,
+            until,
             key,
             value,
             |accumulator, value| aggregate.add(accumulator, value),
@@ -282,7 +298,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let aggregate = Rc::clone(&self.aggregate);
         let put = self.put(
             time,
-            self.watermark,
+            (self.watermark, InTime::ForOne),
             (table_hash_from(&key, hash), key),
             accumulator,
             |into, accumulator| aggregate.merge(into, &accumulator),
@@ -304,24 +320,6 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             Refusal::Keys => self.dropped.keys_over_limit.add(records),
             Refusal::Behind => debug_assert!(false, "the operator is behind nobody"),
         }
-    }
-
-    /// Takes out the oldest window that the operator's watermark has passed.
-    #[inline]
-    pub(super) fn close_due(&mut self) -> Option<Pane<K, Kept<A::Accumulator>>> {
-        if !self.panes.is_due(self.watermark) {
-            return None;
-        }
-        self.add_deferred();
-        let pane = self.panes.take_oldest();
-        self.keys -= pane.keys.len();
-        self.kept.forget(&pane);
-        Some(pane)
-    }
-
-    /// Gives an emptied pane back for reuse.
-    pub(super) fn recycle(&mut self, pane: Pane<K, Kept<A::Accumulator>>) {
-        self.panes.recycle(pane);
     }
 
     #[inline]
@@ -362,7 +360,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             let put = self.put(
                 time,
                 // Its window was open, and none has fired since.
-                Timestamp::MIN,
+                (Timestamp::MIN, InTime::ForOne),
                 (hash, key),
                 value,
                 |accumulator, value| aggregate.add(accumulator, value),
@@ -379,18 +377,21 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     fn put<V>(
         &mut self,
         time: Timestamp,
-        watermark: Timestamp,
+        (watermark, in_time): (Timestamp, InTime),
         (hash, key): (u64, K),
         value: V,
         add: impl FnOnce(&mut A::Accumulator, V),
         create: impl FnOnce(V) -> A::Accumulator,
     ) -> Result<(), Refused<K, V>> {
-        let pane = match self.panes.find_or_open(time, watermark) {
+        let pane = match self.panes.find_or_open(time, watermark, in_time) {
             Opened::Pane(pane) => pane,
             Opened::Closed => return Err(Refused { why: Refusal::Late, key, value }),
             Opened::TooMany => return Err(Refused { why: Refusal::Windows, key, value }),
         };
         let stamp = self.kept.stamp;
+        if pane.is_merged {
+            self.running.make_stale(hash, &key);
+        }
         if let Some(kept) = pane.keys.get(hash, &key) {
             add(&mut kept.accumulator, value);
             kept.mark(stamp, hash, &mut pane.dirty);

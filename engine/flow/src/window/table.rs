@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use thalweg_kernel::Key;
 
 use crate::flow::CACHE_BYTES;
+use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
 
 /// A few keys are at most so many: a slot is a byte.
@@ -19,6 +20,8 @@ const FEW_KEYS_MAX: usize = 255;
 const SLOTS_PER_KEY: usize = 8;
 /// The first index has so many.
 const SLOTS_MIN: usize = 16;
+/// Buckets that are looked at for one unit of work.
+const BUCKETS_PER_UNIT: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
@@ -158,6 +161,76 @@ impl<K: Key, V> Table<K, V> {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
         self.slots.fill(0);
         self.few.drain(..).chain(self.many.drain())
+    }
+
+    /// Takes keys out as [`drain`](Self::drain) does, but no more than `budget` allows; whether those were all.
+    /// `cursor` is zero at first, and no key may come until all are out.
+    pub(super) fn drain_some(
+        &mut self,
+        cursor: &mut usize,
+        budget: &mut Budget,
+        mut each: impl FnMut(K, V),
+    ) -> bool {
+        budget.spend(self.few.len());
+        self.slots.fill(0);
+        self.few.drain(..).for_each(|(key, value)| each(key, value));
+        while *cursor < self.many.num_buckets() && !self.many.is_empty() {
+            if budget.is_spent() {
+                return false;
+            }
+            budget.spend(1);
+            for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
+                if let Ok(entry) = self.many.get_bucket_entry(bucket) {
+                    let ((key, value), _) = entry.remove();
+                    budget.spend(1);
+                    each(key, value);
+                }
+            }
+            *cursor += BUCKETS_PER_UNIT;
+        }
+        // Taking entries out one by one leaves marks behind.
+        drop(self.many.drain());
+        true
+    }
+
+    /// Shows `each` the entries from `cursor` on, which is zero at first, as far as `budget` allows; whether those were
+    /// all. An entry that `each` does not want to stay is taken out. No key may come until all were seen.
+    pub(super) fn walk(
+        &mut self,
+        cursor: &mut usize,
+        budget: &mut Budget,
+        mut each: impl FnMut(&K, &mut V, &mut Budget) -> bool,
+    ) -> bool {
+        if *cursor == 0 && !self.few.is_empty() {
+            let before = self.few.len();
+            self.few.retain_mut(|(key, value)| {
+                budget.spend(1);
+                each(key, value, budget)
+            });
+            if self.few.len() < before {
+                self.slots.fill(0);
+                (1..=self.few.len()).for_each(|number| {
+                    let hash = table_hash(&self.few[number - 1].0);
+                    self.name(hash, number);
+                });
+            }
+        }
+        while *cursor < self.many.num_buckets() && !self.many.is_empty() {
+            if budget.is_spent() {
+                return false;
+            }
+            budget.spend(1);
+            for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
+                let Ok(mut entry) = self.many.get_bucket_entry(bucket) else { continue };
+                budget.spend(1);
+                let (key, value) = entry.get_mut();
+                if !each(key, value, budget) {
+                    entry.remove();
+                }
+            }
+            *cursor += BUCKETS_PER_UNIT;
+        }
+        true
     }
 }
 

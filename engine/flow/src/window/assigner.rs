@@ -1,0 +1,181 @@
+//! Assigners: which windows a record is in.
+//!
+//! Windows are put together of three parts. An *assigner* says which windows a record is in, a
+//! [trigger](super::trigger) when a window yields a result, and its [content](super::content) what it keeps and what it yields.
+//!
+//! # Two layouts
+//! An assigner also says how the windows are kept, by a type:
+//!
+//! | [`Layout`] | for | a record costs |
+//! |---|---|---|
+//! | [`Slices`] | [aligned](Aligned) windows with the default trigger | one addition, mostly in front of the exchange |
+//! | [`PerKey`] | all others: sessions, triggers, assigners of your own | an entry of keyed state for each of its windows |
+//!
+//! Aligned windows are the same for all keys, so that what is of one slice of time lies together and fires together. All others
+//! are entries of keyed state under key and window, with timers.
+
+use std::fmt;
+
+use thalweg_kernel::Timestamp;
+
+use super::session::Session;
+use super::slicing::Slicing;
+use super::sliding::Sliding;
+use super::trigger::OnWatermark;
+use super::tumbling::Tumbling;
+
+/// A stretch of event time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimeWindow {
+    /// The first millisecond.
+    pub start: Timestamp,
+    /// The last millisecond, which rows of the window carry as their event time.
+    pub last: Timestamp,
+}
+
+impl TimeWindow {
+    /// The first millisecond after the window.
+    #[inline]
+    pub fn end(self) -> Timestamp {
+        self.last.plus_ms(1)
+    }
+
+    /// Whether `other` overlaps with this window, or one follows upon the other.
+    #[inline]
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.start <= other.end() && other.start <= self.end()
+    }
+
+    /// The shortest window that contains both.
+    #[inline]
+    pub(super) fn with(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), last: self.last.max(other.last) }
+    }
+}
+
+/// Says which windows a record is in. Its text is the operator's name in the graph, and part of its state's
+/// description: windows of another text are others.
+///
+/// ```
+/// # use std::fmt;
+/// # use thalweg_flow::*;
+/// # use thalweg_kernel::Timestamp;
+/// /// Windows that double in length: 1 ms, 2 ms, 4 ms and so on, from the Unix epoch.
+/// struct Doubling;
+///
+/// impl fmt::Display for Doubling {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         f.write_str("Doubling window")
+///     }
+/// }
+///
+/// impl Assigner for Doubling {
+///     type Layout = PerKey<OnWatermark>;
+///
+///     fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+///         let start = (time.as_millis().max(0) as u64 + 1).next_power_of_two() as i64 / 2;
+///         window(TimeWindow { start: start.into(), last: (2 * start - 1).into() });
+///     }
+/// }
+/// # let mut windows = vec![];
+/// # Doubling.assign(5.into(), &mut |window| windows.push(window.last.as_millis()));
+/// # assert_eq!(windows, [7]);
+/// ```
+pub trait Assigner: fmt::Display + 'static {
+    /// How the windows are kept: [`PerKey<OnWatermark>`](PerKey), but for aligned windows.
+    type Layout: Layout;
+
+    /// Whether windows of a key that overlap, or follow upon each other without a gap, become one.
+    const MERGES: bool = false;
+
+    /// Shows `window` each window that a record of this time is in: one at least, and exactly one if windows
+    /// [merge](Self::MERGES). The time is in all of them.
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow));
+
+    /// Why there can be no such windows, and what is allowed: a job with them does not start.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+}
+
+/// How windows are kept.
+pub trait Layout: Sized + 'static {
+    /// With the default trigger.
+    #[doc(hidden)]
+    fn new() -> Self;
+}
+
+/// Aligned windows with the default trigger: by slices of time.
+pub struct Slices(());
+
+impl Layout for Slices {
+    fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Windows in keyed state, one entry for each key and window, with the trigger `R`.
+pub struct PerKey<R>(pub(super) R);
+
+impl Layout for PerKey<OnWatermark> {
+    fn new() -> Self {
+        Self(OnWatermark)
+    }
+}
+
+/// Windows that are the same for all keys, at equal distances.
+pub trait Aligned: Assigner<Layout = Slices> {
+    /// Where they lie.
+    #[doc(hidden)]
+    fn slicing(&self) -> Slicing;
+}
+
+impl Assigner for Tumbling {
+    type Layout = Slices;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        self.slicing().assign(time, window);
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.slicing().is_empty().then(|| "allowed: 1 ms or more".into())
+    }
+}
+
+impl Aligned for Tumbling {
+    fn slicing(&self) -> Slicing {
+        (*self).slicing()
+    }
+}
+
+impl Assigner for Sliding {
+    type Layout = Slices;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        self.slicing().assign(time, window);
+    }
+
+    fn problem(&self) -> Option<String> {
+        (*self).problem().map(Into::into)
+    }
+}
+
+impl Aligned for Sliding {
+    fn slicing(&self) -> Slicing {
+        (*self).slicing()
+    }
+}
+
+impl Assigner for Session {
+    type Layout = PerKey<OnWatermark>;
+
+    const MERGES: bool = true;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        window(self.alone(time));
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.is_empty().then(|| "allowed: gaps of 1 ms or more".into())
+    }
+}

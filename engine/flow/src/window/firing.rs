@@ -1,0 +1,168 @@
+//! Windows fire: which one is next, and its rows, a piece in each step.
+//!
+//! Windows that the watermark has passed fire in order of their ends. Where they do not overlap, a window is one slice, whose
+//! pane is taken out and yields a row for each key. Where they do, the slices that are complete by then are merged into
+//! what windows share (`running.rs`), that yields the rows, and slices that no later window contains are taken out.
+//!
+//! All of that is done in pieces, as the step's budget allows: a firing goes on where it was put down, in the middle of a
+//! table. Nothing that a firing reads changes meanwhile: the operator is given no record and no barrier, and the sender adds
+//! only to slices that are in none of the windows which the watermark has passed.
+
+use thalweg_kernel::defects::{Defect, seeded};
+use thalweg_kernel::{Key, Timestamp};
+
+use super::aggregate::Aggregate;
+use super::assigner::TimeWindow;
+use super::kept::Kept;
+use super::pane::Pane;
+use super::running::Firing;
+use super::state::WindowState;
+use crate::pipeline::Budget;
+use crate::table_hash::table_hash;
+
+/// Where a firing stands.
+pub(super) enum Phase<K, A> {
+    /// No window fires.
+    Idle,
+    /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
+    Merge { firing: Firing, pane: usize, cursor: usize },
+    /// A window yields its rows.
+    Rows { firing: Firing, cursor: usize },
+    /// A slice is taken out; where windows do not overlap, that yields its rows.
+    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cursor: usize },
+}
+
+impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
+    /// The last millisecond of the next window that the watermark has passed.
+    #[inline]
+    fn next_due(&self) -> Option<Timestamp> {
+        let due = self.panes.oldest_due()?.max(self.fires_next);
+        (due <= self.watermark).then_some(due)
+    }
+
+    /// Gives `row` the rows of all windows that the watermark has passed, as far as `budget` allows; whether those were
+    /// all.
+    #[inline]
+    pub(super) fn fire(
+        &mut self,
+        budget: &mut Budget,
+        row: impl FnMut(K, TimeWindow, A::Output),
+    ) -> bool {
+        if matches!(self.phase, Phase::Idle) && self.next_due().is_none() {
+            self.pass_empty();
+            return true;
+        }
+        self.fire_due(budget, row)
+    }
+
+    /// Windows that the watermark has passed while they were empty do not fire when something late comes into one of their
+    /// slices.
+    #[inline]
+    fn pass_empty(&mut self) {
+        if self.overlap && self.fires_next <= self.watermark {
+            self.fires_next = self.slicing.fires_from(self.watermark.plus_ms(1));
+        }
+    }
+
+    #[inline(never)]
+    fn fire_due(
+        &mut self,
+        budget: &mut Budget,
+        mut row: impl FnMut(K, TimeWindow, A::Output),
+    ) -> bool {
+        self.add_deferred();
+        loop {
+            let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+            if budget.is_spent() {
+                self.phase = phase;
+                return false;
+            }
+            self.phase = match phase {
+                Phase::Idle => match self.next_due() {
+                    None => {
+                        self.pass_empty();
+                        return true;
+                    }
+                    Some(last) => self.begin_window(last),
+                },
+                Phase::Merge { firing, pane, cursor } => {
+                    self.merge_slice(firing, pane, cursor, budget)
+                }
+                Phase::Rows { firing, mut cursor } => {
+                    let Self { aggregate, panes, running, .. } = self;
+                    let window = TimeWindow { start: firing.start, last: firing.last };
+                    let row = |key: &K, value| row(key.clone(), window, value);
+                    match running.rows(&**aggregate, panes, firing, &mut cursor, budget, row) {
+                        true => self.take_out(firing),
+                        false => Phase::Rows { firing, cursor },
+                    }
+                }
+                Phase::TakeOut { firing, mut pane, mut cursor } => {
+                    let window = TimeWindow { start: firing.start, last: firing.last };
+                    let (aggregate, overlap) = (&*self.aggregate, self.overlap);
+                    let is_out = pane.keys.drain_some(&mut cursor, budget, |key, kept| {
+                        if !overlap {
+                            row(key, window, aggregate.finish(kept.accumulator));
+                        }
+                    });
+                    if is_out {
+                        self.panes.recycle(pane);
+                        if overlap { self.take_out(firing) } else { Phase::Idle }
+                    } else {
+                        Phase::TakeOut { firing, pane, cursor }
+                    }
+                }
+            };
+        }
+    }
+
+    fn begin_window(&mut self, last: Timestamp) -> Phase<K, A::Accumulator> {
+        let start = self.slicing.window_of(last);
+        // The beginning of time may be a window's: times only grow from there.
+        self.fires_next = self.slicing.fires_from(last.plus_ms(1));
+        let firing = Firing { start, last, is_final: self.panes.all_close_by(last) };
+        if self.overlap {
+            Phase::Merge { firing, pane: 0, cursor: 0 }
+        } else {
+            self.take_out(firing)
+        }
+    }
+
+    /// Merges one slice of the window, as far as `budget` allows.
+    fn merge_slice(
+        &mut self,
+        firing: Firing,
+        number: usize,
+        mut cursor: usize,
+        budget: &mut Budget,
+    ) -> Phase<K, A::Accumulator> {
+        let Self { aggregate, panes, running, .. } = self;
+        let Some(pane) = panes.within(firing.start, firing.last).nth(number) else {
+            return Phase::Rows { firing, cursor: 0 };
+        };
+        budget.spend(1);
+        if !pane.is_merged {
+            let start = pane.start;
+            let merged = pane.keys.walk(&mut cursor, budget, |key, kept, _| {
+                let at = (table_hash(key), key);
+                running.merge(&**aggregate, start, at, &kept.accumulator);
+                true
+            });
+            if !merged {
+                return Phase::Merge { firing, pane: number, cursor };
+            }
+            pane.is_merged = true;
+        }
+        Phase::Merge { firing, pane: number + 1, cursor: 0 }
+    }
+
+    /// Takes out a slice that no later window contains, if there is one more.
+    fn take_out(&mut self, firing: Firing) -> Phase<K, A::Accumulator> {
+        let early = self.overlap && seeded(Defect::FlowDropsSliceEarly);
+        let last = if early { firing.last.plus_ms(1_000) } else { firing.last };
+        let Some(pane) = self.panes.take_closed_by(last) else { return Phase::Idle };
+        self.keys -= pane.keys.len();
+        self.kept.forget(&pane);
+        Phase::TakeOut { firing, pane, cursor: 0 }
+    }
+}
