@@ -12,7 +12,7 @@
 //! The sources of all shards wait, since any of them may send to the one that is full. What they have emitted flows on,
 //! barriers pass, timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
 //!
-//! It is looked at once in a step, so a step's records come on top. Timers, lists of operators and windows do not count:
+//! It is looked at once in a step, so a step's records come on top. Timers and lists of operators do not count:
 //! they are never dropped, so waiting would not help. If nothing becomes readable in spite of new
 //! epochs for [`PATIENCE`], waiting does not help either, and sources go on until something does.
 

@@ -27,6 +27,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod assigner;
 mod attach;
+mod cold;
 pub(crate) mod content;
 mod firing;
 mod in_window;

@@ -114,6 +114,8 @@ defects! {
     FlowSliceTwice,
     /// A slice is dropped while later windows still contain it.
     FlowDropsSliceEarly,
+    /// A window that fires does not read those of its entries that are in the store alone.
+    FlowForgetsColdEntries,
     /// A session that has become part of another one is kept beside it.
     FlowMergedSessionStays,
     /// A partitioned stream leaves its records on the shard where they are.

@@ -62,8 +62,8 @@ pub mod prelude {
     pub use thalweg_flow::{
         Average, Chain, Collected, Collection, Context, Count, Flow, Fold, KeyedProcess, ListFull,
         ListState, MapState, Max, Min, OperatorListState, OperatorStates, Overflow, Process,
-        ProcessContext, Reduce, Session, Sliding, StateOptions, States, Stats, Stream, Sum, Ttl, Tumbling,
-        ValueState, Watermarks, Windowed,
+        ProcessContext, Reduce, Session, Sliding, StateOptions, States, Stats, Stream, Sum, Ttl,
+        Tumbling, ValueState, Watermarks, Windowed,
     };
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};

@@ -133,7 +133,8 @@ fn open<K: Key, T: 'static, A: Aggregate<T>>(
         );
         flow.fail(ConnectorError::new("job", what));
     }
-    let (dropped, kept) = (Dropped::default(), Kepts::new(flow.checkpoints(), flow.shards()));
+    let (dropped, reader) = (Dropped::default(), flow.reader().cloned());
+    let kept = Kepts::new(flow.checkpoints(), reader, flow.shards());
     let state = WindowState::new(Rc::clone(aggregate), slicing, limits, dropped.clone(), kept);
     (Rc::new(RefCell::new(state)), dropped)
 }

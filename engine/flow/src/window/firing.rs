@@ -13,6 +13,7 @@ use thalweg_kernel::{Key, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::assigner::TimeWindow;
+use super::cold::Walk;
 use super::kept::Kept;
 use super::pane::Pane;
 use super::running::Firing;
@@ -25,11 +26,11 @@ pub(super) enum Phase<K, A> {
     /// No window fires.
     Idle,
     /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
-    Merge { firing: Firing, pane: usize, cursor: usize },
+    Merge { firing: Firing, pane: usize, cold: Walk, cursor: usize },
     /// A window yields its rows.
     Rows { firing: Firing, cursor: usize },
-    /// A slice is taken out; where windows do not overlap, that yields its rows.
-    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cursor: usize },
+    /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
+    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cold: Walk, cursor: usize },
 }
 
 impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
@@ -85,11 +86,12 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                     }
                     Some(last) => self.begin_window(last),
                 },
-                Phase::Merge { firing, pane, cursor } => {
-                    self.merge_slice(firing, pane, cursor, budget)
+                Phase::Merge { firing, pane, cold, cursor } => {
+                    self.merge_slice(firing, pane, (cold, cursor), budget)
                 }
                 Phase::Rows { firing, mut cursor } => {
-                    let Self { aggregate, panes, running, .. } = self;
+                    let Self { aggregate, panes, running, kept, .. } = self;
+                    let panes = (panes, &*kept);
                     let window = TimeWindow { start: firing.start, last: firing.last };
                     let row = |key: &K, value| row(key.clone(), window, value);
                     match running.rows(&**aggregate, panes, firing, &mut cursor, budget, row) {
@@ -97,9 +99,17 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                         false => Phase::Rows { firing, cursor },
                     }
                 }
-                Phase::TakeOut { firing, mut pane, mut cursor } => {
+                Phase::TakeOut { firing, mut pane, mut cold, mut cursor } => {
                     let window = TimeWindow { start: firing.start, last: firing.last };
                     let (aggregate, overlap) = (&*self.aggregate, self.overlap);
+                    if !overlap && pane.cold > 0 && !seeded(Defect::FlowForgetsColdEntries) {
+                        let emit = |key, content| row(key, window, aggregate.finish(content));
+                        if !self.kept.scan(pane.start, &mut cold, budget, is_cold(&pane), emit) {
+                            self.phase = Phase::TakeOut { firing, pane, cold, cursor };
+                            return false;
+                        }
+                        pane.cold = 0;
+                    }
                     let is_out = pane.keys.drain_some(&mut cursor, budget, |key, kept| {
                         if !overlap {
                             row(key, window, aggregate.finish(kept.accumulator));
@@ -109,7 +119,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                         self.panes.recycle(pane);
                         if overlap { self.take_out(firing) } else { Phase::Idle }
                     } else {
-                        Phase::TakeOut { firing, pane, cursor }
+                        Phase::TakeOut { firing, pane, cold, cursor }
                     }
                 }
             };
@@ -121,11 +131,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         // The beginning of time may be a window's: times only grow from there.
         self.fires_next = self.slicing.fires_from(last.plus_ms(1));
         let firing = Firing { start, last, is_final: self.panes.all_close_by(last) };
-        if self.overlap {
-            Phase::Merge { firing, pane: 0, cursor: 0 }
-        } else {
-            self.take_out(firing)
-        }
+        if self.overlap { self.merge_from(firing, 0) } else { self.take_out(firing) }
     }
 
     /// Merges one slice of the window, as far as `budget` allows.
@@ -133,10 +139,10 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         &mut self,
         firing: Firing,
         number: usize,
-        mut cursor: usize,
+        (mut cold, mut cursor): (Walk, usize),
         budget: &mut Budget,
     ) -> Phase<K, A::Accumulator> {
-        let Self { aggregate, panes, running, .. } = self;
+        let Self { aggregate, panes, running, kept: kepts, .. } = self;
         let Some(pane) = panes.within(firing.start, firing.last).nth(number) else {
             return Phase::Rows { firing, cursor: 0 };
         };
@@ -148,12 +154,23 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                 running.merge(&**aggregate, start, at, &kept.accumulator);
                 true
             });
+            let merged = merged
+                && (pane.cold == 0 || {
+                    let merge = |key: K, content: A::Accumulator| {
+                        running.merge(&**aggregate, start, (table_hash(&key), &key), &content);
+                    };
+                    kepts.scan(start, &mut cold, budget, is_cold(pane), merge)
+                });
             if !merged {
-                return Phase::Merge { firing, pane: number, cursor };
+                return Phase::Merge { firing, pane: number, cold, cursor };
             }
             pane.is_merged = true;
         }
-        Phase::Merge { firing, pane: number + 1, cursor: 0 }
+        self.merge_from(firing, number + 1)
+    }
+
+    fn merge_from(&self, firing: Firing, pane: usize) -> Phase<K, A::Accumulator> {
+        Phase::Merge { firing, pane, cold: Walk::default(), cursor: 0 }
     }
 
     /// Takes out a slice that no later window contains, if there is one more.
@@ -161,8 +178,13 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let early = self.overlap && seeded(Defect::FlowDropsSliceEarly);
         let last = if early { firing.last.plus_ms(1_000) } else { firing.last };
         let Some(pane) = self.panes.take_closed_by(last) else { return Phase::Idle };
-        self.keys -= pane.keys.len();
+        self.keys -= pane.keys.len() + pane.cold;
         self.kept.forget(&pane);
-        Phase::TakeOut { firing, pane, cursor: 0 }
+        Phase::TakeOut { firing, pane, cold: Walk::default(), cursor: 0 }
     }
+}
+
+/// Whether a stored key of the pane is not in memory.
+fn is_cold<K: Key, V>(pane: &Pane<K, V>) -> impl Fn(&K) -> bool {
+    |key| !pane.keys.has(table_hash(key), key)
 }

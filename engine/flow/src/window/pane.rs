@@ -30,6 +30,8 @@ pub(super) struct Pane<K, A> {
     pub(super) dirty: Vec<u64>,
     /// Whether an epoch has any of its keys.
     pub(super) stored: bool,
+    /// How many of its keys are in the store alone: see `cold.rs`.
+    pub(super) cold: usize,
 }
 
 impl<K: Key, A> Pane<K, A> {
@@ -44,12 +46,18 @@ impl<K: Key, A> Pane<K, A> {
             keys: Table::new(),
             dirty: Vec::new(),
             stored: false,
+            cold: 0,
         }
     }
 
     #[inline(always)]
     pub(super) fn contains(&self, time: Timestamp) -> bool {
         self.start <= time && time <= self.last
+    }
+
+    /// The bytes of its buffers.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.keys.memory_bytes() + self.dirty.capacity() * size_of::<u64>()
     }
 
     fn is_somewhere(&self) -> bool {
@@ -218,6 +226,11 @@ impl<K: Key, A> Panes<K, A> {
     }
 
     /// All open slices, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pane<K, A>> {
+        self.older.iter().chain(Some(&self.newest).filter(|pane| pane.is_somewhere()))
+    }
+
+    /// All open slices, the oldest first, to change.
     pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Pane<K, A>> {
         let newest = Some(&mut self.newest).filter(|pane| pane.is_somewhere());
         self.older.iter_mut().chain(newest)

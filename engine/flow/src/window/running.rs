@@ -21,11 +21,11 @@
 //! windows and in time for others, makes the run of its key *stale*: it is built anew when the next window fires.
 
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::{Key, Timestamp};
+use thalweg_kernel::{Durable, Key, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::kept::Kept;
-use super::pane::Panes;
+use super::kept::{Kept, Kepts};
+use super::pane::{Pane, Panes};
 use super::table::Table;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -62,6 +62,13 @@ pub(super) struct Firing {
 impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn new() -> Self {
         Self { runs: Table::new() }
+    }
+
+    /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
+    /// each slice that its key is in; two it is here, since nobody counts them.)
+    pub(super) fn memory_bytes(&self, outside: usize) -> usize {
+        let each = 2 * (size_of::<(Timestamp, A)>() + outside);
+        self.runs.memory_bytes() + self.runs.len() * each
     }
 
     /// A slice that is merged already has changed.
@@ -106,7 +113,7 @@ impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn rows<T, G: Aggregate<T, Accumulator = A>>(
         &mut self,
         aggregate: &G,
-        panes: &mut Panes<K, Kept<A>>,
+        (panes, kepts): (&mut Panes<K, Kept<A>>, &Kepts),
         firing: Firing,
         cursor: &mut usize,
         budget: &mut Budget,
@@ -115,7 +122,7 @@ impl<K: Key, A: 'static> Running<K, A> {
         self.runs.walk(cursor, budget, |key, run, budget| {
             while run.front.pop_if(|(slice, _)| *slice < firing.start).is_some() {}
             if run.back_from < firing.start {
-                let whole = build(aggregate, panes, firing, key, run, budget);
+                let whole = build(aggregate, (panes, kepts), firing, key, run, budget);
                 if G::GROWS {
                     let Some(whole) = whole else { return false };
                     row(key, aggregate.finish(whole));
@@ -141,7 +148,7 @@ impl<K: Key, A: 'static> Running<K, A> {
 /// Builds the run of a key anew from the slices of a window; of what grows, only what it amounts to.
 fn build<K: Key, T, G: Aggregate<T>>(
     aggregate: &G,
-    panes: &mut Panes<K, Kept<G::Accumulator>>,
+    (panes, kepts): (&mut Panes<K, Kept<G::Accumulator>>, &Kepts),
     firing: Firing,
     key: &K,
     run: &mut Run<G::Accumulator>,
@@ -155,22 +162,40 @@ fn build<K: Key, T, G: Aggregate<T>>(
         run.back_from = Timestamp::MIN;
         for pane in panes.within(firing.start, firing.last) {
             budget.spend(1);
-            if let Some(kept) = pane.keys.get(hash, key) {
-                let whole = whole.get_or_insert_with(|| aggregate.create());
-                aggregate.merge(whole, &kept.accumulator);
-            }
+            with_slice(pane, kepts, (hash, key), |slice| {
+                aggregate.merge(whole.get_or_insert_with(|| aggregate.create()), slice);
+            });
         }
         return whole;
     }
     for pane in panes.within(firing.start, firing.last).rev() {
         budget.spend(1);
-        let Some(kept) = pane.keys.get(hash, key) else { continue };
-        let mut from_here = aggregate.create();
-        aggregate.merge(&mut from_here, &kept.accumulator);
-        if let Some((_, behind)) = run.front.last() {
-            aggregate.merge(&mut from_here, behind);
-        }
-        run.front.push((pane.start, from_here));
+        let start = pane.start;
+        with_slice(pane, kepts, (hash, key), |slice| {
+            let mut from_here = aggregate.create();
+            aggregate.merge(&mut from_here, slice);
+            if let Some((_, behind)) = run.front.last() {
+                aggregate.merge(&mut from_here, behind);
+            }
+            run.front.push((start, from_here));
+        });
     }
     None
+}
+
+/// Shows `look` the slice of a key, if there is one, in memory or in the store.
+fn with_slice<K: Key, A: Durable>(
+    pane: &mut Pane<K, Kept<A>>,
+    kepts: &Kepts,
+    (hash, key): (u64, &K),
+    look: impl FnOnce(&A),
+) {
+    if let Some(kept) = pane.keys.get(hash, key) {
+        return look(&kept.accumulator);
+    }
+    if pane.cold > 0
+        && let Some(accumulator) = kepts.read(pane.start, key)
+    {
+        look(&accumulator);
+    }
 }

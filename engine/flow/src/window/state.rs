@@ -392,6 +392,9 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         if pane.is_merged {
             self.running.make_stale(hash, &key);
         }
+        if pane.cold > 0 {
+            self.kept.warm(pane, hash, &key);
+        }
         if let Some(kept) = pane.keys.get(hash, &key) {
             add(&mut kept.accumulator, value);
             kept.mark(stamp, hash, &mut pane.dirty);

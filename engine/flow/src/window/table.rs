@@ -44,6 +44,23 @@ impl<K: Key, V> Table<K, V> {
         self.few.len() + self.many.len()
     }
 
+    /// The bytes of its buffers.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.few.capacity() * size_of::<(K, V)>()
+            + self.slots.capacity()
+            + self.many.allocation_size()
+    }
+
+    /// Gives back buffers that are mostly empty.
+    pub(super) fn shrink(&mut self) {
+        if self.few.len() < self.few.capacity() / 4 {
+            self.few.shrink_to(self.few.len());
+        }
+        if self.many.len() < self.many.capacity() / 2 {
+            self.many.shrink_to(self.many.len(), |entry| table_hash(&entry.0));
+        }
+    }
+
     /// How many keys its buffers have room for.
     pub(super) fn capacity(&self) -> usize {
         self.few.capacity() + self.many.capacity()
@@ -53,6 +70,13 @@ impl<K: Key, V> Table<K, V> {
     #[inline(always)]
     pub(super) fn is_large(&self) -> bool {
         self.many.len() > CACHE_BYTES / (size_of::<(K, V)>() + 1)
+    }
+
+    /// Whether the key is here.
+    pub(super) fn has(&self, hash: u64, key: &K) -> bool {
+        let mut found = false;
+        self.with_hash(hash, |known, _| found |= known == key);
+        found
     }
 
     /// Whether the key is here, of a large table.
@@ -174,10 +198,8 @@ impl<K: Key, V> Table<K, V> {
         budget.spend(self.few.len());
         self.slots.fill(0);
         self.few.drain(..).for_each(|(key, value)| each(key, value));
+        // A little is done whatever the budget, so that it goes on in any case.
         while *cursor < self.many.num_buckets() && !self.many.is_empty() {
-            if budget.is_spent() {
-                return false;
-            }
             budget.spend(1);
             for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
                 if let Ok(entry) = self.many.get_bucket_entry(bucket) {
@@ -187,6 +209,9 @@ impl<K: Key, V> Table<K, V> {
                 }
             }
             *cursor += BUCKETS_PER_UNIT;
+            if budget.is_spent() {
+                return false;
+            }
         }
         // Taking entries out one by one leaves marks behind.
         drop(self.many.drain());
@@ -216,9 +241,6 @@ impl<K: Key, V> Table<K, V> {
             }
         }
         while *cursor < self.many.num_buckets() && !self.many.is_empty() {
-            if budget.is_spent() {
-                return false;
-            }
             budget.spend(1);
             for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
                 let Ok(mut entry) = self.many.get_bucket_entry(bucket) else { continue };
@@ -229,7 +251,12 @@ impl<K: Key, V> Table<K, V> {
                 }
             }
             *cursor += BUCKETS_PER_UNIT;
+            if budget.is_spent() {
+                return false;
+            }
         }
+        // Asked again, it shows none twice.
+        *cursor = usize::MAX;
         true
     }
 }
