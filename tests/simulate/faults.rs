@@ -50,7 +50,8 @@ faults! {
     LateFold "late-fold" "the store folds no epochs for a while",
     EarlyFold "early-fold" "the store folds all epochs at once",
     Clock "clock" "the machine's clock jumps, either way",
-    Suspend "suspend" "the job is suspended with one more epoch, and resumed",
+    Suspend "suspend" "the job is suspended with one more epoch, as a savepoint or not, and resumed",
+    Savepoint "savepoint" "a savepoint is asked for",
     Failure "failure" "a shard fails: the job is started again in the same process",
 }
 

@@ -1,23 +1,34 @@
-//! One life of the simulated process: shards are built from what is stored and stepped until they end, or
-//! until something ends them. What the driver, the supervisor and its coordinator do around the steps is done
-//! here move by move, in the same order, so that a crash can fall between any two.
+//! One life of the simulated process. What the job's supervisor and its shards decide is decided by the engine's own
+//! machines (`thalweg_runtime::protocol`); what the supervisor's thread and the drivers would do about it is done
+//! here move by move, so that a crash can fall between any two.
 
+use std::collections::VecDeque;
+use std::mem::take;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use thalweg_flow::{BuildContext, Shard, ShardSnapshot, Step, Tuning};
+use thalweg_flow::{BuildContext, Shard, Step, Storage, Tuning};
 use thalweg_kernel::time::millis;
 use thalweg_kernel::{ConnectorError, Epoch, Shared};
+use thalweg_runtime::protocol::{
+    Complete, Decision, Follower, News, Orders, Phase, Report, RestartStrategy, Rules, Stored,
+    Supervision,
+};
+use thalweg_runtime::{CheckpointRules, JobError};
 
-use super::world::{Ended, World};
+use super::world::{Asked, Ended, World};
 
 /// A job that is to stop comes to its end within so many moves without faults.
 const STOPPING_MOVES_MAX: u64 = 20_000;
 
 /// After the last fault all is published, durable and acknowledged within so many moves.
 const CALM_MOVES_MAX: u64 = 200_000;
+
+/// Beyond what a simulation lasts.
+const NEVER: Duration = Duration::from_secs(1 << 20);
 
 #[derive(Default)]
 struct Signal(AtomicBool);
@@ -34,41 +45,53 @@ impl Wake for Signal {
     }
 }
 
+/// What a shard's thread would have.
+enum Seat {
+    /// It is to be built.
+    Empty(Box<BuildContext>),
+    Taken(Box<Shard>),
+    /// It has ended.
+    Left,
+}
+
 struct Member {
-    /// `None` when it has ended.
-    shard: Option<Shard>,
+    seat: Seat,
+    follower: Follower,
     signal: Arc<Signal>,
     last: Step,
-    begun: Epoch,
-    told: Epoch,
-    held: bool,
-    stopped: bool,
 }
 
 impl Member {
+    fn is_here(&self) -> bool {
+        !matches!(self.seat, Seat::Left)
+    }
+
     fn can_move(&self, steady: Duration) -> bool {
-        self.shard.is_some()
-            && match self.last {
-                Step::Done => false,
-                Step::Busy => true,
-                Step::Idle(at) => {
-                    self.signal.0.load(Ordering::Relaxed) || at.is_some_and(|at| at <= steady)
-                }
+        match (&self.seat, self.last) {
+            (Seat::Left, _) | (Seat::Taken(_), Step::Done) => false,
+            (Seat::Empty(_), _) | (_, Step::Busy) => true,
+            (_, Step::Idle(at)) => {
+                self.signal.0.load(Ordering::Relaxed) || at.is_some_and(|at| at <= steady)
             }
+        }
     }
 }
+
+/// A savepoint that was asked for when this was the newest epoch that had begun.
+struct Savepoint(Epoch);
 
 /// See the module.
 pub(crate) struct Life<'a> {
     world: &'a mut World,
+    shards: usize,
+    tuning: Tuning,
+    supervision: Supervision<Savepoint>,
+    /// What the supervisor has not heard yet.
+    news: VecDeque<News<Savepoint>>,
+    /// What the shards are told.
+    orders: Orders,
     members: Vec<Member>,
-    next: Epoch,
-    /// An epoch that was begun, and what has been handed over of it.
-    open: Option<(Epoch, Vec<ShardSnapshot>)>,
-    /// An epoch that is complete and not stored.
-    complete: Option<(Epoch, Vec<ShardSnapshot>)>,
-    /// The epoch to end with.
-    last: Option<Epoch>,
+    /// The job is to end with all it was given.
     stop: bool,
 }
 
@@ -81,20 +104,8 @@ impl<'a> Life<'a> {
         if world.is_off() {
             world.bury(Ended::Power);
         }
-        let mut life = Life {
-            next: Epoch::NONE,
-            world,
-            members: Vec::new(),
-            open: None,
-            complete: None,
-            last: None,
-            stop: false,
-        };
-        let ended = match life.build() {
-            Ok(()) => life.go_on(),
-            Err(error) => Err(error),
-        };
-        let ended = ended.unwrap_or_else(|error| life.failed(&error));
+        let mut life = Life::new(world);
+        let ended = life.go_on();
         let Life { world, members, .. } = life;
         world.trace(|| format!("the process ends: {ended:?}"));
         // A process that is killed closes nothing; one that ends in good order does.
@@ -108,75 +119,60 @@ impl<'a> Life<'a> {
         ended
     }
 
-    fn build(&mut self) -> Result<(), ConnectorError> {
-        let random = &mut self.world.random;
-        let count = 1 + random.below(4);
-        let step_records_max = random.one_of([1, 7, 40, 1_024]);
-        let batch_records = random.one_of([1, 5, 20, 256]);
+    fn new(world: &'a mut World) -> Self {
+        let random = &mut world.random;
+        let shards = 1 + random.below(4);
         let lane_batches = random.one_of([1, 2, 16]);
         // Often so little that nearly every key is read from storage, or that sources wait for nearly every epoch.
         let memory = [(0, 1 << 25), (20_000, 500), (usize::MAX, 1 << 25)];
         let (state_memory_bytes_max, state_pending_bytes_max) = random.one_of(memory);
         let tuning = Tuning {
-            step_records_max,
-            batch_records,
+            step_records_max: random.one_of([1, 7, 40, 1_024]),
+            batch_records: random.one_of([1, 5, 20, 256]),
             lane_batches,
             state_memory_bytes_max,
             state_pending_bytes_max,
-            // No draws of their own, so that seeds keep what they mean.
-            step_work_max: if batch_records == 256 { 2_048 } else { 1 + lane_batches },
-            state_cache_bytes: if lane_batches == 2 { 1 << 19 } else { 0 },
+            step_work_max: random.one_of([1, 3, 17, 2_048]),
+            state_cache_bytes: random.one_of([0, 1 << 19]),
         };
-        let storage = self.world.storage();
-        let newest = self.world.store.newest();
-        self.next = newest.next();
-        self.world.trace(|| format!("a process with {count} shards goes on from epoch {newest}"));
-        let signals: Vec<_> = (0..count).map(|_| Arc::<Signal>::default()).collect();
-        let wakers: Arc<[Waker]> =
-            signals.iter().map(|signal| Waker::from(Arc::clone(signal))).collect();
-        let shared = Arc::<Shared>::default();
-        for (shard, signal) in signals.into_iter().enumerate() {
-            let cx = BuildContext {
-                shard,
-                wakers: Arc::clone(&wakers),
-                shared: Arc::clone(&shared),
-                tuning,
-                storage: Some(storage.clone()),
-                ..BuildContext::single("simulated")
-            };
-            let built = Shard::build(&*self.world.job, &cx)?;
-            self.members.push(Member {
-                shard: Some(built),
-                signal,
-                last: Step::Busy,
-                begun: Epoch::NONE,
-                told: Epoch::NONE,
-                held: false,
-                stopped: false,
-            });
+        let ms = Duration::from_millis;
+        let delay = ms(random.below(20) as u64);
+        let restarts_max = random.one_of([0, 2, u32::MAX]);
+        let (timeout, failures_max) =
+            random.one_of([(NEVER, 0), (ms(100), u32::MAX), (ms(2_000), 0)]);
+        let checkpoints = CheckpointRules {
+            interval: world.epoch_every,
+            pause_min: ms(random.one_of([0, 0, 5])),
+            timeout,
+            failures_max,
+        };
+        let (newest, next) = (world.store.newest(), world.store.next());
+        let rules = Rules {
+            shards,
+            stored: Some(Stored { checkpoints, newest, next }),
+            restart: RestartStrategy::FixedDelay { delay, restarts_max },
+            full_retry: ms(random.one_of([1, 10, 50])),
+            seed: random.next(),
+        };
+        let supervision = Supervision::new(rules, world.now.steady);
+        world.trace(|| format!("a process with {shards} shards goes on from epoch {newest}"));
+        Life {
+            world,
+            shards,
+            tuning,
+            supervision,
+            news: VecDeque::new(),
+            orders: Orders::FIRST,
+            members: Vec::new(),
+            stop: false,
         }
-        Ok(())
     }
 
-    /// A shard has failed, or could not be built: how the process ends by that.
-    fn failed(&mut self, error: &ConnectorError) -> Ended {
-        let world = &mut *self.world;
-        world.trace(|| format!("failed: {error}"));
-        if world.is_off() {
-            return Ended::Power;
-        }
-        if world.may_fail(&error.to_string()) {
-            return Ended::Crashed;
-        }
-        world.ledger.violation(format!("the job fails for no reason: {error}"));
-        Ended::Crashed
-    }
-
-    fn go_on(&mut self) -> Result<Ended, ConnectorError> {
+    fn go_on(&mut self) -> Ended {
         loop {
             let world = &mut *self.world;
             if world.ledger.is_violated() {
-                return Ok(Ended::Done);
+                return Ended::Done;
             }
             world.moves += 1;
             if world.random.one_in(3) {
@@ -187,177 +183,302 @@ impl<'a> Life<'a> {
             world.recover();
             // Before the next misfortune, which might be another power cut, and hide this one.
             if world.is_off() {
-                return Ok(Ended::Power);
+                return Ended::Power;
             }
             if let Some(ended) = world.misfortune() {
-                return Ok(ended);
+                return ended;
             }
             let calm_max = if self.stop { STOPPING_MOVES_MAX } else { CALM_MOVES_MAX };
             if world.moves > world.amiss + calm_max {
                 self.stalled(calm_max);
-                return Ok(Ended::Done);
+                return Ended::Done;
             }
-            if let Some(ended) = self.turn()? {
-                return Ok(ended);
+            self.ask();
+            let ended = match self.world.random.below(20) {
+                0..=5 => {
+                    self.world.outside_moves();
+                    None
+                }
+                6 => self.acknowledge(),
+                7..=9 => self.supervise(),
+                10 | 11 => self.obey(),
+                _ => self.step(),
+            };
+            if let Some(ended) = ended {
+                return ended;
             }
         }
     }
 
-    fn turn(&mut self) -> Result<Option<Ended>, ConnectorError> {
-        match self.world.random.below(20) {
-            0..=5 => self.world.outside_moves(),
-            6 => {
-                let intakes = self.world.outside.intakes.borrow();
-                for intake in intakes.iter().flatten() {
-                    intake.borrow_mut().acknowledge()?;
+    /// What is asked of the job from outside reaches its supervisor, or a shard panics.
+    fn ask(&mut self) {
+        for asked in take(&mut self.world.asked) {
+            match asked {
+                // A job that is to stop does not end before it has said all.
+                Asked::Suspend | Asked::LastSavepoint if self.stop => {}
+                Asked::Suspend => self.news.push_back(News::Wish(Phase::Suspending)),
+                Asked::Savepoint | Asked::LastSavepoint => {
+                    let last = asked == Asked::LastSavepoint;
+                    self.news.push_back(News::Savepoint(Savepoint(self.orders.begun), last));
+                }
+                Asked::Panic => {
+                    let shard = self.world.random.below(self.members.len().max(1));
+                    let member = self.members.get(shard);
+                    if member.is_some_and(|member| matches!(member.seat, Seat::Taken(_))) {
+                        let message = "as the seed wants it".to_owned();
+                        self.leave(shard, Err(JobError::Panicked { shard, message }));
+                    }
                 }
             }
-            7 => self.world.fold(),
-            8 | 9 => return self.coordinate(),
-            10 => return self.tell(),
-            _ => return self.step(),
         }
-        Ok(None)
-    }
-
-    /// Begins and stores epochs.
-    fn coordinate(&mut self) -> Result<Option<Ended>, ConnectorError> {
         let world = &mut *self.world;
-        if !self.stop && self.last.is_none() && world.is_over() {
+        if !self.stop && self.supervision.wish() == Phase::Running && world.is_over() {
             world.trace(|| "all is published and acknowledged: the job is to stop".to_owned());
             self.stop = true;
             world.amiss = world.amiss.max(world.moves);
+            self.news.push_back(News::Wish(Phase::Draining));
         }
-        if let Some((epoch, snapshots)) = &self.complete {
-            if world.store_is_full() {
-                return Ok(None);
-            }
-            let dies = std::mem::take(&mut world.commit_dies);
-            if dies && world.random.one_in(2) {
-                return Ok(Some(Ended::Crashed));
-            }
-            world.store.commit(*epoch, snapshots, dies);
-            world.trace(|| format!("epoch {epoch} is stored"));
-            self.complete = None;
-            return Ok(dies.then_some(Ended::Crashed));
+    }
+
+    /// What sources' own threads do.
+    fn acknowledge(&mut self) -> Option<Ended> {
+        let intakes = self.world.outside.intakes.borrow();
+        let intakes: Vec<_> = intakes.iter().flatten().map(Rc::clone).collect();
+        for intake in intakes {
+            // Its shard fails by that when it polls the source next.
+            let _failed = intake.borrow_mut().acknowledge();
         }
-        if self.open.is_none() {
-            let living = || self.members.iter().filter_map(|member| member.shard.as_ref());
-            let awaited = living().all(Shard::awaits_epoch);
-            let wanted = world.suspend && self.last.is_none() && !self.stop;
-            let pressed = living().any(Shard::wants_epoch);
-            if awaited || wanted || pressed || world.random.one_in(world.epoch_every) {
-                let epoch = self.next;
-                self.next = epoch.next();
-                self.open = Some((epoch, Vec::new()));
-                world.trace(|| format!("epoch {epoch} begins"));
-                if wanted {
-                    self.last = Some(epoch);
+        None
+    }
+
+    /// The supervisor acts on one decision, or hears one piece of news.
+    fn supervise(&mut self) -> Option<Ended> {
+        let steady = self.world.now.steady;
+        if let Some(decision) = self.supervision.next(steady) {
+            return self.act(decision);
+        }
+        if let Some(news) = self.news.pop_front() {
+            self.supervision.take(news, steady);
+        }
+        None
+    }
+
+    fn act(&mut self, decision: Decision<Savepoint>) -> Option<Ended> {
+        let world = &mut *self.world;
+        match decision {
+            Decision::Start(_) => self.start(),
+            Decision::Started(again) => world.trace(|| format!("built; again: {again}")),
+            Decision::Enter(phase) => {
+                world.trace(|| format!("{phase:?}"));
+                self.orders.phase = phase;
+                self.wake();
+            }
+            Decision::Begin { epoch, last } => {
+                world.trace(|| format!("epoch {epoch} begins; the last: {last}"));
+                self.orders.begun = epoch;
+                if last {
+                    self.orders.last = epoch;
+                }
+                self.wake();
+            }
+            Decision::Late(epoch) => world.trace(|| format!("epoch {epoch} is late")),
+            Decision::Store(complete) => return self.store(complete),
+            Decision::Save(Savepoint(begun), epoch) => {
+                // Before the last epoch begins nothing more is taken in.
+                let holds_all = epoch > begun || epoch == self.orders.last;
+                if !holds_all || epoch != world.store.newest() {
+                    let newest = world.store.newest();
+                    world.ledger.violation(format!(
+                        "a savepoint asked for in epoch {begun} is written of {epoch}; the newest is {newest}"
+                    ));
                 }
             }
+            Decision::Announce(epoch) => {
+                let oldest = world.store.oldest();
+                (self.orders.stored, self.orders.oldest) = (epoch, oldest);
+                self.wake();
+            }
+            Decision::Tidy => {
+                let more = world.fold();
+                self.supervision.take(News::Tidied(more), world.now.steady);
+            }
+            Decision::Rest(delay) => {
+                world.trace(|| format!("the job is started again in {delay:?}"));
+                self.members.clear();
+                world.bury(Ended::Left);
+            }
+            Decision::End(ended) => {
+                let suspended = self.supervision.wish() == Phase::Suspending;
+                return Some(match ended {
+                    Ok(()) if suspended => Ended::Left,
+                    Ok(()) => Ended::Done,
+                    // Why it may was looked at when it failed. What is in memory is lost.
+                    Err(error) => {
+                        world.trace(|| format!("the job ends: {error}"));
+                        Ended::Crashed
+                    }
+                });
+            }
         }
-        Ok(None)
+        None
     }
 
-    /// Tells one shard what it does not know yet, in the order of the real driver.
-    fn tell(&mut self) -> Result<Option<Ended>, ConnectorError> {
+    fn wake(&self) {
+        self.members.iter().for_each(|member| member.signal.raise());
+    }
+
+    /// Begins a life of the job.
+    fn start(&mut self) {
+        let storage: Storage = self.world.storage();
+        let signals: Vec<_> = (0..self.shards).map(|_| Arc::<Signal>::default()).collect();
+        let wakers: Arc<[Waker]> =
+            signals.iter().map(|signal| Waker::from(Arc::clone(signal))).collect();
+        let shared = Arc::<Shared>::default();
+        self.orders = Orders::FIRST;
+        let member = |(shard, signal)| Member {
+            seat: Seat::Empty(Box::new(BuildContext {
+                shard,
+                wakers: Arc::clone(&wakers),
+                shared: Arc::clone(&shared),
+                tuning: self.tuning,
+                storage: Some(storage.clone()),
+                ..BuildContext::single("simulated")
+            })),
+            follower: Follower::default(),
+            signal,
+            last: Step::Busy,
+        };
+        self.members = signals.into_iter().enumerate().map(member).collect();
+    }
+
+    /// Stores an epoch, unless there is no room, or the process is gone before or after that.
+    fn store(&mut self, complete: Complete) -> Option<Ended> {
         let world = &mut *self.world;
-        let at = world.random.below(self.members.len());
-        let (newest, oldest) = (world.store.newest(), world.store.oldest());
-        let open = self.open.as_ref().map(|(epoch, _)| *epoch);
-        let member = &mut self.members[at];
-        let Some(shard) = &mut member.shard else { return Ok(None) };
-        if self.stop && !member.stopped {
-            member.stopped = true;
-            shard.stop();
-            member.signal.raise();
+        if world.store_is_full() {
+            self.supervision.take(News::Full(complete), world.now.steady);
+            return None;
         }
-        if let Some(epoch) = open.filter(|epoch| member.begun < *epoch) {
-            if self.last == Some(epoch) && !member.held {
-                member.held = true;
-                shard.hold();
-            }
-            member.begun = epoch;
-            shard.begin(epoch);
-            member.signal.raise();
+        let dies = take(&mut world.commit_dies);
+        if dies && world.random.one_in(2) {
+            return Some(Ended::Crashed);
         }
-        if newest > member.told && !world.tells_late() {
-            member.told = newest;
-            shard.committed(newest, oldest)?;
-            member.signal.raise();
-            if self.last.is_some_and(|last| last <= newest) {
-                member.shard = None;
-            }
-            let behind =
-                self.members.iter().any(|member| member.shard.is_some() && member.told < newest);
-            if world.tell_dies && behind {
-                return Ok(Some(Ended::Crashed));
-            }
-            if self.last.is_some() && self.members.iter().all(|member| member.shard.is_none()) {
-                return Ok(Some(Ended::Left));
-            }
-        }
-        Ok(None)
+        let epoch = complete.epoch;
+        world.store.commit(complete, dies);
+        world.trace(|| format!("epoch {epoch} is stored"));
+        self.supervision.take(News::Stored(epoch), world.now.steady);
+        dies.then_some(Ended::Crashed)
     }
 
-    /// Steps a shard, and takes what it hands over.
-    fn step(&mut self) -> Result<Option<Ended>, ConnectorError> {
+    /// A shard reads its orders.
+    fn obey(&mut self) -> Option<Ended> {
+        let at = self.world.random.below(self.members.len().max(1));
+        let Member { seat: Seat::Taken(shard), follower, signal, .. } = self.members.get_mut(at)?
+        else {
+            return None;
+        };
+        let (mut orders, knew) = (self.orders, follower.knows().1);
+        if self.world.tells_late() {
+            orders.stored = knew;
+        }
+        if !follower.has_to(&orders) {
+            return None;
+        }
+        let ends = follower.obey(&orders, shard);
+        // A driver steps the shard with the next move; nobody else is to wake it by chance.
+        signal.raise();
+        let told = follower.knows().1;
+        match ends {
+            Ok(false) => {}
+            Ok(true) => self.leave(at, Ok(())),
+            Err(error) => return self.failed(at, error),
+        }
+        let behind =
+            |member: &Member| member.is_here() && member.follower.knows().1 < self.orders.stored;
+        let dies = self.world.tell_dies && told > knew && self.members.iter().any(behind);
+        dies.then_some(Ended::Crashed)
+    }
+
+    /// Builds a shard, or steps it, and the supervisor will hear what it reports.
+    fn step(&mut self) -> Option<Ended> {
         let world = &mut *self.world;
         let steady = world.now.steady;
         let can_move: Vec<_> = (0..self.members.len())
             .filter(|&at| {
                 let member = &self.members[at];
-                if world.strict { member.can_move(steady) } else { member.shard.is_some() }
+                if world.strict { member.can_move(steady) } else { member.is_here() }
             })
             .collect();
         if can_move.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let member = &mut self.members[can_move[world.random.below(can_move.len())]];
-        let Some(shard) = &mut member.shard else { return Ok(None) };
-        member.signal.0.store(false, Ordering::Relaxed);
-        member.last = shard.step(world.now)?;
-        let snapshot = shard.snapshot()?;
-        if member.last == Step::Done {
-            member.shard = None;
+        let at = can_move[world.random.below(can_move.len())];
+        let Member { seat, follower, signal, last } = &mut self.members[at];
+        let stepped = match seat {
+            Seat::Left => return None,
+            Seat::Empty(cx) => match Shard::build(&*world.job, cx) {
+                Ok(shard) => {
+                    *seat = Seat::Taken(Box::new(shard));
+                    self.news.push_back(News::Shard(at, Report::Built));
+                    return None;
+                }
+                Err(error) => Err(error),
+            },
+            Seat::Taken(shard) => {
+                signal.0.store(false, Ordering::Relaxed);
+                follower.step(shard, world.now, |report| {
+                    self.news.push_back(News::Shard(at, report));
+                })
+            }
+        };
+        match stepped {
+            Ok(step) => *last = step,
+            Err(error) => return self.failed(at, error),
         }
-        if let (Some(snapshot), Some((_, snapshots))) = (snapshot, &mut self.open) {
-            snapshots.push(snapshot);
+        if *last == Step::Done {
+            self.leave(at, Ok(()));
         }
-        self.complete_open();
-        let over = self.members.iter().all(|member| member.shard.is_none());
-        Ok(over.then_some(Ended::Done))
+        None
     }
 
-    /// An epoch is complete when every shard that has not ended has handed over.
-    fn complete_open(&mut self) {
-        let Some((_, snapshots)) = &self.open else { return };
-        let handed_over = |at| snapshots.iter().any(|snapshot| snapshot.shard == at);
-        let mut members = self.members.iter().enumerate();
-        if members.all(|(at, member)| member.shard.is_none() || handed_over(at))
-            && let Some((epoch, mut snapshots)) = self.open.take()
-            && !snapshots.is_empty()
-        {
-            snapshots.sort_by_key(|snapshot| snapshot.shard);
-            self.complete = Some((epoch, snapshots));
+    /// A shard ends.
+    fn leave(&mut self, at: usize, ended: Result<(), JobError>) {
+        self.members[at].seat = Seat::Left;
+        self.world.part();
+        self.news.push_back(News::Shard(at, Report::Ended(ended)));
+    }
+
+    /// A shard has failed, or could not be built: whether there is a reason, and how the process ends by that.
+    fn failed(&mut self, at: usize, error: ConnectorError) -> Option<Ended> {
+        let world = &mut *self.world;
+        world.trace(|| format!("shard {at} fails: {error}"));
+        if world.is_off() {
+            return Some(Ended::Power);
         }
+        if world.outlet.borrow().died {
+            return Some(Ended::Crashed);
+        }
+        if !world.may_fail(&error.to_string()) {
+            world.ledger.violation(format!("the job fails for no reason: {error}"));
+        }
+        self.leave(at, Err(error.into()));
+        None
     }
 
     fn stalled(&mut self, moves: u64) {
         let members = self.members.iter().map(|member| {
-            format!(
-                "{:?} begun {} told {} awaits {:?}",
-                member.last,
-                member.begun,
-                member.told,
-                member.shard.as_ref().map(Shard::awaits_epoch)
-            )
+            let (begun, told) = member.follower.knows();
+            let awaits = match &member.seat {
+                Seat::Taken(shard) => Some(shard.awaits_epoch()),
+                Seat::Empty(_) | Seat::Left => None,
+            };
+            format!("{:?} begun {begun} told {told} awaits {awaits:?}", member.last)
         });
         let members: Vec<_> = members.collect();
-        let open = self.open.as_ref().map(|(epoch, snapshots)| (epoch.number(), snapshots.len()));
         self.world.ledger.violation(format!(
-            "no end after {moves} moves without faults: open {open:?}, stop {}, shards {members:?}",
-            self.stop
+            "no end after {moves} moves without faults: {:?}, stop {}, news {}, shards {members:?}",
+            self.orders,
+            self.stop,
+            self.news.len()
         ));
     }
 }

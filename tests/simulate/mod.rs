@@ -4,7 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `world` | a machine and what goes wrong with it; outlives the processes on it |
-//! | `life` | one process: shards, and what driver and coordinator do around their steps |
+//! | `life` | one process: its shards, and what its supervisor and drivers do about what the engine decides |
 //! | `broker` | devices that publish at QoS 1, and the broker with its sessions |
 //! | `source` | the protocol of a source with a journal, without sockets |
 //! | `sinks` | a transactional sink, and one that is at-least-once |
@@ -15,9 +15,9 @@
 //! | `faults` | what goes wrong, and when; deliberate defects |
 //! | `shrink` | the same failure with less |
 //!
-//! Real are the operators, states, timers, barriers and lanes of the engine, and its journal down to the bytes
-//! on a simulated disk. Written for the simulation are the store, the source, the sinks, and the loop that
-//! stands for driver and supervisor.
+//! Real are the operators, states, timers, barriers and lanes of the engine, its journal down to the bytes
+//! on a simulated disk, and all that its supervisor and shards decide about epochs, ends and restarts. Written for
+//! the simulation are the store, the source, the sinks, and the loop that acts on those decisions.
 //!
 //! # What is checked
 //! - acknowledged means durable; acknowledgements come in order, and on the connection that delivered;
@@ -26,6 +26,7 @@
 //! - a sink commits after its epoch exists, and the same when it commits again;
 //! - in the end, rows are those of a naive program: none lost, none repeated; of the at-least-once sink, none
 //!   lost and none that it must not have;
+//! - a savepoint is of an epoch that began after it was asked for;
 //! - a job fails only when something has failed under it; once nothing does any more it comes to its end;
 //! - a job that has ended has no timer, no window, nothing held back and no state of its process functions left, and has nothing
 //!   more to say when it is started again.

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thalweg_flow::{OpenReader, ShardSnapshot};
+use thalweg_flow::OpenReader;
 use thalweg_kernel::{
     Change, Changes, Epoch, StateError, StateId, StateInfo, StateKind, StateReader, Str,
 };
+use thalweg_runtime::protocol::Complete;
 
 use super::faults::Defect;
 use super::ledger::Ledger;
@@ -48,6 +49,11 @@ impl Store {
         self.stored().newest
     }
 
+    /// The number of the next epoch.
+    pub(crate) fn next(&self) -> Epoch {
+        self.newest().next()
+    }
+
     /// The oldest epoch that can be restored.
     pub(crate) fn oldest(&self) -> Epoch {
         let newest = self.newest().number();
@@ -55,7 +61,8 @@ impl Store {
     }
 
     /// Stores an epoch. `dies`: the process ends in the middle of it.
-    pub(crate) fn commit(&self, epoch: Epoch, snapshots: &[ShardSnapshot], dies: bool) {
+    pub(crate) fn commit(&self, complete: Complete, dies: bool) {
+        let Complete { epoch, mut blocks, states, .. } = complete;
         let mut stored = self.stored();
         if epoch <= stored.newest {
             let newest = stored.newest;
@@ -65,19 +72,20 @@ impl Store {
             stored.fold(usize::MAX);
             stored.stale = Some((stored.newest, stored.base.clone()));
         }
-        let half = dies && self.defect == Some(Defect::HalfEpoch);
-        let blocks = if half { &snapshots[..1] } else { snapshots };
-        let blocks = blocks.iter().map(|snapshot| snapshot.changes.clone()).collect();
+        if dies && self.defect == Some(Defect::HalfEpoch) {
+            blocks.truncate(1);
+        }
         stored.unfolded.push_back((epoch, blocks));
-        stored.newest = epoch;
-        stored.states = Arc::clone(&snapshots[0].states);
+        (stored.newest, stored.states) = (epoch, states);
         drop(stored);
         self.ledger.set_oldest(self.oldest());
     }
 
-    /// Folds so many epochs into the base.
-    pub(crate) fn fold(&self, epochs: usize) {
-        self.stored().fold(epochs);
+    /// Folds so many epochs into the base; whether more are left.
+    pub(crate) fn fold(&self, epochs: usize) -> bool {
+        let mut stored = self.stored();
+        stored.fold(epochs);
+        !stored.unfolded.is_empty()
     }
 
     /// Opens what the newest epoch holds.

@@ -56,12 +56,23 @@ pub(crate) struct World {
     armed: Vec<u32>,
     pub(crate) commit_dies: bool,
     pub(crate) tell_dies: bool,
-    pub(crate) suspend: bool,
+    /// What is asked of the process from outside.
+    pub(crate) asked: Vec<Asked>,
     /// Only shards that said they were busy, were woken, or whose time has come are stepped.
     pub(crate) strict: bool,
-    pub(crate) epoch_every: usize,
+    pub(crate) epoch_every: Duration,
     pub(crate) happened: u64,
     pub(crate) last_fault: String,
+}
+
+/// What is asked of a process, or of one of its shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Suspend,
+    Savepoint,
+    /// To be suspended with a savepoint.
+    LastSavepoint,
+    Panic,
 }
 
 /// How a process ended.
@@ -73,7 +84,7 @@ pub(crate) enum Ended {
     Crashed,
     /// The power has gone.
     Power,
-    /// The job has ended in good order, to be started again.
+    /// The job has ended in good order, to be started again: in another process, or in this one.
     Left,
 }
 
@@ -146,9 +157,9 @@ impl World {
             armed: vec![0; fleet.partitions],
             commit_dies: false,
             tell_dies: false,
-            suspend: false,
+            asked: Vec::new(),
             strict: draw.one_in(2),
-            epoch_every: draw.one_of([1, 5, 20]),
+            epoch_every: Duration::from_millis(draw.one_of([2, 10, 60])),
             happened: 0,
             last_fault: "none".to_owned(),
         }
@@ -234,10 +245,17 @@ impl World {
         }
     }
 
-    /// The store does some of what it has put off.
-    pub(crate) fn fold(&mut self) {
-        if self.moves >= self.until.unfolded {
-            self.store.fold(1);
+    /// The store does some of what it has put off; whether there is more.
+    pub(crate) fn fold(&mut self) -> bool {
+        self.moves < self.until.unfolded || self.store.fold(1)
+    }
+
+    /// A shard is gone, and with it its sources.
+    pub(crate) fn part(&mut self) {
+        for (partition, intake) in self.outside.intakes.borrow_mut().iter_mut().enumerate() {
+            if intake.take_if(|intake| Rc::strong_count(intake) == 1).is_some() {
+                self.outside.broker.borrow_mut().disconnect(partition);
+            }
         }
     }
 
@@ -288,7 +306,8 @@ impl World {
         match fault {
             Fault::Crash => return Some(Ended::Crashed),
             Fault::Power => return Some(Ended::Power),
-            Fault::Failure => return Some(Ended::Left),
+            Fault::Failure => self.asked.push(Asked::Panic),
+            Fault::Savepoint => self.asked.push(Asked::Savepoint),
             Fault::Torn => self.disks[partition].power_fails_in(size as u64 % 12),
             Fault::Sync => {
                 self.armed[partition] += 1;
@@ -324,12 +343,13 @@ impl World {
                 self.outlet.borrow_mut().unsealed = true;
             }
             Fault::LateFold => self.until.unfolded = until,
-            Fault::EarlyFold => self.store.fold(usize::MAX),
+            Fault::EarlyFold => drop(self.store.fold(usize::MAX)),
             Fault::Clock => {
                 let by = [1, -1, 60, -60, 3_600_000, -3_600_000][size % 6] * (1 + size as i64 / 6);
                 self.now.wall = self.now.wall.plus_ms(by);
             }
-            Fault::Suspend => self.suspend = true,
+            Fault::Suspend if size.is_multiple_of(2) => self.asked.push(Asked::Suspend),
+            Fault::Suspend => self.asked.push(Asked::LastSavepoint),
         }
         None
     }
@@ -351,7 +371,8 @@ impl World {
         (0..self.fleet.partitions).for_each(|partition| broker.disconnect(partition));
         let mut outlet = self.outlet.borrow_mut();
         (outlet.dies_after, outlet.died) = (None, false);
-        (self.commit_dies, self.tell_dies, self.suspend) = (false, false, false);
+        (self.commit_dies, self.tell_dies) = (false, false);
+        self.asked.clear();
         self.amiss = self.amiss.max(self.moves);
     }
 }

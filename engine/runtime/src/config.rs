@@ -7,7 +7,7 @@ use std::time::Duration;
 use thalweg_flow::Tuning;
 use thalweg_kernel::{ConfigError, KeyGroups};
 
-use crate::restart::RestartStrategy;
+use crate::protocol::RestartStrategy;
 use crate::storage::StateBackend;
 
 /// Who steps the shards.

@@ -12,15 +12,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
 use thalweg_flow::{BuildContext, Now, Shard, Step, Storage};
-use thalweg_kernel::{
-    ConnectorError, Epoch, Shared, Str, Timestamp, message_of_panic, time::millis,
-};
+use thalweg_kernel::{ConnectorError, Shared, Str, Timestamp, message_of_panic, time::millis};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::driver::sim::Simulation;
 use crate::job::Describe;
 use crate::metrics::{PUBLISH_EVERY, Publisher};
-use crate::running::{Attempt, Control, JobError, News, Phase};
+use crate::protocol::{Follower, Phase, Report};
+use crate::running::{Attempt, Control, JobError, News};
 use crate::signal::Signal;
 
 /// The simulation that `config` asks for, if it does.
@@ -54,7 +53,6 @@ impl Shards {
         let signals: Vec<_> = (0..config.shards).map(|_| Arc::<Signal>::default()).collect();
         let wakers: Arc<[_]> = signals.iter().map(Signal::waker).collect::<Vec<_>>().into();
         let attempt = Arc::new(Attempt::new(Arc::clone(&wakers), news.clone()));
-        control.adopt(&attempt);
         let shared = Arc::<Shared>::default();
         let cores = cores(config);
         let mut shards = Self { attempt: Arc::clone(&attempt), threads: Vec::new() };
@@ -174,7 +172,7 @@ fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverK
     let (shard, attempt) = (seat.shard, Arc::clone(&seat.attempt));
     let life = || -> Result<(), JobError> {
         let stepped = Stepped::new(Shard::build(&**describe, cx)?, cx, seat);
-        attempt.tell(News::Built);
+        attempt.report(shard, Report::Built);
         match driver {
             DriverKind::Glommio => glommio::drive(stepped),
             _ => Ok(threads::drive(stepped)?),
@@ -184,7 +182,7 @@ fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverK
         Ok(ended) => ended,
         Err(panic) => Err(JobError::Panicked { shard, message: message_of_panic(&*panic) }),
     };
-    attempt.tell(News::Ended(shard, ended));
+    attempt.report(shard, Report::Ended(ended));
 }
 
 /// What is left to do after a turn.
@@ -197,23 +195,17 @@ enum Turn {
     End,
 }
 
-/// A shard with everything a driver does around each step: the clock, the phase of the job, and
+/// A shard with everything a driver does around each step: the clock, the orders of the job, and
 /// publishing.
 struct Stepped {
     shard: Shard,
+    follower: Follower,
     seat: Seat,
     publisher: Publisher,
     started: Instant,
     /// The steady time of the next publishing.
     publish_at: Duration,
-    phase: Phase,
-    /// The newest epochs that this shard knows to have begun, and to be stored.
-    begun: Epoch,
-    stored: Epoch,
-    /// It has said that it awaits an epoch.
-    awaits_epoch: bool,
-    /// It has said that it is short of memory, since `begun`; and why sources wait, in this life.
-    pressed: bool,
+    /// It has said why sources wait, in this life.
     has_told: bool,
 }
 
@@ -221,19 +213,8 @@ impl Stepped {
     fn new(shard: Shard, cx: &BuildContext, seat: Seat) -> Self {
         let publisher = Publisher::new(&cx.job, seat.shard, shard.metrics());
         let (started, publish_at) = (Instant::now(), Duration::ZERO);
-        Self {
-            shard,
-            seat,
-            publisher,
-            started,
-            publish_at,
-            phase: Phase::Running,
-            begun: Epoch::NONE,
-            stored: Epoch::NONE,
-            awaits_epoch: false,
-            pressed: false,
-            has_told: false,
-        }
+        let follower = Follower::default();
+        Self { shard, follower, seat, publisher, started, publish_at, has_told: false }
     }
 
     /// Takes a turn. The last one publishes: what the job has done stands in its last numbers.
@@ -252,37 +233,19 @@ impl Stepped {
     /// Steps once and does what is due around it.
     fn step(&mut self) -> Result<Turn, ConnectorError> {
         self.seat.signal.clear();
-        // In this order: see `Attempt::begun`.
-        let begun = self.seat.attempt.begun();
-        if self.seat.attempt.phase() > self.phase && self.change_phase() {
+        let Self { shard, follower, seat, .. } = self;
+        if follower.obey(&seat.attempt.orders(), shard)? {
             return Ok(Turn::End);
         }
-        if begun > self.begun {
-            self.begun = begun;
-            (self.awaits_epoch, self.pressed) = (false, false);
-            self.shard.begin(begun);
-        }
-        let (stored, oldest) = self.seat.attempt.stored();
-        if stored > self.stored {
-            self.stored = stored;
-            self.shard.committed(stored, oldest)?;
-            if stored >= self.seat.attempt.last() {
-                return Ok(Turn::End);
-            }
-        }
         let now = self.now();
-        let step = self.shard.step(now)?;
-        if self.begun > Epoch::NONE
-            && let Some(snapshot) = self.shard.snapshot()?
-        {
-            self.seat.attempt.tell(News::Snapshot(snapshot));
-        }
-        if !self.pressed && self.shard.wants_epoch() {
-            self.press();
-        }
-        if step != Step::Busy && !self.awaits_epoch && self.shard.awaits_epoch() {
-            self.awaits_epoch = true;
-            self.seat.attempt.tell(News::AwaitsEpoch(self.seat.shard));
+        let Self { shard, follower, seat, .. } = self;
+        let mut pressed = false;
+        let step = follower.step(shard, now, |report| {
+            pressed |= matches!(report, Report::Pressed);
+            seat.attempt.report(seat.shard, report);
+        })?;
+        if pressed {
+            self.tell_pressed();
         }
         if now.steady >= self.publish_at {
             self.publish(now);
@@ -294,24 +257,9 @@ impl Stepped {
         })
     }
 
-    /// The job is asked for something else; whether that ends the shard.
+    /// State is short of memory.
     #[cold]
-    fn change_phase(&mut self) -> bool {
-        self.phase = self.seat.attempt.phase();
-        match self.phase {
-            Phase::Running => {}
-            Phase::Suspending => self.shard.hold(),
-            Phase::Draining => self.shard.stop(),
-            Phase::Aborting => return true,
-        }
-        false
-    }
-
-    /// State is short of memory: an epoch should begin.
-    #[cold]
-    fn press(&mut self) {
-        self.pressed = true;
-        self.seat.attempt.tell(News::Pressed);
+    fn tell_pressed(&mut self) {
         if self.shard.is_full() && !self.has_told {
             self.has_told = true;
             tracing::warn!(

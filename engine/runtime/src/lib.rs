@@ -19,14 +19,14 @@
 //! A *supervisor* has a thread of its own. It lets epochs begin, stores them when all shards have
 //! handed over, and tells the shards so. If a shard fails or panics it ends the others, and starts the
 //! job again from the newest epoch, if its [`RestartStrategy`] allows; otherwise
-//! [`Running::wait`] returns the first error.
+//! [`Running::wait`] returns the first error. What supervisor and shards decide is the [`protocol`], which has
+//! no clock and no thread.
 
 mod config;
-mod coordinator;
 mod driver;
 mod job;
 mod metrics;
-mod restart;
+pub mod protocol;
 mod running;
 mod signal;
 mod storage;
@@ -36,7 +36,7 @@ pub use config::{CheckpointRules, DriverKind, RuntimeConfig, StateConfig};
 pub use driver::sim::Simulation;
 pub use job::Job;
 pub use metrics::{MetricSample, PrometheusError, Snapshot, serve_prometheus};
-pub use restart::RestartStrategy;
+pub use protocol::RestartStrategy;
 pub use running::{CheckpointStats, JobError, Running, Stopper};
 pub use storage::directory::StateDirectory;
 pub use storage::{EpochStore, OpenedStore, Opening, StateBackend};

@@ -8,11 +8,11 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use thalweg_flow::ShardSnapshot;
 use thalweg_kernel::{ConfigError, ConnectorError, Epoch};
 
 use crate::config::DriverKind;
 use crate::metrics::{Board, Snapshot};
+use crate::protocol::{self, Orders, Phase, Report};
 
 /// Why a job did not start or did not reach its end.
 ///
@@ -84,43 +84,25 @@ impl fmt::Debug for JobError {
 /// How often whoever waits for a savepoint looks whether the job is still there.
 const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What the shards of a job are asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    Running,
-    /// Nothing more is taken from the sources; the job ends with an epoch, from which it can go on.
-    Suspending,
-    /// The sources are at an end.
-    Draining,
-    Aborting,
+/// Who waits for a savepoint, and where it is to be written.
+pub(crate) struct Savepoint {
+    pub(crate) path: PathBuf,
+    /// Dropped if there will be none.
+    pub(crate) answer: flume::Sender<Result<Epoch, JobError>>,
 }
 
-/// What a shard, or the job's handle, has to tell the supervisor.
+/// What the supervisor is told.
 ///
-/// Its queue has no bound of its own: a shard has at most one of each kind on its way, and whoever asks for a
-/// savepoint waits for the answer.
-pub(crate) enum News {
-    Built,
-    Snapshot(ShardSnapshot),
-    AwaitsEpoch(usize),
-    /// Its state is short of memory until the next epoch. Once for each epoch.
-    Pressed,
-    /// A shard has ended; its thread is about to.
-    Ended(usize, Result<(), JobError>),
-    /// The job is asked for something else.
-    Wish,
-    /// With an epoch to come, which is the last one if the flag says so.
-    Savepoint(PathBuf, bool, flume::Sender<Result<Epoch, JobError>>),
-}
+/// Its queue has no bound of its own: a shard has at most one report of each kind on its way, and whoever asks for
+/// a savepoint waits for the answer.
+pub(crate) type News = protocol::News<Savepoint>;
 
-/// One life of a job: what its shards share with the supervisor.
+/// One life of a job: what its shards share with the supervisor. Only the supervisor gives orders.
 pub(crate) struct Attempt {
     phase: AtomicU8,
     begun: AtomicU64,
     stored: AtomicU64,
     oldest: AtomicU64,
-    /// Set where the job is being suspended: a shard ends with this epoch.
     last: AtomicU64,
     wakers: Arc<[Waker]>,
     news: flume::Sender<News>,
@@ -128,53 +110,42 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn new(wakers: Arc<[Waker]>, news: flume::Sender<News>) -> Self {
+        let Orders { begun, phase, stored, oldest, last } = Orders::FIRST;
         Self {
-            phase: AtomicU8::new(Phase::Running as u8),
-            begun: AtomicU64::new(0),
-            stored: AtomicU64::new(0),
-            oldest: AtomicU64::new(0),
-            last: AtomicU64::new(u64::MAX),
+            phase: AtomicU8::new(phase as u8),
+            begun: AtomicU64::new(begun.number()),
+            stored: AtomicU64::new(stored.number()),
+            oldest: AtomicU64::new(oldest.number()),
+            last: AtomicU64::new(last.number()),
             wakers,
             news,
         }
     }
 
+    /// What is ordered. The order of reads is that of [`Orders::phase`]: what was ordered before an epoch began is
+    /// seen by whoever sees that it has.
     #[inline]
-    pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
+    pub(crate) fn orders(&self) -> Orders {
+        let begun = Epoch::new(self.begun.load(Ordering::Acquire));
+        let phase = match self.phase.load(Ordering::Acquire) {
             0 => Phase::Running,
             1 => Phase::Suspending,
             2 => Phase::Draining,
             _ => Phase::Aborting,
+        };
+        let stored = Epoch::new(self.stored.load(Ordering::Acquire));
+        let oldest = Epoch::new(self.oldest.load(Ordering::Relaxed));
+        let last = Epoch::new(self.last.load(Ordering::Relaxed));
+        Orders { begun, phase, stored, oldest, last }
+    }
+
+    /// Orders `epoch` to begin, as the last one or not.
+    pub(crate) fn begin(&self, epoch: Epoch, last: bool) {
+        if last {
+            self.last.store(epoch.number(), Ordering::Relaxed);
         }
-    }
-
-    /// The newest epoch that is to begin. Read it before the phase: the epoch that a job is suspended
-    /// with begins after that was said.
-    #[inline]
-    pub(crate) fn begun(&self) -> Epoch {
-        Epoch::new(self.begun.load(Ordering::Acquire))
-    }
-
-    /// The newest epoch that is stored, and the oldest that can be restored.
-    #[inline]
-    pub(crate) fn stored(&self) -> (Epoch, Epoch) {
-        let stored = self.stored.load(Ordering::Acquire);
-        (Epoch::new(stored), Epoch::new(self.oldest.load(Ordering::Relaxed)))
-    }
-
-    /// The epoch to end with.
-    pub(crate) fn last(&self) -> Epoch {
-        Epoch::new(self.last.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn begin(&self, epoch: Epoch) {
         self.begun.store(epoch.number(), Ordering::Release);
         self.wake();
-    }
-
-    pub(crate) fn end_with(&self, epoch: Epoch) {
-        self.last.store(epoch.number(), Ordering::Release);
     }
 
     pub(crate) fn announce(&self, stored: Epoch, oldest: Epoch) {
@@ -183,15 +154,14 @@ impl Attempt {
         self.wake();
     }
 
-    /// Moves on to `phase`; never back.
     pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.phase.store(phase as u8, Ordering::Release);
         self.wake();
     }
 
     /// Tells the supervisor, which outlives the shards.
-    pub(crate) fn tell(&self, news: News) {
-        let _ = self.news.send(news);
+    pub(crate) fn report(&self, shard: usize, report: Report) {
+        let _ = self.news.send(News::Shard(shard, report));
     }
 
     fn wake(&self) {
@@ -201,18 +171,12 @@ impl Attempt {
 
 /// What a job shares with its handle.
 pub(crate) struct Control {
-    wish: Mutex<Wish>,
     news: flume::Sender<News>,
     stateful: bool,
     ended: AtomicBool,
     error: Mutex<Option<JobError>>,
     stats: Mutex<CheckpointStats>,
     pub(crate) board: Board,
-}
-
-struct Wish {
-    phase: Phase,
-    attempt: Option<Arc<Attempt>>,
 }
 
 /// The checkpoints of a job so far.
@@ -237,7 +201,6 @@ pub struct CheckpointStats {
 impl Control {
     pub(crate) fn new(shards: usize, stateful: bool, news: flume::Sender<News>) -> Self {
         Self {
-            wish: Mutex::new(Wish { phase: Phase::Running, attempt: None }),
             news,
             stateful,
             ended: AtomicBool::new(false),
@@ -247,31 +210,9 @@ impl Control {
         }
     }
 
-    /// What the job is asked to do.
-    pub(crate) fn wish(&self) -> Phase {
-        locked(&self.wish).phase
-    }
-
-    /// Asks the job for `phase`, and tells the supervisor.
+    /// Asks the job for `phase`.
     fn ask(&self, phase: Phase) {
-        self.enter(phase);
-        let _gone = self.news.send(News::Wish);
-    }
-
-    /// Moves the job on to `phase`; never back.
-    pub(crate) fn enter(&self, phase: Phase) {
-        let mut wish = locked(&self.wish);
-        wish.phase = wish.phase.max(phase);
-        if let Some(attempt) = &wish.attempt {
-            attempt.enter(phase);
-        }
-    }
-
-    /// A new life begins: it is asked for what the job is asked for.
-    pub(crate) fn adopt(&self, attempt: &Arc<Attempt>) {
-        let mut wish = locked(&self.wish);
-        attempt.enter(wish.phase);
-        wish.attempt = Some(Arc::clone(attempt));
+        let _gone = self.news.send(News::Wish(phase));
     }
 
     /// The supervisor has ended.
@@ -370,7 +311,8 @@ impl Running {
             return Err(JobError::Storage(what.into()));
         }
         let (answer, answered) = flume::bounded(1);
-        let _gone = self.control.news.send(News::Savepoint(path.to_owned(), last, answer));
+        let savepoint = Savepoint { path: path.to_owned(), answer };
+        let _gone = self.control.news.send(News::Savepoint(savepoint, last));
         loop {
             match answered.recv_timeout(ANSWER_LOOK_EVERY) {
                 Ok(answer) => return answer,
@@ -400,7 +342,6 @@ impl Running {
         self.join_supervisor();
         match locked(&self.control.error).take() {
             Some(error) => Err(error),
-            None if self.control.wish() == Phase::Aborting => Err(JobError::Aborted),
             None => Ok(self.control.board.snapshot()),
         }
     }

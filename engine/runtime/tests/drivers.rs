@@ -258,7 +258,8 @@ fn an_idle_job_sleeps() {
         thread::sleep(Duration::from_millis(200));
         let before = shard_cpu();
         thread::sleep(Duration::from_millis(2_000));
-        let used = shard_cpu() - before;
+        // Threads of other tests may have ended meanwhile.
+        let used = shard_cpu().saturating_sub(before);
         drop(running);
         assert!(used <= Duration::from_millis(40), "{driver}: {used:?} of CPU in two idle seconds");
     }

@@ -62,7 +62,7 @@ impl RestartStrategy {
 }
 
 /// The failures of a job so far.
-pub(crate) struct Restarts {
+pub(super) struct Restarts {
     strategy: RestartStrategy,
     /// The steady times of failures that count.
     failures: VecDeque<Duration>,
@@ -71,7 +71,7 @@ pub(crate) struct Restarts {
 }
 
 impl Restarts {
-    pub(crate) fn new(strategy: RestartStrategy, stateful: bool) -> Self {
+    pub(super) fn new(strategy: RestartStrategy, stateful: bool) -> Self {
         let strategy = match strategy {
             RestartStrategy::Auto if stateful => RestartStrategy::exponential(),
             RestartStrategy::Auto => RestartStrategy::Never,
@@ -82,7 +82,7 @@ impl Restarts {
 
     /// The job has failed at a steady time: after how long to start it again, if at all. `chance` is
     /// from 0 to 1.
-    pub(crate) fn failed(&mut self, at: Duration, chance: f64) -> Option<Duration> {
+    pub(super) fn failed(&mut self, at: Duration, chance: f64) -> Option<Duration> {
         let before = self.failures.back().copied();
         let delay = match self.strategy {
             RestartStrategy::Auto | RestartStrategy::Never => return None,

@@ -22,10 +22,12 @@ use crate::config::CheckpointRules;
 const PRESSED_PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// See the module. Times are steady.
-pub(crate) struct Coordinator {
+pub(super) struct Coordinator {
     rules: CheckpointRules,
     shards: Vec<ShardProgress>,
     next: Epoch,
+    /// The epoch after which none begins.
+    last: Option<Epoch>,
     open: Option<Open>,
     /// An epoch is complete and not stored yet.
     storing: bool,
@@ -52,32 +54,43 @@ struct Open {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(super) enum Due {
     /// Tell every shard to begin this epoch.
     Begin(Epoch),
-    /// The epoch has failed to be complete in time; it is so many in a row, tolerated or not.
+    /// The epoch is not complete in time. `failures` in a row were not, which the rules tolerate or not.
     Late { epoch: Epoch, failures: u32, tolerated: bool },
 }
 
 /// An epoch to be stored.
 #[derive(Debug)]
-pub(crate) struct Complete {
-    pub(crate) epoch: Epoch,
-    pub(crate) begun: Duration,
-    /// What has changed, in the order of shards.
-    pub(crate) blocks: Vec<Vec<u8>>,
-    pub(crate) states: Arc<[StateInfo]>,
+pub struct Complete {
+    /// Which one.
+    pub epoch: Epoch,
+    /// When it has begun, in steady time.
+    pub begun: Duration,
+    /// What has changed, in the order of shards, as the bytes of [`Changes`](thalweg_kernel::Changes).
+    pub blocks: Vec<Vec<u8>>,
+    /// All states of the job.
+    pub states: Arc<[StateInfo]>,
     /// State takes more memory than it may.
-    pub(crate) crowded: bool,
+    pub crowded: bool,
+}
+
+impl Complete {
+    /// How many bytes have changed.
+    pub fn bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.len() as u64).sum()
+    }
 }
 
 impl Coordinator {
-    /// For a job that starts `now` on so many shards, whose first epoch has the number `next`.
-    pub(crate) fn new(rules: CheckpointRules, shards: usize, next: Epoch, now: Duration) -> Self {
+    /// For a life that begins `now` with `shards` shards, whose first epoch has the number `next`.
+    pub(super) fn new(rules: CheckpointRules, shards: usize, next: Epoch, now: Duration) -> Self {
         Self {
             rules,
             shards: vec![ShardProgress::default(); shards],
             next,
+            last: None,
             open: None,
             storing: false,
             begin_at: now.saturating_add(rules.interval),
@@ -89,29 +102,45 @@ impl Coordinator {
     }
 
     /// The next epoch is wanted as soon as possible; its number.
-    pub(crate) fn want(&mut self) -> Epoch {
+    pub(super) fn want(&mut self) -> Epoch {
         self.wanted = true;
         self.next
     }
 
+    /// One more epoch is wanted, after which none begins; its number. The first call decides.
+    pub(super) fn want_last(&mut self) -> Epoch {
+        let last = self.last.unwrap_or_else(|| self.want());
+        self.last = Some(last);
+        last
+    }
+
+    /// The epoch after which none begins, once that is decided.
+    pub(super) fn last(&self) -> Option<Epoch> {
+        self.last
+    }
+
+    fn is_closed(&self) -> bool {
+        self.last.is_some_and(|last| last < self.next)
+    }
+
     /// State of a shard is short of memory: the next epoch need not wait for its interval.
-    pub(crate) fn press(&mut self) {
+    pub(super) fn press(&mut self) {
         self.pressed = true;
     }
 
     /// A shard's streams have ended but for an epoch.
-    pub(crate) fn awaits_epoch(&mut self, shard: usize) {
+    pub(super) fn awaits_epoch(&mut self, shard: usize) {
         self.shards[shard].awaits_epoch = true;
     }
 
     /// A shard has ended. The epoch that is complete by that, if one is.
-    pub(crate) fn ended(&mut self, shard: usize) -> Option<Complete> {
+    pub(super) fn ended(&mut self, shard: usize) -> Option<Complete> {
         self.shards[shard].ended = true;
         self.complete()
     }
 
     /// What is due.
-    pub(crate) fn due(&mut self, now: Duration) -> Option<Due> {
+    pub(super) fn due(&mut self, now: Duration) -> Option<Due> {
         if let Some(open) = &mut self.open {
             if open.late || now < open.begun.saturating_add(self.rules.timeout) {
                 return None;
@@ -125,7 +154,7 @@ impl Coordinator {
         let mut running = self.shards.iter().filter(|shard| !shard.ended).peekable();
         running.peek()?;
         let at_once = self.wanted || running.all(|shard| shard.awaits_epoch);
-        if self.storing || !at_once && now < self.begin_from() {
+        if self.storing || self.is_closed() || !at_once && now < self.begin_from() {
             return None;
         }
         let epoch = self.next;
@@ -138,11 +167,11 @@ impl Coordinator {
     }
 
     /// When something will be due if nothing happens before.
-    pub(crate) fn due_at(&self) -> Option<Duration> {
+    pub(super) fn due_at(&self) -> Option<Duration> {
         match &self.open {
             Some(open) if open.late => None,
             Some(open) => Some(open.begun.saturating_add(self.rules.timeout)),
-            None if self.storing => None,
+            None if self.storing || self.is_closed() => None,
             None => Some(self.begin_from()),
         }
     }
@@ -152,7 +181,7 @@ impl Coordinator {
     }
 
     /// A shard hands over. The epoch that is complete by that, if one is.
-    pub(crate) fn hand_over(&mut self, snapshot: ShardSnapshot) -> Option<Complete> {
+    pub(super) fn hand_over(&mut self, snapshot: ShardSnapshot) -> Option<Complete> {
         let open = self.open.as_mut().filter(|open| open.epoch == snapshot.epoch)?;
         let shard = snapshot.shard;
         open.snapshots[shard] = Some(snapshot);
@@ -177,7 +206,7 @@ impl Coordinator {
     }
 
     /// The complete epoch has been stored.
-    pub(crate) fn stored(&mut self, now: Duration) {
+    pub(super) fn stored(&mut self, now: Duration) {
         self.storing = false;
         self.failures = 0;
         self.begin_at = self.begin_at.max(now.saturating_add(self.rules.pause_min));
@@ -229,6 +258,23 @@ mod tests {
         coordinator.hand_over(snapshot(1, 0)).unwrap();
         coordinator.stored(MS(2));
         assert_eq!(coordinator.due(MS(2)), Some(Due::Begin(Epoch::new(2))));
+    }
+
+    #[test]
+    fn after_the_last_epoch_none_begins() {
+        let mut coordinator = Coordinator::new(rules(), 1, Epoch::new(1), MS(0));
+        coordinator.due(MS(100)).unwrap();
+        assert_eq!(
+            (coordinator.want_last(), coordinator.want_last()),
+            (Epoch::new(2), Epoch::new(2))
+        );
+        coordinator.hand_over(snapshot(1, 0)).unwrap();
+        coordinator.stored(MS(110));
+        assert_eq!(coordinator.due(MS(110)), Some(Due::Begin(Epoch::new(2))));
+        coordinator.hand_over(snapshot(2, 0)).unwrap();
+        coordinator.stored(MS(120));
+        coordinator.press();
+        assert_eq!((coordinator.due(MS(900)), coordinator.due_at()), (None, None));
     }
 
     #[test]
