@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use thalweg_kernel::ConnectorError;
+use thalweg_kernel::{ConnectorError, OpenContext, thread_name};
 
 use crate::desk::{Clerk, Desk, Trouble};
 
@@ -89,15 +89,17 @@ impl<P: Port> Common<P> {
     /// If there is no thread to be had.
     pub fn start<C: Clerk<Port = P>>(
         self: &Arc<Self>,
-        thread: String,
+        cx: &OpenContext,
         desk: Desk<C>,
     ) -> Result<(), ConnectorError> {
         let witness = Witness(Arc::clone(self));
+        let span = tracing::Span::current();
         let body = move || {
             let _tells_of_a_panic = witness;
-            desk.run();
+            span.in_scope(|| desk.run());
         };
-        let started = thread::Builder::new().name(thread).spawn(body);
+        let name = thread_name(&cx.job, &format!("out{}", cx.operator_id));
+        let started = thread::Builder::new().name(name).spawn(body);
         started
             .map(drop)
             .map_err(|cause| self.error("cannot start its I/O thread").caused_by(cause))

@@ -69,7 +69,7 @@ impl RowOffice {
             Err(trouble) => return Err(trouble.error(&name)),
         }
         let (office, desk) = Self::new(name, cx, database);
-        office.common.start(format!("sql-out-{}", cx.operator_id), desk)?;
+        office.common.start(cx, desk)?;
         Ok(office)
     }
 

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use thalweg_kernel::ConnectorError;
+use thalweg_kernel::{ConnectorError, OpenContext, thread_name};
 
 /// A chunk is sent on when it has this size, or when its shard flushes.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
@@ -87,6 +87,7 @@ impl Egress {
     /// Starts the thread, which begins with `open`. `name` is the sink's, for errors;
     /// `header` is a first line that the output already has.
     pub(crate) fn start<O: Output>(
+        cx: &OpenContext,
         name: String,
         header: Option<Vec<u8>>,
         open: impl FnOnce() -> io::Result<O> + Send + 'static,
@@ -106,9 +107,10 @@ impl Egress {
             inbox.iter().for_each(|job| settle(job, &theirs));
             drop(gone);
         };
+        let span = tracing::Span::current();
         thread::Builder::new()
-            .name("thalweg-egress".into())
-            .spawn(run)
+            .name(thread_name(&cx.job, &format!("out{}", cx.operator_id)))
+            .spawn(move || span.in_scope(run))
             .map_err(|e| ConnectorError::new(&name, "cannot start its I/O thread").caused_by(e))?;
         Ok(Self { name, jobs, spare, common, header: Mutex::new(header) })
     }

@@ -45,7 +45,7 @@ impl<E> FileSink<E> {
         format!("file {}", self.path.display())
     }
 
-    fn start(&self, append: bool) -> Result<Egress, ConnectorError> {
+    fn start(&self, cx: &OpenContext, append: bool) -> Result<Egress, ConnectorError> {
         let error = |what: &str, cause| ConnectorError::new(self.name(), what).caused_by(cause);
         let found = match self.path.metadata() {
             Ok(found) => Some(found),
@@ -62,7 +62,7 @@ impl<E> FileSink<E> {
             // Opening a named pipe waits for its reader, which is nothing for a shard to do.
             let path = self.path.clone();
             let open = move || Ok(Device(OpenOptions::new().write(true).open(path)?));
-            return Egress::start(self.name(), None, open);
+            return Egress::start(cx, self.name(), None, open);
         }
         let mut options = OpenOptions::new();
         options.create(true).truncate(!append).append(append).write(true);
@@ -78,7 +78,7 @@ impl<E> FileSink<E> {
             Some(_) => None,
             None => Some(directory_of(&self.path)),
         };
-        Egress::start(self.name(), header, move || Ok(Regular { file, directory }))
+        Egress::start(cx, self.name(), header, move || Ok(Regular { file, directory }))
     }
 }
 
@@ -150,7 +150,7 @@ impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for FileSink<E> {
     fn open(&self, cx: &OpenContext) -> Result<FileWriter<E>, ConnectorError> {
         // What an earlier run of the job has written is not to be lost.
         let append = self.append || cx.durability.restored.is_some();
-        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start(append))?;
+        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, append))?;
         let outlet = Outlet::new(egress, cx.waker.clone());
         Ok(FileWriter { outlet, encoder: self.encoder.clone(), begun: false })
     }

@@ -29,7 +29,7 @@ use std::thread;
 
 use thalweg_kernel::{
     Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Key, Message, OpenContext, Origin,
-    Source, SourceSpec, SourceStatus, Timestamp,
+    Source, SourceSpec, SourceStatus, Timestamp, thread_name,
 };
 
 use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
@@ -204,9 +204,12 @@ impl<D: Decode> Lines<D> {
             let _ = give_back.try_send(Buffer::default());
         }
         let waker = cx.waker.clone();
+        let span = tracing::Span::current();
         thread::Builder::new()
-            .name("thalweg-reader".into())
-            .spawn(move || read_lines(input, from, line_bytes_max, &buffers, send, waker))
+            .name(thread_name(&cx.job, &format!("in{}", cx.operator_id)))
+            .spawn(move || {
+                span.in_scope(|| read_lines(input, from, line_bytes_max, &buffers, send, waker));
+            })
             .map_err(|e| {
                 ConnectorError::new(name(path), "cannot start its reading thread").caused_by(e)
             })?;

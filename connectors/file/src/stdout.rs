@@ -40,7 +40,7 @@ impl StdoutSink {
         Self { target: Target::Writer { writer: Arc::new(Mutex::new(Some(writer))), terminal } }
     }
 
-    fn start(&self) -> Result<Egress, ConnectorError> {
+    fn start(&self, cx: &OpenContext) -> Result<Egress, ConnectorError> {
         let (writer, terminal) = match &self.target {
             Target::Stdout => {
                 let stdout = io::stdout();
@@ -54,7 +54,7 @@ impl StdoutSink {
             }
         };
         let table = terminal.then(Table::default);
-        Egress::start("stdout".into(), None, move || Ok(Console { writer, table }))
+        Egress::start(cx, "stdout".into(), None, move || Ok(Console { writer, table }))
     }
 }
 
@@ -98,7 +98,7 @@ impl<T: Serialize + 'static> SinkSpec<T> for StdoutSink {
     }
 
     fn open(&self, cx: &OpenContext) -> Result<StdoutWriter, ConnectorError> {
-        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start())?;
+        let egress = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx))?;
         Ok(StdoutWriter { outlet: Outlet::new(egress, cx.waker.clone()) })
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 
 use thalweg_kernel::{
-    Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId,
+    Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId, thread_name,
 };
 
 use crate::config::MqttConfig;
@@ -221,9 +221,10 @@ impl<E, F> MqttSink<E, F> {
             common: Arc::clone(&common),
             cx: cx.clone(),
         };
+        let span = tracing::Span::current();
         thread::Builder::new()
-            .name(format!("mqtt-out-{}", cx.operator_id))
-            .spawn(move || Send::run(setup))
+            .name(thread_name(&cx.job, &format!("out{}", cx.operator_id)))
+            .spawn(move || span.in_scope(|| Send::run(setup)))
             .map_err(|cause| {
                 ConnectorError::new(name, "cannot start the I/O thread").caused_by(cause)
             })?;

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, SourceSpec};
+use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, SourceSpec, thread_name};
 use tracing::warn;
 
 use crate::config::MqttConfig;
@@ -251,9 +251,10 @@ where
             closing: Some(closing),
             cx: cx.clone(),
         };
+        let span = tracing::Span::current();
         thread::Builder::new()
-            .name(format!("mqtt-in-{}", cx.operator_id))
-            .spawn(move || Receive::run(setup))
+            .name(thread_name(&cx.job, &format!("in{}", cx.operator_id)))
+            .spawn(move || span.in_scope(|| Receive::run(setup)))
             .map_err(|cause| {
                 ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
             })?;

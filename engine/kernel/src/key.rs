@@ -148,6 +148,10 @@ byte_keys! {
 }
 
 /// A string that lives as long as the program. Each is kept once: what is restored again costs nothing.
+///
+/// It is never freed, since `'static` promises that. That is bounded all the same: a key of this type was written
+/// by a program that had it as a literal, or had leaked it itself, so the distinct ones are few. Keys that input
+/// makes up are `Str`.
 fn interned(text: &str) -> &'static str {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,6 +37,7 @@ pub mod key;
 pub mod sink;
 pub mod source;
 pub mod state;
+mod thread_name;
 pub mod time;
 
 pub use batch::{Batch, Collector, Mark};
@@ -53,6 +54,7 @@ pub use key::{Key, KeyGroups, Owned};
 pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
 pub use state::{StateError, StateId, StateInfo, StateKind, StateReader};
+pub use thread_name::thread_name;
 pub use time::Timestamp;
 
 /// A string that stays inline up to 24 bytes: the right type for device names and other keys,

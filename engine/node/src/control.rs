@@ -13,7 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -26,11 +27,15 @@ const REQUEST_BYTES_MAX: u64 = 4_096;
 /// Whoever connects must say what they want within this.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The socket of a running job. It goes with this.
-pub(crate) struct Control(PathBuf);
+/// The socket of a running job, and the thread that answers there. They go with this.
+pub(crate) struct Control {
+    path: PathBuf,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Control {
-    /// Listens in the state directory `dir`, on a thread of its own, until the process ends.
+    /// Listens in the state directory `dir`, on a thread of its own.
     pub(crate) fn listen(dir: &Path, running: &Arc<Running>) -> anyhow::Result<Self> {
         let path = dir.join(SOCKET);
         // The directory has one owner, so this is a left-over of one that was killed.
@@ -44,22 +49,33 @@ impl Control {
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         // A handle that does not keep the job alive: its owner waits for it by value.
         let running = Arc::downgrade(running);
+        let over = Arc::<AtomicBool>::default();
+        let is_over = Arc::clone(&over);
         let serve = move || {
             for stream in listener.incoming() {
-                let Some(running) = running.upgrade() else { return };
+                let Some(running) = running.upgrade().filter(|_| !is_over.load(Ordering::SeqCst))
+                else {
+                    return;
+                };
                 if let Err(error) = stream.and_then(|stream| answer(stream, &running)) {
                     tracing::warn!(%error, "a request at the control socket failed");
                 }
             }
         };
-        thread::Builder::new().name("control".into()).spawn(serve)?;
-        Ok(Self(path))
+        let thread = Some(thread::Builder::new().name("control".into()).spawn(serve)?);
+        Ok(Self { path, over, thread })
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _gone = fs::remove_file(&self.0);
+        self.over.store(true, Ordering::SeqCst);
+        // Nobody else may come; the thread looks up by this one.
+        let called = UnixStream::connect(&self.path);
+        let _gone = fs::remove_file(&self.path);
+        if let Some(thread) = self.thread.take().filter(|_| called.is_ok()) {
+            let _panicked = thread.join();
+        }
     }
 }
 

@@ -133,7 +133,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
     let interrupts = Arc::new(AtomicU64::new(0));
     let (count, stopper) = (Arc::clone(&interrupts), running.stopper());
-    Shutdown::watch().each(move |nth| {
+    let _watch = Shutdown::watch().each(move |nth| {
         count.store(nth as u64, Ordering::Release);
         if nth > 1 {
             stopper.abort();

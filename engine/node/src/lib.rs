@@ -53,7 +53,7 @@ pub use thalweg_sqlite as sqlite;
 
 use thalweg_runtime::{Job, JobError, RuntimeConfig};
 
-pub use shutdown::Shutdown;
+pub use shutdown::{Shutdown, Watch};
 
 /// What most programs use.
 pub mod prelude {
@@ -93,7 +93,7 @@ pub fn run(job: &Job) -> Result<(), JobError> {
 pub fn run_with(job: &Job, config: &RuntimeConfig) -> Result<(), JobError> {
     let shutdown = Shutdown::watch();
     let running = job.start(config)?;
-    shutdown.ends(&running);
+    let _watch = shutdown.ends(&running);
     running.wait().map(|_| ())
 }
 

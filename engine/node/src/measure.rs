@@ -46,7 +46,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let keeps_dead_letters = settings.dead_letters.path.is_some();
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings)?.start(&config)?);
-    shutdown.ends(&running);
+    let _watch = shutdown.ends(&running);
     // Without it the job runs all the same.
     let control = state.and_then(|dir| {
         let control = Control::listen(&dir, &running);

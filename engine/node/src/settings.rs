@@ -49,6 +49,7 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Engine {
     shards: Option<usize>,
+    cores: Option<String>,
     driver: Option<String>,
     spin_us: Option<u64>,
 }
@@ -421,6 +422,11 @@ impl Engine {
         let mut config = RuntimeConfig::default();
         if let Some(driver) = &self.driver {
             config.driver = driver.parse().map_err(|error| within("engine", error))?;
+        }
+        if let Some(cores) = &self.cores {
+            config.cores =
+                thalweg_runtime::cores(cores).map_err(|error| within("engine", error))?;
+            config.shards = config.cores.len();
         }
         config.shards = self.shards.unwrap_or(config.shards);
         config.spin = Duration::from_micros(self.spin_us.unwrap_or(0));

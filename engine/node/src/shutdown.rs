@@ -1,10 +1,14 @@
 //! Signals: the first SIGINT or SIGTERM ends the job in order, a later one at once.
 
-use std::thread;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::flag::register_conditional_default;
+use signal_hook::iterator::{Handle, Signals};
 use thalweg_runtime::Running;
 
 /// Signals this soon after one that counted are the same wish: `timeout` sends two at once, to the
@@ -15,18 +19,18 @@ const SAME_WISH: Duration = Duration::from_millis(500);
 /// Signals, held from here on for whoever will act on them: watch before the job starts, so that one
 /// that comes while it does drains it instead of killing the process.
 #[derive(Debug)]
-pub struct Shutdown(Option<Signals>);
+pub struct Shutdown(Option<(Signals, Claim)>);
 
 impl Shutdown {
     /// From now on SIGINT and SIGTERM end this process only through what is done with this.
     pub fn watch() -> Self {
-        let signals = Signals::new([SIGINT, SIGTERM]);
+        let signals = Claim::new().and_then(|claim| Ok((Signals::new([SIGINT, SIGTERM])?, claim)));
         Self(signals.inspect_err(|error| tracing::warn!(%error, "cannot watch for signals")).ok())
     }
 
     /// Ends `running` at the first SIGINT or SIGTERM, and aborts it at the second. A job with stored
-    /// state is suspended, another one drained. Watches on a thread of its own, until the process ends.
-    pub fn ends(self, running: &Running) {
+    /// state is suspended, another one drained. Watches on a thread of its own while what is returned is kept.
+    pub fn ends(self, running: &Running) -> Watch {
         let stopper = running.stopper();
         self.each(move |nth| {
             if nth == 1 {
@@ -41,12 +45,13 @@ impl Shutdown {
                 tracing::warn!("ending at once, without draining");
                 stopper.abort();
             }
-        });
+        })
     }
 
     /// Calls `act` at each SIGINT or SIGTERM with its number, from 1; see [`SAME_WISH`].
-    pub(crate) fn each(self, mut act: impl FnMut(usize) + Send + 'static) {
-        let Some(mut signals) = self.0 else { return };
+    pub(crate) fn each(self, mut act: impl FnMut(usize) + Send + 'static) -> Watch {
+        let Some((mut signals, claim)) = self.0 else { return Watch(None) };
+        let handle = signals.handle();
         let watch = move || {
             let (mut nth, mut last) = (0, None::<Instant>);
             for _ in signals.forever() {
@@ -57,8 +62,65 @@ impl Shutdown {
                 }
             }
         };
-        if let Err(error) = thread::Builder::new().name("signals".into()).spawn(watch) {
-            tracing::warn!(%error, "cannot watch for signals");
+        match thread::Builder::new().name("signals".into()).spawn(watch) {
+            Ok(thread) => Watch(Some((handle, thread, claim))),
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch for signals");
+                Watch(None)
+            }
+        }
+    }
+}
+
+/// Signals are watched while this is kept. After that they end the process again, unless others watch for them.
+#[must_use = "signals are watched while this is kept"]
+#[derive(Debug)]
+pub struct Watch(Option<(Handle, JoinHandle<()>, Claim)>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some((handle, thread, _claim)) = self.0.take() {
+            handle.close();
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// How many watch for signals in this process.
+static WATCHERS: Mutex<usize> = Mutex::new(0);
+
+/// Set while nobody watches: then a signal does what it does by default.
+static UNWATCHED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// One who watches for signals.
+#[derive(Debug)]
+struct Claim;
+
+impl Claim {
+    fn new() -> io::Result<Self> {
+        let mut watchers = WATCHERS.lock().unwrap_or_else(PoisonError::into_inner);
+        match UNWATCHED.get() {
+            Some(unwatched) => unwatched.store(false, Ordering::SeqCst),
+            // A handler stays installed for good; this one does nothing while somebody watches.
+            None => {
+                let unwatched = Arc::new(AtomicBool::new(false));
+                for signal in [SIGINT, SIGTERM] {
+                    register_conditional_default(signal, Arc::clone(&unwatched))?;
+                }
+                let _first = UNWATCHED.set(unwatched);
+            }
+        }
+        *watchers += 1;
+        Ok(Self)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut watchers = WATCHERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *watchers -= 1;
+        if let Some(unwatched) = UNWATCHED.get() {
+            unwatched.store(*watchers == 0, Ordering::SeqCst);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use thalweg_flow::Tuning;
 use thalweg_kernel::{ConfigError, KeyGroups};
 
+use crate::driver::affinity;
 use crate::protocol::RestartStrategy;
 use crate::storage::StateBackend;
 
@@ -100,10 +101,12 @@ pub struct RuntimeConfig {
     /// The number of shards; by default one per core this process may use. At most the number of
     /// key groups.
     pub shards: usize,
+    /// The cores that the job's threads run on; none of them means every core this process may use.
+    pub cores: Vec<usize>,
     /// Who steps them.
     pub driver: DriverKind,
-    /// Whether each shard's thread is pinned to a core of its own. Never done when there are more
-    /// shards than cores.
+    /// Whether each shard's thread is pinned to a core of its own: shard 0 to the first of `cores`, and so on.
+    /// Never done when there are more shards than cores.
     pub pin: bool,
     /// How long an idle shard spins before it sleeps. Spinning saves the wake-up (some
     /// microseconds) and costs power; zero by default.
@@ -122,6 +125,7 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
             shards: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: Vec::new(),
             driver: DriverKind::Auto,
             pin: true,
             spin: Duration::ZERO,
@@ -144,6 +148,7 @@ impl RuntimeConfig {
             let allowed = format!("1 to {groups} (the number of key groups)");
             return Err(ConfigError::new("shards", self.shards, allowed));
         }
+        affinity::check(&self.cores)?;
         if let Some(state) = &self.state
             && state.checkpoints.interval.is_zero()
         {

@@ -1,5 +1,6 @@
 //! The drivers, and what they share: how shard threads are started, pinned and stepped.
 
+pub(crate) mod affinity;
 mod glommio;
 mod probe;
 pub(crate) mod sim;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use core_affinity::CoreId;
 use thalweg_flow::{BuildContext, Now, Shard, Step, Storage};
-use thalweg_kernel::{ConnectorError, Shared, Str, Timestamp, message_of_panic, time::millis};
+use thalweg_kernel::{
+    ConnectorError, Shared, Str, Timestamp, message_of_panic, thread_name, time::millis,
+};
 
 use crate::config::{DriverKind, RuntimeConfig};
 use crate::driver::sim::Simulation;
@@ -54,7 +56,7 @@ impl Shards {
         let wakers: Arc<[_]> = signals.iter().map(Signal::waker).collect::<Vec<_>>().into();
         let attempt = Arc::new(Attempt::new(Arc::clone(&wakers), news.clone()));
         let shared = Arc::<Shared>::default();
-        let cores = cores(config);
+        let cores = affinity::of_each_shard(config);
         let mut shards = Self { attempt: Arc::clone(&attempt), threads: Vec::new() };
         for (shard, signal) in signals.into_iter().enumerate() {
             let cx = BuildContext {
@@ -76,7 +78,8 @@ impl Shards {
             };
             let (describe, driver) = (Arc::clone(describe), *driver);
             let run = move || run_shard(&cx, &describe, seat, driver);
-            let thread = thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
+            let thread =
+                thread::Builder::new().name(thread_name(job, &format!("s{shard}"))).spawn(run);
             match thread {
                 Ok(thread) => shards.threads.push(thread),
                 Err(error) => {
@@ -139,16 +142,16 @@ fn decide(driver: DriverKind) -> Result<DriverKind, JobError> {
     }
 }
 
-/// The cores to pin shards to; none if shards are not to be pinned.
-fn cores(config: &RuntimeConfig) -> Vec<CoreId> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if config.pin && config.shards <= cores.len() { cores } else { Vec::new() }
+/// What log lines of a job's threads say of it. Entered once for each thread.
+pub(crate) fn job_span(job: &str) -> tracing::Span {
+    // Of the highest level, so that it is there whatever is logged.
+    tracing::error_span!("job", name = job)
 }
 
 /// Where a shard runs and how it waits.
 struct Seat {
     shard: usize,
-    core: Option<CoreId>,
+    core: Option<usize>,
     spin: Duration,
     signal: Arc<Signal>,
     attempt: Arc<Attempt>,
@@ -159,10 +162,8 @@ impl Seat {
     /// Pins this thread. Not before the shard is built: the I/O threads that sources and sinks
     /// start would inherit the one core and compete with the shard for it.
     fn pin(&self) {
-        if let Some(core) = self.core
-            && !core_affinity::set_for_current(core)
-        {
-            tracing::warn!(shard = self.shard, core = core.id, "cannot pin the shard to its core");
+        if let Some(core) = self.core {
+            affinity::confine(&[core]);
         }
     }
 }
@@ -170,6 +171,7 @@ impl Seat {
 /// The life of a shard's thread.
 fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverKind) {
     let (shard, attempt) = (seat.shard, Arc::clone(&seat.attempt));
+    let _in_every_line = tracing::error_span!(parent: &job_span(&cx.job), "shard", shard).entered();
     let life = || -> Result<(), JobError> {
         let stepped = Stepped::new(Shard::build(&**describe, cx)?, cx, seat);
         attempt.report(shard, Report::Built);
@@ -263,7 +265,6 @@ impl Stepped {
         if self.shard.is_full() && !self.has_told {
             self.has_told = true;
             tracing::warn!(
-                shard = self.seat.shard,
                 "sources wait for state to be stored: it changes faster than that, or \
                  state_pending_bytes_max is small (accumulateStateBackPressuredTimeMs counts it; said once)"
             );
@@ -284,6 +285,9 @@ impl Stepped {
         self.publish_at = now.steady + PUBLISH_EVERY;
         self.publisher.publish(&self.shard);
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
+        if self.seat.shard == 0 {
+            self.seat.control.publish();
+        }
     }
 }
 

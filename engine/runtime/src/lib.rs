@@ -33,6 +33,7 @@ mod storage;
 mod supervisor;
 
 pub use config::{CheckpointRules, DriverKind, RuntimeConfig, StateConfig};
+pub use driver::affinity::cores;
 pub use driver::sim::Simulation;
 pub use job::Job;
 pub use metrics::{MetricSample, PrometheusError, Snapshot, serve_prometheus};

@@ -3,6 +3,10 @@
 //!
 //! Names are Flink's with the prefix `thalweg_`; labels are the job, the operator with its number,
 //! the shard, and the cause of dead letters. There is never a label per key.
+//!
+//! Every series of a job is published every second, changed or not. So the endpoint takes a series that was not
+//! published for [`IDLE_AFTER`] for one of a job that has ended, and forgets it: a process that runs one job after
+//! the other does not gather their series.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +14,14 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Label, counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_util::MetricKindMask;
 use thalweg_flow::{Metric, MetricKind, Shard};
 use thalweg_kernel::{Str, Timestamp};
+
+use crate::running::CheckpointStats;
+
+/// A series that was not published for so long is one of a job that has ended.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
 
 /// How often a shard publishes.
 pub(crate) const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -169,6 +179,40 @@ impl Publisher {
     }
 }
 
+/// A job's own numbers in the `metrics` facade: those of its checkpoints and restarts.
+pub(crate) struct JobPublisher {
+    completed: Counter,
+    failed: Counter,
+    restarts: Counter,
+    duration: Gauge,
+    bytes: Gauge,
+    /// What was published.
+    before: CheckpointStats,
+}
+
+impl JobPublisher {
+    pub(crate) fn new(job: &str) -> Self {
+        let job = || job.to_owned();
+        Self {
+            completed: counter!("thalweg_numberOfCompletedCheckpoints", "job" => job()),
+            failed: counter!("thalweg_numberOfFailedCheckpoints", "job" => job()),
+            restarts: counter!("thalweg_numRestarts", "job" => job()),
+            duration: gauge!("thalweg_lastCheckpointDuration", "job" => job()),
+            bytes: gauge!("thalweg_lastCheckpointSize", "job" => job()),
+            before: CheckpointStats::default(),
+        }
+    }
+
+    pub(crate) fn publish(&mut self, stats: CheckpointStats) {
+        let before = std::mem::replace(&mut self.before, stats);
+        self.completed.increment(stats.completed - before.completed);
+        self.failed.increment(stats.failed - before.failed);
+        self.restarts.increment(stats.restarts - before.restarts);
+        self.duration.set(stats.duration.as_secs_f64() * 1e3);
+        self.bytes.set(stats.bytes as f64);
+    }
+}
+
 /// The Prometheus endpoint could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot serve metrics at {address}: {reason}")]
@@ -188,9 +232,46 @@ pub fn serve_prometheus(address: SocketAddr) -> Result<SocketAddr, PrometheusErr
     let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
     let bound = free
         .map_err(|error| refused(format!("{error}; choose another port, or 0 for any free one")))?;
-    PrometheusBuilder::new()
+    exporter(IDLE_AFTER)
         .with_http_listener(bound)
         .install()
         .map_err(|error| refused(error.to_string()))?;
     Ok(bound)
+}
+
+fn exporter(idle_after: Duration) -> PrometheusBuilder {
+    PrometheusBuilder::new().idle_timeout(MetricKindMask::ALL, Some(idle_after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what a job has registered goes when the job has ended, and what is published stays, changed or not.
+    #[test]
+    fn series_of_jobs_that_have_ended_are_forgotten() {
+        let recorder = exporter(Duration::from_millis(300)).build_recorder();
+        let handle = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || {
+            let mut lives = JobPublisher::new("lives");
+            for number in 0..50 {
+                let stats = CheckpointStats { completed: 3, ..CheckpointStats::default() };
+                JobPublisher::new(&format!("ended {number}")).publish(stats);
+                lives.publish(stats);
+            }
+            let series = || handle.render().lines().filter(|line| line.contains("job=")).count();
+            assert_eq!(series(), 51 * 5);
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(100));
+                lives.publish(CheckpointStats { completed: 3, ..CheckpointStats::default() });
+                let _scraped = series();
+            }
+            assert_eq!(series(), 5, "{}", handle.render());
+            assert!(
+                handle.render().contains("Checkpoints{job=\"lives\"} 3"),
+                "{}",
+                handle.render()
+            );
+        });
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use thalweg_kernel::{ConfigError, ConnectorError, Epoch};
 
 use crate::config::DriverKind;
-use crate::metrics::{Board, Snapshot};
+use crate::metrics::{Board, JobPublisher, Snapshot};
 use crate::protocol::{self, Orders, Phase, Report};
 
 /// Why a job did not start or did not reach its end.
@@ -176,6 +176,7 @@ pub(crate) struct Control {
     ended: AtomicBool,
     error: Mutex<Option<JobError>>,
     stats: Mutex<CheckpointStats>,
+    publisher: Mutex<JobPublisher>,
     pub(crate) board: Board,
 }
 
@@ -199,8 +200,9 @@ pub struct CheckpointStats {
 }
 
 impl Control {
-    pub(crate) fn new(shards: usize, stateful: bool, news: flume::Sender<News>) -> Self {
+    pub(crate) fn new(job: &str, shards: usize, stateful: bool, news: flume::Sender<News>) -> Self {
         Self {
+            publisher: Mutex::new(JobPublisher::new(job)),
             news,
             stateful,
             ended: AtomicBool::new(false),
@@ -223,6 +225,12 @@ impl Control {
     /// The job ends with `error`.
     pub(crate) fn fail(&self, error: JobError) {
         locked(&self.error).get_or_insert(error);
+    }
+
+    /// Publishes the job's own numbers.
+    pub(crate) fn publish(&self) {
+        let stats = *self.stats();
+        locked(&self.publisher).publish(stats);
     }
 
     pub(crate) fn stats(&self) -> MutexGuard<'_, CheckpointStats> {

@@ -65,6 +65,11 @@ impl Signal {
         poll_fn(|cx| self.poll_raised(cx)).await;
     }
 
+    /// What is returned drops the waker of whoever slept last, at its own end.
+    pub(crate) fn forgets(self: &Arc<Self>) -> Forgets {
+        Forgets(Arc::clone(self))
+    }
+
     fn poll_raised(&self, cx: &Context<'_>) -> Poll<()> {
         self.sleeper.register(cx.waker());
         self.sleeping.store(true, SeqCst);
@@ -87,6 +92,15 @@ impl Signal {
                 thread::park_timeout(left);
             }
         });
+    }
+}
+
+/// Nobody will sleep any more when this is dropped, so no waker is kept.
+pub(crate) struct Forgets(Arc<Signal>);
+
+impl Drop for Forgets {
+    fn drop(&mut self) {
+        drop(self.0.sleeper.take());
     }
 }
 

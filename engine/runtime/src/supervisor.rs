@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::metrics::counter;
 use thalweg_flow::Storage;
-use thalweg_kernel::{Epoch, Journals, Str};
+use thalweg_kernel::{Epoch, Journals, Str, thread_name};
 
 use crate::config::{DriverKind, RuntimeConfig};
-use crate::driver::{self, Shards, Spec};
+use crate::driver::{self, Shards, Spec, affinity, job_span};
 use crate::job::Describe;
 use crate::protocol::{Decision, FULL_RETRY, Rules, Stored, Supervision};
 use crate::running::{Attempt, Control, JobError, News, Running, Savepoint};
@@ -37,7 +36,7 @@ pub(crate) fn start(
         }
     };
     let (tell, news) = flume::unbounded();
-    let control = Arc::new(Control::new(config.shards, store.is_some(), tell.clone()));
+    let control = Arc::new(Control::new(&job, config.shards, store.is_some(), tell.clone()));
     let (started, has_started) = flume::bounded(1);
     let (epochs, journals) = match store {
         Some(OpenedStore { store, journals }) => {
@@ -61,11 +60,15 @@ pub(crate) fn start(
         started,
     };
     let ended = Ended(Arc::clone(&control));
+    let name = thread_name(&supervisor.job, "super");
     let run = move || {
         let _told_however_it_ends = ended;
+        let _in_every_line = job_span(&supervisor.job).entered();
+        // Shards and the threads of connectors inherit it.
+        affinity::confine(&supervisor.config.cores);
         supervisor.run();
     };
-    let thread = thread::Builder::new().name("supervisor".into()).spawn(run);
+    let thread = thread::Builder::new().name(name).spawn(run);
     let thread = thread.map_err(|error| JobError::Driver {
         driver,
         reason: format!("cannot start a thread for the supervisor: {error}"),
@@ -168,10 +171,9 @@ impl Supervisor {
             Decision::Enter(phase) => self.order(|attempt| attempt.enter(phase)),
             Decision::Begin { epoch, last } => self.order(|attempt| attempt.begin(epoch, last)),
             Decision::Late(epoch) => {
-                tracing::error!(job = %self.job, %epoch, "a checkpoint is not complete in time");
+                tracing::error!(%epoch, "a checkpoint is not complete in time");
                 self.control.stats().failed += 1;
-                counter!("thalweg_numberOfFailedCheckpoints", "job" => self.job.to_string())
-                    .increment(1);
+                self.control.publish();
             }
             Decision::Store(complete) => {
                 let steady = self.steady;
@@ -189,7 +191,7 @@ impl Supervisor {
             Decision::Rest(delay) => {
                 self.shards = None;
                 let error = error.map(JobError::to_string).unwrap_or_default();
-                tracing::error!(job = %self.job, error, restart_in = ?delay, "the job has failed");
+                tracing::error!(error, restart_in = ?delay, "the job has failed");
             }
             Decision::End(_) => {}
         }
@@ -200,7 +202,7 @@ impl Supervisor {
     fn start(&mut self, again: bool) -> Result<(), JobError> {
         if again {
             self.control.stats().restarts += 1;
-            counter!("thalweg_numRestarts", "job" => self.job.to_string()).increment(1);
+            self.control.publish();
         }
         let storage = match &mut self.epochs {
             None => None,
@@ -239,11 +241,11 @@ impl Supervisor {
 
     fn tell_started(&self, again: bool) {
         if again {
-            return tracing::info!(job = %self.job, "the job goes on");
+            return tracing::info!("the job goes on");
         }
         let (shards, driver) = (self.config.shards, self.driver);
         let restored = self.control.stats().restored.map(Epoch::number);
-        tracing::info!(job = %self.job, shards, %driver, restored, "job started");
+        tracing::info!(shards, %driver, restored, "job started");
         let _gone = self.started.send(());
     }
 }

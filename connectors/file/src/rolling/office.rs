@@ -73,7 +73,7 @@ impl Office {
         disk: impl Disk,
     ) -> Result<Self, ConnectorError> {
         let (office, desk) = Self::new(name, cx, rolling, tag, holds, disk);
-        office.common.start(format!("files-out-{}", cx.operator_id), desk)?;
+        office.common.start(cx, desk)?;
         Ok(office)
     }
 

@@ -1,11 +1,10 @@
-//! The supervisor's side of storage: does with the store what was decided, and publishes what came of it.
+//! The supervisor's side of storage: does with the store what was decided, and tells what came of it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::{counter, gauge};
 use thalweg_flow::OpenReader;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Lineage, Str};
@@ -73,7 +72,7 @@ impl Epochs {
         match self.store.commit(record, &complete.blocks) {
             Ok(()) => {}
             Err(StoreError::Full(what)) => {
-                tracing::error!(job = %self.job, %epoch, "a checkpoint finds no room: {what}");
+                tracing::error!(%epoch, "a checkpoint finds no room: {what}");
                 return News::Full(complete);
             }
             Err(error) => return News::StoreFailed(storage_error(error)),
@@ -81,7 +80,7 @@ impl Epochs {
         if complete.crowded {
             self.store.crowded();
         }
-        self.publish(epoch, now().saturating_sub(begun), bytes);
+        self.tell(epoch, now().saturating_sub(begun), bytes);
         News::Stored(epoch)
     }
 
@@ -90,7 +89,7 @@ impl Epochs {
         match self.store.tidy() {
             Ok(more) => News::Tidied(more),
             Err(StoreError::Full(what)) => {
-                tracing::error!(job = %self.job, "stored state cannot be tidied: {what}");
+                tracing::error!("stored state cannot be tidied: {what}");
                 News::Tidied(false)
             }
             Err(error) => News::StoreFailed(storage_error(error)),
@@ -102,17 +101,14 @@ impl Epochs {
         self.store.savepoint(path).map_err(storage_error)
     }
 
-    /// Publishes how long an epoch took, and how much it has changed.
-    fn publish(&self, epoch: Epoch, duration: Duration, bytes: u64) {
+    /// Tells how long an epoch took, and how much it has changed.
+    fn tell(&self, epoch: Epoch, duration: Duration, bytes: u64) {
         let mut stats = self.control.stats();
         stats.newest = epoch;
         stats.completed += 1;
         (stats.duration, stats.bytes) = (duration, bytes);
         drop(stats);
-        let job = || self.job.to_string();
-        counter!("thalweg_numberOfCompletedCheckpoints", "job" => job()).increment(1);
-        gauge!("thalweg_lastCheckpointDuration", "job" => job()).set(duration.as_secs_f64() * 1e3);
-        gauge!("thalweg_lastCheckpointSize", "job" => job()).set(bytes as f64);
+        self.control.publish();
     }
 }
 
