@@ -24,17 +24,22 @@ struct InOrder {
     waiting: OperatorListState<(i64, Str, f64)>,
 }
 
-impl Process<Reading> for InOrder {
+impl Process<NoKey, Reading> for InOrder {
     type Out = Reading;
 
-    fn record(&mut self, r: Reading, cx: &ProcessContext, out: &mut impl Collector<Reading>) {
+    fn record(
+        &mut self,
+        r: Reading,
+        cx: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<Reading>,
+    ) {
         // A list has bounds. What it has no room for leaves at once: better out of order than not at all.
         if let Err(ListFull((ts, device, temp))) = self.waiting.push((r.ts, r.device, r.temp)) {
             out.record(cx.time(), Reading { device, ts, temp });
         }
     }
 
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<Reading>) {
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<Reading>) {
         let due = |ts: i64| Timestamp::from(ts) <= cx.watermark();
         let mut ready: Vec<_> =
             self.waiting.with(|all| all.filter(|(ts, ..)| due(*ts)).cloned().collect());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use thalweg::flow::{Context, KeyedProcess, ValueState};
+use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
 use thalweg::runtime::{JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions};
@@ -54,7 +54,7 @@ struct Once {
     seen: ValueState<Str, Vec<u64>>,
 }
 
-impl KeyedProcess<Str, Reading> for Once {
+impl Process<Str, Reading> for Once {
     type Out = Reading;
 
     fn record(

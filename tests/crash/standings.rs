@@ -2,7 +2,7 @@
 //! to another key and go.
 
 use serde::{Deserialize, Serialize};
-use thalweg::flow::{Context, KeyedProcess, ValueState};
+use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
 
@@ -31,7 +31,7 @@ pub(crate) struct Standings {
     pub(crate) sums: ValueState<Str, (u64, i64)>,
 }
 
-impl KeyedProcess<Str, Reading> for Standings {
+impl Process<Str, Reading> for Standings {
     type Out = Changed<Standing>;
 
     fn record(

@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use thalweg::flow::{Context, KeyedProcess, ValueState, Watermarks};
+use thalweg::flow::{Context, Process, ValueState, Watermarks};
 use thalweg::runtime::{
     DriverKind, Job, JournalConfig, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
     StoreOptions,
@@ -171,7 +171,7 @@ struct Places {
     count: ValueState<u64, u64>,
 }
 
-impl KeyedProcess<u64, u64> for Places {
+impl Process<u64, u64> for Places {
     type Out = (u64, u64);
 
     fn record(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use thalweg::flow::{Context, KeyedProcess, Tuning, ValueState};
+use thalweg::flow::{Context, Process, Tuning, ValueState};
 use thalweg::kernel::Collector;
 use thalweg::prelude::*;
 use thalweg::runtime::{RestartStrategy, RuntimeConfig, StateConfig, StateDirectory};
@@ -52,7 +52,7 @@ struct Change {
     value: ValueState<u64, Vec<u64>>,
 }
 
-impl KeyedProcess<u64, u64> for Change {
+impl Process<u64, u64> for Change {
     type Out = Seen;
 
     fn record(&mut self, key: u64, cx: &mut Context<'_, u64>, out: &mut impl Collector<Seen>) {

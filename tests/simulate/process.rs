@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use thalweg_flow::{
-    AggregatingState, Context, Count, KeyedProcess, ListState, MapState, OperatorListState,
-    OperatorStates, Process, ProcessContext, ReducingState, SideTag, StateOptions, States, Ttl,
-    ValueState,
+    AggregatingState, Context, Count, ListState, MapState, NoKey, OperatorListState,
+    OperatorStates, Process, ReducingState, SideTag, StateOptions, States, Ttl, ValueState,
 };
 use thalweg_kernel::{Collector, Timestamp};
 
@@ -26,7 +25,7 @@ impl Numbered {
     }
 }
 
-impl KeyedProcess<u32, Message> for Numbered {
+impl Process<u32, Message> for Numbered {
     type Out = Message;
 
     fn record(
@@ -94,7 +93,7 @@ pub(crate) fn cell(message: &Message) -> Cell {
     (message.device, message.time / 50)
 }
 
-impl<F: Fn(i64, i64) -> i64 + 'static> KeyedProcess<Cell, Message> for ByHand<F> {
+impl<F: Fn(i64, i64) -> i64 + 'static> Process<Cell, Message> for ByHand<F> {
     type Out = String;
 
     fn record(
@@ -170,7 +169,7 @@ impl Bursts {
     }
 }
 
-impl KeyedProcess<u32, Message> for Bursts {
+impl Process<u32, Message> for Bursts {
     type Out = (u32, i64, u64);
 
     fn record(
@@ -219,7 +218,7 @@ impl Runs {
     }
 }
 
-impl KeyedProcess<u32, Message> for Runs {
+impl Process<u32, Message> for Runs {
     type Out = (u32, u64, u64);
 
     fn record(
@@ -268,7 +267,7 @@ impl Held {
     }
 }
 
-impl Process<Echo> for Held {
+impl Process<NoKey, Echo> for Held {
     type Out = Echo;
 
     fn open(&mut self) {
@@ -278,7 +277,7 @@ impl Process<Echo> for Held {
         }
     }
 
-    fn record(&mut self, echo: Echo, cx: &ProcessContext, out: &mut impl Collector<Echo>) {
+    fn record(&mut self, echo: Echo, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<Echo>) {
         assert!(self.held.push((cx.time().as_millis(), echo)).is_ok(), "a list of a few is full");
         if self.held.len() > HELD_MAX
             && let Some(first) = self.held.pop_front()
@@ -287,7 +286,7 @@ impl Process<Echo> for Held {
         }
     }
 
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<Echo>) {
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<Echo>) {
         let due = |(time, _): &(i64, Echo)| *time <= cx.watermark().as_millis();
         let ready: Vec<_> = self.held.with(|all| all.copied().filter(due).collect());
         self.held.retain(|held| !due(held));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use thalweg::flow::{Context, KeyedProcess, ValueState};
+use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::Collector;
 use thalweg::mqtt::{Mode, Qos};
 use thalweg::prelude::*;
@@ -86,7 +86,7 @@ struct Totals {
     so_far: ValueState<Str, (u64, f64)>,
 }
 
-impl KeyedProcess<Str, Reading> for Totals {
+impl Process<Str, Reading> for Totals {
     type Out = Total;
 
     fn record(

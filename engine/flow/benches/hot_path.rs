@@ -147,7 +147,7 @@ struct Counting {
     all: Rc<Cell<usize>>,
 }
 
-impl KeyedProcess<u64, Event> for Counting {
+impl Process<u64, Event> for Counting {
     type Out = u64;
 
     fn record(&mut self, _: Event, cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {

@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hashbrown::HashMap;
 use thalweg_flow::internals::{Found, KeyedTable, NEVER, Timers, table_hash};
 use thalweg_flow::{
-    BuildContext, Collection, Context, Flow, KeyedProcess, Now, Shard, Step, Watermarks,
+    BuildContext, Collection, Context, Flow, Now, Process, Shard, Step, Watermarks,
 };
 use thalweg_kernel::{Changes, Collector, Epoch, KeyGroups, StateId, Timestamp};
 
@@ -203,7 +203,7 @@ fn timers(c: &mut Criterion) {
 /// Sets one timer for each key, all for one time.
 struct Alarm;
 
-impl KeyedProcess<u64, (u64, i64)> for Alarm {
+impl Process<u64, (u64, i64)> for Alarm {
     type Out = u64;
 
     fn record(&mut self, _: (u64, i64), cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {

@@ -66,14 +66,27 @@ impl Registry {
     }
 }
 
-/// A number that only grows.
+/// A number that only grows. Adding to it writes one cell.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counter(pub(crate) Rc<Cell<i64>>);
+pub struct Counter(pub(crate) Rc<Cell<i64>>);
 
 impl Counter {
+    /// Adds `n`.
     #[inline]
-    pub(crate) fn add(&self, n: usize) {
+    pub fn add(&self, n: usize) {
         self.0.set(self.0.get() + n as i64);
+    }
+}
+
+/// A number that goes up and down. Setting it writes one cell.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(pub(crate) Rc<Cell<i64>>);
+
+impl Gauge {
+    /// It is `value` from now on.
+    #[inline]
+    pub fn set(&self, value: i64) {
+        self.0.set(value);
     }
 }
 

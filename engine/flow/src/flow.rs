@@ -17,7 +17,7 @@ use thalweg_kernel::{
 
 use self::dead_letters::DeadLetters;
 use crate::checkpoint::{Checkpoints, Storage};
-use crate::counters::{Counter, Metric, MetricKind, Registry, WatermarkGauge};
+use crate::counters::{Counter, Gauge, Metric, MetricKind, Registry, WatermarkGauge};
 use crate::exchange::connected::Together;
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::{Mesh, Meshes};
@@ -473,6 +473,12 @@ impl Flow {
     /// Makes a counter that exists already one of `node`'s.
     pub(crate) fn adopt_counter(&self, name: &'static str, node: u32, counter: &Counter) {
         self.register(name, MetricKind::Counter, node, Rc::clone(&counter.0));
+    }
+
+    pub(crate) fn gauge(&self, name: &'static str, node: u32) -> Gauge {
+        let gauge = Gauge::default();
+        self.register(name, MetricKind::Gauge, node, Rc::clone(&gauge.0));
+        gauge
     }
 
     pub(crate) fn watermark(&self, name: &'static str, node: u32) -> WatermarkGauge {

@@ -68,7 +68,7 @@ pub use columns::{
     CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
     KeyedColumns, KeyedRows, Nulls, Project, TextColumn, ToColumns, ToRows,
 };
-pub use counters::{Metric, MetricKind};
+pub use counters::{Counter, Gauge, Metric, MetricKind};
 pub use exchange::connected::{Connected, Input, Inputs, TwoInputs};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
 pub use exchange::ports::InputProgress;
@@ -80,9 +80,8 @@ pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
-    Both, CoProcess, Context, FunctionError, KeepKey, KeyedCoProcess, KeyedProcess,
-    KeyedProcessing, OfBoth, OnError, OneOf, Process, ProcessContext, Processing, SideTag,
-    TIMERS_MAX, Tagged,
+    Both, CoProcess, Context, Fired, FunctionError, KeepKey, KeyedProcessing, NoKey, OfBoth,
+    OnError, OneOf, Process, Processing, SideTag, TIMERS_MAX, Tagged, TimerSpace,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

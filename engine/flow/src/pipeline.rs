@@ -92,7 +92,7 @@ pub trait Operator<T>: 'static {
     }
 
     /// Takes a mark; emits what is due because of it, then passes it on. (State that is to survive lives
-    /// in a process function, [with keys](crate::KeyedProcess) or [without](crate::Process); what an operator keeps in its own fields
+    /// in a process function, [with keys](crate::Process) or [without](crate::Process); what an operator keeps in its own fields
     /// does not.)
     #[inline]
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<Self::Out>) {

@@ -1,9 +1,10 @@
-//! Process functions: user code with state, timers and side outputs.
+//! Process functions: user code with state, timers and side outputs. There is one trait, [`Process`], and one
+//! [`Context`]; what a function can reach depends on the stream that it is put on.
 //!
-//! | | state | called with |
+//! | stream | state | called with |
 //! |---|---|---|
-//! | [`KeyedProcess`] | per key, and timers per key | records, on the shard that owns their key; timers |
-//! | [`Process`] | per instance: [lists](crate::OperatorStates) | records, on the shard where they are; watermarks; the clock |
+//! | with keys | per key, and timers per key; [lists](crate::OperatorStates) per instance | records, on the shard that owns their key; timers; watermarks; the clock |
+//! | without | lists per instance | records, on the shard where they are; watermarks; the clock |
 //!
 //! # With keys
 //! Records of a key come in the order each sender had them. A timer fires for its key as if it were a
@@ -11,6 +12,7 @@
 //! processing-time timer when this machine's clock does. Timers that are due together fire in order of
 //! their times, those of one millisecond in no particular order. The same timer registered twice is one. When
 //! its stream ends, all event-time timers fire that are set by then; processing-time timers that are not due do not.
+//! A function that is built of parts gives each part a [space of timers](crate::States::timers), so that they do not collide.
 //!
 //! With [`process_keyed`](crate::KeyedStream::process_keyed) what the function emits keeps the key, and the stream stays
 //! partitioned.
@@ -19,22 +21,27 @@
 //! Records come in the order of the stream on the shard. There are no timers: the function is told of every
 //! watermark and may look at the clock with every step, and what is due it sees in its lists. The last
 //! watermark is the end of time; it comes when the stream ends.
+//!
+//! # Failing
+//! A call fails with [`Context::fail`] or with a panic; what becomes of its record is in [`failure`].
 
 mod connected;
 mod context;
 pub(crate) mod failure;
+mod function;
 mod keep_key;
 pub(crate) mod keyed;
 pub(crate) mod side;
 pub(crate) mod timers;
 mod unkeyed;
 
-pub use self::connected::{Both, CoProcess, KeyedCoProcess, OfBoth, OneOf};
-pub use self::context::Context;
+pub use self::connected::{Both, CoProcess, OfBoth, OneOf};
+pub use self::context::{Context, NoKey};
 pub use self::failure::{FunctionError, OnError};
+pub use self::function::Process;
 pub use self::keep_key::KeepKey;
 pub(crate) use self::keep_key::ProcessedKeyed;
-pub use self::keyed::{KeyedProcess, KeyedProcessing};
+pub use self::keyed::KeyedProcessing;
 pub use self::side::{SideTag, Tagged};
-pub use self::timers::TIMERS_MAX;
-pub use self::unkeyed::{Process, ProcessContext, Processing};
+pub use self::timers::{Fired, TIMERS_MAX, TimerSpace};
+pub use self::unkeyed::Processing;

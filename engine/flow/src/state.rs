@@ -41,12 +41,17 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use thalweg_kernel::{Durable, Key, StateError, StateKind, Timestamp, ValueDamaged, time::millis};
+use thalweg_kernel::{
+    Durable, Key, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
+};
 
 pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
-use self::keyed::{AnyKeyed, Keyed};
-use crate::checkpoint::Description;
+use self::keyed::{AllKeyed, AnyKeyed, Keyed};
+use self::operator::OperatorStates;
+use crate::checkpoint::{Description, Stateful};
+use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
+use crate::process::TimerSpace;
 use crate::window::aggregate::Aggregate;
 
 /// The default bound on the keys of one operator's state on one shard.
@@ -186,15 +191,47 @@ pub struct States<'a, K> {
     flow: &'a Flow,
     node: u32,
     keyed: Vec<Rc<RefCell<dyn AnyKeyed<K>>>>,
+    timer_spaces: Vec<Str>,
+    lists: Option<OperatorStates<'a>>,
+}
+
+/// What a function with keys has asked for beside states of its keys.
+pub(crate) struct Parts {
+    pub(crate) timer_spaces: Vec<Str>,
+    pub(crate) lists: Vec<Rc<RefCell<dyn Stateful>>>,
 }
 
 impl<'a, K: Key> States<'a, K> {
     pub(crate) fn new(flow: &'a Flow, node: u32) -> Self {
-        Self { flow, node, keyed: Vec::new() }
+        Self { flow, node, keyed: Vec::new(), timer_spaces: Vec::new(), lists: None }
     }
 
-    pub(crate) fn into_keyed(self) -> Vec<Rc<RefCell<dyn AnyKeyed<K>>>> {
-        self.keyed
+    pub(crate) fn into_parts(self) -> (AllKeyed<K>, Parts) {
+        let lists = self.lists.map_or_else(Vec::new, OperatorStates::into_kept);
+        (self.keyed, Parts { timer_spaces: self.timer_spaces, lists })
+    }
+
+    /// A space of timers called `name`, apart from those that the function sets without naming one. Two spaces of one
+    /// name fail the job.
+    pub fn timers(&mut self, name: &str) -> TimerSpace {
+        self.timer_spaces.push(name.into());
+        TimerSpace::asked_for(self.timer_spaces.len() - 1)
+    }
+
+    /// What belongs to this instance of the operator and to no key: lists, for whichever key the function is called.
+    pub fn operator(&mut self) -> &mut OperatorStates<'a> {
+        let (flow, node) = (self.flow, self.node);
+        self.lists.get_or_insert_with(|| OperatorStates::new(flow, node, flow.shards()))
+    }
+
+    /// A counter of the operator's, for the metrics.
+    pub fn counter(&mut self, name: &'static str) -> Counter {
+        self.flow.counter(name, self.node)
+    }
+
+    /// A gauge of the operator's, for the metrics.
+    pub fn gauge(&mut self, name: &'static str) -> Gauge {
+        self.flow.gauge(name, self.node)
     }
 
     /// One value for each key.

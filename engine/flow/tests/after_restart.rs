@@ -206,7 +206,7 @@ fn a_side_output_without_a_process_function_is_refused() {
 /// Emits what it knew of the key, and remembers the time of the record; forgets at a time that ends in 9.
 struct Last(ValueState<String, (i64, u64)>);
 
-impl KeyedProcess<String, Reading> for Last {
+impl Process<String, Reading> for Last {
     type Out = String;
 
     fn record(
@@ -244,7 +244,7 @@ fn last(
 #[test]
 fn state_of_an_earlier_schema_can_be_read_and_dropped() {
     struct Old(ValueState<String, i64>);
-    impl KeyedProcess<String, Reading> for Old {
+    impl Process<String, Reading> for Old {
         type Out = ();
 
         fn record(
@@ -322,7 +322,7 @@ impl Periodic {
     }
 }
 
-impl KeyedProcess<String, Reading> for Periodic {
+impl Process<String, Reading> for Periodic {
     type Out = ();
 
     fn record(&mut self, _: Reading, cx: &mut Context<'_, String>, _: &mut impl Collector<()>) {

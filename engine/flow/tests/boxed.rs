@@ -66,7 +66,7 @@ fn assemble(flow: &Flow, plan: &[Planned], readings: &[Vec<Reading>]) -> BoxedSt
 
 struct AtEnd(ValueState<u32, u64>);
 
-impl KeyedProcess<u32, Reading> for AtEnd {
+impl Process<u32, Reading> for AtEnd {
     type Out = (u32, u64);
 
     fn record(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::world::{Store, Table};
 use common::{Ended, Life, Random};
 use thalweg_flow::{
-    AggregatingState, Average, Collection, Context, Count, Flow, KeyedProcess, ListState, MapState,
+    AggregatingState, Average, Collection, Context, Count, Flow, ListState, MapState, Process,
     ReducingState, SideTag, States, Sum, Tumbling, ValueState, Watermarks, Windowed,
 };
 use thalweg_kernel::Collector;
@@ -43,7 +43,7 @@ fn by_hand(
     }
 }
 
-impl<F: Fn(i64, i64) -> i64 + 'static> KeyedProcess<Cell, Reading> for ByHand<F> {
+impl<F: Fn(i64, i64) -> i64 + 'static> Process<Cell, Reading> for ByHand<F> {
     type Out = String;
 
     fn record(

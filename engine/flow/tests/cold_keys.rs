@@ -17,7 +17,7 @@ use world::Store;
 /// Emits each record with what its key was last told.
 struct Last(ValueState<u32, u64>);
 
-impl KeyedProcess<u32, Rec> for Last {
+impl Process<u32, Rec> for Last {
     type Out = (u32, Option<u64>);
 
     fn record(

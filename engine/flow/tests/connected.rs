@@ -65,7 +65,7 @@ fn sorted(rows: impl IntoIterator<Item = String>) -> Vec<String> {
 /// Keeps every record as it is.
 struct Pass;
 
-impl KeyedProcess<u32, Reading> for Pass {
+impl Process<u32, Reading> for Pass {
     type Out = Reading;
 
     fn record(
@@ -85,7 +85,7 @@ struct Versioned {
     holds: bool,
 }
 
-impl KeyedCoProcess<u32, Reading, Reading> for Versioned {
+impl CoProcess<u32, Reading, Reading> for Versioned {
     type Out = (u32, u64, Option<u64>);
 
     fn left(
@@ -202,23 +202,28 @@ struct Sorted {
 }
 
 impl Sorted {
-    fn wait(&mut self, cx: &ProcessContext, row: String) {
+    fn wait(&mut self, cx: &mut Context<'_, NoKey>, row: String) {
         assert!(self.waiting.push((cx.time().as_millis(), row)).is_ok());
     }
 }
 
-impl CoProcess<Reading, String> for Sorted {
+impl CoProcess<NoKey, Reading, String> for Sorted {
     type Out = String;
 
-    fn left(&mut self, reading: Reading, cx: &ProcessContext, _: &mut impl Collector<String>) {
+    fn left(
+        &mut self,
+        reading: Reading,
+        cx: &mut Context<'_, NoKey>,
+        _: &mut impl Collector<String>,
+    ) {
         self.wait(cx, format!("left {reading:?}"));
     }
 
-    fn right(&mut self, row: String, cx: &ProcessContext, _: &mut impl Collector<String>) {
+    fn right(&mut self, row: String, cx: &mut Context<'_, NoKey>, _: &mut impl Collector<String>) {
         self.wait(cx, row);
     }
 
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<String>) {
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<String>) {
         let due = |row: &(i64, String)| row.0 <= cx.watermark().as_millis();
         let mut ready: Vec<_> =
             self.waiting.with(|all| all.filter(|&row| due(row)).cloned().collect());
@@ -365,14 +370,19 @@ fn readings_wait_for_rules_that_every_shard_has_and_nothing_is_early_where_they_
 /// Holds the left input back for ever.
 struct Never(u64);
 
-impl CoProcess<Reading, Reading> for Never {
+impl CoProcess<NoKey, Reading, Reading> for Never {
     type Out = u64;
 
-    fn left(&mut self, reading: Reading, cx: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn left(
+        &mut self,
+        reading: Reading,
+        cx: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<u64>,
+    ) {
         out.record(cx.time(), reading.2);
     }
 
-    fn right(&mut self, _: Reading, _: &ProcessContext, _: &mut impl Collector<u64>) {
+    fn right(&mut self, _: Reading, _: &mut Context<'_, NoKey>, _: &mut impl Collector<u64>) {
         self.0 += 1;
     }
 

@@ -122,7 +122,7 @@ fn what_an_iterator_has_yielded_stays() {
 /// Counts in its state, and sets a timer, before it fails for one record; its timer fails for one key.
 struct Fragile(ValueState<Str, u64>);
 
-impl KeyedProcess<Str, u64> for Fragile {
+impl Process<Str, u64> for Fragile {
     type Out = String;
 
     fn record(&mut self, n: u64, cx: &mut Context<'_, Str>, out: &mut impl Collector<String>) {

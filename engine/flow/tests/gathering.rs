@@ -24,10 +24,15 @@ fn mix(n: u64) -> u64 {
 /// What is late and what is not, decided by a process function behind a filter: it sees each watermark.
 struct Seen;
 
-impl Process<Rec> for Seen {
+impl Process<NoKey, Rec> for Seen {
     type Out = (u64, bool);
 
-    fn record(&mut self, record: Rec, cx: &ProcessContext, out: &mut impl Collector<(u64, bool)>) {
+    fn record(
+        &mut self,
+        record: Rec,
+        cx: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<(u64, bool)>,
+    ) {
         out.record(cx.time(), (record.2, cx.time() <= cx.watermark()));
     }
 }
@@ -154,7 +159,7 @@ fn windows_behind_filters_count_what_is_there() {
 /// there are by then.
 struct Counting(ValueState<u32, u64>);
 
-impl KeyedProcess<u32, Rec> for Counting {
+impl Process<u32, Rec> for Counting {
     type Out = (Option<u64>, u64, bool);
 
     fn record(

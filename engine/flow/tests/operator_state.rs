@@ -50,7 +50,7 @@ impl Buffers {
     }
 }
 
-impl Process<Number> for Buffers {
+impl Process<NoKey, Number> for Buffers {
     type Out = u64;
 
     fn open(&mut self) {
@@ -74,7 +74,12 @@ impl Process<Number> for Buffers {
         }
     }
 
-    fn record(&mut self, record: Number, _: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn record(
+        &mut self,
+        record: Number,
+        _: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<u64>,
+    ) {
         match record.0 % 3 {
             0 => self.waiting.push(record).unwrap(),
             1 => {
@@ -93,7 +98,7 @@ impl Process<Number> for Buffers {
         }
     }
 
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<u64>) {
         let due = |&(_, time): &Number| time <= cx.watermark().as_millis();
         let mut ready: Vec<_> = self.waiting.with(|all| all.copied().filter(due).collect());
         self.waiting.retain(|record| !due(record));
@@ -279,14 +284,14 @@ enum Do {
     Clear,
 }
 
-impl Process<Do> for Told {
+impl Process<NoKey, Do> for Told {
     type Out = u64;
 
     fn open(&mut self) {
         self.seen.lock().unwrap().push((self.instance, self.list.get()));
     }
 
-    fn record(&mut self, what: Do, cx: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn record(&mut self, what: Do, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<u64>) {
         match what {
             Do::Push(n) => match self.list.push(n) {
                 Ok(()) => {}
@@ -478,7 +483,7 @@ struct Shows {
     shown: Arc<Mutex<Vec<String>>>,
 }
 
-impl Process<u64> for Shows {
+impl Process<NoKey, u64> for Shows {
     type Out = u64;
 
     fn open(&mut self) {
@@ -486,7 +491,7 @@ impl Process<u64> for Shows {
         self.list.pop_front();
     }
 
-    fn record(&mut self, _: u64, _: &ProcessContext, _: &mut impl Collector<u64>) {}
+    fn record(&mut self, _: u64, _: &mut Context<'_, NoKey>, _: &mut impl Collector<u64>) {}
 }
 
 #[test]
@@ -553,16 +558,20 @@ struct Batches {
     counts: SideTag<usize>,
 }
 
-impl Process<Do> for Batches {
+impl Process<NoKey, Do> for Batches {
     type Out = u64;
 
-    fn record(&mut self, what: Do, cx: &ProcessContext, _: &mut impl Collector<u64>) {
+    fn record(&mut self, what: Do, cx: &mut Context<'_, NoKey>, _: &mut impl Collector<u64>) {
         if let Do::Push(n) = what {
             self.waiting.push((cx.processing_time().as_millis() + 100, n)).unwrap();
         }
     }
 
-    fn tick(&mut self, cx: &ProcessContext, out: &mut impl Collector<u64>) -> Option<Timestamp> {
+    fn tick(
+        &mut self,
+        cx: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<u64>,
+    ) -> Option<Timestamp> {
         let due = self.waiting.with(|mut waiting| waiting.next().copied());
         let due = Timestamp::from(due?.0);
         if due > cx.processing_time() {

@@ -11,7 +11,7 @@ use thalweg_kernel::{Collector, Timestamp};
 type Record = (u32, i64);
 
 /// Runs a job of these records to its end: what came out of its process function.
-fn run<P: KeyedProcess<u32, Record>>(
+fn run<P: Process<u32, Record>>(
     records: &[Record],
     make: impl Fn(&mut States<'_, u32>) -> P,
 ) -> Vec<P::Out>
@@ -36,7 +36,7 @@ where
 /// those of even seconds.
 struct Chained;
 
-impl KeyedProcess<u32, Record> for Chained {
+impl Process<u32, Record> for Chained {
     type Out = (u32, i64);
 
     fn record(&mut self, _: Record, cx: &mut Context<'_, u32>, _: &mut impl Collector<(u32, i64)>) {
@@ -66,7 +66,7 @@ fn at_the_end_those_fire_that_were_set_by_then() {
 /// of time.
 struct Left(ValueState<u32, i64>);
 
-impl KeyedProcess<u32, Record> for Left {
+impl Process<u32, Record> for Left {
     type Out = (u32, Timestamp, Option<i64>);
 
     fn record(
@@ -102,7 +102,7 @@ fn a_timer_finds_what_lives_at_its_time() {
 /// Remembers a record for a minute, and says at the end of time what it was.
 struct Farewell(ValueState<u32, i64>);
 
-impl KeyedProcess<u32, Record> for Farewell {
+impl Process<u32, Record> for Farewell {
     type Out = Option<i64>;
 
     fn record(

@@ -24,7 +24,7 @@ struct Alarms {
     seen: ValueState<u32, u64>,
 }
 
-impl KeyedProcess<u32, Record> for Alarms {
+impl Process<u32, Record> for Alarms {
     type Out = String;
 
     fn record(
@@ -158,7 +158,7 @@ fn work_that_was_put_down_survives_crashes() {
 /// Sets so many timers for one time; counts them when they fire.
 struct Many(u32, Arc<Mutex<u32>>);
 
-impl KeyedProcess<u32, Record> for Many {
+impl Process<u32, Record> for Many {
     type Out = u32;
 
     fn record(&mut self, record: Record, cx: &mut Context<'_, u32>, _: &mut impl Collector<u32>) {

@@ -19,7 +19,7 @@ enum Said {
     Found(u32, usize),
 }
 
-impl KeyedProcess<u32, Record> for Remember {
+impl Process<u32, Record> for Remember {
     type Out = Said;
 
     fn record(
@@ -194,7 +194,7 @@ fn the_key_at_hand_stays_while_there_is_another() {
 /// Keeps what it is told of a key, in a list and in a map, and at its last record nothing but the first of it.
 struct Forgetful(ListState<u32, i64>, MapState<u32, i64, i64>);
 
-impl KeyedProcess<u32, Record> for Forgetful {
+impl Process<u32, Record> for Forgetful {
     type Out = Said;
 
     fn record(
@@ -239,7 +239,7 @@ fn lists_and_maps_that_shrink_make_room() {
 /// Knows a key for a second.
 struct Briefly(ValueState<u32, i64>);
 
-impl KeyedProcess<u32, Record> for Briefly {
+impl Process<u32, Record> for Briefly {
     type Out = Said;
 
     fn record(

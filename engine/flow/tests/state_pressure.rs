@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::Random;
 use common::world::{Store, Table};
 use thalweg_flow::{
-    BuildContext, Collection, Context, Flow, KeyedProcess, Now, Shard, Step, Tuning, ValueState,
+    BuildContext, Collection, Context, Flow, Now, Process, Shard, Step, Tuning, ValueState,
     Watermarks,
 };
 use thalweg_kernel::{Collector, Epoch, Shared};
@@ -26,7 +26,7 @@ struct Add {
     words: ValueState<u64, Vec<u64>>,
 }
 
-impl KeyedProcess<u64, u64> for Add {
+impl Process<u64, u64> for Add {
     type Out = (u64, u64);
 
     fn record(

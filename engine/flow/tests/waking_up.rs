@@ -62,7 +62,7 @@ fn a_union_of_what_was_split_waits_for_both_sides() {
 
 struct Pass;
 
-impl KeyedProcess<u32, Rec> for Pass {
+impl Process<u32, Rec> for Pass {
     type Out = Rec;
 
     fn record(&mut self, record: Rec, cx: &mut Context<'_, u32>, out: &mut impl Collector<Rec>) {

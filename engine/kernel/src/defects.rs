@@ -132,6 +132,8 @@ defects! {
     FlowRecordOvertakesWork,
     /// After a failure that is skipped, a function does not get the next record.
     FlowSkipsAfterFailure,
+    /// A timer of a space of its own is set among those of the function.
+    FlowTimerLosesItsSpace,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,

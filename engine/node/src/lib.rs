@@ -60,10 +60,10 @@ pub mod prelude {
     pub use crate::{run, run_with, secs};
     pub use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
     pub use thalweg_flow::{
-        Average, Chain, Collected, Collection, Context, Count, Flow, Fold, KeyedProcess, ListFull,
-        ListState, MapState, Max, Min, OperatorListState, OperatorStates, Overflow, Process,
-        ProcessContext, Reduce, Session, Sliding, StateOptions, States, Stats, Stream, Sum, Ttl,
-        Tumbling, ValueState, Watermarks, Windowed,
+        Average, Chain, CoProcess, Collected, Collection, Context, Count, Flow, Fold, ListFull,
+        ListState, MapState, Max, Min, NoKey, OnError, OperatorListState, OperatorStates, Overflow,
+        Process, Reduce, Session, Sliding, StateOptions, States, Stats, Stream, Sum, Ttl, Tumbling,
+        ValueState, Watermarks, Windowed,
     };
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};

@@ -518,7 +518,7 @@ impl Holds {
     }
 }
 
-impl Process<u64> for Holds {
+impl Process<NoKey, u64> for Holds {
     type Out = u64;
 
     fn open(&mut self) {
@@ -529,7 +529,7 @@ impl Process<u64> for Holds {
         }
     }
 
-    fn record(&mut self, n: u64, _: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn record(&mut self, n: u64, _: &mut Context<'_, NoKey>, out: &mut impl Collector<u64>) {
         self.held.push(n).unwrap();
         if self.held.len() > 12 {
             let n = self.held.pop_front().unwrap();
@@ -537,7 +537,7 @@ impl Process<u64> for Holds {
         }
     }
 
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<u64>) {
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<u64>) {
         if cx.watermark() == Timestamp::MAX {
             self.held.take().into_iter().for_each(|n| self.pass(n, out));
         }

@@ -93,7 +93,7 @@ struct Remember {
     watch: Watch,
 }
 
-impl KeyedProcess<u64, u64> for Remember {
+impl Process<u64, u64> for Remember {
     type Out = u64;
 
     fn record(&mut self, key: u64, cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {

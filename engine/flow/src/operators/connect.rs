@@ -2,8 +2,8 @@
 //!
 //! | | what comes together | who is called |
 //! |---|---|---|
-//! | [`Stream::connect`] | what is on one shard | a [`CoProcess`](crate::CoProcess) |
-//! | [`KeyedStream::connect`] | what has one key | a [`KeyedCoProcess`](crate::KeyedCoProcess) |
+//! | [`Stream::connect`] | what is on one shard | a [`CoProcess`](crate::CoProcess) without a key |
+//! | [`KeyedStream::connect`] | what has one key | a [`CoProcess`](crate::CoProcess) with the key |
 //! | [`KeyedStream::connect_broadcast`] | a key's records and all records of the other stream | an operator of your own |
 //!
 //! Each of them also takes an operator of your own, a [`TwoInputs`]. How the inputs are merged, and how one of them
@@ -61,16 +61,16 @@ impl<C: Chain> Stream<C> {
     ///     limit: f64,
     /// }
     ///
-    /// impl CoProcess<f64, f64> for Above {
+    /// impl CoProcess<NoKey, f64, f64> for Above {
     ///     type Out = f64;
     ///
-    ///     fn left(&mut self, reading: f64, cx: &ProcessContext, out: &mut impl Collector<f64>) {
+    ///     fn left(&mut self, reading: f64, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<f64>) {
     ///         if reading > self.limit {
     ///             out.record(cx.time(), reading);
     ///         }
     ///     }
     ///
-    ///     fn right(&mut self, limit: f64, _: &ProcessContext, _: &mut impl Collector<f64>) {
+    ///     fn right(&mut self, limit: f64, _: &mut Context<'_, NoKey>, _: &mut impl Collector<f64>) {
     ///         self.limit = limit;
     ///     }
     ///
@@ -111,7 +111,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     ///     waiting: ListState<u32, f64>,
     /// }
     ///
-    /// impl KeyedCoProcess<u32, (u32, f64), (u32, &'static str)> for Named {
+    /// impl CoProcess<u32, (u32, f64), (u32, &'static str)> for Named {
     ///     type Out = (String, f64);
     ///
     ///     fn left(

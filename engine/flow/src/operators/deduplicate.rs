@@ -15,7 +15,7 @@ use thalweg_kernel::{Collector, Key};
 use crate::counters::Counter;
 use crate::exchange::key_by::{KeyedStream, Placement};
 use crate::pipeline::Chain;
-use crate::process::{Context, KeyedProcess, ProcessedKeyed};
+use crate::process::{Context, Process, ProcessedKeyed};
 use crate::state::ValueState;
 
 /// The default number of numbers below a key's highest of which it is known whether they have come: more
@@ -96,7 +96,7 @@ pub struct Deduplicate<K, S> {
     restarts: Counter,
 }
 
-impl<K: Key, T: 'static, S: Fn(&T) -> u64 + 'static> KeyedProcess<K, T> for Deduplicate<K, S> {
+impl<K: Key, T: 'static, S: Fn(&T) -> u64 + 'static> Process<K, T> for Deduplicate<K, S> {
     type Out = T;
 
     fn record(&mut self, record: T, cx: &mut Context<'_, K>, out: &mut impl Collector<T>) {
@@ -146,18 +146,13 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         window: usize,
         sequence: S,
     ) -> Deduplicated<C, P, S> {
-        let (repeated, restarts) = (Counter::default(), Counter::default());
-        let counters = (repeated.clone(), restarts.clone());
         let keyed = self.process_keyed(|states| Deduplicate {
             sequence,
             window,
             seen: states.value("seen"),
-            repeated,
-            restarts,
+            repeated: states.counter("numRepetitionsDropped"),
+            restarts: states.counter("numSequenceRestarts"),
         });
-        let (flow, node) = (keyed.stream.flow.clone(), keyed.stream.at.node);
-        flow.adopt_counter("numRepetitionsDropped", node, &counters.0);
-        flow.adopt_counter("numSequenceRestarts", node, &counters.1);
         keyed.name("Deduplicate")
     }
 }

@@ -1,4 +1,4 @@
-//! Process functions of two streams: [`CoProcess`] without keys, [`KeyedCoProcess`] with them.
+//! [`CoProcess`]: process functions of two streams, with keys or without.
 //!
 //! # Idea
 //! Such a function is one of [`OneOf`] its two kinds of records, so it has state, timers, bounds and side outputs
@@ -7,9 +7,10 @@
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
-use super::context::Context;
-use super::keyed::{KeyedProcess, KeyedProcessing};
-use super::unkeyed::{Process, ProcessContext, Processing};
+use super::context::{Context, NoKey};
+use super::function::Process;
+use super::keyed::KeyedProcessing;
+use super::unkeyed::Processing;
 use crate::exchange::connected::{Connected, Input, Inputs, TwoInputs};
 use crate::exchange::key_by::{Keyed, Placement};
 use crate::operators::connect::{ConnectedKeyed, ConnectedStreams, KeyedHead, connect_keyed};
@@ -18,43 +19,15 @@ use crate::state::States;
 use crate::state::operator::OperatorStates;
 use crate::stream::Stream;
 
-/// A function of the records of two streams, on each shard by itself: see [`Stream::connect`].
-pub trait CoProcess<L, R>: 'static {
+/// A function of the records of two streams, `L` and `R`. `K` is their key, or [`NoKey`] where they have none: see
+/// [`Stream::connect`] and [`KeyedStream::connect`](crate::KeyedStream::connect). It has the calls of a [`Process`], with one for
+/// the records of each stream.
+pub trait CoProcess<K, L, R>: 'static {
     /// What it emits.
     type Out: 'static;
 
     /// Called once, before anything else: see [`Process::open`].
     fn open(&mut self) {}
-
-    /// Takes a record of the left stream.
-    fn left(&mut self, record: L, cx: &ProcessContext, out: &mut impl Collector<Self::Out>);
-
-    /// Takes a record of the right stream.
-    fn right(&mut self, record: R, cx: &ProcessContext, out: &mut impl Collector<Self::Out>);
-
-    /// The watermark of both has moved, to that of `cx`: see [`Process::watermark`].
-    fn watermark(&mut self, _cx: &ProcessContext, _out: &mut impl Collector<Self::Out>) {}
-
-    /// Called with every step: see [`Process::tick`].
-    fn tick(
-        &mut self,
-        _cx: &ProcessContext,
-        _out: &mut impl Collector<Self::Out>,
-    ) -> Option<Timestamp> {
-        None
-    }
-
-    /// Which stream it wishes to be held back: see [`TwoInputs::holds`].
-    fn holds(&self, _inputs: &Inputs) -> Option<Input> {
-        None
-    }
-}
-
-/// A function of the records and timers of two streams that are partitioned by one key, with state per key: see
-/// [`KeyedStream::connect`](crate::KeyedStream::connect).
-pub trait KeyedCoProcess<K, L, R>: 'static {
-    /// What it emits.
-    type Out: 'static;
 
     /// Takes a record of the left stream, of the key of `cx`.
     fn left(&mut self, record: L, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
@@ -62,8 +35,23 @@ pub trait KeyedCoProcess<K, L, R>: 'static {
     /// Takes a record of the right stream, of the key of `cx`.
     fn right(&mut self, record: R, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
 
-    /// A timer of the key of `cx` fires: see [`KeyedProcess::timer`].
+    /// A timer of the key of `cx` fires: see [`Process::timer`].
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
+
+    /// The watermark of both has moved, to that of `cx`: see [`Process::watermark`].
+    fn watermark(&mut self, _cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {}
+
+    /// Called with every step: see [`Process::tick`].
+    fn tick(
+        &mut self,
+        _cx: &mut Context<'_, NoKey>,
+        _out: &mut impl Collector<Self::Out>,
+    ) -> Option<Timestamp> {
+        None
+    }
+
+    /// Called once, when both streams have ended: see [`Process::close`].
+    fn close(&mut self, _cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {}
 
     /// Which stream it wishes to be held back: see [`TwoInputs::holds`].
     fn holds(&self, _inputs: &Inputs) -> Option<Input> {
@@ -82,37 +70,12 @@ pub enum OneOf<L, R> {
 /// A function of two streams as one of one.
 pub struct Both<F>(F);
 
-impl<L, R, F: CoProcess<L, R>> Process<OneOf<L, R>> for Both<F> {
+impl<K, L, R, F: CoProcess<K, L, R>> Process<K, OneOf<L, R>> for Both<F> {
     type Out = F::Out;
 
     fn open(&mut self) {
         self.0.open();
     }
-
-    #[inline(always)]
-    fn record(
-        &mut self,
-        record: OneOf<L, R>,
-        cx: &ProcessContext,
-        out: &mut impl Collector<F::Out>,
-    ) {
-        match record {
-            OneOf::Left(record) => self.0.left(record, cx, out),
-            OneOf::Right(record) => self.0.right(record, cx, out),
-        }
-    }
-
-    fn watermark(&mut self, cx: &ProcessContext, out: &mut impl Collector<F::Out>) {
-        self.0.watermark(cx, out);
-    }
-
-    fn tick(&mut self, cx: &ProcessContext, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
-        self.0.tick(cx, out)
-    }
-}
-
-impl<K, L, R, F: KeyedCoProcess<K, L, R>> KeyedProcess<K, OneOf<L, R>> for Both<F> {
-    type Out = F::Out;
 
     #[inline(always)]
     fn record(
@@ -130,12 +93,30 @@ impl<K, L, R, F: KeyedCoProcess<K, L, R>> KeyedProcess<K, OneOf<L, R>> for Both<
     fn timer(&mut self, cx: &mut Context<'_, K>, out: &mut impl Collector<F::Out>) {
         self.0.timer(cx, out);
     }
+
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
+        self.0.watermark(cx, out);
+    }
+
+    fn tick(
+        &mut self,
+        cx: &mut Context<'_, NoKey>,
+        out: &mut impl Collector<F::Out>,
+    ) -> Option<Timestamp> {
+        self.0.tick(cx, out)
+    }
+
+    fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
+        self.0.close(cx, out);
+    }
 }
 
 /// An operator over [`OneOf`] two kinds of records, as one with two inputs.
 pub struct OfBoth<O>(O);
 
-impl<L: 'static, R: 'static, F: CoProcess<L, R>> TwoInputs<L, R> for OfBoth<Processing<Both<F>>> {
+impl<L: 'static, R: 'static, F: CoProcess<NoKey, L, R>> TwoInputs<L, R>
+    for OfBoth<Processing<Both<F>>>
+{
     type Out = F::Out;
 
     #[inline]
@@ -174,7 +155,7 @@ where
     K: Key,
     L: 'static,
     R: 'static,
-    F: KeyedCoProcess<K, L, R>,
+    F: CoProcess<K, L, R>,
 {
     type Out = F::Out;
 
@@ -221,7 +202,7 @@ where
 impl<C: Chain, D: Chain> ConnectedStreams<C, D> {
     /// Calls a process function with the records of both streams, on the shard where they are. `make` makes it on every
     /// shard, from the lists that it asks for.
-    pub fn process<F: CoProcess<C::Out, D::Out>>(
+    pub fn process<F: CoProcess<NoKey, C::Out, D::Out>>(
         self,
         make: impl FnOnce(&mut OperatorStates<'_>) -> F,
     ) -> Stream<Connected<C::Out, D::Out, OfBoth<Processing<Both<F>>>>> {
@@ -252,7 +233,7 @@ impl<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D, Key = P::Key>>
 {
     /// Calls a process function with the records of both streams, on the shard that owns their key. `make` makes it
     /// on every shard, from the states that it asks for.
-    pub fn process<F: KeyedCoProcess<P::Key, P::Value, Q::Value>>(
+    pub fn process<F: CoProcess<P::Key, P::Value, Q::Value>>(
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<KeyedCoProcessed<C, P, D, Q, F>> {

@@ -1,10 +1,19 @@
-//! What a keyed process function is told of the record or timer at hand, and where it sets timers.
+//! What a process function is told of the call at hand, and what it does there: timers, side outputs, failing.
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
-use super::timers::BothTimers;
+use super::failure::FunctionError;
+use super::side::SideTag;
+use super::timers::{AllTimers, Fired, TimerSpace};
+use crate::state::TimeDomain;
 
-/// What a process function is told of the record or timer at hand.
+/// Stands for the key where there is none: in functions of streams that are not partitioned, and in calls for no
+/// key in particular. It is no [`Key`], so that such a call reaches neither keyed state nor timers.
+#[derive(Debug)]
+pub struct NoKey(());
+
+/// What a process function is told of the call at hand. `K` is the key, or [`NoKey`].
 pub struct Context<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.
@@ -14,17 +23,35 @@ pub struct Context<'a, K> {
     /// The event time that has been dealt with: the watermark, or while timers fire, the time of the latest.
     pub(crate) reached: Timestamp,
     pub(crate) processing_time: Timestamp,
-    pub(super) timers: &'a mut BothTimers<K>,
+    pub(super) timers: Option<&'a mut AllTimers<K>>,
+    pub(super) fired: Option<Fired>,
+    pub(super) failure: Option<FunctionError>,
 }
 
-impl<K: Key> Context<'_, K> {
-    /// The key.
+impl Context<'_, NoKey> {
+    /// A call for no key.
     #[inline]
-    pub fn key(&self) -> &K {
-        self.key
+    pub(super) fn of_none(
+        time: Timestamp,
+        watermark: Timestamp,
+        processing_time: Timestamp,
+    ) -> Self {
+        Self {
+            key: &NoKey(()),
+            hash: 0,
+            time,
+            watermark,
+            reached: watermark,
+            processing_time,
+            timers: None,
+            fired: None,
+            failure: None,
+        }
     }
+}
 
-    /// The record's event time, or the time for which the timer was set.
+impl<K> Context<'_, K> {
+    /// The record's event time, or the time for which the timer was set; otherwise the watermark.
     #[inline]
     pub fn time(&self) -> Timestamp {
         self.time
@@ -42,23 +69,66 @@ impl<K: Key> Context<'_, K> {
         self.processing_time
     }
 
+    /// Emits to a side output, with the time of the call.
+    pub fn side<E>(&self, tag: &SideTag<E>, value: E) {
+        tag.emit(self.time, value);
+    }
+
+    /// The call has failed: [`on_error`](crate::Stream::on_error) says what becomes of its record. The last error of a
+    /// call counts, and what the function does after this still happens.
+    #[cold]
+    pub fn fail(&mut self, error: impl Into<FunctionError>) {
+        self.failure = Some(error.into());
+    }
+}
+
+impl<K: Key> Context<'_, K> {
+    /// The key.
+    #[inline]
+    pub fn key(&self) -> &K {
+        self.key
+    }
+
+    /// Which timer fires, if this call is because of one.
+    #[inline]
+    pub fn fired(&self) -> Option<Fired> {
+        self.fired
+    }
+
     /// Sets a timer of this key in event time.
     pub fn event_timer(&mut self, time: Timestamp) {
-        self.timers.event.borrow_mut().insert(time, self.hash, self.key);
+        self.set_timer(TimerSpace::OWN, TimeDomain::EventTime, time);
     }
 
     /// Takes a timer of this key back, if there is one at that time.
     pub fn delete_event_timer(&mut self, time: Timestamp) {
-        self.timers.event.borrow_mut().delete(time, self.hash, self.key);
+        self.delete_timer(TimerSpace::OWN, TimeDomain::EventTime, time);
     }
 
     /// Sets a timer of this key by this machine's clock.
     pub fn processing_timer(&mut self, time: Timestamp) {
-        self.timers.processing.borrow_mut().insert(time, self.hash, self.key);
+        self.set_timer(TimerSpace::OWN, TimeDomain::ProcessingTime, time);
     }
 
     /// Takes a timer of this key back, if there is one at that time.
     pub fn delete_processing_timer(&mut self, time: Timestamp) {
-        self.timers.processing.borrow_mut().delete(time, self.hash, self.key);
+        self.delete_timer(TimerSpace::OWN, TimeDomain::ProcessingTime, time);
+    }
+
+    /// Sets a timer of this key in a [space](crate::States::timers) of timers.
+    #[inline]
+    pub fn set_timer(&mut self, space: TimerSpace, domain: TimeDomain, time: Timestamp) {
+        let space = if seeded(Defect::FlowTimerLosesItsSpace) { TimerSpace::OWN } else { space };
+        if let Some(timers) = &self.timers {
+            timers.of(space, domain).borrow_mut().insert(time, self.hash, self.key);
+        }
+    }
+
+    /// Takes a timer of this key back from a space of timers, if there is one at that time.
+    #[inline]
+    pub fn delete_timer(&mut self, space: TimerSpace, domain: TimeDomain, time: Timestamp) {
+        if let Some(timers) = &self.timers {
+            timers.of(space, domain).borrow_mut().delete(time, self.hash, self.key);
+        }
     }
 }

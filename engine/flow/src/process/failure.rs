@@ -25,6 +25,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::error::Error;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -80,6 +81,12 @@ pub(crate) enum Failure {
     Error(FunctionError),
     /// It has panicked.
     Panic(Box<dyn Any + Send>),
+}
+
+/// How a call has failed that has panicked, or has said so.
+#[inline]
+pub(super) fn failure_of(panic: Option<Failure>, said: Option<FunctionError>) -> Option<Failure> {
+    panic.or_else(|| said.map(Failure::Error))
 }
 
 /// What unwinds a step whose job is to fail with this error.
@@ -159,6 +166,14 @@ impl Failures {
     ) -> Result<R, Failure> {
         let mut out = Emits { out, beyond: &self.0.beyond };
         catch_unwind(AssertUnwindSafe(|| call(&mut out))).map_err(Failure::Panic)
+    }
+
+    /// Calls a function that neither takes nor emits anything.
+    pub(super) fn guard(&self, time: Timestamp, call: impl FnOnce()) {
+        let _called = self.call(time, || {
+            call();
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// A function has failed with a record or timer of this event time and key. Returns if the job goes on.

@@ -2,11 +2,16 @@
 //!
 //! A function is called with one key at a time, on the shard that owns it. So what it emits can keep that key, and
 //! the next stateful operator by it needs no exchange. The key is cloned for each record that is emitted.
+//!
+//! # Limits
+//! What a function emits for no key has none to keep. So the function is told of records and timers, and of neither
+//! watermarks, the clock nor the end of its stream.
 
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::context::Context;
-use super::keyed::{KeyedProcess, Processed};
+use super::function::Process;
+use super::keyed::Processed;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placed, Placement};
 use crate::pipeline::Chain;
 use crate::state::States;
@@ -14,8 +19,12 @@ use crate::state::States;
 /// A function whose records keep the key that it was called with.
 pub struct KeepKey<F>(F);
 
-impl<K: Key, T, F: KeyedProcess<K, T>> KeyedProcess<K, T> for KeepKey<F> {
+impl<K: Key, T, F: Process<K, T>> Process<K, T> for KeepKey<F> {
     type Out = Keyed<K, F::Out>;
+
+    fn open(&mut self) {
+        self.0.open();
+    }
 
     #[inline]
     fn record(&mut self, record: T, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>) {
@@ -64,7 +73,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     ///     last: ValueState<&'static str, u32>,
     /// }
     ///
-    /// impl KeyedProcess<&'static str, u32> for Difference {
+    /// impl Process<&'static str, u32> for Difference {
     ///     type Out = u32;
     ///
     ///     fn record(
@@ -94,7 +103,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// #   .sink(sink.clone());
     /// # };
     /// # struct Reading;
-    /// # impl KeyedProcess<&'static str, (&'static str, u32)> for Reading {
+    /// # impl Process<&'static str, (&'static str, u32)> for Reading {
     /// #     type Out = u32;
     /// #     fn record(
     /// #         &mut self,
@@ -109,7 +118,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// # while shard.step(Now::default()).unwrap() != Step::Done {}
     /// # assert_eq!(out.take(), [3, 1]);
     /// ```
-    pub fn process_keyed<F: KeyedProcess<P::Key, P::Value>>(
+    pub fn process_keyed<F: Process<P::Key, P::Value>>(
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> ProcessedKeyed<C, P, F> {

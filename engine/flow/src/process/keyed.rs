@@ -1,22 +1,25 @@
-//! [`KeyedProcess`]: the function of records and timers, its bounds, and the operator that calls it.
+//! The operator of a process function with keys, and its bounds.
 
+use std::cell::RefCell;
 use std::mem::take;
 use std::rc::Rc;
 
 use thalweg_kernel::{Cause, Collector, Key, Mark, Timestamp};
 
-use super::context::Context;
-use super::failure::Failures;
+use super::context::{Context, NoKey};
+use super::failure::{Emits, Failures, failure_of};
+use super::function::Process;
 use super::side::Sides;
-use super::timers::BothTimers;
-use crate::checkpoint::Checkpoints;
+use super::timers::{AllTimers, Fired};
+use super::unkeyed::call_for_none;
+use crate::checkpoint::{Checkpoints, Stateful};
 use crate::counters::Counter;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
 use crate::flow::Flow;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
-use crate::state::{AtKey, Overflow, States};
+use crate::state::{AtKey, Overflow, States, TimeDomain};
 use crate::stream::{At, Stream};
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -24,68 +27,6 @@ use crate::table_hash::{table_hash, table_hash_from};
 const EXPIRED_PIECES_MAX: usize = 16;
 /// Records that are put aside together, to look their keys up at once.
 const GATHERED_MAX: usize = 128;
-
-/// A function of records and timers, with state per key.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use thalweg_flow::*;
-/// # use thalweg_kernel::{Collector, Str};
-/// /// Says which devices have been silent for ten seconds.
-/// struct Silence {
-///     deadline: ValueState<&'static str, i64>,
-/// }
-///
-/// impl KeyedProcess<&'static str, (&'static str, i64)> for Silence {
-///     type Out = &'static str;
-///
-///     fn record(
-///         &mut self,
-///         _: (&'static str, i64),
-///         cx: &mut Context<'_, &'static str>,
-///         _: &mut impl Collector<&'static str>,
-///     ) {
-///         if let Some(before) = self.deadline.get(cx) {
-///             cx.delete_event_timer(before.into());
-///         }
-///         let deadline = cx.time().plus_ms(10_000);
-///         self.deadline.set(cx, deadline.as_millis());
-///         cx.event_timer(deadline);
-///     }
-///
-///     fn timer(
-///         &mut self,
-///         cx: &mut Context<'_, &'static str>,
-///         out: &mut impl Collector<&'static str>,
-///     ) {
-///         self.deadline.clear(cx);
-///         out.record(cx.time(), *cx.key());
-///     }
-/// }
-/// # let out = Collected::new();
-/// # let sink = out.sink();
-/// # let job = move |flow: &Flow| {
-/// # let readings = flow.source(
-/// #     Collection::new([("a", 0), ("b", 1_000), ("b", 9_000), ("b", 15_000)]),
-/// #     Watermarks::monotonous().timestamps(|&(_, time)| time),
-/// # );
-/// readings.key_by(|&(device, _)| device).process(|states| Silence { deadline: states.value("deadline") })
-/// # .sink(sink.clone());
-/// # };
-/// # let mut shard = Shard::build(&job, &BuildContext::single("silence")).unwrap();
-/// # while shard.step(Now::default()).unwrap() != Step::Done {}
-/// # assert_eq!(out.take_timed(), [(10_000.into(), "a"), (25_000.into(), "b")]);
-/// ```
-pub trait KeyedProcess<K, T>: 'static {
-    /// What it emits.
-    type Out: 'static;
-
-    /// Takes a record of the key of `cx`.
-    fn record(&mut self, record: T, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
-
-    /// A timer of the key of `cx` fires; its time is that of `cx`.
-    fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
-}
 
 /// A chain with a process function behind it, whose records are on the shards that own their keys.
 pub(super) type Processed<C, P, F> = Then<
@@ -96,7 +37,7 @@ pub(super) type Processed<C, P, F> = Then<
 impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Calls a process function with each record of a key, on the shard that owns the key. `make` makes it
     /// on every shard, from the states that it asks for.
-    pub fn process<F: KeyedProcess<P::Key, P::Value>>(
+    pub fn process<F: Process<P::Key, P::Value>>(
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<Processed<C, P, F>> {
@@ -107,7 +48,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     }
 }
 
-impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
+impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     /// The operator at `at`.
     pub(super) fn new(
         flow: &Flow,
@@ -119,14 +60,16 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         sides.come_out_of(flow, at.node);
         let mut states = States::new(flow, at.node);
         let function = make(&mut states);
-        let states = states.into_keyed();
-        let timers = BothTimers::new(flow, at.node, bounds.overflow);
+        let (states, parts) = states.into_parts();
+        let timers = AllTimers::new(flow, at.node, bounds.overflow, &parts.timer_spaces);
         let failures = Failures::new(flow, at.node);
         failures.write_letters(flow.dead_letters_from(at.node, at.producers));
         Self {
             function,
             failures,
+            opened: false,
             states,
+            lists: parts.lists,
             timers,
             bounds,
             sides,
@@ -152,8 +95,10 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
 pub struct KeyedProcessing<K, T, P> {
     function: P,
     failures: Failures,
+    opened: bool,
     states: AllKeyed<K>,
-    timers: BothTimers<K>,
+    lists: Vec<Rc<RefCell<dyn Stateful>>>,
+    timers: AllTimers<K>,
     bounds: Bounds,
     sides: Sides,
     watermark: Timestamp,
@@ -175,7 +120,7 @@ pub struct KeyedProcessing<K, T, P> {
     hashes: Vec<u64>,
 }
 
-impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
+impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     #[inline]
     fn process(
         &mut self,
@@ -186,12 +131,54 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         if !self.admits(&key, hash) {
             return;
         }
+        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
+            function.record(record, cx, out);
+        };
+        self.call(time, (&key, hash), None, out, call);
+    }
+
+    /// Calls the function for a key.
+    #[inline(always)]
+    fn call<C: Collector<P::Out>>(
+        &mut self,
+        time: Timestamp,
+        (key, hash): (&K, u64),
+        fired: Option<Fired>,
+        out: &mut C,
+        call: impl FnOnce(&mut P, &mut Context<'_, K>, &mut Emits<'_, C>),
+    ) {
         let Self { function, failures, timers, watermark, reached, processing_time, .. } = self;
-        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
-        let mut cx = Context { key: &key, hash, time, watermark, reached, processing_time, timers };
-        let called = failures.emit(out, |out| function.record(record, &mut cx, out));
-        if let Err(failure) = called {
-            failures.failed(time, Some(&key), failure);
+        let mut cx = Context {
+            key,
+            hash,
+            time,
+            watermark: *watermark,
+            reached: *reached,
+            processing_time: *processing_time,
+            timers: Some(timers),
+            fired,
+            failure: None,
+        };
+        let called = failures.emit(out, |out| call(function, &mut cx, out));
+        if let Some(failure) = failure_of(called.err(), cx.failure) {
+            failures.failed(time, Some(key), failure);
+        }
+    }
+
+    /// Calls the function for no key.
+    fn call_for_none<C: Collector<P::Out>, R>(
+        &mut self,
+        out: &mut C,
+        call: impl FnOnce(&mut P, &mut Context<'_, NoKey>, &mut Emits<'_, C>) -> R,
+    ) -> Option<R> {
+        let cx = Context::of_none(self.watermark, self.watermark, self.processing_time);
+        call_for_none(&mut self.function, &self.failures, cx, out, call)
+    }
+
+    fn open(&mut self) {
+        if !self.opened {
+            self.opened = true;
+            self.failures.guard(self.watermark, || self.function.open());
         }
     }
 
@@ -266,9 +253,7 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
         let hash = table_hash(key);
         let at = self.at(key, hash);
         self.states.iter().for_each(|state| state.borrow_mut().drop_key(&at));
-        for timers in [&self.timers.event, &self.timers.processing] {
-            timers.borrow_mut().delete_key(hash, key);
-        }
+        self.timers.iter().for_each(|timers| timers.borrow_mut().delete_key(hash, key));
         self.evicted.add(1);
     }
 
@@ -283,21 +268,15 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
 
     fn fire(
         &mut self,
-        time: Timestamp,
-        key: &K,
+        (time, key, fired): (Timestamp, K, Fired),
         budget: &mut Budget,
         out: &mut impl Collector<P::Out>,
     ) {
         budget.spend(1);
-        let hash = table_hash(key);
-        let Self { function, failures, timers, watermark, reached, processing_time, .. } = self;
-        let (watermark, reached, processing_time) = (*watermark, *reached, *processing_time);
-        let mut cx = Context { key, hash, time, watermark, reached, processing_time, timers };
-        let mut out = budget.meter(out);
-        let called = failures.emit(&mut out, |out| function.timer(&mut cx, out));
-        if let Err(failure) = called {
-            failures.failed(time, Some(key), failure);
-        }
+        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
+            function.timer(cx, out);
+        };
+        self.call(time, (&key, table_hash(&key)), Some(fired), &mut budget.meter(out), call);
     }
 
     /// Event time has gone on to there.
@@ -309,23 +288,24 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> KeyedProcessing<K, T, P> {
 
     /// Fires timers that are due in event time; whether that was all of them.
     fn fire_events(&mut self, budget: &mut Budget, out: &mut impl Collector<P::Out>) -> bool {
-        let (watermark, event) = (self.watermark, Rc::clone(&self.timers.event));
+        let watermark = self.watermark;
         if watermark == Timestamp::MAX {
-            event.borrow_mut().begin_end();
+            self.timers.iter().for_each(|timers| timers.borrow_mut().begin_end());
         }
         loop {
-            let due = event.borrow_mut().pop_due(watermark, budget);
-            let Ok(due) = due else { return false };
-            let Some((time, key)) = due else { break };
-            self.reach(time);
-            self.fire(time, &key, budget, out);
+            let Ok(due) = self.timers.pop_due(TimeDomain::EventTime, watermark, budget) else {
+                return false;
+            };
+            let Some(due) = due else { break };
+            self.reach(due.0);
+            self.fire(due, budget, out);
         }
         self.reach(watermark);
         true
     }
 }
 
-impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedProcessing<K, T, P> {
+impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProcessing<K, T, P> {
     type Out = P::Out;
 
     #[inline]
@@ -353,14 +333,21 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
         match mark {
+            Mark::Watermark(_) => {
+                self.call_for_none(out, |function, cx, out| function.watermark(cx, out));
+            }
             Mark::Barrier(epoch) => {
+                self.open();
                 for state in &self.states {
                     self.checkpoints.write(|out| state.borrow_mut().snapshot(epoch, out));
                 }
-                self.checkpoints.take(&*self.timers.event, epoch);
-                self.checkpoints.take(&*self.timers.processing, epoch);
+                self.lists.iter().for_each(|list| self.checkpoints.take(list, epoch));
+                self.timers.iter().for_each(|timers| self.checkpoints.take(&**timers, epoch));
             }
-            Mark::Watermark(_) | Mark::Idle | Mark::Active | Mark::End => {}
+            Mark::End => {
+                self.call_for_none(out, |function, cx, out| function.close(cx, out));
+            }
+            Mark::Idle | Mark::Active => {}
         }
         self.failures.mark(mark);
         self.sides.mark(mark);
@@ -369,17 +356,19 @@ impl<K: Key, T: 'static, P: KeyedProcess<K, T>> Operator<Keyed<K, T>> for KeyedP
 
     fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
         self.processing_time = now.wall;
+        self.open();
         // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
         let mut budget = Budget::of(self.work_max);
-        loop {
-            let due = self.timers.processing.borrow_mut().pop_due(now.wall, &budget);
-            let Ok(Some((time, key))) = due else { break };
-            self.fire(time, &key, &mut budget, out);
+        while let Ok(Some(due)) = self.timers.pop_due(TimeDomain::ProcessingTime, now.wall, &budget)
+        {
+            self.fire(due, &mut budget, out);
         }
+        let due_at = self.call_for_none(out, |function, cx, out| function.tick(cx, out)).flatten();
         for state in &self.states {
             state.borrow_mut().expire(self.reached, now.wall);
         }
-        self.timers.processing.borrow_mut().timers.earliest()
+        let timer_at = self.timers.earliest(TimeDomain::ProcessingTime).map(|(time, _)| time);
+        [due_at, timer_at].into_iter().flatten().min()
     }
 
     #[inline]

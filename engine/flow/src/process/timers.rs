@@ -1,16 +1,20 @@
-//! The timers of a process function, in both time domains: counted, bounded, and part of every checkpoint.
+//! The timers of a process function: counted, bounded, and part of every checkpoint.
+//!
+//! A timer has a domain, event time or processing time, and a *space*. Every function has a space of its own; one that
+//! is built of parts gives each part a space, so that the timers of one do not become those of another. Each space is stored
+//! under its name, beside the state of the operator.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use thalweg_kernel::{Epoch, Key, StateError, StateId, StateKind, Timestamp, ValueDamaged};
+use thalweg_kernel::{Epoch, Key, StateError, StateId, StateKind, Str, Timestamp, ValueDamaged};
 
 use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
 use crate::pipeline::Budget;
-use crate::state::Overflow;
 use crate::state::timers::{Inserted, Timers};
+use crate::state::{Overflow, TimeDomain};
 
 /// An operator has at most so many timers of each kind on a shard; one more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
@@ -28,6 +32,7 @@ pub(crate) struct OneTimers<K> {
     over_limit: Counter,
 }
 
+/// The timers of one space, in both domains.
 pub(crate) struct BothTimers<K> {
     pub(crate) event: Rc<RefCell<OneTimers<K>>>,
     pub(crate) processing: Rc<RefCell<OneTimers<K>>>,
@@ -37,14 +42,109 @@ impl<K: Key> BothTimers<K> {
     /// The timers of `node`, registered as states of it.
     pub(crate) fn new(flow: &Flow, node: u32, overflow: Overflow) -> Self {
         let over_limit = flow.counter("numTimersOverLimitDropped", node);
-        let timers = |name| {
+        Self::of_space(flow, node, (overflow, &over_limit), "")
+    }
+
+    /// The same, whose states have names that end in `space`.
+    fn of_space(
+        flow: &Flow,
+        node: u32,
+        (overflow, over_limit): (Overflow, &Counter),
+        space: &str,
+    ) -> Self {
+        let timers = |domain: &str| {
             let timers = OneTimers::new(flow.checkpoints(), over_limit.clone(), overflow);
             let timers = Rc::new(RefCell::new(timers));
-            let describe = Description::of::<K, ()>(node, name, StateKind::Timers);
+            let name = format!("{domain}{space}");
+            let describe = Description::of::<K, ()>(node, &name, StateKind::Timers);
             flow.checkpoints().register(describe, Some(Rc::clone(&timers) as _));
             timers
         };
         Self { event: timers("event timers"), processing: timers("processing timers") }
+    }
+}
+
+/// A space of timers: the one that every function has, or one that it has [asked for](crate::States::timers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerSpace(usize);
+
+impl TimerSpace {
+    /// The one that every function has.
+    pub const OWN: Self = Self(0);
+
+    /// The one that was asked for as number `asked`, from 0.
+    pub(crate) fn asked_for(asked: usize) -> Self {
+        Self(asked + 1)
+    }
+}
+
+/// Which timer fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// Its space.
+    pub space: TimerSpace,
+    /// By which time it fires.
+    pub domain: TimeDomain,
+}
+
+/// The timers of an operator, by space.
+pub(super) struct AllTimers<K>(Vec<BothTimers<K>>);
+
+impl<K: Key> AllTimers<K> {
+    /// The timers of `node`, registered as states of it; with these spaces beside its own.
+    pub(super) fn new(flow: &Flow, node: u32, overflow: Overflow, spaces: &[Str]) -> Self {
+        let over_limit = flow.counter("numTimersOverLimitDropped", node);
+        let rules = (overflow, &over_limit);
+        let own = BothTimers::of_space(flow, node, rules, "");
+        let others = spaces
+            .iter()
+            .map(|space| BothTimers::of_space(flow, node, rules, &format!(" of {space}")));
+        Self([own].into_iter().chain(others).collect())
+    }
+
+    #[inline]
+    pub(super) fn of(&self, space: TimerSpace, domain: TimeDomain) -> &Rc<RefCell<OneTimers<K>>> {
+        let BothTimers { event, processing } = &self.0[space.0];
+        match domain {
+            TimeDomain::EventTime => event,
+            TimeDomain::ProcessingTime => processing,
+        }
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<RefCell<OneTimers<K>>>> {
+        self.0.iter().flat_map(|space| [&space.event, &space.processing])
+    }
+
+    /// The time of the earliest timer of a domain, and its space.
+    #[inline]
+    pub(super) fn earliest(&self, domain: TimeDomain) -> Option<(Timestamp, TimerSpace)> {
+        let spaces = (0..self.0.len()).map(TimerSpace);
+        let earliest = spaces.filter_map(|space| {
+            let earliest = self.of(space, domain).borrow_mut().timers.earliest();
+            earliest.map(|time| (time, space))
+        });
+        earliest.min_by_key(|&(time, _)| time)
+    }
+
+    /// Takes out the earliest timer of a domain, if it is not after `until`.
+    ///
+    /// # Errors
+    /// If there is one and the budget is spent.
+    #[inline]
+    pub(super) fn pop_due(
+        &self,
+        domain: TimeDomain,
+        until: Timestamp,
+        budget: &Budget,
+    ) -> Result<Option<(Timestamp, K, Fired)>, Spent> {
+        let mut space = TimerSpace::OWN;
+        if self.0.len() > 1 {
+            let Some((_, first)) = self.earliest(domain) else { return Ok(None) };
+            space = first;
+        }
+        let due = self.of(space, domain).borrow_mut().pop_due(until, budget)?;
+        Ok(due.map(|(time, key)| (time, key, Fired { space, domain })))
     }
 }
 

@@ -64,7 +64,7 @@ use thalweg_kernel::{Durable, StateKind};
 use self::list::{Held, List};
 use super::StateOptions;
 use crate::checkpoint::{Description, Stateful};
-use crate::counters::Counter;
+use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 
 /// An operator's list has at most so many items on a shard, unless [`ListOptions`] say otherwise.
@@ -146,6 +146,16 @@ impl<'a> OperatorStates<'a> {
 
     pub(crate) fn into_kept(self) -> Vec<Rc<RefCell<dyn Stateful>>> {
         self.kept
+    }
+
+    /// A counter of the operator's, for the metrics.
+    pub fn counter(&mut self, name: &'static str) -> Counter {
+        self.flow.counter(name, self.node)
+    }
+
+    /// A gauge of the operator's, for the metrics.
+    pub fn gauge(&mut self, name: &'static str) -> Gauge {
+        self.flow.gauge(name, self.node)
     }
 
     /// Which of the operator's instances this is: the number of its shard.
