@@ -10,9 +10,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use thalweg_kernel::ConfigError;
+use thalweg_kernel::options::Declared;
+use thalweg_kernel::{ConfigError, choices, options};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+
+pub(crate) use thalweg_kernel::options::Secret;
 
 use crate::source::mode::Mode;
 use crate::topic;
@@ -23,7 +26,7 @@ pub const USER_ENV: &str = "THALWEG_MQTT_USER";
 pub const PASSWORD_ENV: &str = "THALWEG_MQTT_PASSWORD";
 
 /// The largest packet MQTT can express.
-const PACKET_BYTES_LIMIT: u32 = 268_435_460;
+const PACKET_BYTES_LIMIT: u64 = 268_435_460;
 
 /// The protocol version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub enum Version {
     #[default]
     V5,
 }
+
+choices! { Version: "5" | "5.0" => Version::V5, "3.1.1" => Version::V311 }
 
 /// How often a message may arrive; for what each means here see the crate's documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,109 +53,106 @@ pub enum Qos {
     ExactlyOnce,
 }
 
-/// Text that no log may show.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
+choices! { Qos: "0" => Qos::AtMostOnce, "1" => Qos::AtLeastOnce, "2" => Qos::ExactlyOnce }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+options! {
+    /// A broker and how to connect to it.
+    ///
+    /// As a URL it is `mqtt://[user[:password]@]host[:port][?option=value&...]`, or `mqtts://` for TLS: what stands
+    /// there are the options below. Values are percent-decoded; a `+` stays a `+`.
+    ///
+    /// ```
+    /// # use thalweg_mqtt::MqttConfig;
+    /// let config: MqttConfig = "mqtt://broker:1884?client_id=gateway-7&qos=1".parse()?;
+    /// assert_eq!(config.to_string(), "mqtt://broker:1884");
+    /// let wrong = "mqtt://broker?qos=3".parse::<MqttConfig>().unwrap_err();
+    /// assert_eq!(wrong.to_string(), r#"qos = "3" is not allowed; allowed: 0, 1 or 2"#);
+    /// # Ok::<(), thalweg_kernel::ConfigError>(())
+    /// ```
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct MqttConfig: Default {
+        /// The broker's name or address.
+        #[absent = "the URL's"]
+        #[example = "broker.example.org"]
+        pub(crate) host: String = String::new(),
+        /// The broker's port.
+        #[range(1, 65_535)]
+        #[absent = "the URL's, else 1883, with `tls` 8883"]
+        #[example = "1884"]
+        port: Option<u16>,
+        /// Whether the connection is encrypted, and the broker verified: `mqtts://`.
+        pub(crate) tls: bool = false,
+        /// The protocol's version. With 3.1.1 there are no user properties, no reasons for refusals, and no receive
+        /// window of our own.
+        pub(crate) version: Version = Version::default(),
+        /// The name of the session. With one the session outlives a restart, and nothing of QoS 1 is lost. Two clients
+        /// with one name push each other out, so two connectors of a job are refused.
+        #[absent = "a random one"]
+        #[example = "gateway-7"]
+        pub(crate) client_id: Option<String>,
+        /// Whether the broker forgets us when we go.
+        #[absent = "`false` with a `client_id`, else `true`"]
+        clean_session: Option<bool>,
+        /// MQTT 5: how long a session outlives its connection.
+        #[unit = "seconds"]
+        #[absent = "86400"]
+        session_expiry_s: Option<u32>,
+        /// A ping is sent at least this often.
+        #[unit = "seconds"]
+        #[range(5, 65_535)]
+        pub(crate) keep_alive_s: u16 = 30,
+        /// The quality of service of subscriptions and publishes.
+        pub(crate) qos: Qos = Qos::default(),
+        /// The most unacknowledged messages in either direction.
+        #[alias = "receive_max"]
+        #[unit = "messages"]
+        #[range(1, 65_535)]
+        pub(crate) inflight: u16 = 1024,
+        /// The largest packet in either direction.
+        #[unit = "bytes"]
+        #[range(128, PACKET_BYTES_LIMIT)]
+        pub(crate) packet_bytes_max: u32 = 1024 * 1024,
+        /// A source's: when it acknowledges. See [`Mode`].
+        #[absent = "`journal` with a state directory, else `none`"]
+        pub(crate) durability: Option<Mode>,
+        /// Where `online` and `offline` are kept, retained, the latter also as last will.
+        #[example = "gateways/7/status"]
+        pub(crate) status_topic: Option<String>,
+        /// With TLS: PEM file of the authorities that may sign the broker's certificate.
+        #[absent = "the system's"]
+        pub(crate) ca: Option<PathBuf>,
+        /// With TLS: PEM file of our own certificate.
+        pub(crate) cert: Option<PathBuf>,
+        /// With TLS: PEM file of the key of our own certificate.
+        pub(crate) key: Option<PathBuf>,
+        /// The user's name.
+        #[absent = "the URL's, else that of the variable `THALWEG_MQTT_USER`"]
+        user: Option<String>,
+        /// The password.
+        #[absent = "the URL's, else that of the variable `THALWEG_MQTT_PASSWORD`"]
+        password: Option<Secret>,
+        /// A file that holds the password; a line break at its end is not part of it.
+        password_file: Option<PathBuf>,
+        /// A variable that holds the password.
+        password_env: Option<String>,
     }
-}
-
-/// Where the password comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Password {
-    Given(Secret),
-    File(PathBuf),
-    Env(String),
-}
-
-/// A broker and how to connect to it.
-///
-/// | URL parameter | default | meaning |
-/// |---|---|---|
-/// | `version` | `5` | `5` or `3.1.1` |
-/// | `client_id` | random | the name of the session; two clients with one name push each other out, so two connectors of a job are refused |
-/// | `clean_session` | `false` with a `client_id`, else `true` | whether the broker forgets us when we go |
-/// | `session_expiry_s` | `86400` | MQTT 5: how long a session outlives its connection, in seconds |
-/// | `keep_alive_s` | `30` | a ping at least this often, 5 to 65535 seconds |
-/// | `qos` | `1` | 0, 1 or 2 |
-/// | `inflight` | `1024` | the most unacknowledged messages in either direction, 1 to 65535 |
-/// | `durability` | `journal` with a state directory, else `none` | a source's: when it acknowledges, see [`Mode`] |
-/// | `packet_bytes_max` | `1048576` | the largest packet in either direction, in bytes |
-/// | `status_topic` | none | retained `online` and `offline`, the latter also as last will |
-/// | `ca` | the system's | `mqtts`: PEM file of the authorities that may sign the broker's certificate |
-/// | `cert`, `key` | none | `mqtts`: PEM files of our own certificate and its key |
-/// | `user` | the URL's, else `THALWEG_MQTT_USER` | |
-/// | `password`, `password_file`, `password_env` | the URL's, else `THALWEG_MQTT_PASSWORD` | the password, a file that holds it, or a variable that does |
-///
-/// Values are percent-decoded; a `+` stays a `+`.
-///
-/// ```
-/// # use thalweg_mqtt::MqttConfig;
-/// let config: MqttConfig = "mqtt://broker:1884?client_id=gateway-7&qos=1".parse()?;
-/// assert_eq!(config.to_string(), "mqtt://broker:1884");
-/// let wrong = "mqtt://broker?qos=3".parse::<MqttConfig>().unwrap_err();
-/// assert_eq!(wrong.to_string(), r#"qos = "3" is not allowed; allowed: 0, 1 or 2"#);
-/// # Ok::<(), thalweg_kernel::ConfigError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MqttConfig {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) tls: bool,
-    pub(crate) version: Version,
-    pub(crate) client_id: Option<String>,
-    clean_session: Option<bool>,
-    session_expiry_s: Option<u32>,
-    pub(crate) keep_alive_s: u16,
-    pub(crate) qos: Qos,
-    pub(crate) inflight: u16,
-    pub(crate) packet_bytes_max: u32,
-    pub(crate) durability: Option<Mode>,
-    pub(crate) status_topic: Option<String>,
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) cert: Option<PathBuf>,
-    pub(crate) key: Option<PathBuf>,
-    user: Option<String>,
-    password: Option<Password>,
 }
 
 impl MqttConfig {
     /// A broker without TLS, on port 1883 unless [`port`](Self::port) says otherwise.
     pub fn new(host: impl Into<String>) -> Self {
-        Self {
-            host: host.into(),
-            port: 1883,
-            tls: false,
-            version: Version::default(),
-            client_id: None,
-            clean_session: None,
-            session_expiry_s: None,
-            keep_alive_s: 30,
-            qos: Qos::default(),
-            inflight: 1024,
-            packet_bytes_max: 1024 * 1024,
-            durability: None,
-            status_topic: None,
-            ca: None,
-            cert: None,
-            key: None,
-            user: None,
-            password: None,
-        }
+        Self { host: host.into(), ..Self::default() }
     }
 
     /// A broker behind TLS, on port 8883 unless [`port`](Self::port) says otherwise.
     pub fn tls(host: impl Into<String>) -> Self {
-        Self { tls: true, port: 8883, ..Self::new(host) }
+        Self { tls: true, ..Self::new(host) }
     }
 
     /// The broker's port.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
+        self.port = Some(port);
         self
     }
 
@@ -244,10 +246,9 @@ impl MqttConfig {
 
     /// User name and password.
     #[must_use]
-    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.user = Some(user.into());
-        self.password = Some(Password::Given(Secret(password.into())));
-        self
+    pub fn credentials(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        let password = Some(Secret(password.into()));
+        Self { user: Some(user.into()), password, password_file: None, password_env: None, ..self }
     }
 
     /// The user name, with the password from elsewhere.
@@ -259,16 +260,14 @@ impl MqttConfig {
 
     /// The file that holds the password; a line break at its end is not part of it.
     #[must_use]
-    pub fn password_file(mut self, file: impl Into<PathBuf>) -> Self {
-        self.password = Some(Password::File(file.into()));
-        self
+    pub fn password_file(self, file: impl Into<PathBuf>) -> Self {
+        Self { password: None, password_file: Some(file.into()), password_env: None, ..self }
     }
 
     /// The environment variable that holds the password.
     #[must_use]
-    pub fn password_env(mut self, name: impl Into<String>) -> Self {
-        self.password = Some(Password::Env(name.into()));
-        self
+    pub fn password_env(self, name: impl Into<String>) -> Self {
+        Self { password: None, password_file: None, password_env: Some(name.into()), ..self }
     }
 
     /// Checks every setting, and that the files and variables it names can be read.
@@ -303,6 +302,11 @@ impl MqttConfig {
         self.version == Version::V5
     }
 
+    /// The broker's port, given or not.
+    pub(crate) fn tcp_port(&self) -> u16 {
+        self.port.unwrap_or(if self.tls { 8883 } else { 1883 })
+    }
+
     pub(crate) fn keep_alive(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_alive_s))
     }
@@ -323,21 +327,10 @@ impl MqttConfig {
             Err(ConfigError::new(key, value, allowed))
         };
         if self.host.is_empty() {
-            return wrong("host", &"", "a host name or address: mqtt://broker:1883");
+            let needed = "the broker's name or address, or a URL: mqtt://broker:1883";
+            return Err(ConfigError::missing("host", needed));
         }
-        if self.port == 0 {
-            return wrong("port", &0, "1 to 65535");
-        }
-        if self.keep_alive_s < 5 {
-            return wrong("keep_alive_s", &self.keep_alive_s, "5 to 65535 seconds");
-        }
-        if self.inflight == 0 {
-            return wrong("inflight", &0, "1 to 65535 messages");
-        }
-        if !(128..=PACKET_BYTES_LIMIT).contains(&self.packet_bytes_max) {
-            let allowed = format!("128 to {PACKET_BYTES_LIMIT} bytes");
-            return wrong("packet_bytes_max", &self.packet_bytes_max, &allowed);
-        }
+        self.check_ranges()?;
         match &self.client_id {
             Some(id) if id.is_empty() || id.len() > 65_535 || id.contains('\0') => {
                 return wrong(
@@ -377,9 +370,25 @@ impl MqttConfig {
             }
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => wrong("key", &"", "the PEM file of the key that belongs to cert="),
+            (Some(_), None) => {
+                let needed = "the PEM file of the key that belongs to `cert`";
+                return Err(ConfigError::missing("key", needed));
+            }
             (None, Some(_)) => {
-                wrong("cert", &"", "the PEM file of the certificate that key= belongs to")
+                let needed = "the PEM file of the certificate that `key` belongs to";
+                return Err(ConfigError::missing("cert", needed));
+            }
+            _ => {}
+        }
+        let passwords = [
+            ("password", self.password.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("password_env", self.password_env.is_some()),
+        ];
+        let mut given = passwords.into_iter().filter(|(_, given)| *given);
+        match (given.next(), given.next()) {
+            (Some((one, _)), Some((other, _))) => {
+                wrong(other, &"***", &format!("one password; there is {one}, too"))
             }
             _ => Ok(()),
         }
@@ -394,26 +403,26 @@ impl MqttConfig {
         &self,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<(String, Secret)>, ConfigError> {
-        let password = match &self.password {
-            Some(Password::Given(secret)) => Some(secret.clone()),
-            Some(Password::File(file)) => {
-                let text = std::fs::read_to_string(file).map_err(|cause| {
-                    let allowed =
-                        format!("a readable UTF-8 file that holds the password ({cause})");
-                    ConfigError::new("password_file", file.display(), allowed)
-                })?;
-                Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
-            }
-            Some(Password::Env(name)) => Some(env(name).map(Secret).ok_or_else(|| {
+        let given = if let Some(file) = &self.password_file {
+            let text = std::fs::read_to_string(file).map_err(|cause| {
+                let allowed = format!("a readable UTF-8 file that holds the password ({cause})");
+                ConfigError::new("password_file", file.display(), allowed)
+            })?;
+            Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+        } else if let Some(name) = &self.password_env {
+            Some(env(name).map(Secret).ok_or_else(|| {
                 ConfigError::new("password_env", name, "a set environment variable")
-            })?),
-            None => env(PASSWORD_ENV).map(Secret),
+            })?)
+        } else {
+            self.password.clone()
         };
+        let is_given = given.is_some();
+        let password = given.or_else(|| env(PASSWORD_ENV).map(Secret));
         let user = self.user.clone().or_else(|| env(USER_ENV));
         match (user, password) {
             (None, None) => Ok(None),
             (Some(user), password) => Ok(Some((user, password.unwrap_or(Secret(String::new()))))),
-            (None, Some(_)) if self.password.is_none() => Ok(None),
+            (None, Some(_)) if !is_given => Ok(None),
             (None, Some(_)) => {
                 Err(ConfigError::new("password", "***", "only together with a user"))
             }
@@ -424,7 +433,7 @@ impl MqttConfig {
 impl fmt::Display for MqttConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "mqtts" } else { "mqtt" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        write!(f, "{scheme}://{}:{}", self.host, self.tcp_port())
     }
 }
 

@@ -173,9 +173,8 @@ impl<D> MqttSource<D> {
 
     fn filters(&self) -> Result<Arc<[TopicFilter]>, ConfigError> {
         if self.topics.is_empty() {
-            return Err(ConfigError::new(
+            return Err(ConfigError::missing(
                 "topic",
-                "",
                 "at least one filter: sensors/{device}/temp",
             ));
         }

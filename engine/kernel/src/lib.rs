@@ -14,6 +14,7 @@
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
+//! | [`options`](mod@options) | what can be set, declared once |
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
 //! | [`changed`] | [`Changed`], [`RowKind`]: a row of a changelog, and what it does |
@@ -34,6 +35,7 @@ pub mod error;
 pub mod format;
 pub mod journal;
 pub mod key;
+pub mod options;
 pub mod sink;
 pub mod source;
 pub mod state;
@@ -47,7 +49,7 @@ pub use context::{Durability, Lineage, OpenContext, Shared};
 pub use dead_letter::{Cause, DeadLetter};
 pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;
-pub use error::{ConfigError, ConnectorError, message_of_panic};
+pub use error::{ConfigError, ConnectorError, Fault, message_of_panic};
 pub use format::{Decode, DecodeError, Encode, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};

@@ -9,10 +9,12 @@ fn parse(url: &str) -> MqttConfig {
 #[test]
 fn urls() {
     let cases: &[(&str, &dyn Fn(&MqttConfig) -> bool)] = &[
-        ("mqtt://h", &|c| c.port == 1883 && !c.tls && c.is_clean() && c.version == Version::V5),
+        ("mqtt://h", &|c| {
+            c.tcp_port() == 1883 && !c.tls && c.is_clean() && c.version == Version::V5
+        }),
         ("mqtt://h/", &|c| c.host == "h"),
-        ("mqtts://h", &|c| c.port == 8883 && c.tls),
-        ("mqtt://[::1]:1999", &|c| c.host == "[::1]" && c.port == 1999),
+        ("mqtts://h", &|c| c.tcp_port() == 8883 && c.tls),
+        ("mqtt://[::1]:1999", &|c| c.host == "[::1]" && c.tcp_port() == 1999),
         ("mqtt://127.0.0.1:1", &|c| c.to_string() == "mqtt://127.0.0.1:1"),
         ("mqtt://h?version=3.1.1", &|c| c.version == Version::V311),
         ("mqtt://h?version=5", &|c| c.version == Version::V5),
@@ -100,7 +102,10 @@ fn wrong_urls_name_key_value_and_what_is_allowed() {
         ("mqtt://h?ca=x", "ca", "x", "mqtts"),
         ("mqtts://h?cert=x", "key", "", "PEM file"),
         ("mqtts://h?key=x", "cert", "", "PEM file"),
-        ("mqtt://h?colour=red", "url parameter", "colour", "keep_alive_s"),
+        ("mqtt://h?colour=red", "colour", "", "keep_alive_s"),
+        ("mqtt://h?host=other", "host", "***", "given twice"),
+        ("mqtt://h?qos=1&qos=1", "qos", "***", "given twice"),
+        ("mqtt://h?password=x&password_env=Y", "password_env", "***", "there is password, too"),
         ("mqtt://h?client_id=%ff", "client_id", "%ff", "UTF-8"),
         ("mqtt://h?password=%ff", "password", "***", "UTF-8"),
     ];

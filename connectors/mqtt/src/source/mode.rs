@@ -1,9 +1,9 @@
 //! [`Mode`]: when a source acknowledges; [`Start`]: where it begins.
 
 use std::fmt;
-use std::str::FromStr;
 
-use thalweg_kernel::{ConfigError, Timestamp};
+use thalweg_kernel::options::Setting;
+use thalweg_kernel::{Timestamp, choices};
 
 /// When a message of QoS 1 or 2 is acknowledged, and hence what a crash can lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +20,13 @@ pub enum Mode {
     Journal,
 }
 
-impl FromStr for Mode {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        match text {
-            "none" => Ok(Self::None),
-            "ack_on_checkpoint" => Ok(Self::AckOnCheckpoint),
-            "journal" => Ok(Self::Journal),
-            _ => Err(ConfigError::new("durability", text, "none, ack_on_checkpoint or journal")),
-        }
-    }
+choices! {
+    Mode: "none" => Mode::None, "ack_on_checkpoint" => Mode::AckOnCheckpoint, "journal" => Mode::Journal
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::AckOnCheckpoint => "ack_on_checkpoint",
-            Self::Journal => "journal",
-        })
+        f.write_str(&self.show())
     }
 }
 
