@@ -32,6 +32,11 @@ fn crates_share_lints_and_are_not_published() {
 }
 
 #[test]
+fn connectors_are_registered() {
+    check("registry", &rules::registry(&facts::sources(), &facts::crates()));
+}
+
+#[test]
 fn files_are_short_enough_to_read() {
     check("file sizes", &rules::sizes(&facts::sources()));
 }

@@ -39,6 +39,8 @@ const PLACES: &[(&str, Place)] = &[
     ("thalweg-mqtt", Place::Connector),
     ("thalweg-sqlite", Place::Connector),
     ("thalweg-postgres", Place::Connector),
+    ("thalweg-datagen", Place::Connector),
+    ("thalweg-blackhole", Place::Connector),
     ("thalweg-tests", Place::Leaf),
     ("thalweg-examples", Place::Leaf),
     ("thalweg-benches", Place::Leaf),
@@ -51,6 +53,9 @@ const UNSAFE_ISLANDS: &[&str] = &["engine/journal/src/ring.rs", "engine/store/sr
 
 /// No file may be longer; from half of it on, think of splitting.
 const LINES_MAX: usize = 1_000;
+
+/// Where connectors are registered.
+const REGISTRY: &str = "engine/node/src/registry.rs";
 
 /// Below these folders each file says at its top what it is for.
 const DOCUMENTED: &[&str] = &["engine/", "connectors/"];
@@ -148,6 +153,29 @@ fn may_depend(
             "make it a dev-dependency if only tests need it, else meet through the kernel",
         )),
     }
+}
+
+/// A crate that describes a connector has its line in the node's registry.
+pub(crate) fn registry(sources: &[Source], crates: &[Crate]) -> Vec<Complaint> {
+    let registry = sources.iter().find(|source| source.path == REGISTRY);
+    let lines = registry.map(|source| source.text.as_str()).unwrap_or_default();
+    let describes = |krate: &&Crate| {
+        let folder = format!("{}/src/", krate.folder);
+        let of_it = sources.iter().filter(|source| source.path.starts_with(&folder));
+        of_it.into_iter().any(|source| source.text.contains(": Connector = Connector {"))
+    };
+    crates
+        .iter()
+        .filter(describes)
+        .filter(|krate| !lines.contains(&format!("{}::", krate.name.replace('-', "_"))))
+        .map(|krate| {
+            Complaint::new(
+                &krate.folder,
+                format!("{} describes a connector that no line registers", krate.name),
+                format!("give it a line in {REGISTRY}"),
+            )
+        })
+        .collect()
 }
 
 /// Shared lints, no publishing by accident.

@@ -80,6 +80,17 @@ fn only_connectors_may_use_their_like_for_tests() {
 }
 
 #[test]
+fn a_connector_without_a_line_is_told_where_to_get_one() {
+    let described =
+        source("somewhere/thalweg-x/src/lib.rs", "pub static X: Connector = Connector {};");
+    let registry_of = |text| vec![described.clone(), source(REGISTRY, text)];
+    let complaints = |text| registry(&registry_of(text), &[krate("thalweg-x", &[])]);
+    assert_eq!(complaints("\"x\" => thalweg_x::X: sink;"), []);
+    assert!(complaints("").len() == 1 && complaints("")[0].remedy.contains(REGISTRY));
+    assert_eq!(registry(&registry_of(""), &[krate("thalweg-y", &[])]), []);
+}
+
+#[test]
 fn a_crate_without_a_layer_is_told_where_to_get_one() {
     let text = complaint("thalweg-novelty", &["thalweg-kernel"]);
     assert!(text.contains("thalweg-novelty has no layer"), "{text}");

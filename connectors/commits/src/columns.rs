@@ -60,6 +60,18 @@ impl<T> Columns<T> {
         self.add(name.into(), Kind::Text, key, Arc::new(write));
     }
 
+    /// Adds a column of this type that holds what `get` returns.
+    pub(crate) fn bind_value(
+        &mut self,
+        name: impl Into<String>,
+        kind: Kind,
+        key: bool,
+        get: impl Fn(&T) -> Value<'_> + Send + Sync + 'static,
+    ) {
+        let write = move |record: &T, out: &mut Vec<u8>| note::write(get(record), out);
+        self.add(name.into(), kind, key, Arc::new(write));
+    }
+
     fn add(&mut self, name: String, kind: Kind, key: bool, bind: Bind<T>) {
         self.columns.push((Column { name, kind, key }, bind));
     }

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`cell`] | [`Value`] and [`Cell`]: what a column can hold |
 //! | [`columns`] | [`Columns`]: how a record becomes a row |
+//! | `record` | columns of records that can be asked for their fields |
 //! | [`note`] | [`Note`]: rows as bytes, describing themselves |
 //! | [`writer`] | [`RowWriter`]: the sink's instance on a shard |
 //! | [`ledger`] | what is to be applied next: pure |
@@ -69,6 +70,7 @@ pub mod ledger;
 pub mod model;
 pub mod note;
 pub mod office;
+mod record;
 pub mod refused;
 pub mod rows;
 pub mod sink;

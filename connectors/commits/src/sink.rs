@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use thalweg_kernel::{Changed, ConfigError, ConnectorError, OpenContext, SinkSpec, Str};
+use thalweg_kernel::{Changed, ConfigError, ConnectorError, OpenContext, Record, SinkSpec, Str};
 
 use crate::cell::Cell;
 use crate::columns::{Column, Columns};
 use crate::database::Database;
 use crate::desk::Trouble;
+use crate::record;
 use crate::rows::RowOffice;
 use crate::writer::{Limits, RowWriter};
 
@@ -183,6 +184,16 @@ impl<T, S: Server> RowSink<T, S> {
         let Self { address, table, columns, limits, at_least_once } = self;
         let columns = columns.of_changes(follows);
         RowSink { address, table, columns, limits, at_least_once }
+    }
+
+    /// Adds a column for each field of the record.
+    #[must_use]
+    pub fn columns(mut self, columns: &[thalweg_kernel::Column]) -> Self
+    where
+        T: Record,
+    {
+        record::bind(&mut self.columns, columns);
+        self
     }
 
     /// Applies rows as they come, also in a job with checkpoints: after a crash some may be there twice.

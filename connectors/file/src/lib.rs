@@ -6,12 +6,14 @@
 //! | [`sink`] | [`FileSink`]: one line per record into one file, from all shards |
 //! | [`rolling`] | [`RollingFiles`]: part files in a directory, exactly once |
 //! | [`stdout`] | [`StdoutSink`]: a table on a terminal, JSON lines in a pipe |
+//! | [`connector`] | what they are as connectors, and what they can be told |
 //! | `reader` | the thread behind each partition of a source |
 //! | `egress` | the I/O thread that both sinks share their code for |
 //!
 //! All reading and writing is done by threads of this crate, since it may take as long as it
 //! pleases; shards meet them in queues of blocks and never wait.
 
+pub mod connector;
 mod egress;
 mod reader;
 pub mod rolling;
@@ -22,6 +24,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use connector::{FileConnector, FilesConnector, StdoutConnector};
 pub use rolling::RollingFiles;
 pub use sink::FileSink;
 pub use source::FileSource;

@@ -23,6 +23,10 @@
 //! parsed as the field's type asks: `id: u32` takes `sensors/17/temp` and refuses `sensors/x/temp`.
 //! (By way of `#[serde(flatten)]` and untagged enums a bound field is always text.)
 //!
+//! # Without bytes
+//! A source that makes its records itself, such as a generator of rows, hands over their fields as values
+//! ([`DecodeFields`](thalweg_kernel::DecodeFields)); they are read as those of an object with these keys.
+//!
 //! # Speed
 //! A decoder remembers which key followed which, with its quotes, colon and white space, and compares them
 //! as one piece; a type that ignored a key's value is not asked again (`memory.rs`). Strings are
@@ -54,6 +58,7 @@ mod access;
 mod de;
 pub(crate) mod digits;
 mod error;
+mod fields;
 mod memory;
 mod number;
 mod parser;

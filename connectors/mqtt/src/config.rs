@@ -16,6 +16,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 pub(crate) use thalweg_kernel::options::Secret;
+pub(crate) use url::expand;
 
 use crate::source::mode::Mode;
 use crate::topic;

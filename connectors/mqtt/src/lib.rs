@@ -130,6 +130,7 @@
 
 mod client_ids;
 mod config;
+mod connector;
 mod fault;
 mod io_signal;
 mod link;
@@ -143,6 +144,7 @@ pub mod testing;
 pub mod topic;
 
 pub use config::{MqttConfig, PASSWORD_ENV, Qos, USER_ENV, Version};
+pub use connector::{CONNECTOR, MqttConnector, MqttSinkOptions, MqttSourceOptions, TopicOfColumns};
 pub use retry::{RETRY_MS_MAX, RETRY_MS_MIN};
 pub use sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BATCHES_MAX};
 pub use sink::writer::MqttWriter;

@@ -1,19 +1,17 @@
-//! [`PostgresConfig`]: where the server is, from a URL.
+//! [`PostgresConfig`]: where the server is, from a URL and [`PostgresServerOptions`].
 //!
 //! `postgres://user:password@host:port/database?key=value&...`. No `Display` or `Debug` here shows a password.
 //!
-//! | key | default | |
+//! Parameters of the URL are the options of [`PostgresServerOptions`], and these, as libpq has them:
+//!
+//! | parameter | default | |
 //! |---|---|---|
-//! | `sslmode` | `disable` for this machine, `require` for others | `require` verifies certificate and name |
-//! | `sslrootcert` | the system's authorities | the PEM file of the authority that signed the server's certificate |
-//! | `sslcert`, `sslkey` | none | PEM files of a client's certificate and its key |
-//! | `password_file` | none | a file that holds the password; a line break at its end is not part of it |
 //! | `connect_timeout` | 5 s | for each address; four times that for each host until the server has let us in |
 //! | `keepalives_idle` | 15 s | with `keepalives_interval` (5 s) and `keepalives_retries` (3): how soon a host that vanished is noticed |
 //! | `tcp_user_timeout` | 30 s | the same while data is under way, in milliseconds |
 //!
 //! and `options`, `application_name`, `channel_binding`, `target_session_attrs`, `hostaddr`, `keepalives`,
-//! `load_balance_hosts`, `sslnegotiation` as libpq has them. User and password that the URL does not name are
+//! `load_balance_hosts`, `sslnegotiation`. User and password that the URL does not name are
 //! those of the variables `THALWEG_POSTGRES_USER` and `THALWEG_POSTGRES_PASSWORD`; without those the user is
 //! that of the process.
 
@@ -22,7 +20,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use thalweg_kernel::ConfigError;
+use thalweg_kernel::options::{Declared, Options, Origin, Raw, Secret, Table, Value};
+use thalweg_kernel::{ConfigError, choices, options};
 use tokio_postgres::config::{Host, SslMode};
 use url::form_urlencoded;
 
@@ -39,6 +38,42 @@ const KEEPALIVE_INTERVAL_S: u64 = 5;
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNANSWERED_S_MAX: u64 = 30;
 
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslChoice {
+    /// It is not.
+    Disable,
+    /// It is, and the server's certificate and name are verified.
+    Require,
+}
+
+choices! {
+    SslChoice: "disable" => SslChoice::Disable, "require" | "verify-ca" | "verify-full" => SslChoice::Require
+}
+
+options! {
+    /// Where a server is, and how to get there.
+    #[derive(Clone, Debug)]
+    pub struct PostgresServerOptions {
+        /// The database as a URL. Its parameters are options here, and those of libpq.
+        #[example = "postgres://thalweg@127.0.0.1/plant"]
+        url: Secret,
+        /// Whether the connection is encrypted, and the server's certificate and name verified.
+        #[absent = "`disable` for this machine, `require` for others"]
+        sslmode: Option<SslChoice>,
+        /// PEM file of the authority that signed the server's certificate.
+        #[absent = "the system's"]
+        sslrootcert: Option<PathBuf>,
+        /// PEM file of our own certificate.
+        sslcert: Option<PathBuf>,
+        /// PEM file of the key of our own certificate.
+        sslkey: Option<PathBuf>,
+        /// A file that holds the password; a line break at its end is not part of it.
+        #[absent = "the URL's password, else that of the variable `THALWEG_POSTGRES_PASSWORD`"]
+        password_file: Option<PathBuf>,
+    }
+}
+
 /// Where a PostgreSQL database is, and how to get there; see the [module](self).
 #[derive(Clone)]
 pub struct PostgresConfig {
@@ -54,48 +89,61 @@ impl FromStr for PostgresConfig {
     type Err = ConfigError;
 
     fn from_str(url: &str) -> Result<Self, ConfigError> {
+        let table = Table::of_pairs("", &Origin::Here, [("url", url.to_owned())])?;
+        Self::new(PostgresServerOptions::read(&expand(&table)?)?)
+    }
+}
+
+/// The table with those parameters of its `url` that are options here beside the others.
+pub(crate) fn expand(table: &Table) -> Result<Table, ConfigError> {
+    let mut table = table.clone();
+    let Some(Value { raw, origin }) = table.remove("url") else { return Ok(table) };
+    let Some((base, query)) = raw.as_text().and_then(|url| url.split_once('?')) else {
+        table.insert("url", Value { raw, origin })?;
+        return Ok(table);
+    };
+    let mut theirs = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else { continue };
+        if name != "url" && PostgresServerOptions::OPTIONS.iter().any(|info| info.key == name) {
+            let raw = Raw::Written(value.into_owned());
+            table.insert(&name, Value { raw, origin: origin.clone() })?;
+        } else {
+            theirs.push(pair);
+        }
+    }
+    let raw = Raw::Written(format!("{base}?{}", theirs.join("&")));
+    table.insert("url", Value { raw, origin })?;
+    Ok(table)
+}
+
+impl PostgresConfig {
+    /// The server of these options.
+    ///
+    /// # Errors
+    /// If the URL will not do.
+    pub fn new(options: PostgresServerOptions) -> Result<Self, ConfigError> {
         const FORM: &str = "postgres://user@host/database";
+        let PostgresServerOptions { url: Secret(url), sslmode, .. } = &options;
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             // What it is instead may hold a password.
             return Err(ConfigError::new("url", "***", FORM));
         }
-        let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut theirs = Vec::new();
-        let (mut encrypted, mut password_file) = (None, None);
-        let (mut ca, mut cert, mut key) = (None, None, None);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let Some((name, value)) = form_urlencoded::parse(pair.as_bytes()).next() else {
-                continue;
-            };
-            match &*name {
-                "sslmode" => {
-                    encrypted = Some(match &*value {
-                        "disable" => false,
-                        "require" | "verify-ca" | "verify-full" => true,
-                        _ => {
-                            let allowed = "disable, or require, which verifies the certificate";
-                            return Err(ConfigError::new("sslmode", value, allowed));
-                        }
-                    });
-                }
-                "sslrootcert" => ca = Some(PathBuf::from(&*value)),
-                "sslcert" => cert = Some(PathBuf::from(&*value)),
-                "sslkey" => key = Some(PathBuf::from(&*value)),
-                "password_file" => password_file = Some(PathBuf::from(&*value)),
-                _ => theirs.push(pair),
-            }
-        }
-        let server = format!("{base}?{}", theirs.join("&"));
-        let server = server.parse::<tokio_postgres::Config>().map_err(|error| {
+        let server = url.parse::<tokio_postgres::Config>().map_err(|error| {
             let why = std::error::Error::source(&error).map(ToString::to_string);
             let allowed = format!("{FORM} ({})", why.unwrap_or_else(|| error.to_string()));
             ConfigError::new("url", "***", allowed)
         })?;
-        Ok(Self { server, encrypted, password_file, ca, cert, key })
+        Ok(Self {
+            server,
+            encrypted: sslmode.map(|mode| mode == SslChoice::Require),
+            password_file: options.password_file,
+            ca: options.sslrootcert,
+            cert: options.sslcert,
+            key: options.sslkey,
+        })
     }
-}
 
-impl PostgresConfig {
     /// Checks what can be checked without connecting; reads the files it names.
     ///
     /// # Errors
@@ -107,7 +155,9 @@ impl PostgresConfig {
             return Err(ConfigError::new("url", self, allowed));
         }
         if self.cert.is_some() != self.key.is_some() {
-            return Err(ConfigError::new("sslcert", "", "together with sslkey"));
+            let (key, other) =
+                if self.cert.is_some() { ("sslkey", "sslcert") } else { ("sslcert", "sslkey") };
+            return Err(ConfigError::missing(key, format!("the PEM file that belongs to {other}")));
         }
         if self.is_encrypted() { crate::tls::client_config(self).map(drop) } else { Ok(()) }
     }
@@ -241,10 +291,10 @@ mod tests {
             ("mysql://u:hunter2@h/d", "postgres://user@host/database"),
             ("u:hunter2@h/d", "postgres://user@host/database"),
             ("postgres://u:hunter2@h:x/d", "postgres://user@host/database"),
-            ("postgres://u:hunter2@h/d?sslmode=prefer", "disable, or require"),
+            ("postgres://u:hunter2@h/d?sslmode=prefer", "disable or require"),
             ("postgres://u:hunter2@h/d?colour=red", "postgres://user@host/database"),
             ("postgres://u:hunter2@localhost", "a database's name"),
-            ("postgres://u@localhost/d?sslcert=a", "together with sslkey"),
+            ("postgres://u@localhost/d?sslcert=a", "sslkey is missing"),
             ("postgres://u@localhost/d?password_file=/no/such", "password_file = \"/no/such\""),
             ("postgres://u@h/d?sslrootcert=/no/such", "sslrootcert = \"/no/such\""),
         ];

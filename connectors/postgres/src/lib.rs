@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`config`] | [`PostgresConfig`]: where the server is, from a URL |
+//! | [`connector`] | what it is as a connector, and what it can be told |
 //! | [`sink`] | [`PostgresSink`]: rows into a table |
 //! | [`database`] | PostgreSQL behind the seam of [`thalweg_commits`]: connections and transactions |
 //! | `session` | a connection: made, prepared |
@@ -18,6 +19,7 @@
 
 mod batch;
 pub mod config;
+pub mod connector;
 pub mod database;
 mod session;
 pub mod sink;
@@ -29,5 +31,6 @@ mod tls;
 mod trouble;
 
 pub use config::PostgresConfig;
+pub use connector::PostgresConnector;
 pub use sink::{PostgresServer, PostgresSink};
 pub use thalweg_commits::{Cell, Kind, RowSink, RowWriter, Server, Value};

@@ -14,6 +14,8 @@
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
+//! | [`field`] | [`Field`]: a value of a record's field, for connectors that deal in fields |
+//! | [`connector`] | [`Connector`](connector::Connector): what a connector is, promises and can be told |
 //! | [`options`](mod@options) | what can be set, declared once |
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
@@ -26,12 +28,14 @@
 pub mod batch;
 pub mod changed;
 pub mod changes;
+pub mod connector;
 pub mod context;
 pub mod dead_letter;
 pub mod defects;
 pub mod durable;
 pub mod epoch;
 pub mod error;
+pub mod field;
 pub mod format;
 pub mod journal;
 pub mod key;
@@ -50,6 +54,7 @@ pub use dead_letter::{Cause, DeadLetter};
 pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;
 pub use error::{ConfigError, ConnectorError, Fault, message_of_panic};
+pub use field::{Column, DecodeFields, Field, FieldKind, Record};
 pub use format::{Decode, DecodeError, Encode, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};

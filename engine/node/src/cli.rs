@@ -11,6 +11,7 @@ use thalweg_kernel::ConfigError;
 use thalweg_runtime::{DriverKind, JobError, RuntimeConfig, serve_prometheus};
 use tracing_subscriber::EnvFilter;
 
+use crate::connectors::ConnectorsArgs;
 use crate::look::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::measure;
 use crate::settings::Settings;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   thalweg demo --broker mqtt://localhost:1883
   thalweg run gateway.toml           the windowed statistics that the file describes
   thalweg graph gateway.toml         the job's graph, without running it
+  thalweg connectors mqtt            what [source.mqtt] and [sink.mqtt] can be told
   thalweg savepoint DIR FILE --stop  writes the job's state to a file, and suspends the job
   thalweg state ls DIR               what the job that keeps its state in DIR remembers
   thalweg journal cat DIR            the messages that it can still read again";
@@ -45,6 +47,8 @@ enum Command {
     Run(JobArgs),
     /// Print the graph of the job that a configuration file describes
     Graph(JobArgs),
+    /// List the connectors, or what one of them can be told
+    Connectors(ConnectorsArgs),
     /// Write the state of a job, running or not, to a file from which it can be started elsewhere
     Savepoint(SavepointArgs),
     /// Look into stored state
@@ -133,7 +137,9 @@ impl Command {
             #[cfg(feature = "demo")]
             Self::Demo(_) => crate::demo::default_log(),
             Self::Run(_) | Self::Graph(_) => "info".into(),
-            Self::Savepoint(_) | Self::State(_) | Self::Journal(_) => "warn".into(),
+            Self::Connectors(_) | Self::Savepoint(_) | Self::State(_) | Self::Journal(_) => {
+                "warn".into()
+            }
         }
     }
 
@@ -151,9 +157,14 @@ impl Command {
             Self::Graph(args) => {
                 let settings = Settings::read(&args.config)?;
                 let runtime = settings.runtime()?;
-                let graph = measure::job(settings)?.graph(runtime.shards)?;
+                let graph = measure::job(settings).graph(runtime.shards)?;
                 // A reader that has seen enough is no error.
                 let _gone = write!(std::io::stdout(), "{graph}");
+                Ok(())
+            }
+            Self::Connectors(args) => {
+                // A reader that has seen enough is no error.
+                let _gone = write!(std::io::stdout(), "{}", args.text()?);
                 Ok(())
             }
             Self::Savepoint(args) => look::savepoint(&args),

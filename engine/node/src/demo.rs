@@ -24,6 +24,7 @@ use std::{process, thread};
 use anyhow::{Context, bail};
 use clap::Args;
 use thalweg_kernel::ConfigError;
+use thalweg_kernel::options::units;
 use thalweg_mqtt::MqttConfig;
 
 use self::account::Account;
@@ -53,7 +54,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub struct DemoArgs {
     /// End after this long, with a summary: 10s, 2m. Without it, run until Ctrl-C
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
 
     /// Use this broker instead of the embedded one: mqtt://[user:password@]host[:port]
@@ -78,6 +79,10 @@ pub struct DemoArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).ok_or_else(|| "allowed: a duration: 250ms, 10s, 5m, 1h 30m".to_owned())
 }
 
 /// Runs the demonstration.

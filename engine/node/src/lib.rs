@@ -23,10 +23,13 @@
 //!
 //! The engine's parts are crates of their own, re-exported here: [`flow`] (the stream API),
 //! [`runtime`] (drivers and jobs), [`kernel`] (the seams that connectors implement), and the
-//! connectors [`file`](mod@file), [`format`](mod@format), [`mqtt`] and [`sqlite`].
+//! connectors [`file`](mod@file), [`format`](mod@format), and those whose cargo features are on: all of them, unless a
+//! program takes `default-features = false`.
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+mod connectors;
 #[cfg(feature = "cli")]
 mod control;
 #[cfg(feature = "demo")]
@@ -36,19 +39,27 @@ mod look;
 #[cfg(feature = "cli")]
 mod measure;
 #[cfg(feature = "cli")]
+mod registry;
+#[cfg(feature = "cli")]
 mod settings;
 mod shutdown;
 
 use std::time::Duration;
 
+#[cfg(feature = "blackhole")]
+pub use thalweg_blackhole as blackhole;
+#[cfg(feature = "datagen")]
+pub use thalweg_datagen as datagen;
 pub use thalweg_file as file;
 pub use thalweg_flow as flow;
 pub use thalweg_format as format;
 pub use thalweg_kernel as kernel;
+#[cfg(feature = "mqtt")]
 pub use thalweg_mqtt as mqtt;
 #[cfg(feature = "postgres")]
 pub use thalweg_postgres as postgres;
 pub use thalweg_runtime as runtime;
+#[cfg(feature = "sqlite")]
 pub use thalweg_sqlite as sqlite;
 
 use thalweg_runtime::{Job, JobError, RuntimeConfig};
@@ -58,6 +69,10 @@ pub use shutdown::{Shutdown, Watch};
 /// What most programs use.
 pub mod prelude {
     pub use crate::{run, run_with, secs};
+    #[cfg(feature = "blackhole")]
+    pub use thalweg_blackhole::BlackholeSink;
+    #[cfg(feature = "datagen")]
+    pub use thalweg_datagen::{DatagenOptions, DatagenSource};
     pub use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
     pub use thalweg_flow::{
         Average, Chain, CoProcess, Collected, Collection, Context, Count, Flow, Fold, ListFull,
@@ -67,12 +82,14 @@ pub mod prelude {
     };
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};
+    #[cfg(feature = "mqtt")]
     pub use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
     #[cfg(feature = "postgres")]
     pub use thalweg_postgres::PostgresSink;
     pub use thalweg_runtime::{
         DriverKind, Job, JobError, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
     };
+    #[cfg(feature = "sqlite")]
     pub use thalweg_sqlite::SqliteSink;
 }
 

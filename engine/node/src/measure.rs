@@ -6,23 +6,24 @@ mod reading;
 use std::sync::Arc;
 
 use serde::Serialize;
-use thalweg_file::{FileSink, FileSource, RollingFiles, StdoutSink};
+use thalweg_file::FileSink;
 use thalweg_flow::{BoxedStream, Flow, Stats, StatsValue, Tumbling, Watermarks, Windowed};
 use thalweg_format::{Csv, JsonLines};
-use thalweg_kernel::{ConfigError, Str, Timestamp};
-use thalweg_mqtt::topic::TOPIC_BYTES_MAX;
-use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource};
+use thalweg_kernel::connector::{Encoder, Format};
+use thalweg_kernel::format::EncodeError;
+use thalweg_kernel::{
+    Column, Encode, Field, FieldKind, Record, SinkSpec, SourceSpec, Str, Timestamp,
+};
 use thalweg_runtime::Job;
-use thalweg_sqlite::{RowSink, Server, SqliteSink};
 
-use self::reading::{Reading, Readings};
+pub(crate) use self::reading::{Reading, Readings};
 use crate::control::Control;
-use crate::settings::{Deduplicate, Settings, Sink, within};
+use crate::settings::{Deduplicate, Settings, Window};
 use crate::shutdown::Shutdown;
 
 /// One row of the result, as it is written.
 #[derive(Clone, Debug, Serialize)]
-struct Row {
+pub(crate) struct Row {
     key: Str,
     start: Timestamp,
     end: Timestamp,
@@ -39,13 +40,79 @@ impl From<Windowed<Str, StatsValue>> for Row {
     }
 }
 
+/// Its columns.
+pub(crate) fn columns() -> Vec<Column> {
+    let column = |name: &str, column: &str, kind, key| Column {
+        name: name.into(),
+        column: column.into(),
+        kind,
+        key,
+    };
+    vec![
+        column("key", "key", FieldKind::Text, true),
+        column("start", "window_start", FieldKind::Time, true),
+        column("end", "window_end", FieldKind::Time, false),
+        column("count", "count", FieldKind::Unsigned, false),
+        column("avg", "avg", FieldKind::Float, false),
+        column("min", "min", FieldKind::Float, false),
+        column("max", "max", FieldKind::Float, false),
+    ]
+}
+
+impl Record for Row {
+    fn field(&self, place: usize) -> Field<'_> {
+        match place {
+            0 => Field::Text(&self.key),
+            1 => Field::Time(self.start),
+            2 => Field::Time(self.end),
+            3 => Field::Unsigned(self.count),
+            4 => Field::Float(self.avg),
+            5 => Field::Float(self.min),
+            6 => Field::Float(self.max),
+            _ => Field::Null,
+        }
+    }
+}
+
+/// Rows in any of the formats.
+#[derive(Clone, Debug)]
+pub(crate) enum RowEncoder {
+    Json(JsonLines),
+    Csv(Csv),
+}
+
+impl Encoder<Row> for RowEncoder {
+    fn of(format: Format) -> Self {
+        match format {
+            Format::Json => Self::Json(JsonLines),
+            Format::Csv => Self::Csv(Csv::new()),
+        }
+    }
+}
+
+impl Encode<Row> for RowEncoder {
+    fn header(&mut self, first: &Row, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Self::Json(json) => json.header(first, out),
+            Self::Csv(csv) => csv.header(first, out),
+        }
+    }
+
+    fn encode(&mut self, value: &Row, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self {
+            Self::Json(json) => json.encode(value, out),
+            Self::Csv(csv) => csv.encode(value, out),
+        }
+    }
+}
+
 /// Runs the job until it ends or a signal drains it.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.runtime()?;
     let state = settings.state.as_ref().map(|state| state.dir.clone());
     let keeps_dead_letters = settings.dead_letters.path.is_some();
     let shutdown = Shutdown::watch();
-    let running = Arc::new(job(settings)?.start(&config)?);
+    let running = Arc::new(job(settings).start(&config)?);
     let _watch = shutdown.ends(&running);
     // Without it the job runs all the same.
     let control = state.and_then(|dir| {
@@ -73,162 +140,52 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The job that `settings` describe, with everything checked that needs no connection.
-pub(crate) fn job(settings: Settings) -> Result<Job, ConfigError> {
-    let input = Input::of(&settings)?;
-    let output = Output::of(&settings.sink)?;
-    let name = settings.name.clone();
-    Ok(Job::new(&name, move |flow| describe(flow, &settings, &input, &output)))
-}
-
-/// A source whose settings have been parsed and checked.
-enum Input {
-    Mqtt(Box<MqttSource<Readings>>),
-    Files(FileSource<Readings>),
-}
-
-impl Input {
-    fn of(settings: &Settings) -> Result<Self, ConfigError> {
-        let source = &settings.source;
-        let decoder = Readings::new(settings);
-        if source.mqtt.is_none() {
-            return Ok(Self::Files(FileSource::all(&source.files, decoder)));
+/// The job that `settings` describe.
+pub(crate) fn job(settings: Settings) -> Job {
+    let Settings { name, input, window, deduplicate, output, dead_letters, .. } = settings;
+    Job::new(&name, move |flow| {
+        // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
+        let readings = input.begin(flow, &window).name("readings");
+        output.end(averages(readings, &window, deduplicate.as_ref()));
+        if let Some(path) = &dead_letters.path {
+            flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
         }
-        let mut mqtt = MqttSource::new(source.broker()?, decoder);
-        for topic in &source.topics {
-            mqtt = mqtt.topic(topic);
-        }
-        mqtt.check().map_err(|error| within("source", error))?;
-        Ok(Self::Mqtt(Box::new(mqtt)))
-    }
+    })
 }
 
-/// A sink whose settings have been parsed and checked.
-enum Output {
-    Stdout,
-    JsonLines(FileSink<JsonLines>),
-    Csv(FileSink<Csv>),
-    Files(Box<RollingFiles<JsonLines>>),
-    Sqlite(Box<SqliteSink<Row>>),
-    #[cfg(feature = "postgres")]
-    Postgres(Box<thalweg_postgres::PostgresSink<Row>>),
-    Mqtt {
-        broker: MqttConfig,
-        topic: Arc<str>,
-    },
-}
-
-impl Output {
-    fn of(sink: &Sink) -> Result<Self, ConfigError> {
-        Ok(match sink {
-            Sink::Stdout {} => Self::Stdout,
-            Sink::File { path } if path.extension().is_some_and(|end| end == "csv") => {
-                Self::Csv(FileSink::new(path, Csv::default()))
-            }
-            Sink::File { path } => Self::JsonLines(FileSink::new(path, JsonLines)),
-            Sink::Files { dir } => {
-                let files = RollingFiles::new(dir, JsonLines).suffix(".jsonl");
-                files.check().map_err(|error| within("sink.files", error))?;
-                Self::Files(Box::new(files))
-            }
-            Sink::Sqlite { path, table } => {
-                let sink = columns(SqliteSink::new(path, table));
-                sink.check().map_err(|error| within("sink.sqlite", error))?;
-                Self::Sqlite(Box::new(sink))
-            }
-            #[cfg(feature = "postgres")]
-            Sink::Postgres { url, table } => {
-                let server = url.parse::<thalweg_postgres::PostgresConfig>();
-                let server = server.map_err(|error| within("sink.postgres.url", error))?;
-                let sink = columns(thalweg_postgres::PostgresSink::new(server, table));
-                sink.check().map_err(|error| within("sink.postgres", error))?;
-                Self::Postgres(Box::new(sink))
-            }
-            Sink::Mqtt { url, topic } => {
-                let broker = url.parse::<MqttConfig>();
-                let broker = broker.map_err(|error| within("sink.mqtt.url", error))?;
-                broker.check().map_err(|error| within("sink.mqtt.url", error))?;
-                check_topic(topic)?;
-                Self::Mqtt { broker, topic: topic.as_str().into() }
-            }
-        })
-    }
-}
-
-/// What a row's columns are called in a table.
-fn columns<S: Server>(sink: RowSink<Row, S>) -> RowSink<Row, S> {
-    sink.key_text("key", |row: &Row| row.key.as_str())
-        .key("window_start", |row| row.start)
-        .column("window_end", |row| row.end)
-        .column("count", |row| row.count)
-        .column("avg", |row| row.avg)
-        .column("min", |row| row.min)
-        .column("max", |row| row.max)
-}
-
-/// A topic that would refuse every result is a mistake; one that some keys make impossible is not.
-fn check_topic(topic: &str) -> Result<(), ConfigError> {
-    let rest = topic.replace("{key}", "");
-    if topic.is_empty()
-        || topic.len() > TOPIC_BYTES_MAX
-        || rest.contains(['+', '#', '\0', '{', '}'])
-    {
-        let allowed = "1 to 65535 bytes without wildcards; {key} stands for the result's key";
-        return Err(ConfigError::new("sink.mqtt.topic", topic, allowed));
-    }
-    Ok(())
-}
-
-fn describe(flow: &Flow, settings: &Settings, input: &Input, output: &Output) {
-    let window = &settings.window;
+/// Readings with their event time.
+pub(crate) fn begin<S: SourceSpec<Item = Reading>>(
+    source: S,
+    flow: &Flow,
+    window: &Window,
+) -> BoxedStream<Reading> {
     let watermarks = Watermarks::bounded_out_of_orderness(window.out_of_orderness)
         .timestamps(|reading: &Reading| reading.time)
         .idle_after(window.idle_after)
         .clock_guard(window.clock_guard);
-    // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
-    let readings = match input {
-        Input::Mqtt(source) => {
-            flow.source_as("source", MqttSource::clone(source), watermarks).boxed()
-        }
-        Input::Files(source) => flow.source_as("source", source.clone(), watermarks).boxed(),
-    };
-    write(averages(readings.name("readings"), settings), output);
-    if let Some(path) = &settings.dead_letters.path {
-        flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
-    }
+    flow.source_as("source", source, watermarks).boxed()
 }
 
-/// The sink's stable name. (Names are the job's own, so that a broker may move without taking state along.)
-const SINK: &str = "sink";
-
 /// Drops what has been sent twice, if readings are numbered, and adds up the windows: on the same shards, by one key.
-fn averages(readings: BoxedStream<Reading>, settings: &Settings) -> BoxedStream<Row> {
+fn averages(
+    readings: BoxedStream<Reading>,
+    window: &Window,
+    deduplicate: Option<&Deduplicate>,
+) -> BoxedStream<Row> {
     let readings = readings.key_by(|reading| reading.key.clone());
-    let windows = Tumbling::of(settings.window.size);
+    let windows = Tumbling::of(window.size);
     let stats = Stats::of(|reading: &Reading| reading.value);
-    let windows = match settings.deduplicate {
+    let windows = match deduplicate {
         None => readings.window(windows).aggregate(stats).boxed(),
         Some(Deduplicate { window, .. }) => {
-            let news = readings.deduplicate_within(window, |reading| reading.number);
+            let news = readings.deduplicate_within(*window, |reading| reading.number);
             news.uid("deduplicate").window(windows).aggregate(stats).boxed()
         }
     };
     windows.uid("windows").map(Row::from).name("rows").boxed()
 }
 
-fn write(rows: BoxedStream<Row>, output: &Output) {
-    match output {
-        Output::Stdout => rows.sink_as(SINK, StdoutSink::new()),
-        Output::JsonLines(file) => rows.sink_as(SINK, file.clone()),
-        Output::Csv(file) => rows.sink_as(SINK, file.clone()),
-        Output::Files(files) => rows.sink_as(SINK, RollingFiles::clone(files)),
-        Output::Sqlite(sink) => rows.sink_as(SINK, SqliteSink::clone(sink)),
-        #[cfg(feature = "postgres")]
-        Output::Postgres(sink) => rows.sink_as(SINK, (**sink).clone()),
-        Output::Mqtt { broker, topic } => {
-            let topic = Arc::clone(topic);
-            let topic = move |row: &Row, out: &mut String| *out = topic.replace("{key}", &row.key);
-            rows.sink_as(SINK, MqttSink::new(broker.clone(), topic, JsonLines));
-        }
-    }
+/// Ends the results in `sink`. Its stable name is the job's own, so that a broker may move without taking state along.
+pub(crate) fn end(rows: BoxedStream<Row>, sink: impl SinkSpec<Row>) {
+    rows.sink_as("sink", sink);
 }

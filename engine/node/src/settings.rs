@@ -1,350 +1,421 @@
 //! The configuration file of `thalweg run`: TOML, overridden by `THALWEG_` variables
-//! (`THALWEG_ENGINE__SHARDS=1` sets `engine.shards`). Every mistake is a [`ConfigError`].
+//! (`THALWEG_ENGINE__SHARDS=1` sets `engine.shards`). Every mistake is a [`ConfigError`] that names its line or its
+//! variable.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `written` | a file and the variables as one table, in which each value knows its place |
+//! | `shorthand` | `source.mqtt = "URL"` and `source.files`, put where they belong |
+//! | `deduplicate` | `[deduplicate]` |
+//!
+//! What a section holds is declared here by [`options!`]; `[source.NAME]` and `[sink.NAME]` are declared by their
+//! connectors, which the [registry](crate::registry) knows.
 
 mod deduplicate;
+mod shorthand;
+mod written;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use figment::Figment;
-use figment::error::{Actual, Kind};
-use figment::providers::{Env, Format, Toml};
-use serde::Deserialize;
 use thalweg_flow::Tuning;
-use thalweg_kernel::{ConfigError, Epoch};
-use thalweg_mqtt::MqttConfig;
+use thalweg_kernel::connector::{Access, UsedPath};
+use thalweg_kernel::options::{Options, Raw, Table};
+use thalweg_kernel::{ConfigError, Epoch, options};
 use thalweg_runtime::{
     CheckpointRules, JournalConfig, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
     StoreOptions,
 };
 
+use crate::measure::Readings;
+use crate::registry::{self, Input, Output, SideName};
+
 pub(crate) use deduplicate::Deduplicate;
 
 /// What `thalweg run` is told.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// The job's name.
-    #[serde(default = "default_name")]
     pub(crate) name: String,
-    #[serde(default)]
     pub(crate) engine: Engine,
-    pub(crate) source: Source,
-    #[serde(default)]
-    pub(crate) fields: Fields,
+    pub(crate) input: Input,
     pub(crate) deduplicate: Option<Deduplicate>,
     pub(crate) window: Window,
-    pub(crate) sink: Sink,
-    #[serde(default)]
+    pub(crate) output: Output,
     pub(crate) dead_letters: DeadLetters,
-    #[serde(default)]
     pub(crate) metrics: Metrics,
     pub(crate) state: Option<State>,
-    #[serde(default)]
-    restart: Restart,
+    restart: RestartStrategy,
+    /// As it was written, for the places of mistakes that show later.
+    written: Table,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Engine {
-    shards: Option<usize>,
-    cores: Option<String>,
-    driver: Option<String>,
-    spin_us: Option<u64>,
-}
+/// The keys of a file.
+const SECTIONS: [&str; 11] = [
+    "name",
+    "engine",
+    "source",
+    "fields",
+    "deduplicate",
+    "window",
+    "sink",
+    "dead_letters",
+    "metrics",
+    "state",
+    "restart",
+];
 
-/// Where readings come from: a broker or files.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Source {
-    pub(crate) mqtt: Option<String>,
-    #[serde(default)]
-    pub(crate) topics: Vec<String>,
-    #[serde(default)]
-    pub(crate) files: Vec<PathBuf>,
-    #[serde(default = "default_payload_bytes_max")]
-    pub(crate) payload_bytes_max: usize,
-}
-
-/// What the fields of a reading are called.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Fields {
-    pub(crate) key: String,
-    pub(crate) value: String,
-    pub(crate) time: String,
-}
-
-impl Default for Fields {
-    fn default() -> Self {
-        Self { key: "device".into(), value: "value".into(), time: "ts".into() }
+options! {
+    #[derive(Clone, Debug)]
+    struct Job {
+        /// The job's name, in logs and as the label `job` of metrics. With `[state]` it must be its own: what the job
+        /// commits to databases is known by it.
+        name: String = DEFAULT_NAME.into(),
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Window {
-    #[serde(with = "humantime_serde")]
-    pub(crate) size: Duration,
-    #[serde(default, with = "humantime_serde")]
-    pub(crate) out_of_orderness: Duration,
-    #[serde(default = "default_idle_after", with = "humantime_serde")]
-    pub(crate) idle_after: Duration,
-    #[serde(default = "default_clock_guard", with = "humantime_serde")]
-    pub(crate) clock_guard: Duration,
+options! {
+    #[derive(Clone, Debug)]
+    pub(crate) struct Engine {
+        /// How many shards there are.
+        #[range(1, 128)]
+        #[absent = "one for each core that this process may use"]
+        shards: Option<usize>,
+        /// The cores that the job uses; each has a shard unless `shards` says otherwise.
+        #[absent = "all that this process may use"]
+        #[example = "0,2"]
+        cores: Option<String>,
+        /// What runs them: `auto`, `glommio` or `threads`.
+        driver: String = "auto".into(),
+        /// How long an idle shard spins before it sleeps.
+        #[unit = "microseconds"]
+        spin_us: u64 = 0,
+    }
 }
 
-/// Where results go.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "lowercase")]
-pub(crate) enum Sink {
-    /// A table on a terminal, JSON lines in a pipe.
-    Stdout {},
-    /// JSON lines, or CSV if the name ends in `.csv`.
-    File { path: PathBuf },
-    /// JSON lines in a directory of files that are never changed once they can be seen.
-    Files { dir: PathBuf },
-    /// A table of a SQLite database, with a row for each key and window.
-    Sqlite { path: PathBuf, table: String },
-    /// The same of a PostgreSQL database.
-    #[cfg(feature = "postgres")]
-    Postgres { url: String, table: String },
-    /// JSON to a topic, in which `{key}` stands for the key.
-    Mqtt { url: String, topic: String },
+options! {
+    /// What the keys of `[source]` are that belong to all connectors.
+    #[derive(Clone, Debug)]
+    struct AnySource {
+        /// Larger payloads and lines become dead letters.
+        #[unit = "bytes"]
+        #[range(1, u64::MAX)]
+        payload_bytes_max: usize = 256 * 1024,
+    }
 }
 
-/// Where dead letters go, beside being counted.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DeadLetters {
-    pub(crate) path: Option<PathBuf>,
-}
+/// The keys of `[source]` that name no connector.
+const SOURCE_KEYS: [&str; 1] = ["payload_bytes_max"];
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Metrics {
-    pub(crate) address: Option<SocketAddr>,
+options! {
+    /// What the fields of a reading are called.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Fields {
+        /// What results are grouped by: text.
+        pub(crate) key: String = "device".into(),
+        /// What is averaged: a number.
+        pub(crate) value: String = "value".into(),
+        /// Event time: milliseconds since 1970, a whole number.
+        pub(crate) time: String = "ts".into(),
+    }
 }
 
 /// Longer windows are mistakes, and would never close.
-const WINDOW_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const WINDOW_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1_000;
 
-/// With less, sources would stand still most of the time.
-const PENDING_BYTES_MIN: usize = 1 << 20;
-
-/// Where the job's state outlives the process, and how.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct State {
-    pub(crate) dir: PathBuf,
-    #[serde(default = "default_interval", with = "humantime_serde")]
-    interval: Duration,
-    #[serde(default = "default_retained")]
-    retained: usize,
-    #[serde(default = "default_journal_bytes_max")]
-    journal_bytes_max: u64,
-    #[serde(default = "default_memory_bytes_max")]
-    memory_bytes_max: usize,
-    #[serde(default = "default_pending_bytes_max")]
-    pending_bytes_max: usize,
-    savepoint: Option<PathBuf>,
-    epoch: Option<u64>,
-    #[serde(default)]
-    drop_unknown: bool,
-    take_over: Option<String>,
-}
-
-/// What happens when the job fails.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "lowercase")]
-enum Restart {
-    #[default]
-    Auto,
-    Never {},
-    Fixed {
-        #[serde(with = "humantime_serde")]
-        delay: Duration,
-        restarts_max: u32,
-    },
-    Exponential {
-        #[serde(with = "humantime_serde")]
-        first: Duration,
-        #[serde(with = "humantime_serde")]
-        longest: Duration,
-    },
-    Rate {
-        failures_max: u32,
-        #[serde(with = "humantime_serde")]
-        within: Duration,
-        #[serde(with = "humantime_serde")]
-        delay: Duration,
-    },
-}
-
-impl From<&Restart> for RestartStrategy {
-    fn from(restart: &Restart) -> Self {
-        match *restart {
-            Restart::Auto => Self::Auto,
-            Restart::Never {} => Self::Never,
-            Restart::Fixed { delay, restarts_max } => Self::FixedDelay { delay, restarts_max },
-            Restart::Exponential { first, longest } => {
-                let reset_after = Duration::from_secs(60 * 60);
-                Self::ExponentialDelay { first, longest, factor: 1.5, jitter: 0.1, reset_after }
-            }
-            Restart::Rate { failures_max, within, delay } => {
-                Self::FailureRate { failures_max, within, delay }
-            }
-        }
+options! {
+    #[derive(Clone, Debug)]
+    pub(crate) struct Window {
+        /// Tumbling windows of this size, aligned to the Unix epoch.
+        #[range(1, WINDOW_MS_MAX)]
+        #[example = "10s"]
+        pub(crate) size: Duration,
+        /// How far behind the latest reading one may come and still count.
+        pub(crate) out_of_orderness: Duration = Duration::ZERO,
+        /// A source that is silent for this long no longer holds results back.
+        pub(crate) idle_after: Duration = Duration::from_secs(30),
+        /// A reading further ahead of this machine's clock becomes a dead letter.
+        pub(crate) clock_guard: Duration = Duration::from_secs(5 * 60),
     }
 }
 
-fn default_interval() -> Duration {
-    CheckpointRules::default().interval
+options! {
+    /// Where dead letters go, beside being counted.
+    #[derive(Clone, Debug)]
+    pub(crate) struct DeadLetters {
+        /// A file of JSON lines.
+        pub(crate) path: Option<PathBuf>,
+    }
 }
 
-fn default_retained() -> usize {
-    1
+options! {
+    #[derive(Clone, Debug)]
+    pub(crate) struct Metrics {
+        /// Where Prometheus text is served, under /metrics.
+        pub(crate) address: Option<SocketAddr>,
+    }
 }
 
-fn default_journal_bytes_max() -> u64 {
-    JournalConfig::default().cap_bytes
+/// With less, sources would stand still most of the time.
+const PENDING_BYTES_MIN: u64 = 1 << 20;
+
+options! {
+    /// Where the job's state outlives the process, and how.
+    #[derive(Clone, Debug)]
+    pub(crate) struct State {
+        /// The directory.
+        #[example = "state"]
+        pub(crate) dir: PathBuf,
+        /// From checkpoint to checkpoint.
+        interval: Duration = CheckpointRules::default().interval,
+        /// This many checkpoints can be gone back to, with `epoch`.
+        #[unit = "checkpoints"]
+        #[range(1, u64::MAX)]
+        retained: usize = 1,
+        /// At this size of the journal receiving stops until a checkpoint frees some.
+        #[unit = "bytes"]
+        journal_bytes_max: u64 = JournalConfig::default().cap_bytes,
+        /// A shard keeps about this much of its keyed state in memory; the rest is read from the directory.
+        #[unit = "bytes"]
+        memory_bytes_max: usize = Tuning::default().state_memory_bytes_max,
+        /// A shard keeps about this much on top that has changed and is not stored yet; then sources wait.
+        #[unit = "bytes"]
+        #[range(PENDING_BYTES_MIN, u64::MAX)]
+        pending_bytes_max: usize = Tuning::default().state_pending_bytes_max,
+        /// Begin with this savepoint if there is no state yet.
+        savepoint: Option<PathBuf>,
+        /// Go back to this checkpoint, one of those retained; later ones are dropped.
+        epoch: Option<u64>,
+        /// Drop stored state that the job has no operator for.
+        drop_unknown: bool = false,
+        /// Go on in a database for this state directory, which is lost or whose savepoint this is.
+        take_over: Option<String>,
+    }
 }
 
-fn default_memory_bytes_max() -> usize {
-    Tuning::default().state_memory_bytes_max
+options! {
+    #[derive(Clone, Debug)]
+    struct RestartFixed { delay: Duration, restarts_max: u32 }
 }
 
-fn default_pending_bytes_max() -> usize {
-    Tuning::default().state_pending_bytes_max
+options! {
+    #[derive(Clone, Debug)]
+    struct RestartExponential { first: Duration, longest: Duration }
 }
 
-fn default_name() -> String {
-    "thalweg".into()
+options! {
+    #[derive(Clone, Debug)]
+    struct RestartRate { failures_max: u32, within: Duration, delay: Duration }
 }
 
-fn default_payload_bytes_max() -> usize {
-    256 * 1024
+/// The ways in which a job is started again; each is a table of `[restart]`.
+const RESTARTS: [&str; 4] = ["never", "fixed", "exponential", "rate"];
+
+fn restart(section: Option<&Table>) -> Result<RestartStrategy, ConfigError> {
+    let Some(section) = section else { return Ok(RestartStrategy::Auto) };
+    let mut given = section.entries();
+    let (Some((name, value)), None) = (given.next(), given.next()) else {
+        let keys = section.keys().collect::<Vec<_>>().join(" and ");
+        let needed = format!("one of {}", RESTARTS.join(", "));
+        let error = if keys.is_empty() {
+            ConfigError::missing(section.path(), needed)
+        } else {
+            ConfigError::new(section.path(), keys, needed)
+        };
+        return Err(error.at(section.origin().place()));
+    };
+    let Raw::Table(table) = &value.raw else {
+        let error = ConfigError::new(section.key(name), &value.raw, "a table with its keys");
+        return Err(error.at(value.origin.place()));
+    };
+    Ok(match name {
+        "never" => {
+            <()>::read(table)?;
+            RestartStrategy::Never
+        }
+        "fixed" => {
+            let RestartFixed { delay, restarts_max } = RestartFixed::read(table)?;
+            RestartStrategy::FixedDelay { delay, restarts_max }
+        }
+        "exponential" => {
+            let RestartExponential { first, longest } = RestartExponential::read(table)?;
+            let reset_after = Duration::from_secs(60 * 60);
+            RestartStrategy::ExponentialDelay {
+                first,
+                longest,
+                factor: 1.5,
+                jitter: 0.1,
+                reset_after,
+            }
+        }
+        "rate" => {
+            let RestartRate { failures_max, within, delay } = RestartRate::read(table)?;
+            RestartStrategy::FailureRate { failures_max, within, delay }
+        }
+        _ => {
+            let error = ConfigError::unknown(section.key(name), RESTARTS);
+            return Err(error.at(value.origin.place()));
+        }
+    })
 }
 
-fn default_idle_after() -> Duration {
-    Duration::from_secs(30)
-}
-
-fn default_clock_guard() -> Duration {
-    Duration::from_secs(5 * 60)
-}
+const DEFAULT_NAME: &str = "thalweg";
 
 impl Settings {
     /// Reads a file and the environment, and checks everything that can be checked without
     /// connecting to anything.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        if let Err(error) = std::fs::metadata(path) {
-            let allowed = format!("a TOML file that can be read ({error})");
-            return Err(ConfigError::new("FILE", path.display(), allowed));
-        }
-        // Only `THALWEG_SECTION__KEY`: others have meanings of their own, such as THALWEG_LOG.
-        let environment = Env::prefixed("THALWEG_").filter(|key| key.as_str().contains("__"));
-        Self::from(Figment::from(Toml::file_exact(path)).merge(environment.split("__")))
-            .map_err(|error| if error.key.is_empty() { not_toml(path, error) } else { error })
+        let variables = written::variables(written::environment())?;
+        Self::of(written::file(path)?, variables)
     }
 
-    fn from(figment: Figment) -> Result<Self, ConfigError> {
-        let settings: Self = figment.extract().map_err(|error| explain(&figment, error))?;
-        settings.check()?;
+    /// Reads a file's table, over which that of the variables is laid.
+    fn of(mut table: Table, mut variables: Table) -> Result<Self, ConfigError> {
+        shorthand::unfold(&mut table)?;
+        shorthand::unfold(&mut variables)?;
+        table.merge(variables);
+        for (key, value) in table.entries() {
+            if !SECTIONS.contains(&key) {
+                return Err(ConfigError::unknown(key, SECTIONS).at(value.origin.place()));
+            }
+        }
+        let section = |key| section(&table, key);
+        // A section that is not there has its defaults, and names what it must have.
+        let or_empty = |found: Option<&Table>, key: &str| match found {
+            Some(found) => found.clone(),
+            None => Table::new(key, table.origin().clone()),
+        };
+        let fields = Fields::read(&or_empty(section("fields")?, "fields"))?;
+        let deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
+        let sources = or_empty(section("source")?, "source");
+        let AnySource { payload_bytes_max } = AnySource::fill(&sources)?;
+        let (connector, options) = registry::chosen(SideName::Source, &sources, &SOURCE_KEYS)?;
+        let decoder = Readings::new(&fields, deduplicate.as_ref(), payload_bytes_max);
+        let input = connector.input(options, &decoder)?;
+        let sinks = or_empty(section("sink")?, "sink");
+        let (connector, options) = registry::chosen(SideName::Sink, &sinks, &[])?;
+        let output = connector.output(options)?;
+        let settings = Self {
+            name: Job::fill(&table)?.name,
+            engine: Engine::read(&or_empty(section("engine")?, "engine"))?,
+            input,
+            deduplicate,
+            window: Window::read(&or_empty(section("window")?, "window"))?,
+            output,
+            dead_letters: DeadLetters::read(&or_empty(section("dead_letters")?, "dead_letters"))?,
+            metrics: Metrics::read(&or_empty(section("metrics")?, "metrics"))?,
+            state: section("state")?.map(State::read).transpose()?,
+            restart: restart(section("restart")?)?,
+            written: table.clone(),
+        };
+        settings.check(&fields)?;
         Ok(settings)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        self.runtime()?;
-        if self.state.is_some() && self.name == default_name() {
-            let allowed = "with [state] a name of the job's own: what it commits is known by it";
-            return Err(ConfigError::new("name", &self.name, allowed));
-        }
-        if !(Duration::from_millis(1)..=WINDOW_MAX).contains(&self.window.size) {
-            let size = humantime::format_duration(self.window.size);
-            return Err(ConfigError::new("window.size", size, "1ms to 366days: 10s"));
-        }
-        let dir = self.state.as_ref().map(|state| state.dir.as_os_str());
-        let empty = [
-            ("name", self.name.is_empty(), "a name for the job"),
-            ("fields.key", self.fields.key.is_empty(), "the name of a field"),
-            ("fields.value", self.fields.value.is_empty(), "the name of a field"),
-            ("state.dir", dir.is_some_and(|dir| dir.is_empty()), "a directory"),
-        ];
-        if let Some((key, _, allowed)) = empty.into_iter().find(|(_, empty, _)| *empty) {
-            return Err(ConfigError::new(key, "", allowed));
-        }
-        if self.source.payload_bytes_max == 0 {
-            return Err(ConfigError::new("source.payload_bytes_max", 0, "1 or more bytes"));
-        }
-        self.check_paths()?;
-        if let Some(deduplicate) = &self.deduplicate {
-            let broker = self.source.mqtt.is_some().then(|| self.source.broker()).transpose()?;
-            deduplicate.check(broker.as_ref())?;
-        }
-        match (&self.source.mqtt, self.source.files.is_empty()) {
-            (Some(_), true) => self.source.broker().map(|_| ()),
-            (None, false) if self.source.topics.is_empty() => Ok(()),
-            (None, false) => {
-                let topics = self.source.topics.join(" ");
-                Err(ConfigError::new("source.topics", topics, "none beside `files`"))
-            }
-            // The URL is not shown: it may hold a password.
-            (Some(_), false) => {
-                let allowed = "either `mqtt` or `files`, not both";
-                Err(ConfigError::new("source", "mqtt and files", allowed))
-            }
-            (None, true) => Err(ConfigError::new("source", "", "`mqtt` with `topics`, or `files`")),
+    /// An error about a key of a section, with the whole key and its place.
+    fn blame(&self, key: &str, error: ConfigError) -> ConfigError {
+        match section(&self.written, key) {
+            Ok(Some(table)) => table.blame(error),
+            _ => error.within(key),
         }
     }
-}
 
-impl Settings {
+    fn check(&self, fields: &Fields) -> Result<(), ConfigError> {
+        self.runtime()?;
+        if self.state.is_some() && self.name == DEFAULT_NAME {
+            let allowed = "with [state] a name of the job's own: what it commits is known by it";
+            return Err(self.written.blame(ConfigError::new("name", &self.name, allowed)));
+        }
+        if self.name.is_empty() {
+            return Err(self.written.blame(ConfigError::new("name", "", "a name for the job")));
+        }
+        for (key, name) in [("key", &fields.key), ("value", &fields.value), ("time", &fields.time)]
+        {
+            if name.is_empty() {
+                return Err(self.blame("fields", ConfigError::new(key, "", "the name of a field")));
+            }
+        }
+        if self.state.as_ref().is_some_and(|state| state.dir.as_os_str().is_empty()) {
+            return Err(self.blame("state", ConfigError::new("dir", "", "a directory")));
+        }
+        self.check_paths()?;
+        match &self.deduplicate {
+            Some(deduplicate) => deduplicate
+                .check(self.input.has_user_properties)
+                .map_err(|error| self.blame("deduplicate", error)),
+            None => Ok(()),
+        }
+    }
+
     /// How the job runs.
     pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
-        let mut config = self.engine.runtime()?;
-        config.restart = (&self.restart).into();
+        let mut config = self.engine.runtime().map_err(|error| self.blame("engine", error))?;
+        config.restart = self.restart;
         if let Some(state) = &self.state {
-            config.state = Some(state.config()?);
+            config.state = Some(state.config().map_err(|error| self.blame("state", error))?);
             config.tuning.state_memory_bytes_max = state.memory_bytes_max;
             config.tuning.state_pending_bytes_max = state.pending_bytes_max;
-            config.validate().map_err(|error| within("state", error))?;
+            config.validate().map_err(|error| self.blame("state", error))?;
         }
         Ok(config)
     }
 
     /// No file is written that is read, or written twice: opening a sink empties its file.
     fn check_paths(&self) -> Result<(), ConfigError> {
-        let result = match &self.sink {
-            Sink::File { path } => Some(("sink.file.path", path)),
-            Sink::Sqlite { path, .. } => Some(("sink.sqlite.path", path)),
-            #[cfg(feature = "postgres")]
-            Sink::Postgres { .. } => None,
-            Sink::Stdout {} | Sink::Files { .. } | Sink::Mqtt { .. } => None,
+        let of =
+            |used: &UsedPath, section: &str| (format!("{section}.{}", used.key), used.path.clone());
+        let sink = self.only_table("sink");
+        let source = self.only_table("source");
+        let used = |paths: &[UsedPath], access: Access, section: &str| {
+            let paths = paths.iter().filter(|used| used.access == access);
+            paths.map(|used| of(used, section)).collect::<Vec<_>>()
         };
-        let dead = self.dead_letters.path.as_ref().map(|path| ("dead_letters.path", path));
-        let wrong = |key: &str, path: &Path, other: &str| {
-            let allowed = format!("a file other than that of {other}");
-            Err(ConfigError::new(key, path.display(), allowed))
-        };
-        for (key, path) in result.into_iter().chain(dead) {
-            if self.source.files.iter().any(|file| same_file(file, path)) {
-                return wrong(key, path, "source.files");
+        let read = used(&self.input.paths, Access::Reads, &source);
+        let mut written = used(&self.output.paths, Access::Writes, &sink);
+        let dead = self.dead_letters.path.iter();
+        written.extend(dead.map(|path| ("dead_letters.path".to_owned(), path.clone())));
+        for (place, (key, path)) in written.iter().enumerate() {
+            let others = read.iter().chain(&written[..place]);
+            if let Some((other, _)) = others.into_iter().find(|(_, other)| same_file(other, path)) {
+                let allowed = format!("a file other than that of {other}");
+                return Err(ConfigError::new(key, path.display(), allowed));
             }
         }
-        if let (Sink::Files { dir }, Some(state)) = (&self.sink, &self.state)
-            && within_another(dir, &state.dir)
-        {
-            let allowed = "a directory apart from state.dir";
-            return Err(ConfigError::new("sink.files.dir", dir.display(), allowed));
-        }
-        match (result, dead) {
-            (Some((other, path)), Some((key, dead))) if same_file(path, dead) => {
-                wrong(key, dead, other)
+        if let Some(state) = &self.state {
+            for (key, path) in used(&self.output.paths, Access::Fills, &sink) {
+                if within_another(&path, &state.dir) {
+                    let allowed = "a directory apart from state.dir";
+                    return Err(ConfigError::new(key, path.display(), allowed));
+                }
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    /// The path of the one table in a section: `sink.file`.
+    fn only_table(&self, key: &str) -> String {
+        let tables = section(&self.written, key).ok().flatten();
+        let mut tables = tables.into_iter().flat_map(Table::entries);
+        let path = tables.find_map(|(_, value)| match &value.raw {
+            Raw::Table(table) => Some(table.path().to_owned()),
+            _ => None,
+        });
+        path.unwrap_or_else(|| key.to_owned())
+    }
+}
+
+/// The table under a key of a file.
+fn section<'a>(table: &'a Table, key: &str) -> Result<Option<&'a Table>, ConfigError> {
+    match table.get(key) {
+        None => Ok(None),
+        Some(value) => match &value.raw {
+            Raw::Table(section) => Ok(Some(section)),
+            other => {
+                let error =
+                    ConfigError::new(key, other, format!("a section with its keys: [{key}]"));
+                Err(error.at(value.origin.place()))
+            }
+        },
     }
 }
 
@@ -371,21 +442,13 @@ fn same_file(one: &Path, other: &Path) -> bool {
 }
 
 impl State {
+    /// Errors name keys of the section.
     fn config(&self) -> Result<StateConfig, ConfigError> {
         let journal =
             JournalConfig { cap_bytes: self.journal_bytes_max, ..JournalConfig::default() };
-        journal.check().map_err(|error| within("state.journal_bytes_max", error))?;
-        if self.pending_bytes_max < PENDING_BYTES_MIN {
-            let allowed = format!("{PENDING_BYTES_MIN} or more (bytes)");
-            return Err(ConfigError::new(
-                "state.pending_bytes_max",
-                self.pending_bytes_max,
-                allowed,
-            ));
-        }
-        if self.retained == 0 {
-            return Err(ConfigError::new("state.retained", 0, "1 or more checkpoints"));
-        }
+        journal
+            .check()
+            .map_err(|error| ConfigError { key: "journal_bytes_max".into(), ..error })?;
         let store = StoreOptions { retained: self.retained, ..StoreOptions::default() };
         let mut dir = StateDirectory::new(&self.dir).journal(journal).store(store);
         if let Some(savepoint) = &self.savepoint {
@@ -404,98 +467,18 @@ impl State {
     }
 }
 
-impl Source {
-    /// The broker's settings; the error names the key in the file.
-    pub(crate) fn broker(&self) -> Result<MqttConfig, ConfigError> {
-        let url = self.mqtt.as_deref().unwrap_or_default();
-        url.parse().map_err(|error| within("source.mqtt", error))
-    }
-}
-
-/// `error` of a setting within the setting `key`.
-pub(crate) fn within(key: &str, error: ConfigError) -> ConfigError {
-    ConfigError { key: format!("{key}: {}", error.key), ..error }
-}
-
 impl Engine {
-    pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
-        let mut config = RuntimeConfig::default();
-        if let Some(driver) = &self.driver {
-            config.driver = driver.parse().map_err(|error| within("engine", error))?;
-        }
+    /// Errors name keys of the section.
+    fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
+        let mut config = RuntimeConfig { driver: self.driver.parse()?, ..RuntimeConfig::default() };
         if let Some(cores) = &self.cores {
-            config.cores =
-                thalweg_runtime::cores(cores).map_err(|error| within("engine", error))?;
+            config.cores = thalweg_runtime::cores(cores)?;
             config.shards = config.cores.len();
         }
         config.shards = self.shards.unwrap_or(config.shards);
-        config.spin = Duration::from_micros(self.spin_us.unwrap_or(0));
-        config.validate().map_err(|error| within("engine", error))?;
+        config.spin = Duration::from_micros(self.spin_us);
+        config.validate()?;
         Ok(config)
-    }
-}
-
-/// The first mistake that figment found, in our words.
-fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
-    let key = error.path.join(".");
-    let from = error.metadata.as_ref().map(|source| format!(" (in {})", source.name));
-    let from = from.unwrap_or_default();
-    match &error.kind {
-        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            ConfigError::new(
-                key,
-                plain(found),
-                format!("{}{from}", in_words(&expected.to_string())),
-            )
-        }
-        Kind::UnknownField(name, known) | Kind::UnknownVariant(name, known) => {
-            ConfigError::new(joined(&key, name), "", format!("{}{from}", known.join(", ")))
-        }
-        Kind::MissingField(name) => {
-            ConfigError::new(joined(&key, name), "", "a value; it has no default")
-        }
-        // A value of the right type that does not parse, such as an address.
-        Kind::Message(what) if !key.is_empty() => {
-            let found = figment.find_value(&key).ok();
-            let found = found.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
-            ConfigError::new(key, found, format!("a value of the right form ({what}){from}"))
-        }
-        _ => ConfigError::new(key, "", format!("valid TOML: {error}")),
-    }
-}
-
-/// A file that cannot be read as TOML at all.
-fn not_toml(path: &Path, error: ConfigError) -> ConfigError {
-    ConfigError { key: "FILE".into(), value: path.display().to_string(), ..error }
-}
-
-fn joined(path: &str, name: &str) -> String {
-    // Figment's path to an unknown key already ends with its name.
-    match path.rsplit('.').next() {
-        Some(last) if last == name => path.to_owned(),
-        Some("") | None => name.to_owned(),
-        Some(_) => format!("{path}.{name}"),
-    }
-}
-
-/// What serde expects, without the names of Rust's types.
-fn in_words(expected: &str) -> &str {
-    match expected {
-        "usize" | "u64" => "a whole number, 0 or more",
-        "a sequence" => "a list: [\"a\", \"b\"]",
-        text if text.starts_with("struct ") => "a table with its keys",
-        text => text,
-    }
-}
-
-fn plain(value: &Actual) -> String {
-    match value {
-        Actual::Str(text) => text.clone(),
-        Actual::Bool(value) => value.to_string(),
-        Actual::Unsigned(value) => value.to_string(),
-        Actual::Signed(value) => value.to_string(),
-        Actual::Float(value) => value.to_string(),
-        other => other.to_string(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 use thalweg_kernel::ConfigError;
-use thalweg_kernel::options::{Options, Origin, Table};
+use thalweg_kernel::options::{Options, Origin, Raw, Table, Value};
 use url::Url;
 
 use super::MqttConfig;
@@ -17,14 +17,31 @@ impl FromStr for MqttConfig {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let config = Self::read(&taken_apart(text, "", &Origin::Here)?)?;
+        let pairs = taken_apart(text)?;
+        let pairs = pairs.iter().map(|(key, text)| (key.as_str(), text.clone()));
+        let config = Self::read(&Table::of_pairs("", &Origin::Here, pairs)?)?;
         config.check_values()?;
         Ok(config)
     }
 }
 
-/// The options of a URL that was written there, below the keys `path`.
-fn taken_apart(text: &str, path: &str, origin: &Origin) -> Result<Table, ConfigError> {
+/// The table with the options of its `url` beside the others.
+pub(crate) fn expand(table: &Table) -> Result<Table, ConfigError> {
+    let mut table = table.clone();
+    let Some(Value { raw, origin }) = table.remove("url") else { return Ok(table) };
+    let wrong = |error: ConfigError| error.at(origin.place()).within(table.path());
+    let Some(text) = raw.as_text() else {
+        return Err(wrong(ConfigError::new("url", "***", SCHEMES)));
+    };
+    let pairs = taken_apart(text).map_err(wrong)?;
+    for (key, text) in pairs {
+        table.insert(&key, Value { raw: Raw::Written(text), origin: origin.clone() })?;
+    }
+    Ok(table)
+}
+
+/// The options that a URL holds, by their keys.
+fn taken_apart(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let wrong = |allowed: &str| ConfigError::new("url", redact(text), allowed);
     let url = Url::parse(text).map_err(|cause| wrong(&format!("{SCHEMES} ({cause})")))?;
     let tls = match url.scheme() {
@@ -39,19 +56,22 @@ fn taken_apart(text: &str, path: &str, origin: &Origin) -> Result<Table, ConfigE
     if url.fragment().is_some() {
         return Err(wrong("no '#' part; write a '#' in a value as %23"));
     }
-    let mut pairs = vec![("host", host.to_owned()), ("tls", tls.to_string())];
-    pairs.extend(url.port().map(|port| ("port", port.to_string())));
+    let mut pairs = vec![("host".to_owned(), host.to_owned()), ("tls".to_owned(), tls.to_string())];
+    let mut pair = |key: &str, value: String| pairs.push((key.to_owned(), value));
+    if let Some(port) = url.port() {
+        pair("port", port.to_string());
+    }
     if !url.username().is_empty() {
-        pairs.push(("user", decode("user", url.username())?));
+        pair("user", decode("user", url.username())?);
     }
     if let Some(password) = url.password() {
-        pairs.push(("password", decode("password", password)?));
+        pair("password", decode("password", password)?);
     }
-    for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        pairs.push((key, decode(key, value)?));
+    for written in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = written.split_once('=').unwrap_or((written, ""));
+        pair(key, decode(key, value)?);
     }
-    Table::of_pairs(path, origin, pairs)
+    Ok(pairs)
 }
 
 fn decode(key: &str, value: &str) -> Result<String, ConfigError> {

@@ -164,6 +164,19 @@ impl Table {
         Some(self.entries.remove(place).1)
     }
 
+    /// Puts in a value under a key in which dots mean nothing.
+    ///
+    /// # Errors
+    /// If there is one already.
+    pub fn put(&mut self, key: &str, value: Value) -> Result<(), ConfigError> {
+        if self.get(key).is_some() {
+            return Err(self.twice(key, &value));
+        }
+        let value = value.moved(&self.key(key));
+        self.entries.push((key.to_owned(), value));
+        Ok(())
+    }
+
     /// Puts in a value; `a.b` puts it into the table `a`, which is made if it is not there.
     ///
     /// # Errors
@@ -175,11 +188,7 @@ impl Table {
         };
         let place = self.entries.iter().position(|(known, _)| known == first);
         match (place, rest) {
-            (None, None) => {
-                let value = value.moved(&self.key(first));
-                self.entries.push((first.to_owned(), value));
-                Ok(())
-            }
+            (None, None) => self.put(first, value),
             (None, Some(rest)) => {
                 let mut inner = Self::new(self.key(first), value.origin.clone());
                 let origin = value.origin.clone();
@@ -190,13 +199,14 @@ impl Table {
             (Some(place), Some(rest)) if let Raw::Table(inner) = &mut self.entries[place].1.raw => {
                 inner.insert(rest, value)
             }
-            // Neither value is shown: it may be a password.
-            (Some(_), _) => {
-                let error =
-                    ConfigError::new(self.key(first), "***", "one value; it is given twice");
-                Err(error.at(value.origin.place()))
-            }
+            (Some(_), _) => Err(self.twice(first, &value)),
         }
+    }
+
+    /// Neither value is shown: it may be a password.
+    fn twice(&self, key: &str, value: &Value) -> ConfigError {
+        let error = ConfigError::new(self.key(key), "***", "one value; it is given twice");
+        error.at(value.origin.place())
     }
 
     /// Lays `over` on top: its values take the places of those that are here, and tables are merged.

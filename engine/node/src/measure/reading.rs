@@ -7,10 +7,9 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use thalweg_format::JsonSeed;
-use thalweg_kernel::{Cause, Decode, DecodeError, Message, Str};
-use thalweg_mqtt::WithProperty;
+use thalweg_kernel::{Cause, Decode, DecodeError, DecodeFields, Field, Message, Str};
 
-use crate::settings::{Fields, Settings};
+use crate::settings::{Deduplicate, Fields};
 
 /// What the job reads of a message.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,31 +22,40 @@ pub(crate) struct Reading {
     pub(crate) number: u64,
 }
 
-/// Makes readings of messages.
+/// Makes readings of messages, and of fields that are values already.
 #[derive(Clone)]
-pub(crate) struct Readings(Number);
-
-/// Where a reading's number is found.
-#[derive(Clone)]
-enum Number {
-    /// In the payload, or nowhere.
-    Inside(JsonSeed<ReadingFields>),
-    /// In this user property.
-    Beside(Str, WithProperty<JsonSeed<ReadingFields>>),
+pub(crate) struct Readings {
+    json: JsonSeed<ReadingFields>,
+    /// The user property that holds the number, where it is not in the payload.
+    property: Option<Str>,
 }
 
 impl Readings {
     /// As the configuration says.
-    pub(crate) fn new(settings: &Settings) -> Self {
-        let deduplicate = settings.deduplicate.as_ref();
+    pub(crate) fn new(
+        fields: &Fields,
+        deduplicate: Option<&Deduplicate>,
+        payload_bytes_max: usize,
+    ) -> Self {
         let field = deduplicate.and_then(|deduplicate| deduplicate.field.as_deref());
-        let json = JsonSeed::new(ReadingFields::new(&settings.fields, field))
-            .payload_bytes_max(settings.source.payload_bytes_max);
-        Self(match deduplicate.and_then(|deduplicate| deduplicate.property.as_deref()) {
-            None => Number::Inside(json),
-            Some(name) => Number::Beside(name.into(), WithProperty::new(name, json)),
-        })
+        let json = JsonSeed::new(ReadingFields::new(fields, field));
+        let property = deduplicate.and_then(|deduplicate| deduplicate.property.as_deref());
+        let property = property.map(Str::from);
+        Self { json: json.payload_bytes_max(payload_bytes_max), property }
     }
+}
+
+/// The number in a message's user property.
+fn number(message: &Message<'_>, name: &str) -> Result<u64, DecodeError> {
+    let found = message.user_properties.iter().find(|(known, _)| known == name);
+    let Some((_, number)) = found else {
+        let why = format!("the message has no user property {name:?}");
+        return Err(DecodeError::new(Cause::MissingField, why, None));
+    };
+    number.parse().map_err(|_| {
+        let why = format!("the user property {name:?} is {number:?}, not a whole number");
+        DecodeError::new(Cause::WrongType, why, None)
+    })
 }
 
 impl Decode for Readings {
@@ -55,22 +63,19 @@ impl Decode for Readings {
 
     #[inline]
     fn decode(&mut self, message: &Message<'_>) -> Result<Reading, DecodeError> {
-        match &mut self.0 {
-            Number::Inside(json) => json.decode(message),
-            Number::Beside(name, beside) => {
-                let (number, reading) = beside.decode(message)?;
-                let Some(number) = number else {
-                    let why = format!("the message has no user property {name:?}");
-                    return Err(DecodeError::new(Cause::MissingField, why, None));
-                };
-                let number = number.parse().map_err(|_| {
-                    let why =
-                        format!("the user property {name:?} is {number:?}, not a whole number");
-                    DecodeError::new(Cause::WrongType, why, None)
-                })?;
-                Ok(Reading { number, ..reading })
-            }
+        let mut reading = self.json.decode(message)?;
+        if let Some(name) = &self.property {
+            reading.number = number(message, name)?;
         }
+        Ok(reading)
+    }
+}
+
+/// A source of fields has no user properties; the settings see to that.
+impl DecodeFields for Readings {
+    #[inline]
+    fn decode_fields(&mut self, fields: &[(Str, Field<'_>)]) -> Result<Reading, DecodeError> {
+        self.json.decode_fields(fields)
     }
 }
 

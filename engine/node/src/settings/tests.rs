@@ -11,17 +11,24 @@ const GOOD: &str = r#"
         [sink.stdout]
     "#;
 
+fn read_over(toml: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+    let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    let variables = written::variables(variables).map_err(|error| error.to_string())?;
+    let table =
+        written::toml(toml, "job.toml").map_err(|(_, what)| format!("valid TOML: {what}"))?;
+    Settings::of(table, variables).map_err(|error| error.to_string())
+}
+
 fn read(toml: &str) -> Result<Settings, String> {
-    Settings::from(Figment::from(Toml::string(toml))).map_err(|error| error.to_string())
+    read_over(toml, &[])
 }
 
 #[test]
 fn defaults_fill_what_is_not_said() {
     let settings = read(GOOD).unwrap();
-    assert_eq!(settings.fields.key, "device");
     assert_eq!(settings.window.size, Duration::from_secs(10));
     assert_eq!(settings.window.clock_guard, Duration::from_secs(300));
-    assert!(matches!(settings.sink, Sink::Stdout {}));
+    assert!(settings.input.has_user_properties && settings.output.paths.is_empty());
 }
 
 #[test]
@@ -37,59 +44,99 @@ fn memory_for_state_is_a_setting() {
 fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
     let cases = [
         (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
+        (GOOD.replace("10s", "0s"), r#"window.size = "0s" is not allowed; allowed: 1ms to 366d"#),
         (
-            GOOD.replace("10s", "0s"),
-            r#"window.size = "0s" is not allowed; allowed: 1ms to 366days"#,
+            GOOD.replace("10s", "400days"),
+            r#"window.size = "400days" is not allowed; allowed: 1ms to 366d"#,
         ),
-        (GOOD.replace("10s", "400days"), r#"window.size = "1year 1month 4days"#),
         (format!("name = ''\n{GOOD}"), r#"name = "" is not allowed; allowed: a name for the job"#),
         (format!("{GOOD}\n[fields]\nvalue = ''"), r#"fields.value = "" is not allowed"#),
         (
             format!("name = 'own'\n{GOOD}\n[state]\ndir = ''"),
             r#"state.dir = "" is not allowed; allowed: a directory"#,
         ),
-        (GOOD.replace("size", "sise"), r#"window.sise = "" is not allowed; allowed: size"#),
-        (GOOD.replace("mqtt://", "http://"), r#"source.mqtt: "#),
+        (
+            GOOD.replace("size", "sise"),
+            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, clock_guard; did you mean size?",
+        ),
+        (
+            GOOD.replace("mqtt://", "http://"),
+            r#"job.toml:3: source.mqtt.url = "http://localhost" is not allowed"#,
+        ),
         (
             GOOD.replace("localhost", "localhost?qos=3"),
-            r#"source.mqtt: qos = "3" is not allowed; allowed: 0, 1 or 2"#,
+            r#"job.toml:3: source.mqtt.qos = "3" is not allowed; allowed: 0, 1 or 2"#,
         ),
-        (GOOD.replace("[sink.stdout]", ""), r#"sink = "" is not allowed; allowed: a value"#),
-        (GOOD.replace("stdout", "printer"), r#"sink"#),
+        (
+            GOOD.replace("[sink.stdout]", ""),
+            "sink is missing; needed: one of [sink.file], [sink.files], [sink.stdout]",
+        ),
+        (
+            GOOD.replace("stdout", "stdot"),
+            "job.toml:7: sink.stdot is not known; known: file, files, stdout",
+        ),
+        (GOOD.replace("stdout", "stdot"), "did you mean stdout?"),
+        (
+            GOOD.replace("stdout", "datagen"),
+            r#"sink = "datagen" is not allowed; allowed: file, files, stdout"#,
+        ),
+        (
+            format!("{GOOD}\n[sink.blackhole]"),
+            r#"sink = "stdout and blackhole" is not allowed; allowed: one sink"#,
+        ),
+        (
+            GOOD.replace("[sink.stdout]", "[sink]\nstdout = 'mqtt://u:hunter2@h'"),
+            r#"sink.stdout = "***" is not"#,
+        ),
+        (format!("{GOOD}\n[restart.fixed]\ndelay = '1s'"), "restart.fixed.restarts_max is missing"),
+        (format!("{GOOD}\n[restart.fixd]"), "did you mean fixed?"),
+        (
+            format!("{GOOD}\n[restart.never]\n[restart.rate]"),
+            r#"restart = "never and rate" is not allowed"#,
+        ),
         (
             format!("{GOOD}\n[engine]\nshards = 0"),
-            r#"engine: shards = "0" is not allowed; allowed: 1 to 128"#,
+            r#"engine.shards = "0" is not allowed; allowed: 1 to 128"#,
         ),
         (
             format!("{GOOD}\n[engine]\nshards = \"two\""),
-            r#"engine.shards = "two" is not allowed; allowed: a whole number"#,
+            r#"engine.shards = "two" is not allowed; allowed: 1 to 128"#,
         ),
         (
             format!("{GOOD}\n[engine]\ndriver = \"fibers\""),
-            r#"engine: driver = "fibers" is not allowed; allowed: auto, glommio, threads"#,
+            r#"engine.driver = "fibers" is not allowed; allowed: auto, glommio, threads"#,
         ),
-        (GOOD.replace("mqtt =", "files = ['a']\nmqtt ="), "either `mqtt` or `files`, not both"),
+        (
+            GOOD.replace("mqtt =", "files = ['a']\nmqtt ="),
+            r#"source = "mqtt and file" is not allowed; allowed: one source"#,
+        ),
         (GOOD.replace("mqtt =", "payload_bytes_max = 0\nmqtt ="), "1 or more bytes"),
-        (format!("sorce = 1\n{GOOD}"), r#"sorce = "" is not allowed; allowed: name, engine"#),
+        (
+            format!("sorce = 1\n{GOOD}"),
+            "job.toml:1: sorce is not known; known: name, engine, source",
+        ),
         (format!("{GOOD}\n[metrics]\naddress = \"here\""), r#"metrics.address = "here""#),
-        (format!("{GOOD}\n[deduplicate]"), r#"allowed: either `field` or `property`"#),
+        (
+            format!("{GOOD}\n[deduplicate]"),
+            "deduplicate.field is missing; needed: either `field` or `property`",
+        ),
         (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nproperty = 'n'"),
-            r#"deduplicate: field = "" is not allowed; allowed: either `field` or `property`"#,
+            r#"deduplicate.field = "n" is not allowed; allowed: either `field` or `property`"#,
         ),
         (
             format!("{GOOD}\n[deduplicate]\nproperty = 'n'")
                 .replace("localhost", "localhost?version=3.1.1"),
-            r#"deduplicate: property = "n" is not allowed; allowed: only with source.mqtt and version=5"#,
+            r#"deduplicate.property = "n" is not allowed; allowed: only with source.mqtt and version=5"#,
         ),
         (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nwindow = 0"),
-            r#"deduplicate: window = "0" is not allowed; allowed: 1 to 1048576 numbers"#,
+            r#"deduplicate.window = "0" is not allowed; allowed: 1 to 1048576 numbers"#,
         ),
         (
             format!("{GOOD}\n[state]\ndir = 'd'\npending_bytes_max = 4096")
                 .replace("[source]", "name = 'own'\n[source]"),
-            r#"state.pending_bytes_max = "4096" is not allowed; allowed: 1048576 or more (bytes)"#,
+            r#"state.pending_bytes_max = "4096" is not allowed; allowed: 1048576 or more bytes"#,
         ),
         (
             format!("name = 'own'\n{GOOD}\n[state]\ndir = 'd'")
@@ -99,7 +146,48 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         ("window = ".to_owned(), "valid TOML"),
     ];
     for (toml, expected) in cases {
-        let error = read(&toml).unwrap_err();
+        let error = read(&toml).err().unwrap();
         assert!(error.contains(expected), "{toml}\nexpected: {expected}\ngot:      {error}");
+    }
+}
+
+#[test]
+fn a_source_may_be_written_in_short_or_whole() {
+    let whole = GOOD.replace("[source]", "[source.mqtt]").replace("mqtt = ", "url = ");
+    let split = whole.replace("url = \"mqtt://localhost\"", "host = 'localhost'\nqos = 2");
+    for toml in [GOOD, &whole, &split] {
+        read(toml).unwrap();
+    }
+    let error =
+        read(&GOOD.replace("[window]", "[source.mqtt]\nurl = 'mqtt://h'\n[window]")).err().unwrap();
+    assert!(error.contains("valid TOML"), "{error}");
+}
+
+#[test]
+fn a_variable_overrides_and_is_named_where_it_is_wrong() {
+    let url = ("THALWEG_SOURCE__MQTT", "mqtt://other?version=3.1.1");
+    assert!(!read_over(GOOD, &[url]).unwrap().input.has_user_properties);
+    let url = ("THALWEG_SOURCE__MQTT__URL", "mqtt://other?version=3.1.1");
+    assert!(!read_over(GOOD, &[url]).unwrap().input.has_user_properties);
+    for (name, text, expected) in [
+        (
+            "THALWEG_SOURCE__MQTT__QOS",
+            "3",
+            "variable THALWEG_SOURCE__MQTT__QOS: source.mqtt.qos = \"3\"",
+        ),
+        (
+            "THALWEG_ENGINE__SHARDS",
+            "none",
+            "variable THALWEG_ENGINE__SHARDS: engine.shards = \"none\"",
+        ),
+        ("THALWEG_ENGIN__SHARDS", "1", "variable THALWEG_ENGIN__SHARDS: engin is not known"),
+        (
+            "THALWEG_SINK__STDOUT__X",
+            "1",
+            "variable THALWEG_SINK__STDOUT__X: sink.stdout.x is not known",
+        ),
+    ] {
+        let error = read_over(GOOD, &[(name, text)]).err().unwrap();
+        assert!(error.contains(expected), "{error}");
     }
 }
