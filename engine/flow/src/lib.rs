@@ -80,12 +80,14 @@ pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
 pub use operators::side_output::Side;
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
-    Both, CoProcess, Context, Fired, FunctionError, KeepKey, KeyedProcessing, NoKey, OfBoth,
-    OnError, OneOf, Process, Processing, SideTag, TIMERS_MAX, Tagged, TimerSpace,
+    Both, CoProcess, Context, Fired, FunctionError, KeepKey, KeyedProcessing, LeftOf, NoKey,
+    OfBoth, OfBroadcast, OnError, OneOf, Process, Processing, SideTag, TIMERS_MAX, Tagged,
+    TimerSpace,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};
 pub use source::collection::Collection;
+pub use state::operator::broadcast::{BROADCAST_ENTRIES_MAX, BroadcastFull, BroadcastState};
 pub use state::operator::{
     Items, LIST_BYTES_MAX, LIST_ITEMS_MAX, ListFull, ListOptions, OperatorListState, OperatorStates,
 };

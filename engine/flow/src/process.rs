@@ -25,6 +25,7 @@
 //! # Failing
 //! A call fails with [`Context::fail`] or with a panic; what becomes of its record is in [`failure`].
 
+mod broadcast;
 mod connected;
 mod context;
 pub(crate) mod failure;
@@ -35,6 +36,7 @@ pub(crate) mod side;
 pub(crate) mod timers;
 mod unkeyed;
 
+pub use self::broadcast::{LeftOf, OfBroadcast};
 pub use self::connected::{Both, CoProcess, OfBoth, OneOf};
 pub use self::context::{Context, NoKey};
 pub use self::failure::{FunctionError, OnError};

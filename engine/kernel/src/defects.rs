@@ -134,6 +134,10 @@ defects! {
     FlowSkipsAfterFailure,
     /// A timer of a space of its own is set among those of the function.
     FlowTimerLosesItsSpace,
+    /// A shard restores of broadcast state what lies under its own groups.
+    FlowBroadcastRestoresItsOwn,
+    /// An entry of broadcast state that was removed stays in the store.
+    FlowBroadcastKeepsRemoved,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,

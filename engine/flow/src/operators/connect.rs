@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`Stream::connect`] | what is on one shard | a [`CoProcess`](crate::CoProcess) without a key |
 //! | [`KeyedStream::connect`] | what has one key | a [`CoProcess`](crate::CoProcess) with the key |
-//! | [`KeyedStream::connect_broadcast`] | a key's records and all records of the other stream | an operator of your own |
+//! | [`KeyedStream::connect_broadcast`] | a key's records and all records of the other stream | a [`CoProcess`](crate::CoProcess) whose right records have no key |
 //!
 //! Each of them also takes an operator of your own, a [`TwoInputs`]. How the inputs are merged, and how one of them
 //! can be held back, is in `exchange/connected.rs`.
@@ -16,6 +16,8 @@ use crate::exchange::route::{Broadcast, Route};
 use crate::flow::Flow;
 use crate::graph::Edge;
 use crate::pipeline::Chain;
+use crate::process::side::Sides;
+use crate::state::bounds::Bounds;
 use crate::stream::{At, Stream};
 
 /// Two streams in front of an operator with two inputs.
@@ -249,13 +251,22 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
         name: &str,
         operator: O,
     ) -> Stream<BroadcastHead<C, P, D, O>> {
-        let Self { left: KeyedStream { stream: left, placement, .. }, right } = self;
+        self.make(name, |_, _, _| operator)
+    }
+
+    pub(crate) fn make<O: TwoInputs<Keyed<P::Key, P::Value>, D::Out>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&Flow, At, (Bounds, Sides)) -> O,
+    ) -> Stream<BroadcastHead<C, P, D, O>> {
+        let Self { left: KeyedStream { stream: left, placement, bounds, sides }, right } = self;
         let (flow, producers) = (left.flow.clone(), left.flow.shards());
         let broadcast = <Broadcast as Route<D::Out>>::EDGE;
         let inputs = vec![(left.at.node, P::EDGE), (right.at.node, broadcast)];
         let at = At { node: flow.add_node::<O::Out>(name, producers, inputs), producers };
         let left = placement.ports(left, (at.node, 0));
         let right = right.send((at.node, 1), Broadcast);
+        let operator = make(&flow, at, (bounds, sides));
         flow.connected((left, right), operator, at)
     }
 }

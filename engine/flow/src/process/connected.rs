@@ -21,8 +21,9 @@ use crate::stream::Stream;
 
 /// A function of the records of two streams, `L` and `R`. `K` is their key, or [`NoKey`] where they have none: see
 /// [`Stream::connect`] and [`KeyedStream::connect`](crate::KeyedStream::connect). It has the calls of a [`Process`], with one for
-/// the records of each stream.
-pub trait CoProcess<K, L, R>: 'static {
+/// the records of each stream. Where every shard has the right stream, its records have no key: `KR` is [`NoKey`] then, see
+/// [`KeyedStream::connect_broadcast`](crate::KeyedStream::connect_broadcast).
+pub trait CoProcess<K, L, R, KR = K>: 'static {
     /// What it emits.
     type Out: 'static;
 
@@ -33,7 +34,7 @@ pub trait CoProcess<K, L, R>: 'static {
     fn left(&mut self, record: L, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
 
     /// Takes a record of the right stream, of the key of `cx`.
-    fn right(&mut self, record: R, cx: &mut Context<'_, K>, out: &mut impl Collector<Self::Out>);
+    fn right(&mut self, record: R, cx: &mut Context<'_, KR>, out: &mut impl Collector<Self::Out>);
 
     /// A timer of the key of `cx` fires: see [`Process::timer`].
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}

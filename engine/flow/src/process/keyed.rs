@@ -175,6 +175,18 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         call_for_none(&mut self.function, &self.failures, cx, out, call)
     }
 
+    /// Calls the function for no key with something of this event time, behind all records so far.
+    pub(super) fn call_behind<C: Collector<P::Out>>(
+        &mut self,
+        time: Timestamp,
+        out: &mut C,
+        call: impl FnOnce(&mut P, &mut Context<'_, NoKey>, &mut Emits<'_, C>),
+    ) {
+        self.release(out);
+        let cx = Context::of_none(time, self.watermark, self.processing_time);
+        call_for_none(&mut self.function, &self.failures, cx, out, call);
+    }
+
     fn open(&mut self) {
         if !self.opened {
             self.opened = true;

@@ -8,6 +8,8 @@
 //! | [`list`](OperatorStates::list) | its share: each item is on one shard |
 //! | [`union_list`](OperatorStates::union_list) | the items of all shards |
 //!
+//! Beside lists there is a map that is the same on every shard: [`broadcast`].
+//!
 //! # Whose an item is
 //! The shard's that has added it. It is stored under one of the key groups of that shard, taken in turns such
 //! that any stretch of items is spread evenly over them. After a restart it belongs to the shard that owns the
@@ -52,6 +54,7 @@
 //! - There a function copies its buffer into the list at every checkpoint. Here the list is the buffer.
 //! - There order and bounds are nobody's business.
 
+pub(crate) mod broadcast;
 mod list;
 
 use std::cell::RefCell;
@@ -59,8 +62,9 @@ use std::collections::vec_deque;
 use std::fmt;
 use std::rc::Rc;
 
-use thalweg_kernel::{Durable, StateKind};
+use thalweg_kernel::{Durable, Key, StateKind};
 
+use self::broadcast::{Broadcast, BroadcastState};
 use self::list::{Held, List};
 use super::StateOptions;
 use crate::checkpoint::{Description, Stateful};
@@ -195,6 +199,20 @@ impl<'a> OperatorStates<'a> {
         options: ListOptions<V>,
     ) -> OperatorListState<V> {
         self.keep(name, options, true)
+    }
+
+    /// A map that is the same on every shard, changed by the records of a broadcast stream: see
+    /// [`connect_broadcast`](crate::KeyedStream::connect_broadcast).
+    pub fn broadcast<M: Key + Ord, V: Durable>(&mut self, name: &str) -> BroadcastState<M, V> {
+        let mut describe = Description::of::<M, V>(self.node, name, StateKind::Operator);
+        describe.types = format!("broadcast of {}", describe.types);
+        let checkpoints = self.flow.checkpoints();
+        let map = Broadcast::new(checkpoints, self.instances, self.refused.clone());
+        let map = Rc::new(RefCell::new(map));
+        let here = self.flow.runs_here(self.instances);
+        checkpoints.register(describe, here.then(|| Rc::clone(&map) as _));
+        self.kept.push(Rc::clone(&map) as _);
+        BroadcastState(map)
     }
 
     fn keep<V: Durable>(
