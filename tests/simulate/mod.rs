@@ -8,7 +8,7 @@
 //! | `broker` | devices that publish at QoS 1, and the broker with its sessions |
 //! | `source` | the protocol of a source with a journal, without sockets |
 //! | `sinks` | a transactional sink, and one that is at-least-once |
-//! | `store` | keeps whole epochs; folds them early or late |
+//! | `store` | keeps whole epochs; folds them early or late: in memory, or in the engine's own store on a real disk |
 //! | `job`, `process` | the jobs: operators of the engine, through its public interface |
 //! | `ledger` | what was durable, acknowledged, trimmed; what must not have happened |
 //! | `naive`, `check` | what the results must be, and whether they are |
@@ -17,7 +17,7 @@
 //!
 //! Real are the operators, states, timers, barriers and lanes of the engine, its journal down to the bytes
 //! on a simulated disk, and all that its supervisor and shards decide about epochs, ends and restarts. Written for
-//! the simulation are the store, the source, the sinks, and the loop that acts on those decisions.
+//! the simulation are the store (but for one seed in sixteen, which has the engine's), the source, the sinks, and the loop that acts on those decisions.
 //!
 //! # What is checked
 //! - acknowledged means durable; acknowledgements come in order, and on the connection that delivered;

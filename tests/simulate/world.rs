@@ -20,6 +20,9 @@ use super::sinks::{Outlet, Shared};
 use super::source::{Fleet, Outside, journal_name};
 use super::store::Store;
 
+/// So many seeds have one whose state is in the engine's own store.
+const REAL_STORE_ONE_IN: u64 = 16;
+
 /// Conditions that last for a while: until these moves.
 #[derive(Default)]
 pub(crate) struct Until {
@@ -116,7 +119,8 @@ impl World {
         };
         let disk = |partition| journals.disk(&journal_name(SOURCE, partition));
         let disks = (0..fleet.partitions).map(disk).collect();
-        let store = Store::new(ledger.clone(), draw.below(4) as u64, defect);
+        let real = seed % REAL_STORE_ONE_IN == 7;
+        let store = Store::new(ledger.clone(), draw.below(4) as u64, defect, real);
         let outlet = Outlet::new(ledger.clone(), store.clone(), defect);
         let outlet = Rc::new(RefCell::new(outlet));
         let broker = Broker::new(fleet, Random::new(seed, 2), ledger.clone());
