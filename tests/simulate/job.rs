@@ -5,14 +5,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use thalweg_flow::{
-    Aggregate, Average, Chain, Count, Flow, Fold, Max, Min, Reduce, Stream, Sum, Tumbling,
-    Watermarks, Windowed,
+    Aggregate, Average, Chain, Count, Flow, Fold, Max, Min, Reduce, Session, Sliding, Stream, Sum,
+    Tumbling, Watermarks, Windowed,
 };
 use thalweg_kernel::DeadLetter;
 
 use super::broker::Message;
 use super::faults::Defect;
-use super::process::{Bursts, HELD, Held, Numbered, Runs, by_hand, cell};
+use super::process::{Bursts, HELD, Held, Numbered, OnOne, Paired, Runs, by_hand, cell};
 use super::random::Random;
 use super::sinks::{Loose, Shared, Table};
 use super::source::Fleet;
@@ -47,6 +47,11 @@ pub(crate) struct JobPlan {
     pub(crate) by_hand: bool,
     pub(crate) bursts: bool,
     pub(crate) merged: bool,
+    /// Two streams of one key in one operator; a stream that every shard has.
+    pub(crate) paired: bool,
+    pub(crate) everywhere: bool,
+    pub(crate) sliding: bool,
+    pub(crate) sessions: bool,
     pub(crate) once: bool,
     pub(crate) loose: bool,
     pub(crate) letters: bool,
@@ -59,6 +64,7 @@ impl JobPlan {
         let mut part = || random.one_in(2);
         let [raw, windows, chained, by_hand] = [(); 4].map(|()| part());
         let [bursts, merged, once, loose, letters, filter] = [(); 6].map(|()| part());
+        let [paired, everywhere, sliding, sessions] = [(); 4].map(|()| part());
         Self {
             partitions,
             disorder_ms: 20,
@@ -81,6 +87,10 @@ impl JobPlan {
             by_hand: by_hand && !late,
             bursts,
             merged,
+            paired,
+            everywhere,
+            sliding: sliding && !late,
+            sessions: sessions && !late,
             once: once || !(windows || bursts),
             loose,
             letters,
@@ -100,6 +110,13 @@ pub(crate) const SOURCE: &str = "readings";
 pub(crate) const FIRST_MS: i64 = 30;
 pub(crate) const SECOND_MS: i64 = 90;
 pub(crate) const SECOND_KEYS: u32 = 3;
+
+/// Windows that overlap: 40 ms, every 15 ms.
+pub(crate) const SLIDING_MS: i64 = 40;
+pub(crate) const SLIDE_MS: i64 = 15;
+
+/// A session ends after a silence of this.
+pub(crate) const GAP_MS: i64 = 6;
 
 /// Windows of raw messages; some of those are late.
 pub(crate) const RAW_MS: i64 = 25;
@@ -130,7 +147,7 @@ pub(crate) fn describe(
             .key_by(|message| message.device)
             .process(|states| Numbered::new(states, defect))
             .uid("numbered");
-        let [windows, chained, hand, bursts, merged, echo] = once.split();
+        let [windows, chained, hand, bursts, merged, echo, two, sliding, sessions] = once.split();
         if plan.windows {
             let pairs = windows
                 .filter(move |message| plan.passes(message))
@@ -177,6 +194,31 @@ pub(crate) fn describe(
         } else {
             merged.discard();
         }
+        two_inputs(plan, two, &table);
+        if plan.sliding {
+            let size = Duration::from_millis(SLIDING_MS.unsigned_abs());
+            let slide = Duration::from_millis(SLIDE_MS.unsigned_abs());
+            sliding
+                .key_by(|message| message.device)
+                .window(Sliding::of(size, slide))
+                .aggregate(Sum::of(|message: &Message| message.value))
+                .uid("sliding")
+                .map(|row| (row.key, row.value))
+                .sink_as("sliding rows", table.clone());
+        } else {
+            sliding.discard();
+        }
+        if plan.sessions {
+            sessions
+                .key_by(|message| message.device)
+                .window(Session::gap(Duration::from_millis(GAP_MS.unsigned_abs())))
+                .aggregate(Sum::of(|message: &Message| message.value))
+                .uid("sessions")
+                .map(|row| (row.key, row.start.as_millis(), row.value))
+                .sink_as("session rows", table.clone());
+        } else {
+            sessions.discard();
+        }
         let [echo, at_once] = echo.map(|message| (message.device, message.sequence)).split();
         if plan.once {
             echo.process(Held::new).uid(HELD.0).sink_as("once", table.clone());
@@ -194,6 +236,31 @@ pub(crate) fn describe(
                 .sink_as("letters", table.clone());
         }
     })
+}
+
+/// Operators with two inputs, and a stream that every shard has.
+fn two_inputs<C: Chain<Out = Message>>(plan: JobPlan, messages: Stream<C>, table: &Table) {
+    let [odd, even, all] = messages.split();
+    if plan.paired {
+        let odd = odd.filter(|message| message.value % 2 == 1).key_by(|message| message.device);
+        let even = even.filter(|message| message.value % 2 == 0).map(|m| (m.device, m.value));
+        odd.connect(even.key_by(|(device, _)| *device))
+            .process(Paired::new)
+            .uid("paired")
+            .sink_as("paired rows", table.clone());
+    } else {
+        odd.discard();
+        even.discard();
+    }
+    if plan.everywhere {
+        all.map(|message| (message.device, message.sequence))
+            .broadcast()
+            .process(OnOne::new)
+            .uid("on one")
+            .sink_as("everywhere", table.clone());
+    } else {
+        all.discard();
+    }
 }
 
 /// What reads the one partition in its order.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::broker::Message;
-use super::job::{EVER_MS, FIRST_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SOURCE};
+use super::job::{
+    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
+    SOURCE,
+};
 use super::ledger::Ledger;
 use super::process::{RUN_MS, by_hand_row};
 use super::source::journal_name;
@@ -104,12 +107,41 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
             .map(|((key, start), values)| row(start + EVER_MS - 1, (key, values.len() as u64)));
         give("merged rows", counts.collect());
     }
+    if plan.paired {
+        let mut pairs = BTreeMap::<u32, [(i64, u64); 2]>::new();
+        for message in published {
+            let (sum, count) =
+                &mut pairs.entry(message.device).or_default()[usize::from(message.value % 2 == 0)];
+            (*sum, *count) = (*sum + message.value, *count + 1);
+        }
+        let rows = pairs.iter().map(|(device, [odd, even])| row(0, (device, odd, even)));
+        give("paired rows", rows.collect());
+    }
+    if plan.sliding {
+        let mut windows = BTreeMap::<(u32, i64), i64>::new();
+        for message in published {
+            let newest = message.time.div_euclid(SLIDE_MS) * SLIDE_MS;
+            let starts = (0..).map(|back| newest - back * SLIDE_MS);
+            for start in starts.take_while(|start| start + SLIDING_MS > message.time) {
+                *windows.entry((message.device, start)).or_default() += message.value;
+            }
+        }
+        let rows =
+            windows.iter().map(|((device, start), sum)| row(start + SLIDING_MS - 1, (device, sum)));
+        give("sliding rows", rows.collect());
+    }
+    if plan.sessions {
+        give("session rows", sessions(published));
+    }
     let echo: Vec<_> = published
         .iter()
         .map(|message| row(message.time, (message.device, message.sequence)))
         .collect();
     if plan.once {
         give("once", echo.clone());
+    }
+    if plan.everywhere {
+        give("everywhere", echo.clone());
     }
     if plan.letters {
         let letters = records.iter().filter(|bytes| Message::decode(bytes).is_none());
@@ -125,6 +157,24 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
     }
     let at_once = if plan.loose { echo } else { Vec::new() };
     Expected { exact, at_once, totals }
+}
+
+/// Sums of what each device has said without a silence of [`GAP_MS`].
+fn sessions(published: &[Message]) -> Vec<String> {
+    let mut devices = BTreeMap::<u32, Vec<(i64, i64)>>::new();
+    for message in published {
+        devices.entry(message.device).or_default().push((message.time, message.value));
+    }
+    let mut rows = Vec::new();
+    for (device, mut said) in devices {
+        said.sort_unstable();
+        for session in said.chunk_by(|before, next| next.0 - before.0 <= GAP_MS) {
+            let (start, last) = (session[0].0, session[session.len() - 1].0);
+            let sum = session.iter().map(|(_, value)| value).sum::<i64>();
+            rows.push(row(last + GAP_MS - 1, (device, start, sum)));
+        }
+    }
+    rows
 }
 
 /// Follows one partition record by record: what is on time, what is late, and the rows of `Runs`.

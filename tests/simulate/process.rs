@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use thalweg_flow::{
-    AggregatingState, Context, Count, ListState, MapState, NoKey, OperatorListState,
+    AggregatingState, CoProcess, Context, Count, ListState, MapState, NoKey, OperatorListState,
     OperatorStates, Process, ReducingState, SideTag, StateOptions, States, Ttl, ValueState,
 };
 use thalweg_kernel::{Collector, Timestamp};
@@ -202,6 +202,76 @@ impl Process<u32, Message> for Bursts {
         self.sum.clear(cx);
         self.due.clear(cx);
         self.lately.clear(cx);
+    }
+}
+
+/// How many records of each input a device has had, and what they add up to, at the end of both.
+pub(crate) struct Paired {
+    left: ValueState<u32, (i64, u64)>,
+    right: ValueState<u32, (i64, u64)>,
+}
+
+impl Paired {
+    pub(crate) fn new(states: &mut States<'_, u32>) -> Self {
+        Self { left: states.value("left"), right: states.value("right") }
+    }
+}
+
+impl CoProcess<u32, Message, (u32, i64)> for Paired {
+    type Out = PairedRow;
+
+    fn left(
+        &mut self,
+        message: Message,
+        cx: &mut Context<'_, u32>,
+        _: &mut impl Collector<PairedRow>,
+    ) {
+        let (sum, count) = self.left.get(cx).unwrap_or_default();
+        self.left.set(cx, (sum + message.value, count + 1));
+        cx.event_timer(AT_THE_END.into());
+    }
+
+    fn right(
+        &mut self,
+        (_, value): (u32, i64),
+        cx: &mut Context<'_, u32>,
+        _: &mut impl Collector<PairedRow>,
+    ) {
+        let (sum, count) = self.right.get(cx).unwrap_or_default();
+        self.right.set(cx, (sum + value, count + 1));
+        cx.event_timer(AT_THE_END.into());
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<PairedRow>) {
+        let (left, right) = (self.left.get(cx), self.right.get(cx));
+        out.record(0.into(), (*cx.key(), left.unwrap_or_default(), right.unwrap_or_default()));
+        self.left.clear(cx);
+        self.right.clear(cx);
+    }
+}
+
+/// A device, and of each input the sum and the count.
+pub(crate) type PairedRow = (u32, (i64, u64), (i64, u64));
+
+/// Passes on what comes to every shard, on one of them.
+pub(crate) struct OnOne {
+    instance: usize,
+    instances: usize,
+}
+
+impl OnOne {
+    pub(crate) fn new(states: &mut OperatorStates<'_>) -> Self {
+        Self { instance: states.instance(), instances: states.instances() }
+    }
+}
+
+impl Process<NoKey, Echo> for OnOne {
+    type Out = Echo;
+
+    fn record(&mut self, echo: Echo, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<Echo>) {
+        if echo.1 as usize % self.instances == self.instance {
+            out.record(cx.time(), echo);
+        }
     }
 }
 

@@ -117,7 +117,12 @@ impl Store {
                 stored.fold(epochs);
                 !stored.unfolded.is_empty()
             }
-            Kept::Real(store) => locked(store).fold(epochs),
+            Kept::Real(store) => {
+                let more = locked(store).fold(epochs);
+                // What is folded can be restored as one only.
+                self.ledger.set_oldest(self.oldest());
+                more
+            }
         }
     }
 
@@ -128,6 +133,7 @@ impl Store {
             Kept::Real(store) => {
                 let store = Arc::clone(store);
                 locked(&store).reopen();
+                self.ledger.set_oldest(self.oldest());
                 return Arc::new(move || -> Result<Box<dyn StateReader>, StateError> {
                     Ok(locked(&store).open().reader())
                 });
