@@ -133,8 +133,8 @@ impl Proof {
     pub(crate) fn reaches(&self, defect: Defect) -> bool {
         let home = package_of(defect);
         match self.kind {
-            // Its own source, sinks and store; and no threads.
-            Kind::Seeds => ["thalweg-journal", "thalweg-flow"].contains(&home),
+            // Its own source and sinks, and a store of its own but for few seeds; and no threads.
+            Kind::Seeds => ["thalweg-journal", "thalweg-flow", "thalweg-runtime"].contains(&home),
             Kind::Images => match self.name.as_str() {
                 "images journal" => home == "thalweg-journal",
                 "images store" => home == "thalweg-store",

@@ -145,6 +145,10 @@ defects! {
     RuntimePartialEpoch,
     /// Sources may forget what is older than the newest epoch, not the oldest that is kept.
     RuntimeTrimsToNewest,
+    /// An epoch begins after the one that a suspended job ends with.
+    RuntimeBeginsAfterLast,
+    /// A job that has failed, and is asked to drain before its shards have ended, drains instead of ending.
+    RuntimeLowersPhase,
     /// A job that fails goes on from the epoch that its process began with.
     RuntimeRestoresStale,
     /// A savepoint is taken of an epoch that had begun before it was asked for.
