@@ -143,6 +143,7 @@ pub fn apply<D: Database>(
             continue;
         }
         let forgets = work.restored.is_some() && seeded(Defect::SqliteForgetsKinds);
+        applied.written.refused.instance = id.instance;
         write(&mut transaction, &held.note, forgets, &mut applied.written)?;
         newest.insert(id.instance, id.epoch);
     }
@@ -151,6 +152,7 @@ pub fn apply<D: Database>(
         transaction.set_commit(&Commit { instance, epoch, directory })?;
     }
     for held in &work.direct {
+        applied.written.refused.instance = held.instance;
         write(&mut transaction, &held.note, false, &mut applied.written)?;
     }
     if changed || !newest.is_empty() {

@@ -5,14 +5,16 @@ use std::fmt::{self, Write};
 use crate::cell::Value;
 use crate::columns::Column;
 
-/// So many rows of one transaction are kept with their causes; further ones are counted.
-pub const REFUSALS_MAX: usize = 64;
+/// The rows of one transaction that are kept with their causes, at most; further ones are counted.
+pub const REFUSALS_MAX: usize = 1_024;
 /// What is kept of a row's text, in bytes.
 const ROW_BYTES_MAX: usize = 4 * 1024;
 
 /// A row that a table does not want.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Whose row it is.
+    pub instance: u16,
     /// Its columns: `device = "d7", count = 3`.
     pub row: String,
     /// What the database says of it.
@@ -22,6 +24,8 @@ pub struct Refusal {
 /// The rows that were refused in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
+    /// Whose rows are being written.
+    pub instance: u16,
     /// How many.
     pub count: u64,
     /// The first [`REFUSALS_MAX`] of them.
@@ -34,7 +38,8 @@ impl Refused {
     pub fn add(&mut self, columns: &[Column], row: &[Value<'_>], why: impl fmt::Display) {
         self.count += 1;
         if self.first.len() < REFUSALS_MAX {
-            self.first.push(Refusal { row: text(columns, row), why: why.to_string() });
+            let (instance, row, why) = (self.instance, text(columns, row), why.to_string());
+            self.first.push(Refusal { instance, row, why });
         }
     }
 
@@ -95,7 +100,7 @@ mod tests {
         let row = [Value::Text("x\"\n"), Value::Wide(1 << 64), Value::Blob(b"ab")];
         assert!(!refused.is_too_wide(&columns(), &row, |column| column.name == "b"));
         assert!(refused.is_too_wide(&columns(), &row, |column| column.name == "a"));
-        let Refusal { row, why } = &refused.first[0];
+        let Refusal { row, why, .. } = &refused.first[0];
         assert_eq!(row, r#"a = "x\"\n", b = 18446744073709551616, c = 2 bytes"#);
         assert!(why.starts_with("18446744073709551616 is beyond 64 bits"), "{why}");
         assert!(why.contains("column b"), "{why}");
@@ -108,7 +113,7 @@ mod tests {
         for _ in 0..=REFUSALS_MAX {
             refused.add(&columns(), &[Value::Text(&long), Value::Null, Value::Null], "no");
         }
-        assert_eq!((refused.count, refused.first.len()), (65, 64));
+        assert_eq!((refused.count, refused.first.len()), (1_025, 1_024));
         assert!(refused.first[0].row.len() <= ROW_BYTES_MAX + '…'.len_utf8());
     }
 }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::Waker;
+use std::time::SystemTime;
 
 use metrics::{Counter, counter};
-use thalweg_kernel::{ConnectorError, Epoch, OpenContext};
+use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, OpenContext, RefusedResults, Timestamp};
 use tracing::{info, warn};
 
 use crate::claim::Claim;
@@ -28,6 +29,8 @@ pub struct RowPort {
     /// Rows that were applied, and the bytes of their notes.
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// Rows that the table has refused.
+    pub(crate) refused: RefusedResults,
     waker: Waker,
 }
 
@@ -110,6 +113,7 @@ impl RowOffice {
             upto: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            refused: RefusedResults::default(),
             waker: cx.waker.clone(),
         });
         let holds = cx.durability.checkpoints && !at_least_once;
@@ -224,16 +228,26 @@ impl<D> RowClerk<D> {
         }
     }
 
-    /// Logs the first row that was refused, the second, the fourth, and so on.
+    /// Logs the first row that was refused, the second, the fourth, and so on, and hands all to their shards.
     fn tell_refused(&mut self, refused: &Refused) {
         let before = self.refused;
         self.refused += refused.count;
         self.meters.refused.increment(refused.count);
-        if let Some(Refusal { row, why }) = refused.first.first()
+        let name = self.common.name();
+        if let Some(Refusal { row, why, .. }) = refused.first.first()
             && (before + 1).next_power_of_two() <= self.refused
         {
-            let (name, count) = (self.common.name(), self.refused);
+            let count = self.refused;
             warn!("{name}: a row was left out: {why}; the row: {row} ({count} so far)");
+        }
+        let ports = self.common.ports();
+        for Refusal { instance, row, why } in &refused.first {
+            // Of an earlier run it may be another's, who has opened in any case.
+            let own = ports.iter().find(|port| port.instance == *instance);
+            if let Some(port) = own.or(ports.first()) {
+                let now = wall_clock();
+                port.refused.push(DeadLetter::of_result(name, why, now, row.as_bytes()));
+            }
         }
     }
 
@@ -256,4 +270,9 @@ impl<D> RowClerk<D> {
             port.waker.wake_by_ref();
         }
     }
+}
+
+fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

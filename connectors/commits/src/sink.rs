@@ -71,7 +71,9 @@ pub struct Target<A> {
 /// follow it, [`kind_column`](Self::kind_column) keeps every change as a row.
 ///
 /// A row that the table refuses for what it holds (a constraint, a number out of range) is left out, logged,
-/// and counted in `thalweg_sql_refused_rows_total`. What passes (a lock, a full disk, a server that is away)
+/// counted in `thalweg_sql_refused_rows_total`, and becomes a dead letter with the database's words. Rows are
+/// committed after their epoch, and so is the letter: a crash right then may lose it, and what is committed once the
+/// stream has ended is counted and logged alone. What passes (a lock, a full disk, a server that is away)
 /// is waited out; anything else ends the job.
 pub struct RowSink<T, S: Server> {
     address: S::Address,

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use bytes::Bytes;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    ConnectorError, Durability, Epoch, Pending, PendingId, RowKind, Sink, Timestamp,
+    ConnectorError, DeadLetter, Durability, Epoch, Pending, PendingId, RowKind, Sink, Timestamp,
 };
 
 use crate::columns::Columns;
@@ -239,6 +239,10 @@ impl<T> Sink<T> for RowWriter<T> {
         }
         // A failure is told before anything else is, so whoever sees no answer sees the failure.
         self.common.check().map(|()| done)
+    }
+
+    fn refused(&mut self) -> Option<DeadLetter> {
+        self.port.refused.pop()
     }
 
     fn seal(&mut self, epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {

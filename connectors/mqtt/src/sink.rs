@@ -91,7 +91,8 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// # What is dropped
 /// A record whose topic is not valid, or whose packet is over `packet_bytes_max` or the broker's
 /// own limit, or that the broker refuses, is dropped: bad data must not end the job. It is counted
-/// by reason in `thalweg_mqtt_dropped_total` and logged. (An MQTT 3.1.1 broker has no way to say
+/// by reason in `thalweg_mqtt_dropped_total`, logged, and becomes a dead letter. (What the broker says after the
+/// stream has ended is counted and logged alone, and a crash may lose that letter.) (An MQTT 3.1.1 broker has no way to say
 /// that it refuses a result: most discard it, some close the connection. After the third time the
 /// topic is named in the log; it is not dropped, for the network might be what is bad.)
 ///

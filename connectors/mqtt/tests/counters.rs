@@ -13,6 +13,7 @@ use common::hand::Hand;
 use common::peer::{PUBACK, Peer};
 use common::{Line, PATIENCE, Shard, Text, Writer, publish, publish_with, subscribed, wait_until};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use thalweg_kernel::Sink;
 use thalweg_mqtt::testing::Mosquitto;
 use thalweg_mqtt::{MqttSink, MqttSource, Qos, Version};
 
@@ -122,6 +123,9 @@ fn what_happens_is_counted() {
     let mut wrong = Writer::open(&MqttSink::new(broker.config(), "out/#", Text));
     wrong.write(["12".to_owned()]);
     assert!(wrong.close_within(PATIENCE));
+    let letter = wrong.0.refused().expect("what is dropped is a dead letter");
+    assert!(letter.reason.starts_with("topic \"out/#\": "), "{letter}");
+    assert_eq!(&letter.payload[..], b"12");
     assert_eq!(value("published_total"), 2);
     assert_eq!(value("published_bytes_total"), 2 + 5);
     let dropped = "thalweg_mqtt_dropped_total job=test operator=mqtt reason=invalid_topic";

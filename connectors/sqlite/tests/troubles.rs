@@ -140,6 +140,12 @@ fn a_row_that_the_table_refuses_stops_nothing() {
     write(&mut sink, 0..10).unwrap();
     close(&mut sink).unwrap();
     assert_eq!(rows(&path), [1, 2, 4, 5, 7, 8]);
+    let letters: Vec<_> = std::iter::from_fn(|| sink.refused()).collect();
+    let payloads: Vec<_> = letters.iter().map(|letter| &letter.payload[..]).collect();
+    assert_eq!(payloads, [b"n = 0", b"n = 3", b"n = 6", b"n = 9"]);
+    let first = letters[0].to_string();
+    assert!(first.starts_with("sqlite /") && first.contains(": result_refused: "), "{first}");
+    assert!(first.contains("CHECK constraint failed"), "{first}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Pending, Sink, Stat
 
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
+use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::Terminal;
 
 /// A connector's sink at the end of a pipeline.
@@ -18,6 +19,7 @@ pub(crate) struct SinkTerminal<W> {
     written: usize,
     /// A failed write; reported by the flush that follows.
     failed: Option<ConnectorError>,
+    dead_letters: DeadLetterOutput,
     checkpoints: Rc<Checkpoints>,
     /// Where its notes are kept.
     state: StateId,
@@ -27,10 +29,21 @@ impl<W> SinkTerminal<W> {
     pub(crate) fn new(
         writer: W,
         records_in: Counter,
+        dead_letters: DeadLetterOutput,
         checkpoints: Rc<Checkpoints>,
         state: StateId,
     ) -> Self {
-        Self { writer, records_in, written: 0, failed: None, checkpoints, state }
+        Self { writer, records_in, written: 0, failed: None, dead_letters, checkpoints, state }
+    }
+
+    /// What the sink cannot pass on becomes dead letters.
+    fn pass_refused<T>(&mut self)
+    where
+        W: Sink<T>,
+    {
+        while let Some(letter) = self.writer.refused() {
+            self.dead_letters.push(letter);
+        }
     }
 
     fn seal<T>(&mut self, epoch: Epoch)
@@ -65,15 +78,26 @@ impl<T, W: Sink<T>> Collector<T> for SinkTerminal<W> {
     }
 
     fn mark(&mut self, mark: Mark) {
-        if let Mark::Barrier(epoch) = mark {
-            self.seal(epoch);
+        match mark {
+            Mark::Barrier(epoch) => {
+                self.seal(epoch);
+                self.pass_refused();
+                self.dead_letters.barrier(epoch);
+            }
+            Mark::End => {
+                self.pass_refused();
+                self.dead_letters.end();
+            }
+            _ => {}
         }
     }
 }
 
 impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
     fn ready(&mut self) -> Result<bool, ConnectorError> {
-        self.writer.ready()
+        let ready = self.writer.ready()?;
+        self.pass_refused();
+        Ok(ready && self.dead_letters.has_room())
     }
 
     fn flush(&mut self) -> Result<(), ConnectorError> {
@@ -83,12 +107,15 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
         if self.written > 0 {
             self.records_in.add(std::mem::take(&mut self.written));
             self.writer.flush()?;
+            self.pass_refused();
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<bool, ConnectorError> {
-        self.writer.close()
+        let closed = self.writer.close()?;
+        self.pass_refused();
+        Ok(closed)
     }
 
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {

@@ -67,6 +67,8 @@ impl<C: Chain> Stream<C> {
         let state = self.flow.fix_uid(node, uid, "pending");
         let describe = Description::of::<PendingId, Vec<u8>>(node, "pending", StateKind::Sink);
         self.flow.checkpoints().register(describe, None);
+        // Also where no instance runs: all shards describe the same edges.
+        let dead_letters = self.flow.dead_letters_from(node, self.at.producers);
         let Some(mut cx) = self.flow.open_context(node, self.at.producers) else {
             return self.flow.used(self.at.node);
         };
@@ -78,7 +80,7 @@ impl<C: Chain> Stream<C> {
             Ok(writer) => {
                 let records_in = self.flow.counter("numRecordsIn", node);
                 let checkpoints = Rc::clone(self.flow.checkpoints());
-                self.close(SinkTerminal::new(writer, records_in, checkpoints, state));
+                self.close(SinkTerminal::new(writer, records_in, dead_letters, checkpoints, state));
             }
             Err(error) => self.flow.fail(error),
         }

@@ -1,12 +1,12 @@
-//! Dead letters: input that could not become a record. Each is counted by cause and kept with
-//! its topic, reason and position; the stream goes on.
+//! Dead letters: input that could not become a record, and results that could not leave. Each is counted by cause
+//! and kept with its topic, reason and position; the stream goes on.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use crate::{Str, Timestamp};
+use crate::{DecodeError, Message, Origin, Str, Timestamp};
 
 /// A dead letter keeps at most this much of its payload.
 pub const DEAD_LETTER_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
@@ -35,11 +35,13 @@ pub enum Cause {
     StateFull,
     /// A function of the job's has returned an error for it, or panicked.
     FunctionFailed,
+    /// A result that a sink cannot pass on, or that its target does not take.
+    ResultRefused,
 }
 
 impl Cause {
     /// Every cause, in order: for tables and counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::MissingField,
         Self::WrongType,
@@ -50,6 +52,7 @@ impl Cause {
         Self::ClockAhead,
         Self::StateFull,
         Self::FunctionFailed,
+        Self::ResultRefused,
     ];
 
     /// The name used in metrics, logs and dead-letter files.
@@ -65,6 +68,7 @@ impl Cause {
             Self::ClockAhead => "clock_ahead",
             Self::StateFull => "state_full",
             Self::FunctionFailed => "function_failed",
+            Self::ResultRefused => "result_refused",
         }
     }
 }
@@ -78,7 +82,7 @@ impl fmt::Display for Cause {
 /// A message that could not become a record.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeadLetter {
-    /// Where it came from: the MQTT topic, or the file's path.
+    /// Where it came from: the MQTT topic, or the file's path. Of a result: the sink.
     pub topic: Str,
     /// Why it was refused, as counted.
     pub cause: Cause,
@@ -99,6 +103,19 @@ pub struct DeadLetter {
 
 fn as_text<S: Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&String::from_utf8_lossy(payload))
+}
+
+impl DeadLetter {
+    /// A result that `sink` (kind and address) cannot pass on, as text or as it would have left.
+    pub fn of_result(
+        sink: &str,
+        reason: impl Into<String>,
+        refused: Timestamp,
+        result: &[u8],
+    ) -> Self {
+        let error = DecodeError::new(Cause::ResultRefused, reason, None);
+        Message::new(sink, result, refused).dead_letter(error)
+    }
 }
 
 impl fmt::Display for DeadLetter {

@@ -13,6 +13,7 @@
 //! | [`sink`] | [`SinkSpec`], [`Sink`]: where results go |
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
+//! | [`refused`] | [`RefusedResults`]: letters of a sink, on their way to its shard |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
 //! | [`field`] | [`Field`]: a value of a record's field, for connectors that deal in fields |
 //! | [`connector`] | [`Connector`](connector::Connector): what a connector is, promises and can be told |
@@ -40,6 +41,7 @@ pub mod format;
 pub mod journal;
 pub mod key;
 pub mod options;
+pub mod refused;
 pub mod sink;
 pub mod source;
 pub mod state;
@@ -58,6 +60,7 @@ pub use field::{Column, DecodeFields, Field, FieldKind, Record};
 pub use format::{Decode, DecodeError, Encode, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
+pub use refused::RefusedResults;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
 pub use state::{StateError, StateId, StateInfo, StateKind, StateReader};

@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use crate::{Changes, ConnectorError, Epoch, OpenContext, StateId, Timestamp};
+use crate::{Changes, ConnectorError, DeadLetter, Epoch, OpenContext, StateId, Timestamp};
 
 /// The description of a sink in a job.
 pub trait SinkSpec<T> {
@@ -62,6 +62,13 @@ pub trait Sink<T> {
     /// # Errors
     /// As for [`Sink::ready`].
     fn close(&mut self) -> Result<bool, ConnectorError>;
+
+    /// The next result that could not be passed on, if there is one: it becomes a dead letter of the job. What is
+    /// refused in [`Sink::write`] is asked for before the next barrier, and so is part of its epoch. What a
+    /// target refuses later becomes a letter while the sink's stream runs; a crash may lose that letter.
+    fn refused(&mut self) -> Option<DeadLetter> {
+        None
+    }
 
     /// All that was written so far belongs to `epoch`. Notes in `pending` what it takes to commit it,
     /// and deletes the notes that need no committing any more. A sink that notes nothing passes

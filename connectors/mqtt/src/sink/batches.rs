@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use bytes::Bytes;
+use thalweg_kernel::RefusedResults;
 
 /// The most results of one batch; a batch of the engine may take it over.
 pub const BATCH_MESSAGES_MAX: usize = 512;
@@ -18,6 +19,8 @@ pub const BATCHES_MAX: usize = 8;
 /// A shard's end of the way back.
 pub(crate) struct Port {
     done: AtomicU64,
+    /// Results that were dropped.
+    pub(crate) refused: RefusedResults,
     empty: flume::Sender<Box<ResultBatch>>,
     waker: Waker,
 }
@@ -27,7 +30,8 @@ impl Port {
     pub(crate) fn open(waker: &Waker) -> (Arc<Self>, flume::Receiver<Box<ResultBatch>>) {
         let (to_shard, empty) = flume::bounded(BATCHES_MAX);
         let (done, waker) = (AtomicU64::new(0), waker.clone());
-        let port = Arc::new(Self { done, empty: to_shard, waker });
+        let refused = RefusedResults::default();
+        let port = Arc::new(Self { done, refused, empty: to_shard, waker });
         for _ in 0..BATCHES_MAX {
             port.give_back(Box::new(ResultBatch::new(&port)));
         }

@@ -215,7 +215,8 @@ impl Send {
                     "its packet is over the broker's limit of {} bytes",
                     self.packet_bytes_max
                 );
-                self.refused.drop(&self.who, topic, &why);
+                let port = &parcel.port.port;
+                self.refused.drop(&self.who, port, topic, &parcel.payload, &why);
                 self.unacked.give_up();
                 gave_up = true;
                 continue;
@@ -302,7 +303,8 @@ impl Send {
                         Some(reason) => {
                             let topic = String::from_utf8_lossy(&parcel.topic);
                             let why = format!("the broker refused it ({reason})");
-                            self.refused.drop(&self.who, &topic, &why);
+                            let port = &parcel.port.port;
+                            self.refused.drop(&self.who, port, &topic, &parcel.payload, &why);
                         }
                     }
                     self.settle();

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use thalweg_kernel::{ConnectorError, Epoch, OpenContext, Pending, RowKind, Sink, Timestamp};
+use thalweg_kernel::{
+    ConnectorError, DeadLetter, Epoch, OpenContext, Pending, RowKind, Sink, Timestamp,
+};
 
 use crate::config::MqttConfig;
 use crate::metrics::{DropReason, dropped};
@@ -151,7 +153,10 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
         self.buffer.clear();
         self.publication.topic(&value, &mut self.buffer);
         if let Err(why) = check_topic(&self.buffer) {
-            self.invalid.drop(&self.name, &self.buffer, why);
+            let mut payload = Vec::new();
+            // Where that cannot be expressed, there is none.
+            let _ = self.publication.payload(&value, &mut payload);
+            self.invalid.drop(&self.name, &self.port, &self.buffer, &payload, why);
             return Ok(());
         }
         let kind = self.publication.kind(&value);
@@ -172,18 +177,19 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
             if P::KEEPS_ROWS && batch.bytes.len() == topic_end {
                 batch.bytes.truncate(before);
                 let why = "its payload is empty, which would take the row of its topic away";
-                self.empty_row.drop(&self.name, &self.buffer, why);
+                self.empty_row.drop(&self.name, &self.port, &self.buffer, b"", why);
                 return Ok(());
             }
         }
         let packet = batch.bytes.len() - before + PACKET_OVERHEAD_BYTES + id_bytes;
         if packet > self.packet_bytes_max {
-            batch.bytes.truncate(before);
             let why = format!(
                 "its packet has {packet} bytes, over packet_bytes_max={}",
                 self.packet_bytes_max
             );
-            self.too_large.drop(&self.name, &self.buffer, &why);
+            let payload = &batch.bytes[topic_end..];
+            self.too_large.drop(&self.name, &self.port, &self.buffer, payload, &why);
+            batch.bytes.truncate(before);
             return Ok(());
         }
         batch.ends.push((topic_end, batch.bytes.len()));
@@ -197,6 +203,10 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
             self.send();
         }
         self.check_failure()
+    }
+
+    fn refused(&mut self) -> Option<DeadLetter> {
+        self.port.refused.pop()
     }
 
     fn seal(&mut self, _epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {

@@ -1,5 +1,6 @@
-//! The dead-letter output of a job: where its sources put what could not become a record, and its
-//! operators what they cannot keep. A barrier passes when all of them have got it.
+//! The dead-letter output of a job: where its sources put what could not become a record, its operators what
+//! they cannot keep, and its sinks what they cannot pass on. A barrier passes when all of them have got it. What comes
+//! once its operator's stream has ended is counted and logged, and not read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ impl DeadLetterOutput {
     #[cold]
     pub(crate) fn push(&self, letter: DeadLetter) {
         self.shared.counters[letter.cause as usize].add(1);
-        if self.state.get() == OutputState::Apart {
+        if self.state.get() != OutputState::Open {
             *self.shared.latest.borrow_mut() = Some(letter);
         } else if self.is_ahead() {
             self.shared.held.borrow_mut().push(letter);
@@ -72,8 +73,9 @@ impl DeadLetterOutput {
         self.passed.get() > self.shared.aligned.get() && !seeded(Defect::FlowLetterOvertakes)
     }
 
+    /// Whether the operator may be stepped. One that reads dead letters makes the room itself.
     pub(crate) fn has_room(&self) -> bool {
-        self.shared.has_room()
+        self.state.get() == OutputState::Apart || self.shared.has_room()
     }
 
     /// The operator has got the barrier of `epoch`.
