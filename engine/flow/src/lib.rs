@@ -96,6 +96,7 @@ pub use state::{
     STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,
 };
 pub use stream::Stream;
+pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};
 pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,

@@ -2,25 +2,27 @@
 //! each record its event time, and makes watermarks.
 
 pub(crate) mod collection;
+mod emitting;
+mod stored;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::source::clock_ahead;
 use thalweg_kernel::{
-    Collector, ConnectorError, DeadLetter, Durable, Emit, Epoch, Mark, Origin, Source, SourceSpec,
-    SourceStatus, StateId, StateKind, Timestamp,
+    Collector, ConnectorError, Epoch, Mark, Source, SourceSpec, SourceStatus, StateId, Timestamp,
 };
 
-use crate::checkpoint::{Checkpoints, Description};
+use self::emitting::Emitting;
+use self::stored::{Found, StoredPartition};
+use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, WatermarkGauge};
 use crate::flow::Flow;
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::stream::{At, Stream};
+use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
 use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
 
@@ -29,37 +31,36 @@ impl Flow {
     ///
     /// Input that cannot become a record goes to [`Flow::dead_letters`]. The source's stable name, by which
     /// its positions are found again, is what it is and where: another address is another source.
-    pub fn source<S: SourceSpec, E: EventTime<S::Item>>(
+    pub fn source<S: SourceSpec, E: EventTime<S::Item>, G: WatermarkGenerator<S::Item>>(
         &self,
         source: S,
-        watermarks: Watermarks<E>,
-    ) -> Stream<SourceHead<S::Partition, E>> {
+        watermarks: Watermarks<E, G>,
+    ) -> Stream<SourceHead<S::Partition, E, G>> {
         self.open_source(None, source, watermarks)
     }
 
     /// The same with a stable name of your own.
-    pub fn source_as<S: SourceSpec, E: EventTime<S::Item>>(
+    pub fn source_as<S: SourceSpec, E: EventTime<S::Item>, G: WatermarkGenerator<S::Item>>(
         &self,
         uid: &str,
         source: S,
-        watermarks: Watermarks<E>,
-    ) -> Stream<SourceHead<S::Partition, E>> {
+        watermarks: Watermarks<E, G>,
+    ) -> Stream<SourceHead<S::Partition, E, G>> {
         self.open_source(Some(uid), source, watermarks)
     }
 
-    fn open_source<S: SourceSpec, E: EventTime<S::Item>>(
+    fn open_source<S: SourceSpec, E: EventTime<S::Item>, G: WatermarkGenerator<S::Item>>(
         &self,
         uid: Option<&str>,
         source: S,
-        watermarks: Watermarks<E>,
-    ) -> Stream<SourceHead<S::Partition, E>> {
+        watermarks: Watermarks<E, G>,
+    ) -> Stream<SourceHead<S::Partition, E, G>> {
         let partitions = source.partitions();
         let producers = partitions.clamp(1, self.shards());
         let node =
             self.add_node::<S::Item>(&format!("Source: {}", source.describe()), producers, vec![]);
         let state = self.fix_uid(node, uid, "positions");
-        let describe = Description::of::<u16, PartitionState>(node, "positions", StateKind::Source);
-        self.checkpoints().register(describe, None);
+        self.checkpoints().register(stored::describe(node), None);
         let mut head = SourceHead {
             partitions: Vec::new(),
             watermarks,
@@ -73,58 +74,35 @@ impl Flow {
         };
         if let Some(cx) = self.open_context(node, producers) {
             for partition in (cx.shard..partitions).step_by(cx.shards) {
-                let opened = self.stored_partition(state, partition).and_then(|stored| {
+                let id = partition.to_string();
+                let added = self.stored_partition(state, &id, partition).and_then(|found| {
                     let mut cx = cx.clone();
-                    cx.durability.position =
-                        stored.as_ref().map(|stored| Bytes::copy_from_slice(&stored.position));
-                    Ok((source.open(partition, &cx)?, stored))
+                    cx.durability.position = found.position().map(Bytes::copy_from_slice);
+                    head.add(id, partition, source.open(partition, &cx)?, &found)
                 });
-                match opened {
-                    Ok((source, stored)) => head.add(partition, source, stored),
-                    Err(error) => self.fail(error),
+                if let Err(error) = added {
+                    self.fail(error);
                 }
             }
         }
         Stream { flow: self.clone(), chain: head, at: At { node, producers } }
     }
-
-    fn stored_partition(
-        &self,
-        state: StateId,
-        partition: usize,
-    ) -> Result<Option<PartitionState>, ConnectorError> {
-        let Some(reader) = self.reader() else { return Ok(None) };
-        let mut key = Vec::new();
-        state.begin_key(partition as u16, &mut key);
-        let mut found = None;
-        let read = reader.get(&key, &mut |value| {
-            found = Some(PartitionState::read(value)?);
-            Ok(())
-        });
-        let what = "the stored position of a source cannot be read";
-        read.map_err(|error| ConnectorError::new("job", what).caused_by(error))?;
-        Ok(found)
-    }
 }
 
-/// What is stored of a partition.
-#[derive(Archive, Serialize, Deserialize)]
-struct PartitionState {
-    latest: Timestamp,
-    position: Vec<u8>,
-}
-
-struct Partition<S> {
-    number: u16,
+struct Partition<S, G> {
+    id: String,
+    /// What schema 1 left of it, under this number, is to be deleted.
+    first: Option<usize>,
     source: S,
     clock: PartitionClock,
+    generator: G,
     ended: bool,
 }
 
 /// A head that polls source partitions.
-pub struct SourceHead<S, E> {
-    partitions: Vec<Partition<S>>,
-    watermarks: Watermarks<E>,
+pub struct SourceHead<S, E, G> {
+    partitions: Vec<Partition<S, G>>,
+    watermarks: Watermarks<E, G>,
     merge: Merge,
     dead_letters: DeadLetterOutput,
     records_out: Counter,
@@ -135,19 +113,39 @@ pub struct SourceHead<S, E> {
     resumed: Vec<(usize, Timestamp)>,
 }
 
-impl<S, E> SourceHead<S, E> {
-    fn add(&mut self, number: usize, source: S, stored: Option<PartitionState>) {
+impl<S, E, G: Clone> SourceHead<S, E, G> {
+    fn add<T>(
+        &mut self,
+        id: String,
+        number: usize,
+        source: S,
+        found: &Found,
+    ) -> Result<(), ConnectorError>
+    where
+        G: WatermarkGenerator<T>,
+    {
         let mut clock = PartitionClock::new(&self.watermarks);
-        let stored = stored.filter(|_| !seeded(Defect::FlowForgetsSourceClock));
-        if let Some(watermark) = stored.and_then(|stored| clock.resume(stored.latest)) {
-            self.resumed.push((self.partitions.len(), watermark));
+        let mut generator = self.watermarks.generator.clone();
+        if !seeded(Defect::FlowForgetsSourceClock) {
+            let resumed = found.resume(&mut clock, &mut generator).map_err(|why| {
+                let what = format!(
+                    "what was stored of the watermarks of partition {id:?} is not what its generator wrote \
+                     ({why}); start it with the strategy that wrote it, or give the source another stable \
+                     name to begin anew"
+                );
+                ConnectorError::new("source", what)
+            })?;
+            self.resumed.extend(resumed.map(|watermark| (self.partitions.len(), watermark)));
         }
-        self.partitions.push(Partition { number: number as u16, source, clock, ended: false });
+        let first = matches!(found, Found::First(..)).then_some(number);
+        self.partitions.push(Partition { id, first, source, clock, generator, ended: false });
+        Ok(())
     }
 }
 
 #[allow(private_interfaces, reason = "sealed: see the trait")]
-impl<S: Source + 'static, E: EventTime<S::Item>> Chain for SourceHead<S, E>
+impl<S: Source + 'static, E: EventTime<S::Item>, G: WatermarkGenerator<S::Item>> Chain
+    for SourceHead<S, E, G>
 where
     S::Item: 'static,
 {
@@ -174,6 +172,7 @@ where
             let mut emit = Emitting {
                 index,
                 clock: partition.clock,
+                generator: &mut partition.generator,
                 merge: &mut self.merge,
                 watermarks: &self.watermarks,
                 now: wall,
@@ -184,6 +183,9 @@ where
                 letters: 0,
             };
             let status = partition.source.poll(wall, records_max, &mut emit)?;
+            if let Some(watermark) = emit.generator.tick(cx.now) {
+                emit.generated(watermark);
+            }
             let (records, letters) = (emit.records, emit.letters);
             partition.clock = emit.clock;
             busy |= records + letters > 0;
@@ -199,7 +201,8 @@ where
                         self.merge.mark(index, Mark::Idle, |mark| out.mark(mark));
                     }
                     let resume_at = pause.map(|pause| steady.saturating_add(pause));
-                    let due = [wake_at, resume_at, partition.clock.idle_at()];
+                    let tick_at = partition.generator.tick_at();
+                    let due = [wake_at, resume_at, partition.clock.idle_at(), tick_at];
                     wake_at = due.into_iter().flatten().min();
                 }
                 SourceStatus::Ended => {
@@ -235,9 +238,16 @@ where
         for partition in &mut self.partitions {
             let mut position = Vec::new();
             partition.source.snapshot(epoch, &mut position);
-            let state = PartitionState { latest: partition.clock.latest(), position };
-            let key = |out: &mut Vec<u8>| self.state.begin_key(partition.number, out);
-            self.checkpoints.write(|out| out.put(key, &state));
+            let mut generator = Vec::new();
+            partition.generator.save(&mut generator);
+            let (latest, watermark) = (partition.clock.latest(), partition.clock.watermark());
+            let stored = StoredPartition { latest, watermark, generator, position };
+            self.checkpoints.write(|out| {
+                if let Some(number) = partition.first.take() {
+                    stored::delete_first(self.state, number, out);
+                }
+                out.put(|key| stored::key(self.state, &partition.id, key), &stored)
+            });
         }
         self.dead_letters.barrier(epoch);
         out.mark(Mark::Barrier(epoch));
@@ -254,7 +264,7 @@ where
     }
 }
 
-impl<S: Source, E> Head for SourceHead<S, E> {
+impl<S: Source, E, G> Head for SourceHead<S, E, G> {
     fn stop(&mut self) {
         let open = self.partitions.iter_mut().filter(|partition| !partition.ended);
         open.for_each(|partition| partition.source.stop());
@@ -273,76 +283,5 @@ impl<S: Source, E> Head for SourceHead<S, E> {
         for partition in &mut self.partitions {
             partition.source.committed(epoch, oldest);
         }
-    }
-}
-
-/// Where one partition's poll puts its records.
-struct Emitting<'a, E, C> {
-    index: usize,
-    /// A copy, at hand without a look at where the partition is.
-    clock: PartitionClock,
-    merge: &'a mut Merge,
-    watermarks: &'a Watermarks<E>,
-    now: Timestamp,
-    latest_believed: Timestamp,
-    dead_letters: &'a DeadLetterOutput,
-    out: &'a mut C,
-    records: usize,
-    letters: usize,
-}
-
-impl<E, C> Emitting<'_, E, C> {
-    #[cold]
-    fn wake<T>(&mut self)
-    where
-        C: Collector<T>,
-    {
-        self.clock.wake();
-        self.merge.mark(self.index, Mark::Active, |mark| self.out.mark(mark));
-    }
-
-    #[cold]
-    fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
-        let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
-        self.letters += 1;
-        self.dead_letters.push(origin.dead_letter(error));
-    }
-
-    /// Time goes on behind a record.
-    #[inline(never)]
-    fn advance<T>(&mut self, event: Timestamp)
-    where
-        C: Collector<T>,
-    {
-        if let Some(watermark) = self.clock.observe(event) {
-            let mark = Mark::Watermark(watermark);
-            self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
-        }
-    }
-}
-
-impl<T, E: EventTime<T>, C: Collector<T>> Emit<T> for Emitting<'_, E, C> {
-    #[inline]
-    fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
-        let time = self.watermarks.event_time.of(&value, received);
-        if time >= self.clock.news_from() {
-            if E::FROM_RECORD && time > self.latest_believed {
-                return self.refuse(time, origin);
-            }
-            if self.clock.is_idle() {
-                self.wake();
-            }
-        }
-        self.records += 1;
-        self.out.record(time, value);
-        // Asked again, not kept from above: then the chain is compiled once and not twice.
-        if time >= self.clock.news_from() {
-            self.advance(time);
-        }
-    }
-
-    fn dead_letter(&mut self, letter: DeadLetter) {
-        self.letters += 1;
-        self.dead_letters.push(letter);
     }
 }

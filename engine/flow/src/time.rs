@@ -1,4 +1,5 @@
 //! Event time: how watermarks arise at sources, and how they merge.
 
+pub(crate) mod generator;
 pub(crate) mod merge;
 pub(crate) mod watermarks;

@@ -106,6 +106,8 @@ defects! {
     FlowForgetsWatermark,
     /// The clock of a source's partition begins anew after a restart.
     FlowForgetsSourceClock,
+    /// What a watermark generator keeps is not restored.
+    FlowForgetsGenerator,
     /// A shard does not restore the last of its key groups.
     FlowForgetsKeyGroup,
     /// A batch is sent to another shard, which is not woken.

@@ -2,8 +2,7 @@
 //! when a silent partition stops counting, and how far ahead of the clock a record may be.
 //!
 //! A watermark follows every record that moves it, so lateness is decided record by record,
-//! whatever the batch size. The watermark is the highest event time so far, minus the bound, minus
-//! one millisecond: a record *at* the bound is not late. (Flink's definition.)
+//! whatever the batch size. Where it stands is a [generator](super::generator)'s to say.
 //!
 //! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late: a
 //! record further ahead of this machine's clock than the guard allows never moves a watermark; it
@@ -17,6 +16,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use thalweg_kernel::{Timestamp, time::millis};
+
+use super::generator::{BoundedDisorder, Periodic, Punctuated};
 
 /// The default clock guard: five minutes.
 pub(crate) const CLOCK_GUARD_MS: i64 = 5 * 60 * 1_000;
@@ -58,14 +59,15 @@ impl<T, R: Into<Timestamp> + 'static, F: Fn(&T) -> R + 'static> EventTime<T> for
 /// A watermark strategy. Without [`timestamps`](Self::timestamps), event time is the time of
 /// arrival.
 #[derive(Clone, Copy, Debug)]
-pub struct Watermarks<E = Received> {
+pub struct Watermarks<E = Received, G = BoundedDisorder> {
     pub(crate) event_time: E,
-    pub(crate) lateness_ms: i64,
+    /// Each partition has a clone of it.
+    pub(crate) generator: G,
     pub(crate) idle_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
 }
 
-impl Watermarks<Received> {
+impl Watermarks {
     /// Records come in order of event time; one that does not is late at once.
     pub fn monotonous() -> Self {
         Self::bounded_out_of_orderness(Duration::ZERO)
@@ -73,29 +75,55 @@ impl Watermarks<Received> {
 
     /// Records come up to `bound` behind the latest one.
     pub fn bounded_out_of_orderness(bound: Duration) -> Self {
-        Self {
+        Self::generated_by(BoundedDisorder { lateness_ms: millis(bound) })
+    }
+
+    /// Watermarks follow the records for which `watermark`, given a record and its event time, returns one.
+    pub fn punctuated<T, F: Fn(&T, Timestamp) -> Option<Timestamp> + Clone + 'static>(
+        watermark: F,
+    ) -> Watermarks<Received, Punctuated<F>> {
+        Self::generated_by(Punctuated(watermark))
+    }
+
+    /// Watermarks are what a [generator](crate::WatermarkGenerator) of your own says.
+    pub fn generated_by<G>(generator: G) -> Watermarks<Received, G> {
+        Watermarks {
             event_time: Received,
-            lateness_ms: millis(bound),
+            generator,
             idle_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
         }
     }
+}
 
+impl<G> Watermarks<Received, G> {
     /// Reads the event time, in milliseconds since the epoch, from each record.
     pub fn timestamps<T, R: Into<Timestamp>, F: Fn(&T) -> R>(
         self,
         event_time: F,
-    ) -> Watermarks<FromRecord<F, R>> {
+    ) -> Watermarks<FromRecord<F, R>, G> {
         Watermarks {
             event_time: FromRecord(event_time, PhantomData),
-            lateness_ms: self.lateness_ms,
+            generator: self.generator,
             idle_after: self.idle_after,
             clock_guard_ms: self.clock_guard_ms,
         }
     }
 }
 
-impl<E> Watermarks<E> {
+impl<E, G> Watermarks<E, G> {
+    /// Passes watermarks on at most once in `interval`, at the end of a step. Fewer watermarks cost less; which
+    /// records are late then depends on the speed of this machine too.
+    #[must_use]
+    pub fn every(self, interval: Duration) -> Watermarks<E, Periodic<G>> {
+        Watermarks {
+            event_time: self.event_time,
+            generator: Periodic::new(self.generator, interval),
+            idle_after: self.idle_after,
+            clock_guard_ms: self.clock_guard_ms,
+        }
+    }
+
     /// A partition that is silent for this long no longer holds the watermark back. Without it, a
     /// silent partition holds it back for ever.
     #[must_use]
@@ -119,12 +147,13 @@ impl<E> Watermarks<E> {
     }
 }
 
-/// The watermark of one source partition, and its silence.
+/// How far one source partition has come, and its silence.
 #[derive(Clone, Copy)]
 pub(crate) struct PartitionClock {
-    lateness_ms: i64,
     idle_after: Option<Duration>,
     latest: Timestamp,
+    /// The last watermark. None below it is passed on.
+    watermark: Timestamp,
     /// After the latest event time while the partition speaks; the beginning of time while it is idle.
     news_from: Timestamp,
     /// The steady time of the last step that brought records, or of the first step.
@@ -133,11 +162,11 @@ pub(crate) struct PartitionClock {
 }
 
 impl PartitionClock {
-    pub(crate) fn new<E>(strategy: &Watermarks<E>) -> Self {
+    pub(crate) fn new<E, G>(strategy: &Watermarks<E, G>) -> Self {
         Self {
-            lateness_ms: strategy.lateness_ms,
             idle_after: strategy.idle_after,
             latest: Timestamp::MIN,
+            watermark: Timestamp::MIN,
             news_from: Timestamp::MIN,
             heard_at: None,
             idle: false,
@@ -149,9 +178,14 @@ impl PartitionClock {
         self.latest
     }
 
-    /// Goes on where an earlier run left off; the watermark there, if there was any.
-    pub(crate) fn resume(&mut self, latest: Timestamp) -> Option<Timestamp> {
-        self.observe(latest)
+    /// The last watermark, or the beginning of time.
+    pub(crate) fn watermark(&self) -> Timestamp {
+        self.watermark
+    }
+
+    /// Goes on from a latest event time.
+    pub(crate) fn resume(&mut self, latest: Timestamp) {
+        self.latest = latest;
     }
 
     /// A record before this time changes nothing: the partition speaks already, and a later time is
@@ -180,15 +214,25 @@ impl PartitionClock {
         self.news_from = self.latest.plus_ms(1);
     }
 
-    /// The watermark after a record of this event time, if it moved.
-    #[inline]
-    pub(crate) fn observe(&mut self, event: Timestamp) -> Option<Timestamp> {
-        if event <= self.latest {
-            return None;
+    /// A record of this event time has come; whether that is later than any before.
+    #[inline(always)]
+    pub(crate) fn observe(&mut self, event: Timestamp) -> bool {
+        let later = event > self.latest;
+        if later {
+            self.latest = event;
+            self.news_from = event.plus_ms(1);
         }
-        self.latest = event;
-        self.news_from = event.plus_ms(1);
-        Some(event.minus_ms(self.lateness_ms).minus_ms(1))
+        later
+    }
+
+    /// The generator has returned this watermark; whether it is above the last.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, watermark: Timestamp) -> bool {
+        let above = watermark > self.watermark;
+        if above {
+            self.watermark = watermark;
+        }
+        above
     }
 
     /// Records came during the step at this steady time.
@@ -219,22 +263,40 @@ impl PartitionClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::generator::WatermarkGenerator;
+
+    /// The watermark behind a record of this event time, if it moved.
+    fn follow(
+        clock: &mut PartitionClock,
+        mut generator: BoundedDisorder,
+        event: i64,
+    ) -> Option<Timestamp> {
+        if !clock.observe(event.into()) {
+            return None;
+        }
+        let watermark = WatermarkGenerator::<u8>::latest(&mut generator, event.into());
+        watermark.filter(|&watermark| clock.advance(watermark))
+    }
 
     #[test]
     fn a_record_at_the_bound_is_not_late() {
         let strategy = Watermarks::bounded_out_of_orderness(Duration::from_millis(5));
         let mut clock = PartitionClock::new(&strategy);
-        assert_eq!(clock.observe(100.into()), Some(94.into()));
-        assert_eq!(clock.observe(100.into()), None);
-        assert_eq!(clock.observe(98.into()), None);
-        assert_eq!(clock.observe(101.into()), Some(95.into()));
+        let mut follow = |event| follow(&mut clock, strategy.generator, event);
+        assert_eq!(follow(100), Some(94.into()));
+        assert_eq!(follow(100), None);
+        assert_eq!(follow(98), None);
+        assert_eq!(follow(101), Some(95.into()));
     }
 
     #[test]
     fn extreme_times_do_not_overflow() {
-        let mut clock = PartitionClock::new(&Watermarks::monotonous());
-        assert_eq!(clock.observe(i64::MIN.into()), None);
-        assert_eq!(clock.observe((i64::MIN + 1).into()), Some(Timestamp::MIN));
+        let strategy = Watermarks::monotonous();
+        let mut clock = PartitionClock::new(&strategy);
+        let mut follow = |event| follow(&mut clock, strategy.generator, event);
+        assert_eq!(follow(i64::MIN), None);
+        assert_eq!(follow(i64::MIN + 1), None, "the beginning of time is no news");
+        assert_eq!(follow(i64::MIN + 2), Some((i64::MIN + 1).into()));
     }
 
     #[test]

@@ -1,0 +1,108 @@
+//! Where one partition's poll puts its records: they get their event time here, and watermarks follow them.
+
+use thalweg_kernel::source::clock_ahead;
+use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, Timestamp};
+
+use crate::flow::dead_letters::DeadLetterOutput;
+use crate::time::generator::WatermarkGenerator;
+use crate::time::merge::Merge;
+use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
+
+pub(super) struct Emitting<'a, E, G, C> {
+    pub(super) index: usize,
+    /// A copy, at hand without a look at where the partition is.
+    pub(super) clock: PartitionClock,
+    pub(super) generator: &'a mut G,
+    pub(super) merge: &'a mut Merge,
+    pub(super) watermarks: &'a Watermarks<E, G>,
+    pub(super) now: Timestamp,
+    pub(super) latest_believed: Timestamp,
+    pub(super) dead_letters: &'a DeadLetterOutput,
+    pub(super) out: &'a mut C,
+    pub(super) records: usize,
+    pub(super) letters: usize,
+}
+
+impl<E, G, C> Emitting<'_, E, G, C> {
+    #[cold]
+    fn wake<T>(&mut self)
+    where
+        C: Collector<T>,
+    {
+        self.clock.wake();
+        self.merge.mark(self.index, Mark::Active, |mark| self.out.mark(mark));
+    }
+
+    #[cold]
+    fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
+        let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
+        self.letters += 1;
+        self.dead_letters.push(origin.dead_letter(error));
+    }
+
+    /// Time goes on behind a record.
+    #[inline(never)]
+    fn advance<T>(&mut self, event: Timestamp)
+    where
+        C: Collector<T>,
+        G: WatermarkGenerator<T>,
+    {
+        if self.clock.observe(event)
+            && let Some(watermark) = self.generator.latest(event)
+        {
+            self.pass_on(watermark);
+        }
+    }
+
+    #[inline(always)]
+    fn pass_on<T>(&mut self, watermark: Timestamp)
+    where
+        C: Collector<T>,
+    {
+        if self.clock.advance(watermark) {
+            let mark = Mark::Watermark(watermark);
+            self.merge.mark(self.index, mark, |mark| self.out.mark(mark));
+        }
+    }
+
+    /// The generator has said so of itself. (The end of time is the engine's to say.)
+    #[inline(never)]
+    pub(super) fn generated<T>(&mut self, watermark: Timestamp)
+    where
+        C: Collector<T>,
+    {
+        self.pass_on(watermark.min(Timestamp::MAX.minus_ms(1)));
+    }
+}
+
+impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
+    for Emitting<'_, E, G, C>
+{
+    #[inline]
+    fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
+        let time = self.watermarks.event_time.of(&value, received);
+        if time >= self.clock.news_from() {
+            if E::FROM_RECORD && time > self.latest_believed {
+                return self.refuse(time, origin);
+            }
+            if self.clock.is_idle() {
+                self.wake();
+            }
+        }
+        let generated = if G::SEES_RECORDS { self.generator.record(&value, time) } else { None };
+        self.records += 1;
+        self.out.record(time, value);
+        // Asked again, not kept from above: then the chain is compiled once and not twice.
+        if time >= self.clock.news_from() {
+            self.advance(time);
+        }
+        if let Some(watermark) = generated {
+            self.generated(watermark);
+        }
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter) {
+        self.letters += 1;
+        self.dead_letters.push(letter);
+    }
+}
