@@ -8,6 +8,7 @@
 //! | `broker/restart` | a broker that is killed and comes back costs no acknowledged message |
 //! | `jobs/words` | a word count over a file equals a naive one, on every driver |
 //! | `jobs/averages` | windowed averages over files equal naive ones, on every driver |
+//! | `jobs/folder` | files that appear and grow are read once, from life to life on other numbers of shards |
 //! | `crash/kills` | a real process under QoS 1 load, killed again and again, loses and repeats nothing: also the program `crash` |
 //! | `images/recovers` | what a power cut may leave of every write is recovered: also the program `images` |
 //! | `large/fits` | state larger than what memory may keep is right in the end: also the program `large` |

@@ -17,7 +17,7 @@ use thalweg_file::RollingFiles;
 use thalweg_journal::FileJournals;
 use thalweg_kernel::{
     Collector, ConnectorError, Emit, Epoch, Generated, JournalError, JournalReader, JournalWriter,
-    OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+    OpenContext, PartitionId, Source, SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_store::FoldPolicy;
 
@@ -57,7 +57,7 @@ impl SourceSpec for Numbers {
         "numbers".into()
     }
 
-    fn open(&self, _: usize, cx: &OpenContext) -> Result<Taking, ConnectorError> {
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Taking, ConnectorError> {
         let missing = || ConnectorError::new("numbers", "there are no journals");
         let journals = cx.durability.journals.as_ref().ok_or_else(missing)?;
         let position = cx.durability.position.as_deref().map(<[u8; 8]>::try_from);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use thalweg::kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source, SourceSpec,
+    SourceStatus, Timestamp,
 };
 
 use crate::plan::{Phase, Plan};
@@ -37,7 +37,7 @@ impl SourceSpec for Keys {
         "keys".into()
     }
 
-    fn open(&self, _: usize, cx: &OpenContext) -> Result<Giving, ConnectorError> {
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Giving, ConnectorError> {
         let position = cx.durability.position.as_deref().map(<[u8; 8]>::try_from).transpose();
         let Ok(position) = position else {
             return Err(ConnectorError::new("keys", "a position of another length"));

@@ -14,8 +14,8 @@ use std::rc::Rc;
 
 use thalweg_kernel::{
     Cause, ConnectorError, DeadLetter, DecodeError, Emit, Epoch, JournalError, JournalReader,
-    JournalWriter, Message as Incoming, OpenContext, Origin, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    JournalWriter, Message as Incoming, OpenContext, Origin, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 
 use super::broker::{Broker, Delivery, Message};
@@ -219,11 +219,12 @@ impl SourceSpec for Fleet {
         "fleet".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.partitions
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.partitions)
     }
 
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+    fn open(&self, partition: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+        let partition = partition.number().unwrap_or_default();
         let intake = Rc::new(RefCell::new(Intake::open(&self.outside, partition, cx)?));
         self.outside.intakes.borrow_mut()[partition] = Some(Rc::clone(&intake));
         Ok(Partition(intake))

@@ -20,7 +20,8 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Deserializer, de::Error};
 use thalweg::flow::Flow;
 use thalweg::kernel::{
-    ConnectorError, Decode, Emit, Message, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+    ConnectorError, Decode, Emit, Message, OpenContext, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg::prelude::*;
 
@@ -111,11 +112,12 @@ impl SourceSpec for Lines {
         "JSON lines in memory".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
 
-    fn open(&self, partition: usize, _cx: &OpenContext) -> Result<Reading, ConnectorError> {
+    fn open(&self, partition: &PartitionId, _cx: &OpenContext) -> Result<Reading, ConnectorError> {
+        let partition = partition.number().unwrap_or_default();
         Ok(Reading { block: Arc::clone(&self.0[partition]), at: 0, decoder: Json::new() })
     }
 }

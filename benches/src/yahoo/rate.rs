@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use thalweg::flow::Flow;
 use thalweg::kernel::{
-    ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus, Timestamp,
+    ConnectorError, Emit, Generated, OpenContext, PartitionId, Partitions, Source, SourceSpec,
+    SourceStatus, Timestamp,
 };
 use thalweg::prelude::*;
 
@@ -124,15 +125,15 @@ impl SourceSpec for Punctual {
         format!("generator of {} ad events a second", self.schedule.rate)
     }
 
-    fn partitions(&self) -> usize {
-        self.schedule.partitions as usize
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.schedule.partitions as usize)
     }
 
-    fn open(&self, partition: usize, _cx: &OpenContext) -> Result<Due, ConnectorError> {
+    fn open(&self, partition: &PartitionId, _cx: &OpenContext) -> Result<Due, ConnectorError> {
         Ok(Due {
             schedule: Arc::clone(&self.schedule),
             ads: Ads,
-            next: partition as u64,
+            next: partition.number().unwrap_or_default() as u64,
             quarters: self.quarters.clone(),
             least: [None; 4],
             stopped: false,

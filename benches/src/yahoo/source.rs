@@ -1,8 +1,8 @@
 //! The generator inside the engine: a source with a partition per core, as fast as it is polled.
 
 use thalweg::kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 
 use super::workload::{Ads, Event, Slice};
@@ -24,11 +24,16 @@ impl SourceSpec for Generator {
         format!("generator of {} ad events", self.events)
     }
 
-    fn partitions(&self) -> usize {
-        self.partitions
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.partitions)
     }
 
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Generating, ConnectorError> {
+    fn open(
+        &self,
+        partition: &PartitionId,
+        cx: &OpenContext,
+    ) -> Result<Generating, ConnectorError> {
+        let partition = partition.number().unwrap_or_default();
         let mut slice = Ads.slice(partition, self.partitions, self.events);
         if let Some(bytes) =
             cx.durability.position.as_deref().and_then(|bytes| bytes.try_into().ok())

@@ -25,7 +25,7 @@ use thalweg_kernel::connector::{Connector, Decoder, Guarantee, Side, SourceConne
 use thalweg_kernel::options::Named;
 use thalweg_kernel::{
     ConfigError, ConnectorError, DecodeFields, Emit, Epoch, Field, Generated, OpenContext, Origin,
-    Source, SourceSpec, SourceStatus, Str, Timestamp, options,
+    PartitionId, Partitions, Source, SourceSpec, SourceStatus, Str, Timestamp, options,
 };
 
 use fields::Rows;
@@ -220,15 +220,16 @@ impl<D: DecodeFields<Item: 'static> + Clone + 'static> SourceSpec for DatagenSou
         "datagen".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.partitions as usize
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.partitions as usize)
     }
 
     fn open(
         &self,
-        partition: usize,
+        partition: &PartitionId,
         cx: &OpenContext,
     ) -> Result<DatagenPartition<D>, ConnectorError> {
+        let partition = partition.number().unwrap_or_default();
         let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
         let (next, begun) = match stored {
             None => (partition as u64, None),

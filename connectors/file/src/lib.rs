@@ -7,6 +7,7 @@
 //! | [`rolling`] | [`RollingFiles`]: part files in a directory, exactly once |
 //! | [`stdout`] | [`StdoutSink`]: a table on a terminal, JSON lines in a pipe |
 //! | [`connector`] | what they are as connectors, and what they can be told |
+//! | `folder` | the thread that looks for files of a source which appear while the job runs |
 //! | `reader` | the thread behind each partition of a source |
 //! | `egress` | the I/O thread that both sinks share their code for |
 //!
@@ -15,6 +16,7 @@
 
 pub mod connector;
 mod egress;
+mod folder;
 mod reader;
 pub mod rolling;
 pub mod sink;
@@ -25,6 +27,7 @@ mod table;
 mod testing;
 
 pub use connector::{FileConnector, FilesConnector, StdoutConnector};
+pub use folder::FILES_OPEN_MAX;
 pub use rolling::RollingFiles;
 pub use sink::FileSink;
 pub use source::FileSource;

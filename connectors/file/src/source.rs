@@ -18,6 +18,9 @@
 //! has become shorter since is an error: it is not the file that was read. Pipes and standard input have
 //! no position: what was read of them and is in no epoch is lost with the process.
 //!
+//! # Files that appear
+//! [`FileSource::matching`] takes in the files of a folder as they appear: see the module `folder`.
+//!
 //! # Stopping
 //! [`Source::stop`] ends after the blocks that were handed over by then. A thread that is waiting for
 //! a silent pipe notices only with its next input; it holds up nothing.
@@ -25,13 +28,18 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Key, Message, OpenContext, Origin,
-    Source, SourceSpec, SourceStatus, Timestamp, thread_name,
+    Cause, ConnectorError, Decode, DecodeError, Discover, Emit, Epoch, Key, KnownPartition,
+    Message, OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus,
+    Timestamp, thread_name,
 };
 
+use crate::folder::{Finder, Folder};
 use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
 
 /// Lines are refused beyond this many bytes unless [`FileSource::line_bytes_max`] says otherwise.
@@ -49,14 +57,21 @@ pub const BLOCKS_MAX: usize = 4;
 ///
 /// let one = FileSource::new("readings.jsonl", json.clone());
 /// let many = FileSource::all(["north.jsonl", "south.jsonl"], json.clone());
-/// let piped = FileSource::new("-", json); // standard input
+/// let piped = FileSource::new("-", json.clone()); // standard input
+/// let incoming = FileSource::matching("incoming/*.jsonl", json); // also those that appear later
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct FileSource<D> {
-    paths: Vec<PathBuf>,
+    files: Files,
     decoder: D,
     line_bytes_max: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Files {
+    Listed(Vec<PathBuf>),
+    Matching(Folder),
 }
 
 impl<D> FileSource<D> {
@@ -65,10 +80,39 @@ impl<D> FileSource<D> {
         Self::all([path], decoder)
     }
 
-    /// The lines of several files, each a partition of its own: order is kept within a file.
+    /// The lines of several files, each a partition of its own: order is kept within a file. A file is known by its
+    /// path, so that the list may change between two runs of a job.
     pub fn all(paths: impl IntoIterator<Item = impl Into<PathBuf>>, decoder: D) -> Self {
-        let paths = paths.into_iter().map(Into::into).collect();
-        Self { paths, decoder, line_bytes_max: LINE_BYTES_MAX }
+        let files = Files::Listed(paths.into_iter().map(Into::into).collect());
+        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX }
+    }
+
+    /// The lines of all files whose path matches `pattern`, those included that appear while the job runs. The last
+    /// part of the pattern may have `*`, which stands for any text, and `?`, which stands for one character. The job goes on until it
+    /// is stopped.
+    pub fn matching(pattern: impl Into<PathBuf>, decoder: D) -> Self {
+        let files = Files::Matching(Folder::new(pattern.into()));
+        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX }
+    }
+
+    /// How often the folder of [`matching`](Self::matching) files is looked at; once a second by default. A file is
+    /// taken in when it has not changed for this long.
+    #[must_use]
+    pub fn look_every(mut self, interval: Duration) -> Self {
+        if let Files::Matching(folder) = &mut self.files {
+            folder.interval = interval;
+        }
+        self
+    }
+
+    /// How many [`matching`](Self::matching) files a shard reads at a time; [`FILES_OPEN_MAX`](crate::FILES_OPEN_MAX)
+    /// by default. Others wait, in the order of their names, and do not hold event time back.
+    #[must_use]
+    pub fn files_open_max(mut self, files: usize) -> Self {
+        if let Files::Matching(folder) = &mut self.files {
+            folder.open_max = files.max(1);
+        }
+        self
     }
 
     /// Refuses lines of more than `bytes` bytes, as [`Cause::TooLarge`].
@@ -136,35 +180,80 @@ where
     type Partition = Lines<D>;
 
     fn describe(&self) -> String {
-        match self.paths.as_slice() {
-            [path] => name(path),
-            paths => format!("{} files", paths.len()),
+        match &self.files {
+            Files::Listed(paths) => match paths.as_slice() {
+                [path] => name(path),
+                paths => format!("{} files", paths.len()),
+            },
+            Files::Matching(folder) => format!("files {}", folder.pattern()),
         }
     }
 
-    fn partitions(&self) -> usize {
-        self.paths.len()
+    fn partitions(&self) -> Partitions {
+        match &self.files {
+            Files::Listed(paths) => Partitions::Fixed(paths.iter().map(|path| id(path)).collect()),
+            Files::Matching(_) => Partitions::Discovered,
+        }
     }
 
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Lines<D>, ConnectorError> {
-        let Some(path) = self.paths.get(partition) else {
-            let what = format!("there is no partition {partition}");
+    fn open(&self, partition: &PartitionId, cx: &OpenContext) -> Result<Lines<D>, ConnectorError> {
+        let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
+        let Files::Listed(paths) = &self.files else {
+            let path = Path::new(partition.as_str());
+            let (from, inode) =
+                Position::read(stored).map_or((0, 0), |stored| (stored.offset, stored.inode));
+            let inode = Arc::new(AtomicU64::new(inode));
+            let input = crate::folder::opened_later(path, from, Arc::clone(&inode));
+            return Lines::open(path, input, from, Some(inode), self, cx);
+        };
+        let Some(path) = paths.iter().find(|path| id(path) == *partition) else {
+            let what = format!("there is no partition \"{partition}\"");
             return Err(ConnectorError::new(self.describe(), what));
         };
-        let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
-        let from = match stored.map(|stored| stored.split_first_chunk()) {
-            None => 0,
-            Some(Some((offset, file))) if file == identity(path) => u64::from_le_bytes(*offset),
-            Some(_) => {
-                let what = format!(
-                    "its place, {partition}, in the list of files was another file's when the job was \
-                     stored; keep the files and their order, or give the source another stable name to \
-                     begin anew"
-                );
+        let from = match (stored, Position::read(stored)) {
+            (None, _) => 0,
+            (_, Some(position)) if position.file == identity(path) => position.offset,
+            _ => {
+                let what = "its place in the list of files was another file's when the job was stored by an earlier \
+                            release; keep the files and their order, or give the source another stable name to begin anew";
                 return Err(ConnectorError::new(name(path), what));
             }
         };
-        Lines::open(path, opened(path, from)?, from, self.line_bytes_max, self.decoder.clone(), cx)
+        let inode = path.is_file().then(Arc::default);
+        Lines::open(path, opened(path, from)?, from, inode, self, cx)
+    }
+
+    fn discover(
+        &self,
+        known: &[KnownPartition],
+        cx: &OpenContext,
+    ) -> Result<Box<dyn Discover>, ConnectorError> {
+        let Files::Matching(folder) = &self.files else {
+            return Err(ConnectorError::new(self.describe(), "its files are listed"));
+        };
+        Ok(Box::new(Finder::begin(folder, known, cx)?))
+    }
+}
+
+/// The partition of a file: its path.
+fn id(path: &Path) -> PartitionId {
+    PartitionId::new(path.display().to_string())
+}
+
+/// Where a file is to be read on. Stored little-endian: the byte in eight, the file's [`identity`] in eight, and, of a file of a
+/// folder, its inode in eight, or 0 if it was not opened yet.
+pub(crate) struct Position {
+    pub(crate) offset: u64,
+    file: [u8; 8],
+    pub(crate) inode: u64,
+}
+
+impl Position {
+    pub(crate) fn read(stored: Option<&[u8]>) -> Option<Self> {
+        let (offset, rest) = stored?.split_first_chunk()?;
+        let (file, rest) = rest.split_first_chunk()?;
+        let inode = rest.first_chunk().map_or(0, |inode| u64::from_le_bytes(*inode));
+        Some(Self { offset: u64::from_le_bytes(*offset), file: *file, inode })
     }
 }
 
@@ -182,8 +271,8 @@ pub struct Lines<D> {
     at: usize,
     /// Where the next line begins in the file.
     position: u64,
-    /// It is a file, which has positions.
-    has_position: bool,
+    /// It is a file, which has positions; and its inode, once it is known.
+    inode: Option<Arc<AtomicU64>>,
     /// After a stop: the pieces that are still to be taken.
     remaining: Option<usize>,
 }
@@ -193,10 +282,14 @@ impl<D: Decode> Lines<D> {
         path: &Path,
         input: Input,
         from: u64,
-        line_bytes_max: usize,
-        decoder: D,
+        inode: Option<Arc<AtomicU64>>,
+        source: &FileSource<D>,
         cx: &OpenContext,
-    ) -> Result<Self, ConnectorError> {
+    ) -> Result<Self, ConnectorError>
+    where
+        D: Clone,
+    {
+        let FileSource { line_bytes_max, decoder, .. } = source.clone();
         // Overlong lines and the end travel without a buffer.
         let (send, pieces) = flume::bounded(2 * BLOCKS_MAX);
         let (give_back, buffers) = flume::bounded(BLOCKS_MAX);
@@ -224,7 +317,7 @@ impl<D: Decode> Lines<D> {
             block: None,
             at: 0,
             position: from,
-            has_position: path.is_file(),
+            inode,
             remaining: None,
         })
     }
@@ -350,9 +443,10 @@ impl<D: Decode> Source for Lines<D> {
     }
 
     fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
-        if self.has_position {
+        if let Some(inode) = &self.inode {
             position.extend_from_slice(&self.position.to_le_bytes());
             position.extend_from_slice(&identity(Path::new(&self.topic)));
+            position.extend_from_slice(&inode.load(Ordering::Relaxed).to_le_bytes());
         }
     }
 }

@@ -21,8 +21,18 @@ fn read_file(content: &[u8], line_bytes_max: usize, records_max: usize) -> Emitt
 
 fn read<D: Decode + Clone + 'static>(spec: &FileSource<D>, records_max: usize) -> Emitted<D::Item> {
     let mut shard = Shard::alone();
-    let mut lines = spec.open(0, &shard.cx).unwrap();
+    let mut lines = open(spec, 0, &shard.cx).unwrap();
     shard.read(&mut lines, records_max).unwrap()
+}
+
+/// Opens a file of the list.
+fn open<D: Decode + Clone + 'static>(
+    spec: &FileSource<D>,
+    number: usize,
+    cx: &OpenContext,
+) -> Result<Lines<D>, ConnectorError> {
+    let Partitions::Fixed(ids) = spec.partitions() else { panic!("it has no list") };
+    spec.open(&ids[number], cx)
 }
 
 /// Lines by the definition: offset and content.
@@ -117,20 +127,20 @@ fn each_file_is_a_partition() {
     let paths: Vec<_> = ["a", "b"].map(|name| directory.path().join(name)).into();
     paths.iter().for_each(|path| fs::write(path, path.display().to_string()).unwrap());
     let spec = FileSource::all(&paths, Text::new());
-    assert_eq!((spec.partitions(), spec.describe().as_str()), (2, "2 files"));
+    assert_eq!(spec.describe(), "2 files");
     for (partition, path) in paths.iter().enumerate() {
         let mut shard = Shard::alone();
-        let mut lines = spec.open(partition, &shard.cx).unwrap();
+        let mut lines = open(&spec, partition, &shard.cx).unwrap();
         assert_eq!(shard.read(&mut lines, 9).unwrap().records, [path.display().to_string()]);
     }
-    assert!(spec.open(2, &Shard::alone().cx).is_err());
+    assert!(spec.open(&PartitionId::new("c"), &Shard::alone().cx).is_err());
 }
 
 #[test]
 fn what_cannot_be_opened_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let refused = |path: &Path| {
-        FileSource::new(path, Text::new()).open(0, &Shard::alone().cx).err().unwrap().to_string()
+        open(&FileSource::new(path, Text::new()), 0, &Shard::alone().cx).err().unwrap().to_string()
     };
     let text = refused(&directory.path().join("missing"));
     assert!(text.contains("missing: is not there: check the path"), "{text}");
@@ -155,8 +165,9 @@ fn a_read_error_names_the_byte() {
         }
     }
     let mut shard = Shard::alone();
+    let x = FileSource::new("x", Text::new()).line_bytes_max(10);
     let input: Input = Box::new(|| Ok(Box::new(Broken(0)) as Box<dyn Read>));
-    let mut lines = Lines::open(Path::new("x"), input, 0, 10, Text::new(), &shard.cx).unwrap();
+    let mut lines = Lines::open(Path::new("x"), input, 0, None, &x, &shard.cx).unwrap();
     let mut all = Emitted::default();
     let refused = loop {
         match lines.poll(Timestamp::default(), 10, &mut all) {
@@ -174,8 +185,9 @@ fn a_read_error_names_the_byte() {
 #[test]
 fn a_reading_thread_that_panics_is_no_end_of_file() {
     let mut shard = Shard::alone();
+    let x = FileSource::new("x", Text::new()).line_bytes_max(10);
     let input: Input = Box::new(|| std::panic::resume_unwind(Box::new("on purpose")));
-    let mut lines = Lines::open(Path::new("x"), input, 0, 10, Text::new(), &shard.cx).unwrap();
+    let mut lines = Lines::open(Path::new("x"), input, 0, None, &x, &shard.cx).unwrap();
     let refused = shard.read(&mut lines, 1).err().unwrap().to_string();
     assert_eq!(refused, "file x: its reading thread panicked");
 }
@@ -188,7 +200,7 @@ fn a_slow_pipe_wakes_the_shard_for_every_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = fifo(directory.path());
     let mut shard = Shard::alone();
-    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let mut lines = open(&FileSource::new(&path, Text::new()), 0, &shard.cx).unwrap();
     let writer = thread::spawn(move || {
         let mut pipe = fs::OpenOptions::new().write(true).open(path).unwrap();
         for n in 0..LINES {
@@ -215,7 +227,7 @@ fn a_pipe_at_full_speed_loses_no_wake_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = fifo(directory.path());
     let mut shard = Shard::alone();
-    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let mut lines = open(&FileSource::new(&path, Text::new()), 0, &shard.cx).unwrap();
     let writer = thread::spawn(move || {
         let mut pipe = io::BufWriter::with_capacity(
             700,
@@ -234,7 +246,7 @@ fn a_stop_emits_what_was_handed_over_and_ends() {
     let directory = tempfile::tempdir().unwrap();
     let path = fifo(directory.path());
     let mut shard = Shard::alone();
-    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let mut lines = open(&FileSource::new(&path, Text::new()), 0, &shard.cx).unwrap();
     let mut pipe = fs::OpenOptions::new().write(true).open(&path).unwrap();
     pipe.write_all(b"a\nb\nc\ntorn").unwrap();
     shard.wait();
@@ -249,7 +261,7 @@ fn a_stop_emits_what_was_handed_over_and_ends() {
     let path = directory.path().join("long");
     fs::write(&path, "line\n".repeat(2_000_000)).unwrap();
     let mut shard = Shard::alone();
-    let mut lines = FileSource::new(&path, Text::new()).open(0, &shard.cx).unwrap();
+    let mut lines = open(&FileSource::new(&path, Text::new()), 0, &shard.cx).unwrap();
     shard.wait();
     lines.stop();
     let all = shard.read(&mut lines, 1000).unwrap();
@@ -270,7 +282,7 @@ fn a_file_is_read_on_from_where_it_was_left() {
     assert_eq!((whole.records.join(""), whole.letters.len()), ("abcde".into(), 2));
     for polls in 0..12 {
         let mut shard = Shard::alone();
-        let mut first = spec.open(0, &shard.cx).unwrap();
+        let mut first = open(&spec, 0, &shard.cx).unwrap();
         let mut emitted = Emitted::default();
         for _ in 0..polls {
             while let SourceStatus::Waiting(_) =
@@ -283,7 +295,7 @@ fn a_file_is_read_on_from_where_it_was_left() {
         first.snapshot(Epoch::new(1), &mut position);
         let mut shard = Shard::alone();
         shard.cx.durability.position = Some(position.into());
-        let mut second = spec.open(0, &shard.cx).unwrap();
+        let mut second = open(&spec, 0, &shard.cx).unwrap();
         let rest = shard.read(&mut second, 3).unwrap();
         let records = [emitted.records, rest.records].concat();
         let offsets = [emitted.offsets, rest.offsets].concat();
@@ -292,7 +304,7 @@ fn a_file_is_read_on_from_where_it_was_left() {
     }
     let mut shard = Shard::alone();
     let refused = |shard: &Shard| {
-        let Err(error) = spec.open(0, &shard.cx) else { panic!("opened") };
+        let Err(error) = open(&spec, 0, &shard.cx) else { panic!("opened") };
         error.to_string()
     };
     let far = [1_000_000_u64.to_le_bytes(), identity(&path)].concat();

@@ -15,7 +15,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, SourceSpec, thread_name};
+use thalweg_kernel::{
+    ConfigError, ConnectorError, Decode, OpenContext, PartitionId, SourceSpec, thread_name,
+};
 use tracing::warn;
 
 use crate::config::MqttConfig;
@@ -193,7 +195,11 @@ where
         format!("{} {}", self.config, self.topics.join(" "))
     }
 
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<MqttPartition<D>, ConnectorError> {
+    fn open(
+        &self,
+        partition: &PartitionId,
+        cx: &OpenContext,
+    ) -> Result<MqttPartition<D>, ConnectorError> {
         let name = self.config.to_string();
         let wrong =
             |cause: ConfigError| ConnectorError::new(&name, "wrong setting").caused_by(cause);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::hand::Hand;
 use common::peer::{Connection, PUBACK, PUBREC, Peer};
 use common::{Line, PATIENCE, Shard, wait_until};
-use thalweg_kernel::{Cause, Epoch, Source, SourceStatus};
+use thalweg_kernel::{Cause, Epoch, PartitionId, Source, SourceStatus};
 use thalweg_mqtt::record::Record;
 use thalweg_mqtt::{CHUNKS_MAX, Mode, MqttSource, Qos, Retained, STALLED_MESSAGES_MAX, Version};
 
@@ -372,7 +372,7 @@ fn a_record_tells_what_the_message_was() {
 fn a_mode_that_cannot_be_is_a_wrong_setting() {
     let peer = Peer::new(Version::V5);
     let open = |spec: MqttSource<Line>, cx| {
-        let opened = thalweg_kernel::SourceSpec::open(&spec, 0, &cx);
+        let opened = thalweg_kernel::SourceSpec::open(&spec, &PartitionId::numbered(0), &cx);
         opened.map(|_| ()).expect_err("refused").to_string()
     };
     let error = open(source(&peer).durability(Mode::Journal), common::context());

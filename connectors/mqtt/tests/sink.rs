@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{Line, PATIENCE, Shard, Text, Writer, context, subscribed, wait_for_log};
-use thalweg_kernel::{OpenContext, Sink, SinkSpec, SourceSpec, Timestamp};
+use thalweg_kernel::{OpenContext, PartitionId, Sink, SinkSpec, SourceSpec, Timestamp};
 use thalweg_mqtt::testing::{Mosquitto, free_port};
 use thalweg_mqtt::{
     BATCH_MESSAGES_MAX, BATCHES_MAX, MqttConfig, MqttSink, MqttSource, Retained, Version,
@@ -267,7 +267,9 @@ fn a_client_id_belongs_to_one_connector_of_a_job() {
     let _alarms = sink(&config).open(&of(1, "alarms")).expect("the first");
     let _its_other_shard = sink(&config).open(&of(1, "alarms")).expect("the same sink");
     let source = |config: &MqttConfig| MqttSource::new(config.clone(), Line).topic("a");
-    let _source = source(&config).open(0, &of(2, "source")).expect("it has another name");
+    let _source = source(&config)
+        .open(&PartitionId::numbered(0), &of(2, "source"))
+        .expect("it has another name");
 
     let second = sink(&config).open(&of(3, "averages")).err().expect("refused");
     let text = second.to_string();
@@ -276,7 +278,8 @@ fn a_client_id_belongs_to_one_connector_of_a_job() {
         "{text}"
     );
     assert!(second.lasting, "a wrong setting stays one");
-    let second = source(&config).open(0, &of(4, "again")).err().expect("refused");
+    let second =
+        source(&config).open(&PartitionId::numbered(0), &of(4, "again")).err().expect("refused");
     assert!(second.to_string().contains("source of this job connects as \"gw\""), "{second}");
 
     let _other_name = sink(&config.clone().client_id("gw2")).open(&of(5, "b")).expect("another id");

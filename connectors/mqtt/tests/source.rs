@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Line, Shard, context, publish, publish_with, subscribed, wait_for_log};
-use thalweg_kernel::{Cause, SourceSpec};
+use thalweg_kernel::{Cause, PartitionId, SourceSpec};
 use thalweg_mqtt::testing::Mosquitto;
 use thalweg_mqtt::{MqttConfig, MqttSource, Retained, Version};
 
@@ -205,7 +205,11 @@ fn wrong_settings_keep_the_source_from_opening() {
         ),
     ];
     for (source, expected) in cases {
-        let error = source.open(0, &context()).map(|_| ()).expect_err(expected).to_string();
+        let error = source
+            .open(&PartitionId::numbered(0), &context())
+            .map(|_| ())
+            .expect_err(expected)
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -20,8 +20,8 @@ use rtrb::RingBuffer;
 use thalweg_flow::internals::{Watermark, lane};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Batch, Collector, ConnectorError, Emit, Generated, Mark, OpenContext, Shared, Source,
-    SourceSpec, SourceStatus, Timestamp,
+    Batch, Collector, ConnectorError, Emit, Generated, Mark, OpenContext, PartitionId, Shared,
+    Source, SourceSpec, SourceStatus, Timestamp,
 };
 
 /// Records in a step, and so in a measured iteration.
@@ -74,7 +74,7 @@ impl SourceSpec for Events {
         "events".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
         Ok(*self)
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    Collector, ConnectorError, Emit, Generated, OpenContext, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use world::{Store, Table};
 
@@ -44,12 +44,12 @@ impl SourceSpec for Feeds {
         "feeds".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
 
-    fn open(&self, partition: usize, _: &OpenContext) -> Result<Feed, ConnectorError> {
-        Ok(self.0[partition].clone())
+    fn open(&self, partition: &PartitionId, _: &OpenContext) -> Result<Feed, ConnectorError> {
+        Ok(self.0[partition.number().unwrap()].clone())
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use allocation_counter::measure;
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Generated, OpenContext, Shared, Source, SourceSpec, SourceStatus, Str,
-    Timestamp,
+    ConnectorError, Emit, Generated, OpenContext, PartitionId, Shared, Source, SourceSpec,
+    SourceStatus, Str, Timestamp,
 };
 
 /// Readings of a thousand devices, a hundred in each millisecond of event time, without end.
@@ -28,7 +28,7 @@ impl SourceSpec for Readings {
         "readings".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
         Ok(self.clone())
     }
 }

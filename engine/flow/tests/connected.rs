@@ -447,7 +447,7 @@ impl thalweg_kernel::SourceSpec for Silent {
 
     fn open(
         &self,
-        _: usize,
+        _: &thalweg_kernel::PartitionId,
         _: &thalweg_kernel::OpenContext,
     ) -> Result<Self, thalweg_kernel::ConnectorError> {
         Ok(Self)

@@ -16,8 +16,8 @@ use common::Random;
 use common::world::{Store, Table};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Shared, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Shared, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 
 /// Key, time, number.
@@ -43,11 +43,12 @@ impl SourceSpec for Pausing {
         "pausing".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
 
-    fn open(&self, number: usize, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+    fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+        let number = id.number().unwrap();
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         let Self(records, silences) = self.clone();

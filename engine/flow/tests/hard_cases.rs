@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Cause, ConnectorError, DeadLetter, DecodeError, Emit, Generated, OpenContext, Origin, Shared,
-    Source, SourceSpec, SourceStatus, Timestamp,
+    Cause, ConnectorError, DeadLetter, DecodeError, Emit, Generated, OpenContext, Origin,
+    PartitionId, Shared, Source, SourceSpec, SourceStatus, Timestamp,
 };
 
 /// What a scripted source does at a poll.
@@ -37,7 +37,7 @@ impl SourceSpec for Scripted {
         "scripted".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<ScriptedPartition, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<ScriptedPartition, ConnectorError> {
         Ok(ScriptedPartition(self.0.iter().copied().collect()))
     }
 }

@@ -11,8 +11,8 @@ use common::world::{Store, Table};
 use common::{Ended, Life, Random};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Change, Changes, Collector, ConnectorError, Emit, Generated, KeyGroups, OpenContext, Shared,
-    Source, SourceSpec, SourceStatus, StateId, StateKind, Timestamp,
+    Change, Changes, Collector, ConnectorError, Emit, Generated, KeyGroups, OpenContext,
+    PartitionId, Shared, Source, SourceSpec, SourceStatus, StateId, StateKind, Timestamp,
 };
 
 type Number = (u64, i64);
@@ -596,7 +596,7 @@ impl SourceSpec for Patient {
         "patient".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
         Ok(self.clone())
     }
 }

@@ -16,8 +16,8 @@ use common::world::{Store, Table};
 use common::{Ended, Life, Random};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use windows::{Kind, Record, Row, naive};
 
@@ -39,11 +39,12 @@ impl SourceSpec for Replayed {
         "replayed".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
 
-    fn open(&self, number: usize, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+    fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
+        let number = id.number().unwrap();
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         Ok(Partition { records: Arc::clone(&self.0), number, next: next as usize })

@@ -90,7 +90,10 @@ pub struct DeadLetter {
     pub reason: String,
     /// The byte of the payload at which it was refused, where there is one.
     pub position: Option<u64>,
-    /// Where the payload begins in its file, in bytes; `None` for messages.
+    /// The partition of the source, by its id; `None` for what an operator refused.
+    pub partition: Option<Str>,
+    /// Where it stands in its partition: the byte at which the payload begins in its file, or a log's number of the
+    /// message.
     pub offset: Option<u64>,
     /// When it arrived.
     pub received: Timestamp,

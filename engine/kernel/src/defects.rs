@@ -108,6 +108,12 @@ defects! {
     FlowForgetsSourceClock,
     /// What a watermark generator keeps is not restored.
     FlowForgetsGenerator,
+    /// A partition that was discovered is not known any more after a restart.
+    FlowForgetsPartition,
+    /// A partition that appears begins the merged watermark anew.
+    FlowNewPartitionTurnsTimeBack,
+    /// A partition that has ended is read from its beginning when it is found again.
+    FlowReadsEndedPartition,
     /// A shard does not restore the last of its key groups.
     FlowForgetsKeyGroup,
     /// A batch is sent to another shard, which is not woken.

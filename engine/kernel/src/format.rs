@@ -49,6 +49,7 @@ impl Origin for Message<'_> {
             cause: error.cause,
             reason: error.reason,
             position: error.position,
+            partition: None,
             offset: self.offset,
             received: self.received,
             payload_bytes: self.payload.len() as u64,

@@ -10,6 +10,7 @@
 //! | [`key`] | [`Key`], its fixed hash, key groups and their owners |
 //! | [`batch`] | [`Batch`] and [`Mark`]: what flows along a channel, and its grammar |
 //! | [`source`] | [`SourceSpec`], [`Source`], [`Emit`]: where records come from |
+//! | [`partition`] | [`PartitionId`], [`Discover`]: the partitions of a source, and how they are found |
 //! | [`sink`] | [`SinkSpec`], [`Sink`]: where results go |
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
@@ -41,6 +42,7 @@ pub mod format;
 pub mod journal;
 pub mod key;
 pub mod options;
+pub mod partition;
 pub mod refused;
 pub mod sink;
 pub mod source;
@@ -60,6 +62,7 @@ pub use field::{Column, DecodeFields, Field, FieldKind, Record};
 pub use format::{Decode, DecodeError, Encode, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
+pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use refused::RefusedResults;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};

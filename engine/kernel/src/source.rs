@@ -1,13 +1,14 @@
 //! Where records come from.
 //!
-//! A [`SourceSpec`] is part of a job's description: each shard has its own copy, and partition
-//! `p` of `n` shards is opened on shard `p % n`. A [`Source`] is one open partition, polled by its
-//! shard, and never blocks: input that must be waited for is read by the connector's own thread,
-//! which hands it over through a bounded queue and wakes the shard.
+//! A [`SourceSpec`] is part of a job's description: each shard has its own copy, and opens the partitions that
+//! are [its to read](crate::partition). A [`Source`] is one open partition, polled by its shard, and never blocks:
+//! input that must be waited for is read by the connector's own thread, which hands it over through a bounded queue
+//! and wakes the shard.
 
 use std::time::Duration;
 
 use crate::format::DecodeError;
+use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
 use crate::{Cause, ConnectorError, DeadLetter, Epoch, OpenContext, Timestamp};
 
 /// What a poll left behind.
@@ -48,6 +49,7 @@ impl Origin for Generated {
             cause: error.cause,
             reason: error.reason,
             position: error.position,
+            partition: None,
             offset: None,
             received: Timestamp::default(),
             payload_bytes: 0,
@@ -79,7 +81,8 @@ pub trait Source {
 
     /// A barrier follows what has been emitted so far: writes the position from which a later start
     /// goes on, to be found in [`Durability::position`](crate::Durability::position). A source that
-    /// writes nothing begins anew after a restart.
+    /// writes nothing begins anew after a restart. (In a job without checkpoints a discovered partition that has
+    /// ended is asked with [`Epoch::NONE`], in case it is found again.)
     fn snapshot(&mut self, _epoch: Epoch, _position: &mut Vec<u8>) {}
 
     /// Whether what lies before the position of `epoch` can be read again after a crash. While not, the
@@ -96,7 +99,7 @@ pub trait Source {
 }
 
 /// The description of a source in a job.
-pub trait SourceSpec {
+pub trait SourceSpec: 'static {
     /// The record.
     type Item: 'static;
     /// An open partition.
@@ -105,16 +108,34 @@ pub trait SourceSpec {
     /// Kind and address for the job graph: `mqtt://broker:1883 sensors/+/temp`. No secrets.
     fn describe(&self) -> String;
 
-    /// The number of partitions. Order is kept within a partition.
-    fn partitions(&self) -> usize {
-        1
+    /// Its partitions; one, if it does not say. Order is kept within a partition.
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(1)
     }
 
-    /// Opens one partition on the shard of `cx`.
+    /// Opens one partition on the shard of `cx`. One that was discovered is opened while the shard runs: that must
+    /// not block.
     ///
     /// # Errors
-    /// If it cannot be opened; the job does not start.
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Self::Partition, ConnectorError>;
+    /// If it cannot be opened; the job does not start, or ends.
+    fn open(
+        &self,
+        partition: &PartitionId,
+        cx: &OpenContext,
+    ) -> Result<Self::Partition, ConnectorError>;
+
+    /// Begins to look for the partitions of the shard of `cx`, where they are
+    /// [discovered](Partitions::Discovered). `known` are those that the job resumes.
+    ///
+    /// # Errors
+    /// If it cannot; the job does not start.
+    fn discover(
+        &self,
+        _known: &[KnownPartition],
+        _cx: &OpenContext,
+    ) -> Result<Box<dyn Discover>, ConnectorError> {
+        Err(ConnectorError::new(self.describe(), "its partitions cannot be discovered"))
+    }
 }
 
 /// The refusal of an event time too far ahead of the clock.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Generated, OpenContext, Sink, SinkSpec, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Generated, OpenContext, PartitionId, Partitions, Sink, SinkSpec, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_runtime::*;
 
@@ -77,11 +77,11 @@ impl SourceSpec for Ticker {
         "ticker".into()
     }
 
-    fn partitions(&self) -> usize {
-        self.partitions
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.partitions)
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<TickerPartition, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<TickerPartition, ConnectorError> {
         Ok(TickerPartition { emitted: Arc::clone(&self.emitted), stopped: false })
     }
 }
@@ -208,7 +208,7 @@ impl SourceSpec for Forgetful {
         "forgetful".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
         Ok(Self)
     }
 }

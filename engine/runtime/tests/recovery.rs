@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec,
-    SourceStatus, Timestamp,
+    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_runtime::*;
 use world::{Store, Table};
@@ -138,7 +138,7 @@ impl SourceSpec for Counter {
         "counter".into()
     }
 
-    fn open(&self, _: usize, cx: &OpenContext) -> Result<Counting, ConnectorError> {
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Counting, ConnectorError> {
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         Ok(Counting { spec: self.clone(), next })
@@ -476,7 +476,7 @@ impl SourceSpec for Failing {
         "failing".into()
     }
 
-    fn open(&self, _: usize, _: &OpenContext) -> Result<Self, ConnectorError> {
+    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
         self.opened.fetch_add(1, SeqCst);
         Ok(self.clone())
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec,
-    SourceStatus, Timestamp,
+    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_runtime::*;
 
@@ -41,7 +41,7 @@ impl SourceSpec for Keys {
         "keys".into()
     }
 
-    fn open(&self, _: usize, cx: &OpenContext) -> Result<Numbers, ConnectorError> {
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Numbers, ConnectorError> {
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         Ok(Numbers { next, last: u64::MAX })

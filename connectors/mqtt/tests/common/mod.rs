@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use thalweg_kernel::format::EncodeError;
 use thalweg_kernel::{
     Cause, ConnectorError, DeadLetter, Decode, DecodeError, Emit, Encode, Message, OpenContext,
-    Origin, Shared, Sink, SinkSpec, Source, SourceSpec, SourceStatus, Timestamp,
+    Origin, PartitionId, Shared, Sink, SinkSpec, Source, SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_mqtt::testing::Mosquitto;
 use thalweg_mqtt::{MqttConfig, MqttPartition, MqttSource};
@@ -122,7 +122,7 @@ impl Shard {
     }
 
     pub(crate) fn open_in(spec: &MqttSource<Line>, cx: &OpenContext) -> Self {
-        let source = spec.open(0, cx).expect("the source opens");
+        let source = spec.open(&PartitionId::numbered(0), cx).expect("the source opens");
         Self { source, seen: Seen::default(), records_max: 64 }
     }
 

@@ -126,6 +126,7 @@ impl Failures {
                 cause,
                 reason,
                 position: None,
+                partition: None,
                 offset: None,
                 received: self.0.clock.get(),
                 payload_bytes: key.len() as u64,

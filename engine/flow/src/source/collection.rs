@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 
 /// A source that yields the elements of in-memory partitions, in order.
@@ -31,14 +31,22 @@ impl<T: Clone + 'static> SourceSpec for Collection<T> {
         format!("collection of {}", self.0.iter().map(|part| part.len()).sum::<usize>())
     }
 
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
 
-    fn open(&self, partition: usize, cx: &OpenContext) -> Result<Self::Partition, ConnectorError> {
-        let records = self.0.get(partition).cloned().ok_or_else(|| {
-            ConnectorError::new(cx.operator.as_str(), format!("there is no partition {partition}"))
-        })?;
+    fn open(
+        &self,
+        partition: &PartitionId,
+        cx: &OpenContext,
+    ) -> Result<Self::Partition, ConnectorError> {
+        let records =
+            partition.number().and_then(|number| self.0.get(number)).cloned().ok_or_else(|| {
+                ConnectorError::new(
+                    cx.operator.as_str(),
+                    format!("there is no partition {partition}"),
+                )
+            })?;
         let position = cx.durability.position.as_deref().and_then(|bytes| bytes.try_into().ok());
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes) as usize);
         let next = next.min(records.len());

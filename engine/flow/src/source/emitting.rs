@@ -1,7 +1,7 @@
 //! Where one partition's poll puts its records: they get their event time here, and watermarks follow them.
 
 use thalweg_kernel::source::clock_ahead;
-use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, Timestamp};
+use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, PartitionId, Timestamp};
 
 use crate::flow::dead_letters::DeadLetterOutput;
 use crate::time::generator::WatermarkGenerator;
@@ -18,6 +18,7 @@ pub(super) struct Emitting<'a, E, G, C> {
     pub(super) now: Timestamp,
     pub(super) latest_believed: Timestamp,
     pub(super) dead_letters: &'a DeadLetterOutput,
+    pub(super) partition: &'a PartitionId,
     pub(super) out: &'a mut C,
     pub(super) records: usize,
     pub(super) letters: usize,
@@ -36,8 +37,14 @@ impl<E, G, C> Emitting<'_, E, G, C> {
     #[cold]
     fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
         let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
+        self.bury(origin.dead_letter(error));
+    }
+
+    #[cold]
+    fn bury(&mut self, mut letter: DeadLetter) {
+        letter.partition.get_or_insert_with(|| self.partition.as_str().into());
         self.letters += 1;
-        self.dead_letters.push(origin.dead_letter(error));
+        self.dead_letters.push(letter);
     }
 
     /// Time goes on behind a record.
@@ -102,7 +109,6 @@ impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
     }
 
     fn dead_letter(&mut self, letter: DeadLetter) {
-        self.letters += 1;
-        self.dead_letters.push(letter);
+        self.bury(letter);
     }
 }

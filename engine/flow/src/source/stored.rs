@@ -8,10 +8,13 @@
 //!
 //! A value may have at most 4 GiB, as any in storage.
 
+use std::collections::BTreeMap;
+
 use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    ConnectorError, Durable, StateError, StateId, StateKind, StateReader, Timestamp,
+    ConnectorError, Durable, OpenContext, PartitionId, StateError, StateId, StateKind, StateReader,
+    Timestamp,
 };
 
 use crate::checkpoint::{Description, Outgoing};
@@ -26,6 +29,8 @@ pub(crate) struct StoredPartition {
     pub(crate) latest: Timestamp,
     /// The last watermark.
     pub(crate) watermark: Timestamp,
+    /// Whether its source has ended, and not because it was asked to.
+    pub(crate) ended: bool,
     /// What its watermark generator keeps.
     pub(crate) generator: Vec<u8>,
     /// What its source keeps.
@@ -49,8 +54,8 @@ pub(crate) fn describe(node: u32) -> Description {
 pub(crate) enum Found {
     Nothing,
     Stored(StoredPartition),
-    /// By its number, as schema 1 has it: the latest event time and the position.
-    First(Timestamp, Vec<u8>),
+    /// As schema 1 has it: its number, the latest event time and the position.
+    First(usize, Timestamp, Vec<u8>),
 }
 
 impl Found {
@@ -59,18 +64,26 @@ impl Found {
         match self {
             Self::Nothing => None,
             Self::Stored(stored) => Some(&stored.position),
-            Self::First(_, position) => Some(position),
+            Self::First(_, _, position) => Some(position),
         }
     }
 
-    /// Lets a clock and a generator go on; the watermark then, where there is one.
+    /// The number under which schema 1 has it.
+    pub(crate) fn first_number(&self) -> Option<usize> {
+        match self {
+            Self::First(number, _, _) => Some(*number),
+            Self::Nothing | Self::Stored(_) => None,
+        }
+    }
+
+    /// Lets a clock and a generator go on.
     pub(crate) fn resume<T, G: WatermarkGenerator<T>>(
         &self,
         clock: &mut PartitionClock,
         generator: &mut G,
-    ) -> Result<Option<Timestamp>, String> {
+    ) -> Result<(), String> {
         let watermark = match self {
-            Self::Nothing => return Ok(None),
+            Self::Nothing => return Ok(()),
             Self::Stored(stored) => {
                 clock.resume(stored.latest);
                 if !seeded(Defect::FlowForgetsGenerator) {
@@ -78,12 +91,15 @@ impl Found {
                 }
                 Some(stored.watermark)
             }
-            Self::First(latest, _) => {
+            Self::First(_, latest, _) => {
                 clock.resume(*latest);
                 generator.latest(*latest)
             }
         };
-        Ok(watermark.filter(|&watermark| clock.advance(watermark)))
+        if let Some(watermark) = watermark {
+            clock.advance(watermark);
+        }
+        Ok(())
     }
 }
 
@@ -92,20 +108,54 @@ impl Flow {
     pub(crate) fn stored_partition(
         &self,
         state: StateId,
-        id: &str,
+        id: &PartitionId,
         number: usize,
     ) -> Result<Found, ConnectorError> {
         let Some(reader) = self.reader() else { return Ok(Found::Nothing) };
         let found = find(reader.as_ref(), state, id, number);
-        let what = "the stored position of a source cannot be read";
-        found.map_err(|error| ConnectorError::new("job", what).caused_by(error))
+        found.map_err(unreadable)
     }
+
+    /// All partitions that are stored and belong to the shard of `cx`, where partitions are discovered.
+    pub(crate) fn known_partitions(
+        &self,
+        state: StateId,
+        cx: &OpenContext,
+    ) -> Result<BTreeMap<PartitionId, StoredPartition>, ConnectorError> {
+        let mut known = BTreeMap::new();
+        let Some(reader) = self.reader() else { return Ok(known) };
+        let (from, to) = state.range(0..u16::MAX);
+        let scanned = reader.scan(&from, &to, &mut |key, value| {
+            let id = StateId::split_key(key).map(|(_, id)| str::from_utf8(id));
+            let id = match id {
+                Some(Ok(id)) if !id.is_empty() => PartitionId::new(id),
+                Some(Ok(_)) => {
+                    let what = "the source had a fixed list of partitions when it was stored, and now it looks for \
+                                them; give it another stable name to begin anew, or the list that it had";
+                    return Err(StateError::Other(what.into()));
+                }
+                _ => return Err(StateError::Other("the id of a partition is damaged".into())),
+            };
+            if id.shard(cx.shards) == cx.shard && !seeded(Defect::FlowForgetsPartition) {
+                known.insert(id, StoredPartition::read(value)?);
+            }
+            Ok(())
+        });
+        scanned.map_err(unreadable)?;
+        Ok(known)
+    }
+}
+
+#[cold]
+fn unreadable(error: StateError) -> ConnectorError {
+    let what = "the stored position of a source cannot be read";
+    ConnectorError::new("source", what).caused_by(error)
 }
 
 fn find(
     reader: &dyn StateReader,
     state: StateId,
-    id: &str,
+    id: &PartitionId,
     number: usize,
 ) -> Result<Found, StateError> {
     let mut found = Found::Nothing;
@@ -115,12 +165,12 @@ fn find(
         found = Found::Stored(StoredPartition::read(value)?);
         Ok(())
     })?;
-    if let (Found::Nothing, Ok(number)) = (&found, u16::try_from(number)) {
+    if let (Found::Nothing, Ok(group)) = (&found, u16::try_from(number)) {
         bytes.clear();
-        state.begin_key(number, &mut bytes);
+        state.begin_key(group, &mut bytes);
         reader.get(&bytes, &mut |value| {
             let FirstStored { latest, position } = FirstStored::read(value)?;
-            found = Found::First(latest, position);
+            found = Found::First(number, latest, position);
             Ok(())
         })?;
     }
@@ -128,9 +178,9 @@ fn find(
 }
 
 /// Writes the key of a partition.
-pub(crate) fn key(state: StateId, id: &str, out: &mut Vec<u8>) {
+pub(crate) fn key(state: StateId, id: &PartitionId, out: &mut Vec<u8>) {
     state.begin_key(0, out);
-    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(id.as_str().as_bytes());
 }
 
 /// Deletes what schema 1 left of the partition with this number.
@@ -142,8 +192,6 @@ pub(crate) fn delete_first(state: StateId, number: usize, out: &mut Outgoing) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use thalweg_kernel::{Change, Changes, Epoch, StateInfo};
 
     use super::*;
@@ -185,11 +233,11 @@ mod tests {
         }
     }
 
-    fn resumed(found: &Found) -> (Timestamp, Option<Timestamp>) {
+    fn resumed(found: &Found) -> (Timestamp, Timestamp) {
         let mut generator = BoundedDisorder { lateness_ms: 5 };
         let mut clock = PartitionClock::new(&Watermarks::monotonous());
-        let watermark = found.resume::<u8, _>(&mut clock, &mut generator).unwrap();
-        (clock.latest(), watermark)
+        found.resume::<u8, _>(&mut clock, &mut generator).unwrap();
+        (clock.latest(), clock.watermark())
     }
 
     /// Goal: what the release before ids wrote is found under the partition's number, goes on, and moves.
@@ -201,20 +249,21 @@ mod tests {
         let mut first = Vec::new();
         state.begin_key(3, &mut first);
         let mut stored = Stored([(first, value.to_vec())].into());
-        let found = find(&stored, state, "c", 3).unwrap();
+        let found = find(&stored, state, &PartitionId::new("c"), 3).unwrap();
         assert_eq!(found.position(), Some(&[7, 8, 9][..]));
-        assert_eq!(resumed(&found), (1_000.into(), Some(994.into())));
-        assert!(matches!(find(&stored, state, "3", 4).unwrap(), Found::Nothing));
+        assert_eq!(resumed(&found), (1_000.into(), 994.into()));
+        assert!(matches!(find(&stored, state, &PartitionId::new("3"), 4).unwrap(), Found::Nothing));
 
         let mut out = Outgoing::default();
         delete_first(state, 3, &mut out);
         let now = StoredPartition {
             latest: 2_000.into(),
             watermark: 1_500.into(),
+            ended: false,
             generator: vec![1],
             position: vec![2],
         };
-        out.put(|out| key(state, "c", out), &now).unwrap();
+        out.put(|out| key(state, &PartitionId::new("c"), out), &now).unwrap();
         for change in Changes::read(out.changes.as_bytes()) {
             match change.unwrap() {
                 Change::Put { key, value } => drop(stored.0.insert(key.into(), value.into())),
@@ -223,8 +272,8 @@ mod tests {
             }
         }
         assert_eq!(stored.0.len(), 1);
-        let found = find(&stored, state, "c", 3).unwrap();
+        let found = find(&stored, state, &PartitionId::new("c"), 3).unwrap();
         assert_eq!(found.position(), Some(&[2][..]));
-        assert_eq!(resumed(&found), (2_000.into(), Some(1_500.into())));
+        assert_eq!(resumed(&found), (2_000.into(), 1_500.into()));
     }
 }

@@ -4,6 +4,7 @@
 //! say so. Those that are still idle then have records on their way that no watermark of the first may overtake: of
 //! such inputs none is left out until all are idle.
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Mark, Timestamp};
 
 #[derive(Clone, Copy)]
@@ -32,6 +33,31 @@ impl Merge {
     /// The same of inputs that fall idle and wake up together, if they do.
     pub(crate) fn together(self, together: bool) -> Self {
         Self { together, ..self }
+    }
+
+    /// One more input, at the merged watermark. (Or one that takes the place of an input that has ended.)
+    pub(crate) fn join(&mut self, mut emit: impl FnMut(Mark)) -> usize {
+        let fresh = Input { watermark: self.watermark, idle: false, ended: false };
+        let ended = self.inputs.iter().position(|input| input.ended);
+        let input = ended.unwrap_or(self.inputs.len());
+        match self.inputs.get_mut(input) {
+            Some(place) => *place = fresh,
+            None => self.inputs.push(fresh),
+        }
+        if seeded(Defect::FlowNewPartitionTurnsTimeBack) {
+            self.inputs.iter_mut().for_each(|input| input.watermark = Timestamp::MIN);
+            self.watermark = Timestamp::MIN;
+        }
+        if self.idle {
+            self.idle = false;
+            emit(Mark::Active);
+        }
+        input
+    }
+
+    /// The number of its inputs.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs.len()
     }
 
     /// The merged watermark.
@@ -200,6 +226,24 @@ mod tests {
             let out = merged(2, &[(0, wm(30)), (1, wm(20)), idle[0], idle[1]]);
             assert_eq!(out, [wm(20), wm(30), Mark::Idle], "{order:?}");
         }
+    }
+
+    #[test]
+    fn an_input_that_joins_holds_time_where_it_is() {
+        let mut merge = Merge::new(2);
+        let mut out = Vec::new();
+        for (input, mark) in [(0, Mark::Idle), (1, wm(10)), (1, Mark::Idle)] {
+            merge.mark(input, mark, |mark| out.push(mark));
+        }
+        assert_eq!(merge.join(|mark| out.push(mark)), 2);
+        assert_eq!(merge.join(|mark| out.push(mark)), 3);
+        for (input, mark) in [(2, wm(30)), (3, wm(i64::MAX)), (3, Mark::End)] {
+            merge.mark(input, mark, |mark| out.push(mark));
+        }
+        assert_eq!(merge.join(|mark| out.push(mark)), 3, "the place of the one that has ended");
+        merge.mark(2, wm(50), |mark| out.push(mark));
+        merge.mark(3, wm(40), |mark| out.push(mark));
+        assert_eq!(out, [wm(10), Mark::Idle, Mark::Active, wm(30), wm(40)]);
     }
 
     #[test]

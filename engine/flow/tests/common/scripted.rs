@@ -27,11 +27,11 @@ impl SourceSpec for Scripted {
     fn describe(&self) -> String {
         "scripted".into()
     }
-    fn partitions(&self) -> usize {
-        self.0.len()
+    fn partitions(&self) -> Partitions {
+        Partitions::numbered(self.0.len())
     }
-    fn open(&self, p: usize, _: &OpenContext) -> Result<Part, ConnectorError> {
-        Ok(Part(self.0[p].iter().copied().collect(), self.1))
+    fn open(&self, p: &PartitionId, _: &OpenContext) -> Result<Part, ConnectorError> {
+        Ok(Part(self.0[p.number().unwrap()].iter().copied().collect(), self.1))
     }
 }
 

@@ -1,0 +1,467 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+//! Partitions that appear, grow, end and go away while a job runs, on 1, 2, 3 and 8 shards and through crashes.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+
+use common::world::{Store, Table};
+use common::{Ended, Life, Random};
+use thalweg_flow::*;
+use thalweg_kernel::partition::SOURCE_PARTITIONS_MAX;
+use thalweg_kernel::*;
+
+/// A partition's number, and its time.
+type Reading = (u32, i64);
+
+/// Partitions as they are outside: what each has so far, and whether it is to be read to its end now.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<Outside>>);
+
+#[derive(Default)]
+struct Outside {
+    parts: BTreeMap<PartitionId, Part>,
+    gone: BTreeSet<PartitionId>,
+    /// No more will appear or grow.
+    complete: bool,
+    /// A look finds everything at once only after this many looks.
+    looks_before: usize,
+    /// How often it was opened, and from where.
+    opened: Vec<(PartitionId, u64)>,
+    /// By the numbers of looks: more of the same.
+    script: Vec<(PartitionId, Vec<Reading>)>,
+}
+
+#[derive(Clone, Default)]
+struct Part {
+    readings: Vec<Reading>,
+    /// It does not end when it has been read.
+    goes_on: bool,
+}
+
+impl Shelf {
+    fn put(&self, id: &str, readings: &[Reading], goes_on: bool) {
+        let parts = &mut self.0.lock().unwrap().parts;
+        let part = parts.entry(PartitionId::new(id)).or_default();
+        part.readings.extend_from_slice(readings);
+        part.goes_on = goes_on;
+    }
+
+    fn take_away(&self, id: &str) {
+        let mut outside = self.0.lock().unwrap();
+        let id = PartitionId::new(id);
+        outside.parts.remove(&id);
+        outside.gone.insert(id);
+    }
+}
+
+/// What a shard has told of: how much each partition had then.
+struct Looking(Shelf, BTreeMap<PartitionId, usize>, usize);
+
+impl Discover for Looking {
+    fn discover(
+        &mut self,
+        _: Timestamp,
+        _: usize,
+        news: &mut Vec<PartitionNews>,
+    ) -> Result<Discovery, ConnectorError> {
+        let Self(shelf, told, looks) = self;
+        let outside = &mut *shelf.0.lock().unwrap();
+        *looks += 1;
+        if *looks <= outside.looks_before {
+            return Ok(Discovery::Listing);
+        }
+        if let Some((id, readings)) = outside.script.pop() {
+            outside.parts.entry(id).or_default().readings.extend(readings);
+        }
+        for id in &outside.gone {
+            if told.remove(id).is_some() {
+                news.push(PartitionNews::Gone(id.clone()));
+            }
+        }
+        for (id, part) in &outside.parts {
+            if told.insert(id.clone(), part.readings.len()) != Some(part.readings.len()) {
+                news.push(PartitionNews::Found(id.clone()));
+            }
+        }
+        let ended = outside.complete && outside.script.is_empty();
+        Ok(if ended { Discovery::Ended } else { Discovery::Listed(Some(Duration::from_millis(1))) })
+    }
+}
+
+struct Reads(Shelf, PartitionId, u64, bool);
+
+impl SourceSpec for Shelf {
+    type Item = Reading;
+    type Partition = Reads;
+
+    fn describe(&self) -> String {
+        "shelf".into()
+    }
+
+    fn partitions(&self) -> Partitions {
+        Partitions::Discovered
+    }
+
+    fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Reads, ConnectorError> {
+        let position = cx.durability.position.as_deref();
+        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
+        self.0.lock().unwrap().opened.push((id.clone(), next));
+        Ok(Reads(self.clone(), id.clone(), next, false))
+    }
+
+    fn discover(
+        &self,
+        known: &[KnownPartition],
+        _: &OpenContext,
+    ) -> Result<Box<dyn Discover>, ConnectorError> {
+        // Those that have ended are told of again, now and then: they are found to have ended.
+        let known = known.iter().filter(|known| known.ended && known.position[0] % 2 == 0);
+        let told = known.map(|known| {
+            let read = u64::from_le_bytes(known.position.as_ref().try_into().unwrap());
+            (known.id.clone(), read as usize)
+        });
+        Ok(Box::new(Looking(self.clone(), told.collect(), 0)))
+    }
+}
+
+impl Source for Reads {
+    type Item = Reading;
+
+    fn poll(
+        &mut self,
+        now: Timestamp,
+        records_max: usize,
+        out: &mut impl Emit<Reading>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        let Self(shelf, id, next, stopping) = self;
+        let part = shelf.0.lock().unwrap().parts.get(id).cloned().unwrap_or_default();
+        let rest = part.readings.get(*next as usize..).unwrap_or_default();
+        if *stopping {
+            return Ok(SourceStatus::Ended);
+        }
+        rest.iter().take(records_max).for_each(|&reading| out.record(reading, now, &Generated));
+        *next += rest.len().min(records_max) as u64;
+        Ok(match (rest.len() > records_max, part.goes_on) {
+            (true, _) => SourceStatus::Ready,
+            (false, true) => SourceStatus::Waiting(None),
+            (false, false) => SourceStatus::Ended,
+        })
+    }
+
+    fn stop(&mut self) {
+        self.3 = true;
+    }
+
+    fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
+        position.extend_from_slice(&self.2.to_le_bytes());
+    }
+}
+
+fn watermarks(disorder_ms: u64) -> Watermarks<impl EventTime<Reading>> {
+    Watermarks::bounded_out_of_orderness(Duration::from_millis(disorder_ms))
+        .idle_after(Duration::from_millis(20))
+        .timestamps(|&(_, time): &Reading| time)
+        .without_clock_guard()
+}
+
+/// Gives each reading once, and counts them in windows in which nothing is ever late.
+fn job(shelf: &Shelf, table: &Table) -> impl Fn(&Flow) + use<> {
+    let (shelf, sink) = (shelf.clone(), table.sink());
+    move |flow| {
+        let [echo, windows] = flow.source_as("shelf", shelf.clone(), watermarks(0)).split();
+        echo.sink_as("echo", sink.clone());
+        windows
+            .key_by(|&(part, _)| part % 7)
+            .window(Tumbling::of(Duration::from_secs(100_000)))
+            .aggregate(Count)
+            .map(|row| (row.key, row.value))
+            .sink_as("counts", sink.clone());
+    }
+}
+
+/// Goal: each reading counts once, whenever its partition appears, grows or ends, and wherever the job crashes.
+/// Method: partitions are given by a script that goes on from life to life, on other numbers of shards.
+#[test]
+fn partitions_that_appear_are_read_once_through_crashes_and_on_any_number_of_shards() {
+    let mut crashes = 0;
+    for seed in 0..60 {
+        for first_shards in [1, 2, 3, 8] {
+            let mut random = Random(seed);
+            let shelf = Shelf::default();
+            let parts = 1 + random.below(12);
+            let mut script = Vec::new();
+            let mut expected = BTreeMap::<u32, Vec<i64>>::new();
+            for _ in 0..parts * 2 {
+                let part = random.below(parts) as u32;
+                let readings = expected.entry(part).or_default();
+                let from = readings.len();
+                let mut time = readings.last().copied().unwrap_or(random.below(500) as i64);
+                for _ in 0..random.below(60) {
+                    time += random.below(9) as i64;
+                    readings.push(time);
+                }
+                let more = readings[from..].iter().map(|&time| (part, time)).collect();
+                let named = part.is_multiple_of(2);
+                let id = if named { format!("part {part}") } else { part.to_string() };
+                script.push((PartitionId::new(id), more));
+            }
+            script.reverse();
+            {
+                let mut outside = shelf.0.lock().unwrap();
+                (outside.script, outside.complete) = (script, true);
+                outside.looks_before = random.below(3);
+            }
+            let (store, table) = (Store::default(), Table::default());
+            let job = job(&shelf, &table);
+            for life in 0.. {
+                let moves_max = if life < 6 { 5 + random.below(80) } else { 1_000_000 };
+                let shards = if life == 0 { first_shards } else { 1 + random.below(8) };
+                let (store, random) = (&store, &mut random);
+                let life = Life { shards, store, random, moves_max, epoch_every: 12 };
+                if life.live(&job) == Ended::Done {
+                    break;
+                }
+                crashes += 1;
+            }
+            let mut counts = BTreeMap::<u32, usize>::new();
+            let mut rows = Vec::new();
+            for (part, times) in &expected {
+                if !times.is_empty() {
+                    *counts.entry(part % 7).or_default() += times.len();
+                }
+                rows.extend(
+                    times.iter().map(|time| format!("{} ({part}, {time})", Timestamp::from(*time))),
+                );
+            }
+            rows.extend(counts.iter().map(|(key, count)| format!("99999999 ({key}, {count})")));
+            rows.sort();
+            let found = table.rows();
+            let lost: Vec<_> = rows.iter().filter(|row| !found.contains(row)).collect();
+            assert!(lost.is_empty(), "seed {seed}, {first_shards} shards: lost {lost:?}");
+            assert_eq!(found.len(), rows.len(), "seed {seed}, {first_shards} shards: repeated");
+            assert!(found == rows, "seed {seed}, {first_shards} shards");
+        }
+    }
+    assert!(crashes > 300, "only {crashes} crashes");
+}
+
+fn at(ms: u64) -> Now {
+    Now { wall: Timestamp::from(ms), steady: Duration::from_millis(ms) }
+}
+
+/// Counts in windows of 100 ms, and gives what is late.
+fn windows(shelf: &Shelf, table: &Table) -> impl Fn(&Flow) + use<> {
+    let (shelf, sink) = (shelf.clone(), table.sink());
+    move |flow| {
+        let (windows, late) = flow
+            .source_as("shelf", shelf.clone(), watermarks(0))
+            .key_by(|_| 0_u32)
+            .window(Tumbling::of(Duration::from_millis(100)))
+            .late_output();
+        windows.aggregate(Count).map(|row| row.value).sink_as("counts", sink.clone());
+        late.map(|(part, _)| format!("late {part}")).sink_as("late", sink.clone());
+    }
+}
+
+fn build(job: &dyn Fn(&Flow), shards: usize, store: &Store) -> Vec<Shard> {
+    let shared = Arc::<Shared>::default();
+    let one = |shard| {
+        let cx = BuildContext {
+            shard,
+            wakers: vec![Waker::noop().clone(); shards].into(),
+            shared: Arc::clone(&shared),
+            storage: Some(store.storage()),
+            ..BuildContext::single("discovery")
+        };
+        Shard::build(job, &cx).unwrap()
+    };
+    (0..shards).map(one).collect()
+}
+
+fn run(shards: &mut [Shard], ms: u64) {
+    for _ in 0..50 {
+        for shard in shards.iter_mut() {
+            shard.step(at(ms)).unwrap();
+        }
+    }
+}
+
+fn epoch(shards: &mut [Shard], store: &Store, ms: u64) {
+    let epoch = store.epoch().next();
+    shards.iter_mut().for_each(|shard| shard.begin(epoch));
+    run(shards, ms);
+    let snapshots: Vec<_> =
+        shards.iter_mut().map(|shard| shard.snapshot().unwrap().unwrap()).collect();
+    store.commit(epoch, &snapshots);
+    shards.iter_mut().for_each(|shard| shard.committed(epoch, epoch).unwrap());
+    run(shards, ms);
+}
+
+#[test]
+fn a_partition_that_appears_holds_time_where_it_is_and_turns_nothing_back() {
+    for count in [1, 2, 3, 8] {
+        let (shelf, store, table): (Shelf, Store, Table) = Default::default();
+        let mut shards = build(&windows(&shelf, &table), count, &store);
+        shelf.put("a", &[(1, 10), (1, 1_010)], true);
+        run(&mut shards, 0);
+        epoch(&mut shards, &store, 1);
+        assert_eq!(table.rows(), ["99 1"], "{count} shards");
+        // What it has behind the watermark is late; for what it has beyond, time waits.
+        shelf.put("b", &[(2, 50), (2, 1_020)], true);
+        run(&mut shards, 2);
+        shelf.put("a", &[(1, 3_000)], true);
+        run(&mut shards, 3);
+        shelf.put("b", &[(2, 1_030)], true);
+        run(&mut shards, 4);
+        epoch(&mut shards, &store, 5);
+        assert_eq!(table.rows(), ["50 \"late 2\"", "99 1"], "{count} shards");
+        // It falls silent, and time goes on without it.
+        run(&mut shards, 20);
+        shelf.put("a", &[(1, 4_000)], true);
+        run(&mut shards, 30);
+        epoch(&mut shards, &store, 31);
+        let rows = ["1099 3", "3099 1", "50 \"late 2\"", "99 1"];
+        assert_eq!(table.rows(), rows, "{count} shards");
+    }
+}
+
+#[test]
+fn a_partition_that_the_job_resumes_holds_time_back_until_it_is_found() {
+    for count in [1, 2, 3, 8] {
+        let (shelf, store, table): (Shelf, Store, Table) = Default::default();
+        let job = windows(&shelf, &table);
+        let mut shards = build(&job, 1, &store);
+        shelf.put("a", &[(1, 110)], true);
+        shelf.put("b", &[(2, 120)], true);
+        run(&mut shards, 0);
+        epoch(&mut shards, &store, 1);
+        let a = shelf.0.lock().unwrap().parts.remove(&PartitionId::new("a")).unwrap();
+        shelf.put("b", &[(2, 1_000)], true);
+        let mut shards = build(&job, count, &store);
+        run(&mut shards, 0);
+        epoch(&mut shards, &store, 1);
+        assert_eq!(table.rows(), [""; 0], "{count} shards");
+        shelf.0.lock().unwrap().parts.insert(PartitionId::new("a"), a);
+        shelf.put("a", &[(1, 130), (1, 1_000)], true);
+        run(&mut shards, 2);
+        epoch(&mut shards, &store, 3);
+        assert_eq!(table.rows(), ["199 3"], "{count} shards");
+    }
+}
+
+fn metric(shards: &[Shard], name: &str) -> i64 {
+    let metrics = shards.iter().flat_map(Shard::metrics);
+    metrics.filter(|metric| metric.name == name).map(Metric::value).sum()
+}
+
+#[test]
+fn what_is_gone_is_forgotten_and_what_was_lost_is_counted() {
+    let (shelf, store, table): (Shelf, Store, Table) = Default::default();
+    let job = windows(&shelf, &table);
+    let mut shards = build(&job, 2, &store);
+    shelf.put("read", &[(1, 110)], false);
+    shelf.put("half", &[(2, 120)], true);
+    run(&mut shards, 0);
+    epoch(&mut shards, &store, 1);
+    epoch(&mut shards, &store, 2);
+    shelf.take_away("read");
+    run(&mut shards, 3);
+    epoch(&mut shards, &store, 4);
+    // Another of the name is read from its beginning.
+    shelf.0.lock().unwrap().gone.clear();
+    shelf.put("read", &[(1, 130)], false);
+    run(&mut shards, 5);
+    epoch(&mut shards, &store, 6);
+    let opened = shelf.0.lock().unwrap().opened.clone();
+    let read: Vec<_> = opened.iter().filter(|(id, _)| id.as_str() == "read").collect();
+    assert_eq!(read.iter().map(|(_, from)| *from).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(metric(&shards, "numPartitionsLost"), 0);
+
+    let (lost, mut shards) = (PartitionId::new("half"), build(&job, 3, &store));
+    struct Knows(PartitionId);
+    impl Discover for Knows {
+        fn discover(
+            &mut self,
+            _: Timestamp,
+            _: usize,
+            news: &mut Vec<PartitionNews>,
+        ) -> Result<Discovery, ConnectorError> {
+            news.push(PartitionNews::Gone(self.0.clone()));
+            Ok(Discovery::Listed(None))
+        }
+    }
+    drop(shards);
+    struct Without(Shelf, PartitionId);
+    impl SourceSpec for Without {
+        type Item = Reading;
+        type Partition = Reads;
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+        fn partitions(&self) -> Partitions {
+            Partitions::Discovered
+        }
+        fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Reads, ConnectorError> {
+            self.0.open(id, cx)
+        }
+        fn discover(
+            &self,
+            _: &[KnownPartition],
+            _: &OpenContext,
+        ) -> Result<Box<dyn Discover>, ConnectorError> {
+            Ok(Box::new(Knows(self.1.clone())))
+        }
+    }
+    let again = move |flow: &Flow| {
+        let spec = Without(shelf.clone(), lost.clone());
+        let (windows, late) = flow
+            .source_as("shelf", spec, watermarks(0))
+            .key_by(|_| 0_u32)
+            .window(Tumbling::of(Duration::from_millis(100)))
+            .late_output();
+        windows.aggregate(Count).map(|row| row.value).sink_as("counts", table.sink());
+        late.map(|(part, _)| format!("late {part}")).sink_as("late", table.sink());
+    };
+    shards = build(&again, 3, &store);
+    run(&mut shards, 0);
+    assert_eq!(metric(&shards, "numPartitionsLost"), 1);
+}
+
+#[test]
+fn without_checkpoints_a_partition_that_grows_is_read_on() {
+    let (shelf, table): (Shelf, Table) = Default::default();
+    let rows = Collected::new();
+    let (source, sink) = (shelf.clone(), rows.sink());
+    let job = move |flow: &Flow| {
+        flow.source(source.clone(), watermarks(0)).sink(sink.clone());
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("grows")).unwrap();
+    shelf.put("a", &[(1, 10)], false);
+    run(std::slice::from_mut(&mut shard), 0);
+    shelf.put("a", &[(1, 20)], false);
+    run(std::slice::from_mut(&mut shard), 5);
+    assert_eq!(rows.take(), [(1, 10), (1, 20)]);
+    assert_eq!(shelf.0.lock().unwrap().opened.len(), 2);
+    shard.stop();
+    while shard.step(at(6)).unwrap() != Step::Done {}
+    assert_eq!(table.rows(), [""; 0]);
+}
+
+#[test]
+fn more_partitions_than_a_shard_may_know_end_the_job_in_words() {
+    let shelf = Shelf::default();
+    (0..=SOURCE_PARTITIONS_MAX).for_each(|n| shelf.put(&n.to_string(), &[], false));
+    let source = shelf.clone();
+    let job = move |flow: &Flow| flow.source(source.clone(), watermarks(0)).discard();
+    let mut shard = Shard::build(&job, &BuildContext::single("many")).unwrap();
+    let error = shard.step(at(0)).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("65536 partitions"), "{error}");
+    let twice = Collection::partitioned(vec![vec![1]; SOURCE_PARTITIONS_MAX + 1]);
+    let job = move |flow: &Flow| flow.source(twice.clone(), Watermarks::monotonous()).discard();
+    let error = Shard::build(&job, &BuildContext::single("many")).err().unwrap().to_string();
+    assert!(error.contains("65537 partitions; 65536 are allowed"), "{error}");
+}
