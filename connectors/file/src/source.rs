@@ -344,6 +344,7 @@ impl<D: Decode> Lines<D> {
             emitted += 1;
             let mut message = Message::new(&self.topic, line, block.read_at);
             message.offset = Some(block.offset + start as u64);
+            message.partition = Some(&self.topic);
             if line.len() > self.line_bytes_max {
                 let refused = too_large(line.len() as u64, self.line_bytes_max);
                 out.dead_letter(message.dead_letter(refused));
@@ -361,6 +362,7 @@ impl<D: Decode> Lines<D> {
     fn emit_overlong(&self, overlong: &Overlong, out: &mut impl Emit<D::Item>) {
         let mut message = Message::new(&self.topic, &overlong.start, overlong.read_at);
         message.offset = Some(overlong.offset);
+        message.partition = Some(&self.topic);
         let mut letter = message.dead_letter(too_large(overlong.bytes, self.line_bytes_max));
         letter.payload_bytes = overlong.bytes;
         out.dead_letter(letter);

@@ -1,25 +1,33 @@
 //! The message as it came, for jobs that look at topics and bytes themselves.
 
 use bytes::Bytes;
-use thalweg_kernel::{Decode, DecodeError, Message, Str, Timestamp};
+use thalweg_kernel::{Decode, DecodeError, Header, Message, Str, Timestamp};
 
 use crate::{PAYLOAD_BYTES_MAX, text};
 
 /// A message with everything that came with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawMessage {
-    /// The MQTT topic, or the file's path.
+    /// Where it came from: the topic, or the file's path.
     pub topic: Str,
     /// Named levels of the topic filter with their values.
     pub bindings: Vec<(Str, Str)>,
+    /// What its sender keyed it by.
+    pub key: Option<Bytes>,
+    /// What its sender put beside the payload, in order.
+    pub headers: Vec<Header>,
     /// The bytes, unchecked.
     pub payload: Bytes,
     /// When it arrived.
     pub received: Timestamp,
-    /// MQTT: a stored snapshot sent on subscribing, not a live event.
+    /// When it was sent or stored, as the message itself says.
+    pub timestamp: Option<Timestamp>,
+    /// The partition of its source, by its id.
+    pub partition: Option<Str>,
+    /// Where it stands in its partition.
+    pub offset: Option<u64>,
+    /// It is a stored snapshot that was sent on subscribing, and not a live event.
     pub retained: bool,
-    /// MQTT 5 user properties, in order.
-    pub user_properties: Vec<(String, String)>,
 }
 
 /// Decodes nothing: hands on a copy of the message. It allocates per message.
@@ -58,10 +66,14 @@ impl Decode for Raw {
         Ok(RawMessage {
             topic: message.topic.into(),
             bindings: message.bindings.iter().map(own).collect(),
+            key: message.key.map(Bytes::copy_from_slice),
+            headers: message.headers.to_vec(),
             payload: Bytes::copy_from_slice(message.payload),
             received: message.received,
+            timestamp: message.timestamp,
+            partition: message.partition.map(Str::from),
+            offset: message.offset,
             retained: message.retained,
-            user_properties: message.user_properties.to_vec(),
         })
     }
 }
@@ -74,19 +86,27 @@ mod tests {
     #[test]
     fn keeps_everything_that_came_with_the_message() {
         let bindings = [("device".into(), "boiler")];
-        let user_properties = [("seq".to_owned(), "7".to_owned())];
+        let headers = [Header::new("seq", "7")];
         let mut message = Message::new("plant/boiler", b"\x00\xff", 17.into());
         message.bindings = &bindings;
-        message.user_properties = &user_properties;
+        message.headers = &headers;
+        message.key = Some(b"k");
+        message.timestamp = Some(16.into());
+        message.partition = Some("3");
+        message.offset = Some(5);
         message.retained = true;
         let raw = Raw::new().decode(&message).unwrap();
         let expected = RawMessage {
             topic: "plant/boiler".into(),
             bindings: vec![("device".into(), "boiler".into())],
+            key: Some(Bytes::from_static(b"k")),
+            headers: headers.to_vec(),
             payload: Bytes::from_static(b"\x00\xff"),
             received: 17.into(),
+            timestamp: Some(16.into()),
+            partition: Some("3".into()),
+            offset: Some(5),
             retained: true,
-            user_properties: user_properties.to_vec(),
         };
         assert_eq!(raw, expected);
     }

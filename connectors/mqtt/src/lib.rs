@@ -49,7 +49,8 @@
 //! | QoS 2 | as QoS 1, and a repetition after a lost connection is recognised by its packet id while the process lives and the broker keeps the session | as QoS 1 |
 //!
 //! Before its acknowledgement a message is delivered at least once, in every mode. Only a number given by its
-//! publisher tells a repetition from two equal readings: de-duplicate by it ([`WithProperty`]).
+//! publisher tells a repetition from two equal readings: de-duplicate by it ([`WithProperty`]). As fields of the
+//! record properties come by [`WithMetadata`](thalweg_kernel::WithMetadata).
 //!
 //! A source loses nothing of QoS 1 and 2 while it is away if its session is kept: give it a
 //! `client_id`. Without one the broker forgets us with each connection, and what was published or

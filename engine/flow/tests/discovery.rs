@@ -310,9 +310,16 @@ fn a_partition_that_appears_holds_time_where_it_is_and_turns_nothing_back() {
         run(&mut shards, 0);
         epoch(&mut shards, &store, 1);
         assert_eq!(table.rows(), ["99 1"], "{count} shards");
+        let time = |shards: &[Shard]| {
+            let metrics = shards.iter().flat_map(Shard::metrics);
+            let metrics = metrics.filter(|metric| metric.name == "currentOutputWatermark");
+            metrics.map(Metric::value).max()
+        };
+        assert_eq!(time(&shards), Some(1_009), "{count} shards");
         // What it has behind the watermark is late; for what it has beyond, time waits.
         shelf.put("b", &[(2, 50), (2, 1_020)], true);
         run(&mut shards, 2);
+        assert!(time(&shards) >= Some(1_009), "{count} shards: time went back");
         shelf.put("a", &[(1, 3_000)], true);
         run(&mut shards, 3);
         shelf.put("b", &[(2, 1_030)], true);

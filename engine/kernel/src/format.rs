@@ -1,43 +1,108 @@
 //! The seam between bytes and records: a connector delivers a [`Message`], a [`Decode`] makes a
 //! record of it, an [`Encode`] makes bytes of a result.
 
+use std::fmt;
+use std::str::Utf8Error;
+
 use bytes::Bytes;
 
 use crate::dead_letter::DEAD_LETTER_PAYLOAD_BYTES_MAX;
 use crate::{Cause, DeadLetter, Origin, Str, Timestamp};
 
-/// One message as a connector received it, borrowed for the time of decoding.
+/// One message as a connector received it, borrowed for the time of decoding. A connector fills in what its messages
+/// have.
+///
+/// | | MQTT | a file | a log such as Kafka |
+/// |---|---|---|---|
+/// | `topic` | the topic | the path | the topic |
+/// | `bindings` | named levels of the topic filter | | |
+/// | `key` | | | the key |
+/// | `headers` | user properties, of MQTT 5 | | the headers |
+/// | `partition` | | the path | the number |
+/// | `offset` | | the byte | the number in the partition |
+/// | `timestamp` | | | the producer's, or the broker's |
+/// | `retained` | a stored snapshot | | |
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// The MQTT topic, or the file's path.
+    /// Where it came from: the topic, or the file's path.
     pub topic: &'a str,
-    /// Named levels of the topic filter with their values: `sensors/{device}/temp` binds `device`.
-    /// A decoder offers them as fields beside the payload's own; on a clash the topic's wins.
+    /// Named parts of the topic with their values: `sensors/{device}/temp` binds `device`.
+    /// A decoder offers them as fields beside the payload's own; on a clash the binding wins.
     pub bindings: &'a [(Str, &'a str)],
+    /// What its sender keyed it by.
+    pub key: Option<&'a [u8]>,
+    /// What its sender put beside the payload, in order.
+    pub headers: &'a [Header],
     /// The bytes to decode.
     pub payload: &'a [u8],
     /// When the message arrived, by this machine's clock.
     pub received: Timestamp,
-    /// Where the payload begins in its file, in bytes; `None` for messages.
+    /// When it was sent or stored, as the message itself says.
+    pub timestamp: Option<Timestamp>,
+    /// The partition of its source, by its id.
+    pub partition: Option<&'a str>,
+    /// Where it stands in its partition: the byte at which the payload begins in its file, or a log's number of it.
     pub offset: Option<u64>,
-    /// MQTT: a stored snapshot sent on subscribing, not a live event.
+    /// It is a stored snapshot that was sent on subscribing, and not a live event.
     pub retained: bool,
-    /// MQTT 5 user properties, in order.
-    pub user_properties: &'a [(String, String)],
+}
+
+/// What a sender put beside a payload: a header of Kafka, or a user property of MQTT 5.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name; several may have the same.
+    pub name: Str,
+    /// Its value: text in MQTT, any bytes elsewhere.
+    pub value: Bytes,
+}
+
+impl Header {
+    /// A header.
+    pub fn new(name: impl Into<Str>, value: impl Into<Bytes>) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
+
+    /// Its value as text.
+    ///
+    /// # Errors
+    /// [`Cause::InvalidUtf8`] if it is none.
+    pub fn text(&self) -> Result<&str, DecodeError> {
+        text_of(&self.value, format_args!("the header `{}`", self.name))
+    }
+}
+
+/// Bytes of a message beside its payload as text; `what` they are.
+pub(crate) fn text_of<'a>(
+    bytes: &'a [u8],
+    what: fmt::Arguments<'_>,
+) -> Result<&'a str, DecodeError> {
+    let not_utf8 = |error: Utf8Error| {
+        let reason = format!("{what} is not UTF-8 at its byte {}", error.valid_up_to());
+        DecodeError::new(Cause::InvalidUtf8, reason, None)
+    };
+    str::from_utf8(bytes).map_err(not_utf8)
 }
 
 impl<'a> Message<'a> {
-    /// A plain message without bindings or properties.
+    /// A message of which no more is known than this.
     pub const fn new(topic: &'a str, payload: &'a [u8], received: Timestamp) -> Self {
         Self {
             topic,
             bindings: &[],
+            key: None,
+            headers: &[],
             payload,
             received,
+            timestamp: None,
+            partition: None,
             offset: None,
             retained: false,
-            user_properties: &[],
         }
+    }
+
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&'a Header> {
+        self.headers.iter().find(|header| header.name == name)
     }
 }
 
@@ -49,7 +114,7 @@ impl Origin for Message<'_> {
             cause: error.cause,
             reason: error.reason,
             position: error.position,
-            partition: None,
+            partition: self.partition.map(Str::from),
             offset: self.offset,
             received: self.received,
             payload_bytes: self.payload.len() as u64,

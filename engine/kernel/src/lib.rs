@@ -13,6 +13,7 @@
 //! | [`partition`] | [`PartitionId`], [`Discover`]: the partitions of a source, and how they are found |
 //! | [`sink`] | [`SinkSpec`], [`Sink`]: where results go |
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
+//! | [`metadata`] | [`WithMetadata`]: key, headers, offset and so on as fields of a record |
 //! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
 //! | [`refused`] | [`RefusedResults`]: letters of a sink, on their way to its shard |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
@@ -41,6 +42,7 @@ pub mod field;
 pub mod format;
 pub mod journal;
 pub mod key;
+pub mod metadata;
 pub mod options;
 pub mod partition;
 pub mod refused;
@@ -59,9 +61,10 @@ pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;
 pub use error::{ConfigError, ConnectorError, Fault, message_of_panic};
 pub use field::{Column, DecodeFields, Field, FieldKind, Record};
-pub use format::{Decode, DecodeError, Encode, Message};
+pub use format::{Decode, DecodeError, Encode, Header, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
+pub use metadata::{Metadata, WithMetadata};
 pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use refused::RefusedResults;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};

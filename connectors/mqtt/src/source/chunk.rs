@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use thalweg_kernel::{Message, Timestamp};
+use thalweg_kernel::{Header, Message, Timestamp};
 
 use crate::config::Qos;
 use crate::link::Delivery;
@@ -34,7 +34,7 @@ struct Entry {
 pub(crate) struct Chunk {
     topics: String,
     payloads: Vec<u8>,
-    properties: Vec<(String, String)>,
+    properties: Vec<Header>,
     entries: Vec<Entry>,
     /// In receive order. A message may be acknowledged and not be an entry: one that was skipped.
     acks: Vec<(u16, Qos)>,
@@ -67,7 +67,8 @@ impl Chunk {
     /// A message that was received now.
     pub(crate) fn push(&mut self, delivery: Delivery, behind: u64) {
         let properties_from = self.properties.len();
-        self.properties.extend(delivery.user_properties);
+        let owned = |(name, value): (String, String)| Header::new(name, value);
+        self.properties.extend(delivery.user_properties.into_iter().map(owned));
         let (retained, received) = (delivery.retained, self.received);
         let topic = String::from_utf8_lossy(&delivery.topic);
         self.push_parts(&topic, &delivery.payload, properties_from, received, behind, retained);
@@ -76,7 +77,7 @@ impl Chunk {
     /// A message that was received earlier.
     pub(crate) fn push_record(&mut self, record: &Record<'_>, received: Timestamp, behind: u64) {
         let properties_from = self.properties.len();
-        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let owned = |(name, value): (&str, &str)| Header::new(name, value.to_owned());
         self.properties.extend(record.user_properties().map(owned));
         let (topic, payload, retained) = (record.topic, record.payload, record.retained);
         self.push_parts(topic, payload, properties_from, received, behind, retained);
@@ -147,7 +148,7 @@ impl Chunk {
         let entry = self.entries.get(index)?;
         Some(Message {
             retained: entry.retained,
-            user_properties: &self.properties[entry.properties.clone()],
+            headers: &self.properties[entry.properties.clone()],
             ..Message::new(
                 &self.topics[entry.topic.clone()],
                 &self.payloads[entry.payload.clone()],
@@ -200,7 +201,7 @@ mod tests {
             assert_eq!((chunk.len(), chunk.acks()), (2, &[(1, Qos::AtLeastOnce)][..]));
             let first = chunk.message(0).expect("first");
             assert_eq!((first.topic, first.payload, first.retained), ("a/1", &b"x"[..], false));
-            assert_eq!((first.received, first.user_properties[0].1.as_str()), (received, "1"));
+            assert_eq!((first.received, first.headers[0].text().unwrap()), (received, "1"));
             let second = chunk.message(1).expect("second");
             assert_eq!((second.topic, second.payload, second.retained), ("b", &b""[..], true));
             assert!(chunk.message(2).is_none());
@@ -224,8 +225,9 @@ mod tests {
         let received = Timestamp::from_millis(5);
         chunk.push_record(&Record::read(&bytes).unwrap(), received, 42);
         let message = chunk.message(0).unwrap();
+        let headers = [Header::new("seq", "7")];
         assert_eq!((message.topic, message.payload, message.retained), ("a/1", &b"x"[..], true));
-        assert_eq!((message.received, message.user_properties), (received, &properties[..]));
+        assert_eq!((message.received, message.headers), (received, &headers[..]));
         assert_eq!(chunk.behind(1), Some(42));
     }
 

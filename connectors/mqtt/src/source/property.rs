@@ -9,16 +9,16 @@ use thalweg_kernel::{Decode, DecodeError, Message, Str};
 /// readings, reaches de-duplication if it is not in the payload.
 ///
 /// ```
-/// # use thalweg_kernel::{Decode, DecodeError, Message, Timestamp};
+/// # use thalweg_kernel::{Decode, DecodeError, Header, Message, Timestamp};
 /// # use thalweg_mqtt::WithProperty;
 /// # #[derive(Clone)] struct Text;
 /// # impl Decode for Text {
 /// #     type Item = String;
 /// #     fn decode(&mut self, m: &Message<'_>) -> Result<String, DecodeError> { Ok(m.topic.into()) }
 /// # }
-/// let properties = [("seq".to_owned(), "7".to_owned())];
+/// let properties = [Header::new("seq", "7")];
 /// let message = Message {
-///     user_properties: &properties,
+///     headers: &properties,
 ///     ..Message::new("s/d1", b"21.5", Timestamp::from_millis(0))
 /// };
 /// let (seq, _reading) = WithProperty::new("seq", Text).decode(&message)?;
@@ -43,17 +43,16 @@ impl<D: Decode> Decode for WithProperty<D> {
 
     #[inline]
     fn decode(&mut self, message: &Message<'_>) -> Result<Self::Item, DecodeError> {
-        let mut properties = message.user_properties.iter();
-        let found = properties.find(|(name, _)| *name == *self.name);
         // No allocation up to 24 bytes.
-        let value = found.map(|(_, value)| Str::from(value.as_str()));
+        let value = message.header(&self.name).map(|property| property.text().map(Str::from));
+        let value = value.transpose()?;
         Ok((value, self.decoder.decode(message)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use thalweg_kernel::{Cause, Timestamp};
+    use thalweg_kernel::{Cause, Header, Timestamp};
 
     use super::*;
 
@@ -72,10 +71,10 @@ mod tests {
 
     #[test]
     fn the_first_of_its_name_is_given_and_refusals_pass() {
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let properties = [pair("a", "1"), pair("seq", "2"), pair("seq", "3")];
+        let properties = [("a", "1"), ("seq", "2"), ("seq", "3")];
+        let properties = properties.map(|(name, value)| Header::new(name, value));
         let message = |payload| Message {
-            user_properties: &properties,
+            headers: &properties,
             ..Message::new("t", payload, Timestamp::default())
         };
         let decode =

@@ -59,7 +59,8 @@ impl Decode for Line {
         for (name, value) in message.bindings {
             line += &format!(" {name}={value}");
         }
-        for (name, value) in message.user_properties {
+        for header in message.headers {
+            let (name, value) = (&header.name, header.text()?);
             line += &format!(" {name}:{value}");
         }
         if message.retained {

@@ -47,11 +47,11 @@ impl Readings {
 
 /// The number in a message's user property.
 fn number(message: &Message<'_>, name: &str) -> Result<u64, DecodeError> {
-    let found = message.user_properties.iter().find(|(known, _)| known == name);
-    let Some((_, number)) = found else {
+    let Some(property) = message.header(name) else {
         let why = format!("the message has no user property {name:?}");
         return Err(DecodeError::new(Cause::MissingField, why, None));
     };
+    let number = property.text()?;
     number.parse().map_err(|_| {
         let why = format!("the user property {name:?} is {number:?}, not a whole number");
         DecodeError::new(Cause::WrongType, why, None)

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use thalweg_kernel::{Cause, Decode, DecodeError, Message, Str, Timestamp};
+use thalweg_kernel::{
+    Cause, Decode, DecodeError, Header, Message, Metadata, Str, Timestamp, WithMetadata,
+};
 
 use crate::Json;
 
@@ -134,4 +136,47 @@ fn bound_text_becomes_any_scalar() {
 #[serde(rename_all = "lowercase")]
 enum Kind2 {
     Temp,
+}
+
+/// Goal: what a message has beside its payload becomes fields, parsed as the record asks.
+#[test]
+fn metadata_become_fields_of_the_type_that_the_record_has() {
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Reading {
+        device: Str,
+        temp: f64,
+        offset: u64,
+        sent: Option<i64>,
+        trace: Option<u32>,
+        key: Option<Str>,
+    }
+    let fields = [
+        ("offset", Metadata::Offset),
+        ("sent", Metadata::Timestamp),
+        ("trace", Metadata::Header("trace-id".into())),
+        ("key", Metadata::Key),
+    ];
+    let mut json = WithMetadata::new(Json::<Reading>::new());
+    for (name, metadata) in fields {
+        json = json.field(name, metadata);
+    }
+    let (bindings, headers) = ([("device".into(), "d7")], [Header::new("trace-id", "9")]);
+    let mut message = Message {
+        bindings: &bindings,
+        headers: &headers,
+        offset: Some(5),
+        timestamp: Some(1_000.into()),
+        ..Message::new(
+            "t",
+            br#"{"temp": 1.5, "offset": "the payload's own"}"#,
+            Timestamp::default(),
+        )
+    };
+    let device = Str::from("d7");
+    let (sent, trace) = (Some(1_000), Some(9));
+    let expected = Reading { device, temp: 1.5, offset: 5, sent, trace, key: None };
+    assert_eq!(json.decode(&message), Ok(expected));
+    let headers = [Header::new("trace-id", "x")];
+    message.headers = &headers;
+    assert_eq!(json.decode(&message).unwrap_err().cause, Cause::WrongType);
 }
