@@ -11,13 +11,14 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Message, TargetKind};
 
 /// Packages that hold proofs, and where they are.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("thalweg-journal", "engine/journal"),
     ("thalweg-store", "engine/store"),
     ("thalweg-flow", "engine/flow"),
     ("thalweg-runtime", "engine/runtime"),
     ("thalweg-mqtt", "connectors/mqtt"),
     ("thalweg-file", "connectors/file"),
+    ("thalweg-datagen", "connectors/datagen"),
     ("thalweg-sqlite", "connectors/sqlite"),
     ("thalweg-tests", "tests"),
 ];

@@ -115,13 +115,14 @@ pub(crate) fn all(binaries: &[Binary]) -> Vec<Proof> {
 
 /// The package in which a defect sits: its name begins with it.
 fn package_of(defect: Defect) -> &'static str {
-    const PACKAGES: [(&str, &str); 7] = [
+    const PACKAGES: [(&str, &str); 8] = [
         ("Journal", "thalweg-journal"),
         ("Store", "thalweg-store"),
         ("Flow", "thalweg-flow"),
         ("Runtime", "thalweg-runtime"),
         ("Mqtt", "thalweg-mqtt"),
         ("File", "thalweg-file"),
+        ("Datagen", "thalweg-datagen"),
         ("Sqlite", "thalweg-sqlite"),
     ];
     let found = PACKAGES.iter().find(|(prefix, _)| defect.name().starts_with(prefix));
@@ -138,7 +139,7 @@ impl Proof {
             Kind::Images => match self.name.as_str() {
                 "images journal" => home == "thalweg-journal",
                 "images store" => home == "thalweg-store",
-                _ => !["thalweg-mqtt", "thalweg-sqlite"].contains(&home),
+                _ => !["thalweg-mqtt", "thalweg-sqlite", "thalweg-datagen"].contains(&home),
             },
             // The runtime's tests run whole jobs.
             Kind::Tests => {
@@ -147,6 +148,7 @@ impl Proof {
                     || package == "thalweg-runtime"
                         && ["thalweg-flow", "thalweg-store", "thalweg-journal"].contains(&home)
             }
+            Kind::Crash if home == "thalweg-datagen" => false,
             Kind::Crash => match self.name.as_str() {
                 "crash files" => home != "thalweg-sqlite",
                 _ => home != "thalweg-file",

@@ -1,5 +1,5 @@
-//! What stands in a row: each field a function of the seed, the row's number and the field's place. So any row can be
-//! made at any time, by whichever partition it belongs to, and twice the same.
+//! What stands in a row: each field is a function of the seed, the row's number and the field's place. So any partition
+//! can make any row at any time, and makes it equal each time.
 
 use thalweg_kernel::options::Named;
 use thalweg_kernel::{ConfigError, Field, Str, Timestamp, choices, options};

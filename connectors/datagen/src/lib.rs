@@ -1,9 +1,8 @@
 //! A source that makes rows: for trying out a job before there are devices, and for measuring one.
 //!
-//! Each field of a row is a function of the seed, the row's number and the field's place (`fields`). So the rows are
-//! the same in each run, whatever the number of partitions, and a position is a number of rows: a job that is
-//! restored goes on exactly where it was. Rows are handed over as fields, without bytes in between, to whatever
-//! [`DecodeFields`] makes records of.
+//! Each field of a row is a function of the seed, the row's number and the field's place (`fields`). So each run makes
+//! equal rows, whatever the number of partitions. A position is a number of rows, and a job that is restored goes on
+//! exactly where it was. A row goes as fields, without bytes in between, to a [`DecodeFields`].
 //!
 //! Partition `p` of `n` makes the rows `p`, `p + n`, `p + 2n`, and so on.
 //!
@@ -15,13 +14,14 @@
 //! # A stored position
 //! 21 bytes, little-endian: version (1), partitions (`u32`), the next row of this partition (`u64`), and the time of the first
 //! start (`i64`, milliseconds), at which times begin that name no start of their own. Another number of partitions is
-//! refused. Other fields, another seed or another rate go on from the same number.
+//! refused. Other fields, another seed or another rate go on from that number.
 
 mod fields;
 
 use std::time::Duration;
 
 use thalweg_kernel::connector::{Connector, Decoder, Guarantee, Side, SourceConnector};
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::options::Named;
 use thalweg_kernel::{
     ConfigError, ConnectorError, DecodeFields, Emit, Epoch, Field, Generated, OpenContext, Origin,
@@ -42,7 +42,7 @@ const POSITION_BYTES: usize = 21;
 /// What it is.
 pub static CONNECTOR: Connector = Connector {
     name: "datagen",
-    about: "Makes rows of fields by rules and chance, at a rate or as fast as they are taken; the same in each run.",
+    about: "Makes rows of fields by rules and chance, at a rate or as fast as they are taken; each run makes equal rows.",
     source: Some(Side::new::<DatagenOptions>(&[(
         Guarantee::ExactlyOnce,
         "always: a position is a number of rows",
@@ -133,7 +133,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Up to which row those of all partitions are due now, if `next` is the next.
+    /// The first row of all partitions that is not due yet, if `next` is the next one.
     fn due(&mut self, now: Timestamp, next: u64) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
         let (start, row) = *self.since.get_or_insert((now, next));
@@ -159,7 +159,7 @@ impl Pace {
     }
 }
 
-/// Rows that are due in so many milliseconds.
+/// Rows that are due in `ms` milliseconds.
 fn rows_in(rate: u64, ms: i64) -> u64 {
     let rows = u128::from(rate) * u128::from(u64::try_from(ms).unwrap_or(0)) / 1_000;
     u64::try_from(rows).unwrap_or(u64::MAX)
@@ -291,7 +291,8 @@ impl<D: DecodeFields<Item: 'static>> Source for DatagenPartition<D> {
         position.reserve_exact(POSITION_BYTES);
         position.push(POSITION_VERSION);
         position.extend_from_slice(&self.spec.partitions.to_le_bytes());
-        position.extend_from_slice(&self.next.to_le_bytes());
+        let skipped = u64::from(seeded(Defect::DatagenSkipsRow));
+        position.extend_from_slice(&(self.next + skipped).to_le_bytes());
         position.extend_from_slice(&begun.as_millis().to_le_bytes());
     }
 }

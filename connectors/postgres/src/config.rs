@@ -55,7 +55,7 @@ options! {
     /// Where a server is, and how to get there.
     #[derive(Clone, Debug)]
     pub struct PostgresServerOptions {
-        /// The database as a URL. Its parameters are options here, and those of libpq.
+        /// The database as a URL. Parameters of the URL are the options here, and the ones that libpq has.
         #[example = "postgres://thalweg@127.0.0.1/plant"]
         url: Secret,
         /// Whether the connection is encrypted, and the server's certificate and name verified.

@@ -10,7 +10,7 @@ use crate::sink::PostgresSink;
 /// What it is.
 pub static CONNECTOR: Connector = Connector {
     name: "postgres",
-    about: "A table of a PostgreSQL database: a row for each record, which replaces the one with the same key.",
+    about: "A table of a PostgreSQL database: a row for each record, which replaces the one with its key.",
     source: None,
     sink: Some(Side::new::<(PostgresServerOptions, PostgresSinkOptions)>(&[
         (Guarantee::ExactlyOnce, "in a job with a state directory"),

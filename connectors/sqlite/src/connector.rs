@@ -12,7 +12,7 @@ use crate::sink::SqliteSink;
 /// What it is.
 pub static CONNECTOR: Connector = Connector {
     name: "sqlite",
-    about: "A table of a SQLite file: a row for each record, which replaces the one with the same key.",
+    about: "A table of a SQLite file: a row for each record, which replaces the one with its key.",
     source: None,
     sink: Some(Side::new::<SqliteOptions>(&[
         (Guarantee::ExactlyOnce, "in a job with a state directory"),

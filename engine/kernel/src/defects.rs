@@ -184,6 +184,9 @@ defects! {
     /// A rolling file's content is not synced before it counts as sealed.
     FileNoSync,
 
+    /// Goes on one row behind its position.
+    DatagenSkipsRow,
+
     /// The row that says which epoch was applied is not written.
     SqliteNoCommitRow,
     /// A row that leaves the table is inserted.

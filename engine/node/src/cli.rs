@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use thalweg_kernel::ConfigError;
-use thalweg_runtime::{DriverKind, JobError, RuntimeConfig, serve_prometheus};
+#[cfg(feature = "demo")]
+use thalweg_runtime::{DriverKind, RuntimeConfig};
+use thalweg_runtime::{JobError, serve_prometheus};
 use tracing_subscriber::EnvFilter;
 
 use crate::connectors::ConnectorsArgs;
@@ -66,7 +68,8 @@ struct JobArgs {
     config: PathBuf,
 }
 
-/// How the engine runs, for every command that runs a job.
+/// How the engine runs, for a command whose job no file describes.
+#[cfg(feature = "demo")]
 #[derive(Args, Clone, Debug)]
 pub struct EngineArgs {
     /// Shards; one per core by default
@@ -78,6 +81,7 @@ pub struct EngineArgs {
     driver: String,
 }
 
+#[cfg(feature = "demo")]
 impl EngineArgs {
     pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
         let driver = self.driver.parse::<DriverKind>()?;
