@@ -90,7 +90,7 @@ impl<C: Chain> Stream<C> {
     /// # let job = move |flow: &Flow| {
     /// let readings = flow.source(Collection::new([(1, 20.5), (2, -3.0), (1, 21.5)]), Watermarks::monotonous());
     /// readings
-    ///     .to_columns(Fields::new().int("device", |r| r.0).float("degrees", |r| r.1))
+    ///     .to_columns(Fields::new().int("device", |r: &(i64, f64)| r.0).float("degrees", |r| r.1))
     ///     .keep(|chunk, rows| {
     ///         let degrees = chunk.columns()[1].floats();
     ///         rows.extend((0..chunk.len() as u32).filter(|&row| degrees[row as usize] > 0.0));

@@ -9,7 +9,7 @@
 //! A lane holds [`Tuning::lane_batches`](crate::Tuning) batches. What one step yields beyond that
 //! waits at the sender, in order; until it has gone the sender's pipeline is not stepped again. So
 //! the backlog is at most one step's output. (That is a batch in, times what `flat_map` makes of a
-//! record; or the rows of all windows that one watermark fires, which `keys_max` bounds.)
+//! record; or the rows of windows and timers that fire, which [`Tuning::step_work_max`](crate::Tuning) bounds.)
 //!
 //! # Wake-ups
 //! The sender wakes the receiver after each batch. The receiver wakes the sender only if that

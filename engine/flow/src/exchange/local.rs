@@ -10,7 +10,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 /// A pipeline is not stepped while a queue behind it holds this many records or marks. One step may
-/// overshoot it by what that step yields: at the most the rows of all windows that a watermark fires.
+/// overshoot it by what that step yields: a batch in, or the work of a step ([`Tuning::step_work_max`](crate::Tuning)).
 const LOCAL_RECORDS_MAX: usize = 4_096;
 
 /// The writing end. Clones write into the same queue.
