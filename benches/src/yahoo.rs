@@ -30,6 +30,7 @@
 //! | [`workload`] | the above, and the naive count |
 //! | [`source`], [`job`] | Thalweg: a source with a partition for each core (core `p` of `n` has every `n`-th event from `p` on, so each covers all of event time), and the job in the public API |
 //! | [`peers`] | a loop by hand, timely, renoir |
+//! | [`plan`] | the same job put together at run time from a description in data, with rows as columns |
 //! | [`json`] | the same with events in JSON, decoding included |
 //! | [`rate`], [`sweep`], [`plot`] | events when they are due, the latency of rows, the highest rate |
 //! | [`mqtt`] | events in JSON through a broker |
@@ -48,6 +49,7 @@ pub mod line;
 pub mod measure;
 pub mod mqtt;
 pub mod peers;
+pub mod plan;
 pub mod plot;
 pub mod rate;
 pub mod run;

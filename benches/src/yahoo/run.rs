@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use super::line::{Line, metered};
+use super::plan::{PLAN, Plan};
 use super::spec::{Engine, Mode, Spec};
 use super::workload::{Answer, event_time, event_times, naive, published};
 use super::{job, json, mqtt, peers, rate, source};
@@ -29,6 +30,7 @@ impl Spec {
             (Engine::Thalweg, Mode::Mqtt, Some(_)) => return mqtt::run(self),
             (Engine::Thalweg, Mode::Memory, Some(_)) => return rate::run(self),
             (Engine::Thalweg, Mode::Memory, None) => self.thalweg()?,
+            (Engine::Plan, Mode::Memory, None) => self.plan()?,
             (Engine::Thalweg, Mode::Json, None) => json::thalweg(self)?,
             (Engine::Handloop, Mode::Json, None) => json::handloop(cores, events, window_ms)?,
             (Engine::Handloop, Mode::Memory, None) => {
@@ -43,6 +45,20 @@ impl Spec {
             _ => bail!("{} does not do mode {} at a rate", engine.name(), mode.name()),
         };
         self.line(&answer, spent)
+    }
+
+    fn plan(&self) -> anyhow::Result<(Answer, Spent)> {
+        let source = source::Generator { events: self.events, partitions: self.cores };
+        let (job, rows) = Plan::read(PLAN)?.job(source, self.window());
+        let (config, _state) = self.config()?;
+        let meter = Meter::start();
+        job.run_with(&config)?;
+        let spent = meter.stop();
+        let mut answer = Answer::default();
+        for row in rows.take() {
+            answer.add(row.key as u64, row.start.as_millis(), self.window_ms, row.value);
+        }
+        Ok((answer, spent))
     }
 
     fn thalweg(&self) -> anyhow::Result<(Answer, Spent)> {

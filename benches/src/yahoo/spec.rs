@@ -14,6 +14,8 @@ use thalweg::prelude::*;
 pub enum Engine {
     /// This one.
     Thalweg,
+    /// This one, with the job put together at run time.
+    Plan,
     /// A loop written by hand for this workload.
     Handloop,
     /// timely dataflow.
@@ -27,6 +29,7 @@ impl Engine {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Thalweg => "thalweg",
+            Self::Plan => "plan",
             Self::Handloop => "handloop",
             Self::Timely => "timely",
             Self::Renoir => "renoir",
