@@ -21,8 +21,8 @@ use thalweg_runtime::{CheckpointRules, JobError};
 
 use super::world::{Asked, Ended, World};
 
-/// A job that is to stop comes to its end within so many moves without faults.
-const STOPPING_MOVES_MAX: u64 = 20_000;
+/// A job that is to stop comes to its end within this many moves without faults: a step may do one piece of work only.
+const STOPPING_MOVES_MAX: u64 = 100_000;
 
 /// After the last fault all is published, durable and acknowledged within so many moves.
 const CALM_MOVES_MAX: u64 = 200_000;
@@ -308,7 +308,8 @@ impl<'a> Life<'a> {
                 world.bury(Ended::Left);
             }
             Decision::End(ended) => {
-                let suspended = self.supervision.wish() == Phase::Suspending;
+                // Also where the job was asked to drain after that: it ends with its last epoch.
+                let suspended = self.orders.last != Orders::FIRST.last;
                 return Some(match ended {
                     Ok(()) if suspended => Ended::Left,
                     Ok(()) => Ended::Done,
