@@ -16,7 +16,7 @@ use super::assigner::TimeWindow;
 use super::cold::Walk;
 use super::kept::Kept;
 use super::pane::Pane;
-use super::running::Firing;
+use super::running::{Cursor, Firing};
 use super::state::WindowState;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -28,7 +28,7 @@ pub(super) enum Phase<K, A> {
     /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
     Merge { firing: Firing, pane: usize, cold: Walk, cursor: usize },
     /// A window yields its rows.
-    Rows { firing: Firing, cursor: usize },
+    Rows { firing: Firing, cursor: Cursor },
     /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
     TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cold: Walk, cursor: usize },
 }
@@ -144,7 +144,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     ) -> Phase<K, A::Accumulator> {
         let Self { aggregate, panes, running, kept: kepts, .. } = self;
         let Some(pane) = panes.within(firing.start, firing.last).nth(number) else {
-            return Phase::Rows { firing, cursor: 0 };
+            return Phase::Rows { firing, cursor: Cursor::default() };
         };
         budget.spend(1);
         if !pane.is_merged {

@@ -45,9 +45,20 @@ impl<A> Run<A> {
     }
 }
 
+/// Runs lie in this many tables, so that none is large: a table that grows does so within a step.
+const PARTS: usize = 64;
+
 /// The runs of all keys that the next window may have.
 pub(super) struct Running<K, A> {
-    runs: Table<K, Run<A>>,
+    /// By bits of the hash that tables do not look at; none before the first slice is merged.
+    parts: Vec<Table<K, Run<A>>>,
+}
+
+/// How far a walk over all runs has come.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cursor {
+    part: usize,
+    within: usize,
 }
 
 /// A window that fires.
@@ -61,23 +72,31 @@ pub(super) struct Firing {
 
 impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn new() -> Self {
-        Self { runs: Table::new() }
+        Self { parts: Vec::new() }
     }
 
     /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
     /// each slice that its key is in; two it is here, since nobody counts them.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
         let each = 2 * (size_of::<(Timestamp, A)>() + outside);
-        self.runs.memory_bytes() + self.runs.len() * each
+        self.parts.iter().map(|runs| runs.memory_bytes() + runs.len() * each).sum()
+    }
+
+    fn part(&mut self, hash: u64) -> &mut Table<K, Run<A>> {
+        if self.parts.is_empty() {
+            self.parts.resize_with(PARTS, Table::new);
+        }
+        &mut self.parts[(hash >> 40) as usize % PARTS]
     }
 
     /// A slice that is merged already has changed.
     pub(super) fn make_stale(&mut self, hash: u64, key: &K) {
-        if let Some(run) = self.runs.get(hash, key) {
+        let runs = self.part(hash);
+        if let Some(run) = runs.get(hash, key) {
             run.back_from = Timestamp::MIN;
             return;
         }
-        self.runs.insert(hash, key.clone(), Run { back_from: Timestamp::MIN, ..Run::new() });
+        runs.insert(hash, key.clone(), Run { back_from: Timestamp::MIN, ..Run::new() });
     }
 
     /// Merges a complete slice of one key.
@@ -88,14 +107,11 @@ impl<K: Key, A: 'static> Running<K, A> {
         (hash, key): (u64, &K),
         accumulator: &A,
     ) {
-        let run = match self.runs.get(hash, key) {
-            Some(run) => run,
-            None => {
-                self.runs.insert(hash, key.clone(), Run::new());
-                let Some(run) = self.runs.get(hash, key) else { return };
-                run
-            }
-        };
+        let runs = self.part(hash);
+        if runs.get(hash, key).is_none() {
+            runs.insert(hash, key.clone(), Run::new());
+        }
+        let Some(run) = runs.get(hash, key) else { return };
         run.back_from = run.back_from.min(slice);
         if G::GROWS {
             // To be merged from its slices.
@@ -115,11 +131,11 @@ impl<K: Key, A: 'static> Running<K, A> {
         aggregate: &G,
         (panes, kepts): (&mut Panes<K, Kept<A>>, &Kepts),
         firing: Firing,
-        cursor: &mut usize,
+        cursor: &mut Cursor,
         budget: &mut Budget,
         mut row: impl FnMut(&K, G::Output),
     ) -> bool {
-        self.runs.walk(cursor, budget, |key, run, budget| {
+        let mut each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
             while run.front.pop_if(|(slice, _)| *slice < firing.start).is_some() {}
             if run.back_from < firing.start {
                 let whole = build(aggregate, (panes, kepts), firing, key, run, budget);
@@ -141,7 +157,17 @@ impl<K: Key, A: 'static> Running<K, A> {
                 (None, None) => return false,
             }
             !firing.is_final
-        })
+        };
+        while let Some(runs) = self.parts.get_mut(cursor.part) {
+            if !runs.walk(&mut cursor.within, budget, &mut each) {
+                return false;
+            }
+            *cursor = Cursor { part: cursor.part + 1, within: 0 };
+            if budget.is_spent() {
+                return false;
+            }
+        }
+        true
     }
 }
 
