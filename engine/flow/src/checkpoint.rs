@@ -144,19 +144,20 @@ pub(crate) trait Stateful {
     /// Writes what has changed since the epoch before. What changes from now on belongs to the next one.
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged>;
 
-    /// About how many bytes of memory it takes, as far as it could give any back.
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-
-    /// The same, but at hand at any time, without the room for more; and how much of it has changed since the last
-    /// snapshot.
+    /// What it takes of the shard's account of memory: at hand at any time, without the room for more. By default
+    /// nothing, for what is as small as its operator.
     fn takes(&mut self) -> Takes {
         Takes::default()
     }
 
+    /// How many bytes of memory it takes, as far as storage could give them back one day; with the room for more, so
+    /// this may take a walk over a part of it.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
     /// Drops from memory what can be read from storage, because it changed last in an epoch that is
-    /// `readable` there, until about so many bytes are left.
+    /// `readable` there, until about this many bytes are left.
     fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) {}
 }
 
@@ -267,24 +268,26 @@ impl Checkpoints {
         }
     }
 
-    fn memory_bytes(&self) -> usize {
+    /// How much memory is taken by what could leave it, and how much that may be: what windows, timers and lists of
+    /// operators leave of the shard's account.
+    fn account(&self) -> (usize, usize) {
         let states = self.states.borrow();
         let parts = states.iter().filter_map(Registered::part);
-        parts.map(|part| part.borrow().memory_bytes()).sum()
+        let used = parts.map(|part| part.borrow().memory_bytes()).sum();
+        (used, self.memory_bytes_max.saturating_sub(self.takes().fixed))
     }
 
     /// What state takes, about. Cheap: for every step.
     pub(crate) fn takes(&self) -> Takes {
         let states = self.states.borrow();
-        states.iter().filter_map(Registered::part).fold(Takes::default(), |sum, part| {
-            let Takes { bytes, changed } = part.borrow_mut().takes();
-            Takes { bytes: sum.bytes + bytes, changed: sum.changed + changed }
-        })
+        let parts = states.iter().filter_map(Registered::part);
+        parts.fold(Takes::default(), |sum, part| sum.and(part.borrow_mut().takes()))
     }
 
-    /// Whether state takes more memory than it may.
+    /// Whether state takes more memory than it may, and could give some back one day.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.memory_bytes() > self.memory_bytes_max
+        let (used, may) = self.account();
+        used > may
     }
 
     /// Whether the job takes checkpoints.
@@ -350,13 +353,14 @@ impl Checkpoints {
 
     /// Drops from memory what is over its bound and can be read from storage.
     pub(crate) fn shrink(&self, readable: Epoch) {
-        let used = self.memory_bytes();
-        if used <= self.memory_bytes_max {
+        let (used, may) = self.account();
+        if used <= may {
             return;
         }
+        // Each keeps its share.
         for part in self.states.borrow().iter().filter_map(Registered::part) {
             let mut part = part.borrow_mut();
-            let bytes = part.memory_bytes() as u128 * self.memory_bytes_max as u128 / used as u128;
+            let bytes = part.memory_bytes() as u128 * may as u128 / used as u128;
             part.shrink_to(readable, bytes as usize);
         }
     }
@@ -419,6 +423,64 @@ impl Checkpoints {
             let (_, mut to) = id.range(0..u16::MAX);
             to.push(u8::MAX);
             self.out.borrow_mut().changes.delete_range(&from, &to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes memory that can leave it, or not.
+    struct Part {
+        takes: Takes,
+        kept: usize,
+    }
+
+    impl Stateful for Part {
+        fn restore(&mut self, _: StateId, _: Option<&Stored<'_>>) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn snapshot(&mut self, _: Epoch, _: &mut Outgoing) -> Result<(), ValueDamaged> {
+            Ok(())
+        }
+
+        fn takes(&mut self) -> Takes {
+            self.takes
+        }
+
+        fn memory_bytes(&self) -> usize {
+            self.takes.bytes
+        }
+
+        fn shrink_to(&mut self, _: Epoch, bytes: usize) {
+            self.kept = bytes;
+        }
+    }
+
+    /// Goal: what can leave memory shares what the rest leaves of the account, in proportion.
+    #[test]
+    fn all_state_is_in_one_account() {
+        for (fixed, kept, crowded) in [
+            (0, [usize::MAX; 2], false),
+            (600, [usize::MAX; 2], false),
+            (800, [150, 50], true),
+            (1_000, [0, 0], true),
+            (9_000, [0, 0], true),
+        ] {
+            let checkpoints = Checkpoints::new(true, KeyGroups::default(), 0, 1_000);
+            let part = |takes| Rc::new(RefCell::new(Part { takes, kept: usize::MAX }));
+            let bytes = |bytes| part(Takes { bytes, changed: 0, fixed: 0 });
+            let (parts, windows) = ([bytes(300), bytes(100)], part(Takes::fixed(fixed)));
+            for (n, part) in parts.iter().chain([&windows]).enumerate() {
+                let describe = Description::of::<u8, u8>(0, &n.to_string(), StateKind::Keyed);
+                checkpoints.register(describe, Some(Rc::clone(part) as _));
+            }
+            assert_eq!(checkpoints.takes(), Takes { bytes: 400, changed: 0, fixed });
+            assert_eq!(checkpoints.is_crowded(), crowded, "{fixed}");
+            checkpoints.shrink(Epoch::NONE);
+            assert_eq!([0, 1].map(|n: usize| parts[n].borrow().kept), kept, "{fixed}");
         }
     }
 }

@@ -43,8 +43,9 @@ pub struct Tuning {
     pub batch_records: usize,
     /// A lane from one shard to another holds this many batches: 16.
     pub lane_batches: usize,
-    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
-    /// more is read from storage, in a job that has stored state.
+    /// State takes about this many bytes of memory on a shard, all of it together: 128 MiB. Keyed state that is more is
+    /// read from storage, in a job that has stored state; what windows, timers and lists of operators take leaves it
+    /// the less.
     pub state_memory_bytes_max: usize,
     /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
     /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
