@@ -304,6 +304,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             if held || !ready && !barrier_due {
                 return Ok(Progress::Idle(None));
             }
+            let goes_on = self.chain.has_put_down();
             let due_at = self.chain.tick(cx, Into(&mut self.terminal, &mut self.passed));
             let head_waits = self.state == State::Ending
                 || is_source && (self.held || cx.sources_wait)
@@ -317,9 +318,11 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             self.chain.settle(Into(&mut self.terminal, &mut self.passed));
             progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;
-            if self.chain.has_put_down() {
+            // Work that was gone on with has moved something, also where the head has nothing more.
+            if goes_on || self.chain.has_put_down() {
                 progress = Progress::Busy;
-            } else if self.state == State::Ending {
+            }
+            if !self.chain.has_put_down() && self.state == State::Ending {
                 progress = Progress::Busy;
                 self.state = if self.checkpoints { State::Ended } else { State::Finishing };
                 if self.begun > self.passed {

@@ -92,7 +92,7 @@ fn words(table: &Table) -> Vec<String> {
 #[test]
 fn each_refused_result_is_one_letter_over_crashes() {
     let mut crashes = 0;
-    for seed in 0..60 {
+    for seed in 0..80 {
         let mut random = Random(seed);
         let mut partitions = vec![Vec::new(); 1 + random.below(4)];
         let count = 40 + random.below(80) as u64;

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(shards, [0, 1, 2, 0, 1, 2, 0, 1]);
         // Stored positions depend on it in no way, but a job that looks for its files does.
         let named = |name: &str, shards| PartitionId::new(name).shard(shards);
-        assert_eq!([named("a", 8), named("b", 8), named("logs/1.jsonl", 8)], [0, 0, 0]);
+        assert_eq!([named("a", 8), named("b", 8), named("logs/1.jsonl", 8)], [7, 7, 4]);
         let spread: std::collections::BTreeSet<_> =
             (0..100).map(|n| named(&format!("file {n}"), 8)).collect();
         assert_eq!(spread.len(), 8);
