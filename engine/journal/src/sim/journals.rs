@@ -87,7 +87,8 @@ impl SimJournals {
             other => other,
         };
         let more = log.has_work();
-        let wake = !matches!(begun, Ok(false));
+        // Also where only the preparation has failed: nobody else tells of it.
+        let wake = !matches!(begun, Ok(false)) || log.durable().is_err();
         let waker = waker.clone();
         drop(state);
         if wake {
