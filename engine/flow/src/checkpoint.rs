@@ -20,10 +20,9 @@
 //! the same: operators of other kinds may come and go. With one more of its own kind nobody can tell which of them
 //! was there, so such a job does not start from stored state until they are named.
 
-mod catalogue;
-
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -32,11 +31,9 @@ use std::sync::Arc;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, Lineage, StateError, StateId,
-    StateInfo, StateKind, StateReader, StateWriter, ValueDamaged,
+    StateInfo, StateKind, StateReader, StateWriter, Str, ValueDamaged,
 };
 
-use self::catalogue::Fate;
-pub(crate) use self::catalogue::{Description, types_of};
 use crate::flow::Uid;
 use crate::pressure::Takes;
 
@@ -52,18 +49,8 @@ pub struct Storage {
     pub journals: Option<Arc<dyn Journals>>,
     /// Whose epochs they are.
     pub lineage: Lineage,
-    /// What may be dropped of stored state.
-    pub allowed: Permissions,
-}
-
-/// What may be dropped of stored state for which a job has no use. Without a permission such a job does not start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
-    /// Whether stored state that the job has no operator for is dropped.
+    /// Whether stored state that the job has no operator for is dropped. If not, the job does not start.
     pub drop_unknown: bool,
-    /// The states that begin anew, as `OPERATOR/STATE`, if what is stored of them does not fit the job. Those that
-    /// fit are kept.
-    pub begin_anew: Vec<String>,
 }
 
 /// Opens stored state for one shard.
@@ -103,11 +90,6 @@ impl Stored<'_> {
         self.reader.states().iter().find(|state| state.id == id).map(|state| state.schema)
     }
 
-    /// What a state was stored as, if it was.
-    pub(crate) fn kind(&self, id: StateId) -> Option<StateKind> {
-        self.reader.states().iter().find(|state| state.id == id).map(|state| state.kind)
-    }
-
     /// Gives `each` the entries of the shard's own groups: group, own part of the key, value.
     pub(crate) fn own(
         &self,
@@ -144,20 +126,19 @@ pub(crate) trait Stateful {
     /// Writes what has changed since the epoch before. What changes from now on belongs to the next one.
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged>;
 
-    /// What it takes of the shard's account of memory: at hand at any time, without the room for more. By default
-    /// nothing, for what is as small as its operator.
-    fn takes(&mut self) -> Takes {
-        Takes::default()
-    }
-
-    /// How many bytes of memory it takes, as far as storage could give them back one day; with the room for more, so
-    /// this may take a walk over a part of it.
+    /// About how many bytes of memory it takes, as far as it could give any back.
     fn memory_bytes(&self) -> usize {
         0
     }
 
+    /// The same, but at hand at any time, without the room for more; and how much of it has changed since the last
+    /// snapshot.
+    fn takes(&mut self) -> Takes {
+        Takes::default()
+    }
+
     /// Drops from memory what can be read from storage, because it changed last in an epoch that is
-    /// `readable` there, until about this many bytes are left.
+    /// `readable` there, until about so many bytes are left.
     fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) {}
 }
 
@@ -195,6 +176,24 @@ impl Outgoing {
             })
         });
         failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What a state is, as it is registered.
+#[derive(Clone)]
+pub(crate) struct Description {
+    pub(crate) node: u32,
+    pub(crate) name: Str,
+    pub(crate) kind: StateKind,
+    pub(crate) schema: u32,
+    pub(crate) types: String,
+}
+
+impl Description {
+    /// A state of `node` with keys and values of these types.
+    pub(crate) fn of<K, V>(node: u32, name: &str, kind: StateKind) -> Self {
+        let types = format!("{} -> {}", type_name::<K>(), type_name::<V>());
+        Self { node, name: name.into(), kind, schema: 1, types }
     }
 }
 
@@ -268,26 +267,24 @@ impl Checkpoints {
         }
     }
 
-    /// How much memory is taken by what could leave it, and how much that may be: what windows, timers and lists of
-    /// operators leave of the shard's account.
-    fn account(&self) -> (usize, usize) {
+    fn memory_bytes(&self) -> usize {
         let states = self.states.borrow();
         let parts = states.iter().filter_map(Registered::part);
-        let used = parts.map(|part| part.borrow().memory_bytes()).sum();
-        (used, self.memory_bytes_max.saturating_sub(self.takes().fixed))
+        parts.map(|part| part.borrow().memory_bytes()).sum()
     }
 
     /// What state takes, about. Cheap: for every step.
     pub(crate) fn takes(&self) -> Takes {
         let states = self.states.borrow();
-        let parts = states.iter().filter_map(Registered::part);
-        parts.fold(Takes::default(), |sum, part| sum.and(part.borrow_mut().takes()))
+        states.iter().filter_map(Registered::part).fold(Takes::default(), |sum, part| {
+            let Takes { bytes, changed } = part.borrow_mut().takes();
+            Takes { bytes: sum.bytes + bytes, changed: sum.changed + changed }
+        })
     }
 
-    /// Whether state takes more memory than it may, and could give some back one day.
+    /// Whether state takes more memory than it may.
     pub(crate) fn is_crowded(&self) -> bool {
-        let (used, may) = self.account();
-        used > may
+        self.memory_bytes() > self.memory_bytes_max
     }
 
     /// Whether the job takes checkpoints.
@@ -353,14 +350,13 @@ impl Checkpoints {
 
     /// Drops from memory what is over its bound and can be read from storage.
     pub(crate) fn shrink(&self, readable: Epoch) {
-        let (used, may) = self.account();
-        if used <= may {
+        let used = self.memory_bytes();
+        if used <= self.memory_bytes_max {
             return;
         }
-        // Each keeps its share.
         for part in self.states.borrow().iter().filter_map(Registered::part) {
             let mut part = part.borrow_mut();
-            let bytes = part.memory_bytes() as u128 * may as u128 / used as u128;
+            let bytes = part.memory_bytes() as u128 * self.memory_bytes_max as u128 / used as u128;
             part.shrink_to(readable, bytes as usize);
         }
     }
@@ -370,43 +366,31 @@ impl Checkpoints {
     pub(crate) fn complete(
         &self,
         uids: &[Uid],
-        storage: Option<(&dyn StateReader, &Permissions)>,
+        storage: Option<(&dyn StateReader, bool)>,
         shards: usize,
     ) -> Result<Arc<[StateInfo]>, ConnectorError> {
         let mut known = HashMap::new();
-        let mut ours = Vec::new();
+        let mut infos = Vec::new();
         for state in self.states.borrow_mut().iter_mut() {
-            let description = state.description.clone();
-            let Description { node, name, kind, schema, types, layout, .. } = description.clone();
+            let Description { node, name, kind, schema, types } = state.description.clone();
             let operator = uids[node as usize].name.clone();
             state.id = StateId::of(&operator, &name);
             if let Some(other) = known.insert(state.id, (operator.clone(), name.clone())) {
-                return Err(catalogue::twice(&other, &(operator, name)));
+                return Err(twice(&other, &(operator, name)));
             }
-            let (id, layout) = (state.id, Some(layout));
-            ours.push((StateInfo { id, operator, name, kind, schema, types, layout }, description));
+            infos.push(StateInfo { id: state.id, operator, name, kind, schema, types });
         }
-        let mut dropped = HashSet::new();
-        if let Some((reader, allowed)) = storage {
-            for stored in reader.states() {
-                if catalogue::fate(stored, &ours, allowed)? == Fate::Dropped {
-                    dropped.insert(stored.id);
-                    self.drop_stored(stored.id);
-                }
-            }
-        }
-        let infos: Vec<_> = ours.into_iter().map(|(info, _)| info).collect();
-        let stored = storage.map(|(reader, _)| Stored {
-            reader,
-            groups: self.groups.groups_of(self.shard, shards),
+        let stored = storage.map(|(reader, drop_unknown)| {
+            (Stored { reader, groups: self.groups.groups_of(self.shard, shards) }, drop_unknown)
         });
-        if let Some(stored) = &stored {
-            catalogue::check_numbered(stored.reader.states(), uids, &infos)?;
+        if let Some((stored, drop_unknown)) = &stored {
+            self.compare(stored.reader.states(), &infos, *drop_unknown)?;
+            check_numbered(stored.reader.states(), uids, &infos)?;
         }
         for (state, info) in self.states.borrow().iter().zip(&infos) {
             let Some(part) = state.part() else { continue };
-            let stored = stored.as_ref().filter(|_| !dropped.contains(&state.id));
-            let restored = part.borrow_mut().restore(state.id, stored);
+            let restored =
+                part.borrow_mut().restore(state.id, stored.as_ref().map(|(stored, _)| stored));
             restored.map_err(|error| {
                 let what = format!("its state {:?} cannot be restored", info.name.as_str());
                 ConnectorError::new(info.operator.as_str(), what).caused_by(error)
@@ -415,72 +399,97 @@ impl Checkpoints {
         Ok(infos.into())
     }
 
-    /// Drops all that is stored of a state with the next epoch. (The block of the first shard is the first one: what
-    /// any shard writes anew stands behind it.)
-    fn drop_stored(&self, id: StateId) {
-        if self.shard == 0 {
-            let (from, _) = id.range(0..0);
-            let (_, mut to) = id.range(0..u16::MAX);
-            to.push(u8::MAX);
-            self.out.borrow_mut().changes.delete_range(&from, &to);
+    /// Compares stored states with those of the job.
+    fn compare(
+        &self,
+        stored: &[StateInfo],
+        ours: &[StateInfo],
+        drop_unknown: bool,
+    ) -> Result<(), ConnectorError> {
+        for there in stored {
+            let (operator, name) = (there.operator.as_str(), there.name.as_str());
+            let Some(here) = ours.iter().find(|here| here.id == there.id) else {
+                if !drop_unknown {
+                    let what = format!(
+                        "there is stored state {name:?} of an operator {operator:?}, which the job \
+                         does not have; give operators stable names with .uid(..), or allow stored \
+                         state to be dropped (state.drop_unknown)"
+                    );
+                    return Err(ConnectorError::new("job", what));
+                }
+                if self.shard == 0 {
+                    let (from, _) = there.id.range(0..0);
+                    let (_, mut to) = there.id.range(0..u16::MAX);
+                    to.push(u8::MAX);
+                    self.out.borrow_mut().changes.delete_range(&from, &to);
+                }
+                continue;
+            };
+            let windows = here.kind == StateKind::Windows && here.types != there.types;
+            if here.schema < there.schema || here.kind != there.kind || windows {
+                let what = format!(
+                    "its state {name:?} was stored with schema {} ({}), and the job has schema {} \
+                     ({}); start a version of the job that can read it",
+                    there.schema, there.types, here.schema, here.types
+                );
+                return Err(ConnectorError::new(operator, what));
+            }
         }
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Takes memory that can leave it, or not.
-    struct Part {
-        takes: Takes,
-        kept: usize,
+/// The name of an operator without its number among its like.
+fn kind_of(operator: &str) -> &str {
+    match operator.rsplit_once(" #") {
+        Some((kind, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kind,
+        _ => operator,
     }
+}
 
-    impl Stateful for Part {
-        fn restore(&mut self, _: StateId, _: Option<&Stored<'_>>) -> Result<(), StateError> {
-            Ok(())
-        }
-
-        fn snapshot(&mut self, _: Epoch, _: &mut Outgoing) -> Result<(), ValueDamaged> {
-            Ok(())
-        }
-
-        fn takes(&mut self) -> Takes {
-            self.takes
-        }
-
-        fn memory_bytes(&self) -> usize {
-            self.takes.bytes
-        }
-
-        fn shrink_to(&mut self, _: Epoch, bytes: usize) {
-            self.kept = bytes;
-        }
-    }
-
-    /// Goal: what can leave memory shares what the rest leaves of the account, in proportion.
-    #[test]
-    fn all_state_is_in_one_account() {
-        for (fixed, kept, crowded) in [
-            (0, [usize::MAX; 2], false),
-            (600, [usize::MAX; 2], false),
-            (800, [150, 50], true),
-            (1_000, [0, 0], true),
-            (9_000, [0, 0], true),
-        ] {
-            let checkpoints = Checkpoints::new(true, KeyGroups::default(), 0, 1_000);
-            let part = |takes| Rc::new(RefCell::new(Part { takes, kept: usize::MAX }));
-            let bytes = |bytes| part(Takes { bytes, changed: 0, fixed: 0 });
-            let (parts, windows) = ([bytes(300), bytes(100)], part(Takes::fixed(fixed)));
-            for (n, part) in parts.iter().chain([&windows]).enumerate() {
-                let describe = Description::of::<u8, u8>(0, &n.to_string(), StateKind::Keyed);
-                checkpoints.register(describe, Some(Rc::clone(part) as _));
-            }
-            assert_eq!(checkpoints.takes(), Takes { bytes: 400, changed: 0, fixed });
-            assert_eq!(checkpoints.is_crowded(), crowded, "{fixed}");
-            checkpoints.shrink(Epoch::NONE);
-            assert_eq!([0, 1].map(|n: usize| parts[n].borrow().kept), kept, "{fixed}");
+/// Checks that operators which are told apart by their number alone have not become more: had one been added
+/// before another, each would go on with the state of its neighbour.
+fn check_numbered(
+    stored: &[StateInfo],
+    uids: &[Uid],
+    ours: &[StateInfo],
+) -> Result<(), ConnectorError> {
+    let given: HashSet<_> = uids.iter().filter(|uid| uid.given).map(|uid| &uid.name).collect();
+    let names = |of: &[StateInfo], kind: &str| -> BTreeSet<Str> {
+        let alike = of.iter().filter(|info| kind_of(&info.operator) == kind);
+        alike.map(|info| info.operator.clone()).filter(|name| !given.contains(name)).collect()
+    };
+    for kind in ours.iter().map(|info| kind_of(&info.operator)) {
+        let (there, here) = (names(stored, kind), names(ours, kind));
+        if !there.is_empty() && here.len() > there.len() {
+            let names =
+                |of: &BTreeSet<Str>| of.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>();
+            let what = format!(
+                "the job has {} of an operator that stored state has {} of ({}), and only their order would \
+                 tell which is which; give those that were there these names with .uid(..), or \
+                 .source_as(..) and .sink_as(..), and others to the new ones",
+                here.len(),
+                there.len(),
+                names(&there).join(", ")
+            );
+            return Err(ConnectorError::new("job", what));
         }
     }
+    Ok(())
+}
+
+#[cold]
+fn twice(first: &(Str, Str), second: &(Str, Str)) -> ConnectorError {
+    let what = if first == second {
+        format!(
+            "two operators have the stable name {:?}, or one has two states called {:?}; give each \
+             its own with .uid(..)",
+            first.0, first.1
+        )
+    } else {
+        format!(
+            "{first:?} and {second:?} have the same number in storage; rename one with .uid(..)"
+        )
+    };
+    ConnectorError::new("job", what)
 }

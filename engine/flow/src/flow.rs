@@ -43,9 +43,8 @@ pub struct Tuning {
     pub batch_records: usize,
     /// A lane from one shard to another holds this many batches: 16.
     pub lane_batches: usize,
-    /// State takes about this many bytes of memory on a shard, all of it together: 128 MiB. Keyed state that is more is
-    /// read from storage, in a job that has stored state; what windows, timers and lists of operators take leaves it
-    /// the less.
+    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
+    /// more is read from storage, in a job that has stored state.
     pub state_memory_bytes_max: usize,
     /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
     /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
@@ -200,7 +199,7 @@ impl Flow {
         let uids = inner.uids.take();
         let stored = storage.as_ref().and_then(|storage| {
             let reader = inner.reader.as_deref()?;
-            reader.restored().map(|_| (reader, &storage.allowed))
+            reader.restored().map(|_| (reader, storage.drop_unknown))
         });
         let states = inner.checkpoints.complete(&uids, stored, shards)?;
         Ok(Described {

@@ -63,7 +63,7 @@ mod testing;
 mod time;
 mod window;
 
-pub use checkpoint::{OpenReader, Permissions, ShardSnapshot, Storage};
+pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
 pub use columns::{
     CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
     KeyedColumns, KeyedRows, Nulls, Project, TextColumn, ToColumns, ToRows,
@@ -92,9 +92,8 @@ pub use state::operator::{
     Items, LIST_BYTES_MAX, LIST_ITEMS_MAX, ListFull, ListOptions, OperatorListState, OperatorStates,
 };
 pub use state::{
-    AggregatingState, ListItems, ListState, MapEntries, MapState, Overflow, ReducingState, Refresh,
-    STATE_BYTES_MAX, STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl,
-    ValueState,
+    AggregatingState, ListState, MapState, Overflow, ReducingState, Refresh, STATE_BYTES_MAX,
+    STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,
 };
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};

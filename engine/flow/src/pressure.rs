@@ -12,13 +12,8 @@
 //! The sources of all shards wait, since any of them may send to the one that is full. What they have emitted flows on,
 //! barriers pass, timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
 //!
-//! # One account
-//! All state of a shard is in one account, of [`Tuning::state_memory_bytes_max`](crate::Tuning). Some of it never leaves
-//! memory: timers and lists of operators. The rest shares what those leave of it, each part in
-//! proportion to its size; if they leave nothing, it keeps what has changed alone. Waiting never depends on what cannot
-//! leave memory: it would not help.
-//!
-//! It is looked at once in a step, so a step's records come on top. If nothing becomes readable in spite of new
+//! It is looked at once in a step, so a step's records come on top. Timers and lists of operators do not count:
+//! they are never dropped, so waiting would not help. If nothing becomes readable in spite of new
 //! epochs for [`PATIENCE`], waiting does not help either, and sources go on until something does.
 
 use std::rc::Rc;
@@ -37,31 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// and for how many epochs at least.
 const PATIENCE_EPOCHS: u32 = 16;
 
-/// What the states of a shard take, in bytes, about.
+/// What the keyed states of a shard take, in bytes, about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Takes {
-    /// In memory, of what can leave it once storage has it.
+    /// In memory.
     pub(crate) bytes: usize,
     /// Of that, what has changed since the last epoch.
     pub(crate) changed: usize,
-    /// In memory, of what never leaves it.
-    pub(crate) fixed: usize,
-}
-
-impl Takes {
-    /// This many bytes that never leave memory.
-    pub(crate) fn fixed(bytes: usize) -> Self {
-        Self { fixed: bytes, ..Self::default() }
-    }
-
-    /// Both together.
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes + other.bytes,
-            changed: self.changed + other.changed,
-            fixed: self.fixed + other.fixed,
-        }
-    }
 }
 
 /// What a shard needs that holds so much.
@@ -88,9 +65,7 @@ impl Limits {
     fn need(self, takes: Takes) -> Need {
         if takes.changed > self.pending_bytes {
             Need::Barrier
-        } else if takes.bytes
-            > self.memory_bytes.saturating_sub(takes.fixed).saturating_add(self.pending_bytes)
-        {
+        } else if takes.bytes > self.memory_bytes.saturating_add(self.pending_bytes) {
             Need::Room
         } else if takes.changed > self.pending_bytes / 2 {
             Need::Epoch
@@ -243,25 +218,18 @@ mod tests {
     #[test]
     fn an_epoch_is_asked_for_before_anybody_has_to_wait() {
         let limits = Limits { memory_bytes: 1_000, pending_bytes: 100 };
-        for (bytes, changed, fixed, need) in [
-            (0, 0, 0, Need::Nothing),
-            (1_100, 50, 0, Need::Nothing),
-            (1_100, 51, 0, Need::Epoch),
-            (1_101, 51, 0, Need::Room),
-            (1_000, 101, 0, Need::Barrier),
-            (2_000, 101, 0, Need::Barrier),
-            (500, 0, 600, Need::Nothing),
-            (501, 0, 600, Need::Room),
-            (100, 50, 5_000, Need::Nothing),
-            (101, 50, 5_000, Need::Room),
-            (0, 0, 5_000, Need::Nothing),
+        for (bytes, changed, need) in [
+            (0, 0, Need::Nothing),
+            (1_100, 50, Need::Nothing),
+            (1_100, 51, Need::Epoch),
+            (1_101, 51, Need::Room),
+            (1_000, 101, Need::Barrier),
+            (2_000, 101, Need::Barrier),
         ] {
-            let takes = Takes { bytes, changed, fixed };
-            assert_eq!(limits.need(takes), need, "{takes:?}");
+            assert_eq!(limits.need(Takes { bytes, changed }), need, "{bytes} {changed}");
         }
         let all = Limits { memory_bytes: usize::MAX, pending_bytes: 100 };
-        let takes = Takes { bytes: usize::MAX, changed: 0, fixed: 0 };
-        assert_eq!(all.need(takes), Need::Nothing);
+        assert_eq!(all.need(Takes { bytes: usize::MAX, changed: 0 }), Need::Nothing);
     }
 
     #[test]

@@ -8,7 +8,6 @@
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: event time in milliseconds |
 //! | [`key`] | [`Key`], its fixed hash, key groups and their owners |
-//! | [`ordered`] | [`OrderedKey`]: keys whose stored bytes sort as they do |
 //! | [`batch`] | [`Batch`] and [`Mark`]: what flows along a channel, and its grammar |
 //! | [`source`] | [`SourceSpec`], [`Source`], [`Emit`]: where records come from |
 //! | [`partition`] | [`PartitionId`], [`Discover`]: the partitions of a source, and how they are found |
@@ -24,7 +23,6 @@
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
 //! | [`changed`] | [`Changed`], [`RowKind`]: a row of a changelog, and what it does |
-//! | [`layout`] | [`Layout`]: what the stored bytes of a state mean |
 //! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
 //! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
@@ -44,10 +42,8 @@ pub mod field;
 pub mod format;
 pub mod journal;
 pub mod key;
-pub mod layout;
 pub mod metadata;
 pub mod options;
-pub mod ordered;
 pub mod partition;
 pub mod refused;
 pub mod sink;
@@ -68,9 +64,7 @@ pub use field::{Column, DecodeFields, Field, FieldKind, Record};
 pub use format::{Decode, DecodeError, Encode, Header, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
-pub use layout::Layout;
 pub use metadata::{Metadata, WithMetadata};
-pub use ordered::OrderedKey;
 pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use refused::RefusedResults;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};

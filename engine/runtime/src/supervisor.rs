@@ -209,12 +209,15 @@ impl Supervisor {
             Some(epochs) => {
                 let newest = Some(epochs.newest().0).filter(|&newest| newest > Epoch::NONE);
                 self.control.stats().restored = newest;
-                let allowed = self.config.state.as_ref().map(|state| state.allowed.clone());
                 Some(Storage {
                     reader: epochs.readers()?,
                     journals: self.journals.clone(),
                     lineage: epochs.lineage(),
-                    allowed: allowed.unwrap_or_default(),
+                    drop_unknown: self
+                        .config
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| state.drop_unknown),
                 })
             }
         };

@@ -13,7 +13,6 @@ use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
 use crate::pipeline::Budget;
-use crate::pressure::Takes;
 use crate::state::timers::{Inserted, Timers};
 use crate::state::{Overflow, TimeDomain};
 
@@ -235,8 +234,7 @@ impl<K: Key> Stateful for OneTimers<K> {
         Ok(())
     }
 
-    fn takes(&mut self) -> Takes {
-        let after_end = self.after_end.as_ref().map_or(0, Timers::takes_bytes);
-        Takes::fixed(self.timers.takes_bytes() + after_end)
+    fn memory_bytes(&self) -> usize {
+        self.timers.memory_bytes() + self.after_end.as_ref().map_or(0, Timers::memory_bytes)
     }
 }

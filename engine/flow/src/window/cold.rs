@@ -188,7 +188,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             changed += pane.dirty.len();
         }
         let running = self.running.memory_bytes(self.outside_bytes());
-        Takes { bytes: entries * each + running, changed: changed * each, fixed: 0 }
+        Takes { bytes: entries * each + running, changed: changed * each }
     }
 
     /// Weighs some accumulators before any snapshot does.
