@@ -1,5 +1,5 @@
-//! What a journal costs: the time of an append, records made durable per second, the time from append to
-//! durable at a steady rate, and the bare write and sync under it; each with both back-ends.
+//! What a journal costs, with each of its back-ends. The benchmarks time an append, count records made durable per
+//! second, and time an append until it is durable. The bare write and sync stand beside them.
 //!
 //! `cargo bench -p thalweg-journal [-- DIRECTORY]`. Without `--bench` (as a test) it runs small.
 

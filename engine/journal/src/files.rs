@@ -1,8 +1,8 @@
 //! [`FileDisk`]: a journal's directory on a real file system.
 //!
-//! A directory can be removed or replaced while it is written: what goes into its open files is then durable
-//! and gone. So after each sync, and before a name in it is changed, the directory is looked up again by its
-//! path: two calls beside an `fdatasync`, 1 us beside 100.
+//! A directory can be removed or replaced while it is written: what goes into its open files is then durable and
+//! gone. So the directory is looked up again by its path after each sync, and before a name in it changes. Two
+//! calls beside an `fdatasync` take 1 us beside 100.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,8 +17,8 @@ use crate::config::Backend;
 use crate::disk::{Disk, WriteError};
 use crate::ring::Ring;
 
-/// Zeros are written so many bytes at a time, each synced: a group that is written meanwhile waits for
-/// one such piece, not for a whole segment.
+/// Zeros are written in pieces of this size, each synced. A group that is written meanwhile waits for one piece,
+/// not for a whole segment.
 const FILL_BYTES: usize = 1 << 20;
 
 /// A journal's directory.

@@ -31,8 +31,8 @@
 //! *Why the index.* Number minus index is where the record's group began. Recovery needs to know
 //! whether two records were written together (`scan`).
 //!
-//! *Why the header has a check of its own.* Where the content is incomplete, recovery must know how far it
-//! would have reached, and so whether the length can be trusted.
+//! *Why the header has a check of its own.* Where the content is incomplete, recovery must know how far it would
+//! have reached. So it must know whether the length can be trusted.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{JournalRecord, Timestamp};
@@ -43,7 +43,7 @@ pub const HEADER_BYTES: u64 = 512;
 pub const RECORD_HEADER_BYTES: usize = 24;
 /// What a device writes whole or not at all, in bytes.
 pub const SECTOR_BYTES: usize = 512;
-/// A group has at most so many records: what an index can tell apart.
+/// The most records of a group: what an index can tell apart.
 pub const GROUP_RECORDS_MAX: u32 = 1 << 16;
 /// The ending of a segment's file name.
 pub(crate) const SEGMENT_SUFFIX: &str = ".segment";

@@ -1,8 +1,8 @@
 //! The open group: what was appended since the last group went, and whether more can be taken.
 //!
-//! Whether a record may be taken is decided when it comes, not when it is written: what was taken has
-//! its place within the cap. So [`Plan`] runs ahead of the disk: it knows how much room the active
-//! segment has behind the groups that were handed out, and what all segments will take.
+//! Whether a record may be taken is decided when it comes, not when it is written: what was taken has its place
+//! within the cap. So [`Plan`] runs ahead of the disk. It knows the room behind the groups that were handed out,
+//! and what all segments will take.
 
 use thalweg_kernel::{JournalError, Timestamp};
 
@@ -17,9 +17,9 @@ const PAGE_BYTES: u64 = 4096;
 pub(crate) enum Place {
     /// Behind what the active segment holds.
     Active,
-    /// Into a new segment of so many bytes.
+    /// Into a new segment of this length in bytes.
     Roll(u64),
-    /// Into the active segment, which is empty and must first become so many bytes long.
+    /// Into the active segment, which is empty and must first grow to this length in bytes.
     Grow(u64),
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Where a group of so many bytes would go, and what all segments would then take.
+    /// Where a group of `bytes` would go, and what all segments would then take.
     fn place(&self, bytes: u64) -> (Place, u64) {
         if bytes <= self.room {
             return (Place::Active, self.total);
@@ -183,7 +183,7 @@ impl Gather {
         Some(group)
     }
 
-    /// So many bytes of segments are gone.
+    /// Segments of this length in bytes are gone.
     pub(crate) fn freed(&mut self, bytes: u64) {
         self.plan.total -= bytes;
     }

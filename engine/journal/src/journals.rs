@@ -21,7 +21,7 @@ use crate::reader::{Reader, end_of};
 use crate::segments::Recovery;
 use crate::writer::{Shared, Writer};
 
-/// A lock that is taken is tried so often, so long apart: a fifth of a second.
+/// How often a taken lock is tried, and the pause between two tries: a fifth of a second in all.
 const LOCK_TRIES_MAX: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(10);
 
@@ -158,8 +158,8 @@ impl Journals for FileJournals {
     }
 }
 
-/// Takes the directory's lock, trying for a moment: a process that starts another holds its locks twice
-/// until the other runs its own program, and one that was killed may still be on its way out.
+/// Takes the directory's lock, and tries for a moment. A process that starts another holds its locks twice until
+/// the other runs its own program. A killed one may still be on its way out.
 fn lock(disk: &FileDisk) -> io::Result<bool> {
     for _ in 0..LOCK_TRIES_MAX {
         if disk.lock()? {

@@ -1,11 +1,11 @@
-//! The durable log of input that cannot be replayed: what came in over MQTT is acknowledged when it is in
-//! here, and read again after a crash.
+//! The durable log of input that cannot be replayed. What came in over MQTT is acknowledged when it is in here,
+//! and read again after a crash.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`journals`] | [`FileJournals`]: the journals of one job, in real files |
 //! | `writer` | the handle that takes records, and the thread that writes them in groups |
-//! | [`log`] | [`Log`]: the same on one thread, stepped |
+//! | [`log`] | [`Log`]: a journal on one thread, stepped |
 //! | `gather` | the open group; whether a record may be taken |
 //! | `segments` | opening, rolling, trimming; writing groups |
 //! | `scan` | where a journal ends after a crash; torn or damaged |
@@ -32,18 +32,18 @@
 //!
 //! - a segment is durable zeros before a record is written into it;
 //! - a group is written only after the one before is synced, so at most the last group is not durable;
-//! - so a bad record is damage if a record of a later group follows it, if a later segment does, or if none
-//!   of its sectors (512 bytes) is missing, that is, zeros.
+//! - so a bad record is damage if a record of a later group follows it, if a later segment does, or if none of its
+//!   sectors is missing (512 bytes of zeros).
 //!
 //! # Limits
 //! One writer per journal. A journal takes at most its cap on disk, and twice its group size in memory.
 //! Opening reads the last segment only: damage in an earlier one is met when it is read, or by
 //! [`inspect::verify`]. The first record of a new journal waits for its first segment to be prepared.
 //!
-//! Of device and file system we assume that a sector is written whole or not at all, that what was synced
-//! stays, that a full disk ends a write at a sector's border, and that a successful sync of a directory
-//! covers all its earlier changes. A device that breaks the first on losing power (some SD cards) shows as
-//! damage at the end: it stops with an error instead of guessing.
+//! Of device and file system we assume four things. A sector is written whole or not at all. What was synced
+//! stays. A full disk ends a write at a sector's border. A successful sync of a directory covers all its earlier
+//! changes. Some SD cards break the first on losing power. That shows as damage at the end: the journal stops with
+//! an error and does not guess.
 
 pub mod config;
 pub mod disk;

@@ -1,5 +1,5 @@
-//! [`Log`]: a whole journal on one thread, stepped by its caller. The simulator runs this; the
-//! threaded writer is the same two parts with a thread between them.
+//! [`Log`]: a whole journal on one thread, stepped by its caller. The simulator runs this one. The threaded writer
+//! has these two parts, with a thread between them.
 
 use thalweg_kernel::{JournalError, Timestamp};
 

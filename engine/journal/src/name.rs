@@ -5,8 +5,8 @@ use thalweg_kernel::JournalError;
 /// A directory's name is at most this long, in bytes; file systems end at 255.
 pub const DIRECTORY_BYTES_MAX: usize = 240;
 
-/// The directory of the journal called `name`: letters, digits, `-`, `_` and inner dots stand for
-/// themselves, every other byte is `%` and two hexadecimal digits.
+/// The directory of the journal called `name`. Letters, digits, `-`, `_` and inner dots stand for themselves;
+/// every other byte is `%` and two hexadecimal digits.
 ///
 /// # Errors
 /// If the name is empty or its directory's name would be too long.

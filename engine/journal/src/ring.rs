@@ -34,8 +34,8 @@ impl Ring {
         }
     }
 
-    /// Writes `bytes` at `offset`, then syncs the file's data. `Ok(n)`: so many bytes were written, and
-    /// if they are all, they are durable; if they are fewer, nothing was synced.
+    /// Writes `bytes` at `offset`, then syncs the file's data. `Ok(n)`: `n` bytes were written. All of them
+    /// are durable if `n` is all there were; with fewer, nothing was synced.
     pub(crate) fn write_and_sync(
         &mut self,
         file: BorrowedFd<'_>,
@@ -54,9 +54,9 @@ impl Ring {
             opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(SYNC);
         {
             let mut queue = self.0.submission();
-            // SAFETY: `write` points into `bytes` and both name `file`. Both are borrowed for this call,
-            // and it does not return before `finish` has seen the completions of both operations, so
-            // they outlive the kernel's use of them. The kernel only reads from `bytes`.
+            // SAFETY: `write` points into `bytes` and both name `file`. This call borrows both, and
+            // returns only after `finish` has seen the completions of both operations. So they outlive
+            // the kernel's use of them. The kernel only reads from `bytes`.
             let pushed = unsafe { queue.push_multiple(&[write, sync]) };
             // Cannot be: the queue has two places, and the call before has emptied it.
             pushed.map_err(|e| WriteError::Write(io::Error::other(e)))?;

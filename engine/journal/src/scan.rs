@@ -12,18 +12,17 @@
 //! # What follows
 //! Records are read from the segment's beginning until one is bad. Behind that place,
 //! - only zeros: the journal ends there;
-//! - a valid record whose group began *after* the bad record's number: by (2) the bad one was durable, so
-//!   it is **damaged**. A valid record of the same group says nothing: its sectors arrived, others did not;
+//! - a valid record whose group began *after* the bad record's number: by (2) the bad one was durable, so it is
+//!   **damaged**. A valid record of its own group says nothing: its sectors arrived, others did not;
 //! - no sector is missing: each sector that the bad record touches, from the place on, holds something
 //!   other than zeros. By (4) it was written whole, so it is **damaged**. This finds a flipped bit even
 //!   in the very last group, which was perhaps acknowledged and has no later group to testify for it;
-//! - otherwise a sector of it never arrived: the tail is **torn**. Nothing in it was ever reported as
-//!   durable. It is overwritten with zeros and synced before anything else is written, so that (1) and (4)
-//!   hold again; a crash meanwhile leaves a torn tail again.
+//! - otherwise a sector of it never arrived: the tail is **torn**. Nothing in it was ever reported as durable.
+//!   Zeros are written over it and synced before anything else is written, so that (1) and (4) hold again. A crash
+//!   meanwhile leaves a torn tail again.
 //!
-//! What cannot be told apart: in the last group only, a flipped bit in a record that has a whole sector
-//! of zeros as its content, or damage that turns a sector into zeros, looks torn and is cut, with its
-//! bytes reported.
+//! Two things in the last group cannot be told from a torn tail: a flipped bit in a record that has a whole sector
+//! of zeros as its content, and damage that turns a sector into zeros. Both are cut, with their bytes reported.
 //!
 //! # After a failed sync
 //! The page cache may show bytes that never reached the disk, and a later sync would succeed without
@@ -52,7 +51,7 @@ pub(crate) struct Scanned {
 pub(crate) enum Tail {
     /// Zeros.
     Clean,
-    /// A group that was not written whole; so many bytes up to the last one that is not zero.
+    /// A group that was not written whole, and the number of bytes up to its last one that is not zero.
     Torn(usize),
     /// Records that were durable and cannot be read, for this reason.
     Damaged(Damage),

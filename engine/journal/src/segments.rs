@@ -1,12 +1,12 @@
-//! The segments of one journal on its disk: opening and recovery, writing groups, rolling, trimming.
-//! Single-threaded and without a clock: the threaded writer and the simulator step the same code.
+//! The segments of one journal on its disk: opening and recovery, writing groups, rolling, trimming. The code is
+//! single-threaded and has no clock: the threaded writer and the simulator both step it.
 //!
-//! *Rolling*: a spare file of zeros is made ahead, named `spare`; it gets its header, is synced, is renamed
-//! to its segment's name, and the directory is synced. So a file with a segment's name always has
-//! a durable header and durable zeros. A spare that a crash left behind is removed.
+//! *Rolling*: a spare file of zeros, named `spare`, is made ahead. It gets its header, is synced and renamed to
+//! its segment's name, and then the directory is synced. So a file with a segment's name always has a durable
+//! header and durable zeros. A spare that a crash left behind is removed.
 //!
-//! *Trimming* removes whole segments, the oldest first, and syncs the directory after each: after a crash
-//! the segments that are left follow each other without a gap.
+//! *Trimming* removes whole segments, the oldest first, and syncs the directory after each. So the segments that a
+//! crash leaves follow each other without a gap.
 
 use std::collections::VecDeque;
 use std::io;
@@ -182,8 +182,8 @@ impl<D: Disk> Segments<D> {
         }
     }
 
-    /// Writes a group and makes it durable. After `Full` the same group may be given again, nothing else;
-    /// any other error is final.
+    /// Writes a group and makes it durable. After `Full` that group may be given again, nothing else; any
+    /// other error is final.
     pub(crate) fn commit(&mut self, group: &Group) -> Result<(), JournalError> {
         self.make_place(group)?;
         let Some(active) = &mut self.active else { return Err(no_segment(&self.name)) };
@@ -377,8 +377,8 @@ fn prepare<D: Disk>(
     });
     match made {
         Ok(file) => {
-            // So that only the renaming is open when it is renamed: were an older spare's name still
-            // undecided, a crash could give that one the segment's name.
+            // So only the renaming is open when it is renamed. Were an older spare's name still
+            // undecided, a crash could give that spare the segment's name.
             disk.sync_dir().map_err(|e| failed(name, "syncing its directory", &e))?;
             Ok(Spare { file, size })
         }

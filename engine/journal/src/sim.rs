@@ -1,4 +1,4 @@
-//! A journal without real files, for simulators: [`SimDisk`] loses, tears and refuses as told by a seed;
+//! A journal without real files, for simulators. [`SimDisk`] loses, tears and refuses as a seed tells it.
 //! [`SimJournals`] are a job's journals on such disks, stepped by their owner.
 
 mod disk;

@@ -1,10 +1,10 @@
 //! The threaded writer: a handle that takes records, and a thread that writes them in groups.
 //!
-//! Between the two stands one lock around the open group. The thread holds it for as long as it takes
-//! to swap a buffer, never while it waits for the disk; so an append costs an uncontended lock, a copy and a
-//! checksum. While a group is being written and synced the next one gathers: the slower the disk, the
-//! larger the groups. A sleeping thread is woken by a flush, or when the open group is half full; not by a
-//! single record, whose sync the others would then wait for.
+//! Between the two stands one lock around the open group. The thread holds it while it swaps a buffer, never while
+//! it waits for the disk. So an append costs an uncontended lock, a copy and a checksum. While a group is being
+//! written and synced the next one gathers: the slower the disk, the larger the groups. A flush wakes a sleeping
+//! thread, and so does an open group that is half full. A single record does not: the others would then wait for
+//! its sync.
 //!
 //! The next segment is prepared by a thread of its own when the active one is half full.
 

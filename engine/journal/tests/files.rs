@@ -114,7 +114,7 @@ fn reading_to_the_end_and_going_live_leaves_no_gap() {
         read += 1;
     }
     assert_eq!((read, writer.end()), (100, 101));
-    // And the same reader can go on, as far as is durable, across segments.
+    // And that reader can go on, as far as is durable, across segments.
     for n in 101..3000 {
         append(&mut *writer, at(n), b"more");
         if n % 100 == 0 {
@@ -274,8 +274,8 @@ fn a_directory_that_is_removed_or_replaced_under_its_writer_ends_it() {
     }
 }
 
-/// Goal: a job that goes on from a savepoint in a directory of its own begins its journal there at the position
-/// that the savepoint holds, reads nothing, and finds what it appends; also if it ends before anything came.
+/// Goal: a job that goes on from a savepoint in a directory of its own begins its journal there at the savepoint's
+/// position. It reads nothing, and finds what it appends, also if it ends before anything came.
 #[test]
 fn a_journal_may_begin_at_a_later_position() {
     let place = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
 //! A disk in memory that fails as disks do, decided by a seed.
 //!
-//! What is written can be read at once, as through a page cache. When the power goes, each sector (512
-//! bytes) that was written since the last sync of its file becomes any of its contents since then, and of
-//! the names that were given or taken since the last sync of the directory some are and some are not.
-//! A failed sync loses the same way, but the cache goes on to show what was lost, until the power goes.
-//! A failed sync of the directory leaves names as undecided as they were: file systems with a journal
-//! commit names in order or stop, and so a later sync that succeeds covers them.
+//! What is written can be read at once, as through a page cache. When the power goes, each sector (512 bytes) that
+//! was written since its file's last sync has any of its contents since then. Of the names given or taken since
+//! the directory's last sync, some are there and some are not. A failed sync loses as a power cut does, but the
+//! cache shows what was lost until the power goes. A failed sync of the directory leaves names as undecided as
+//! they were. File systems with a journal commit names in order or stop, so a later sync that succeeds covers
+//! them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::disk::Disk;
 use crate::format::SECTOR_BYTES;
 
-/// One directory in memory. Clones are the same directory.
+/// One directory in memory. Clones are one directory.
 #[derive(Clone, Debug)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
@@ -66,8 +66,8 @@ impl SimDisk {
         self.state().operations
     }
 
-    /// The power goes during the operation that is so many operations away: it is done in part, if at
-    /// all, and all later ones fail, until [`power_on`](Self::power_on).
+    /// The power goes during the operation that is this many operations away. That operation is done in part,
+    /// if at all, and all later ones fail until [`power_on`](Self::power_on).
     pub fn power_fails_in(&self, operations: u64) {
         let mut state = self.state();
         state.power_fails_at = Some(state.operations + operations);
@@ -102,17 +102,17 @@ impl SimDisk {
         }
     }
 
-    /// The sync that is so many syncs away fails.
+    /// The sync that is this many syncs away fails.
     pub fn sync_fails_in(&self, syncs: u64) {
         self.state().sync_fails_in = Some(syncs);
     }
 
-    /// Room for so many bytes, or without bound.
+    /// Room in bytes, or without bound.
     pub fn set_budget(&self, bytes: Option<u64>) {
         self.state().budget_bytes = bytes;
     }
 
-    /// So many writes from now on find the disk full, after a part of their bytes.
+    /// The number of writes, from now on, that find the disk full after a part of their bytes.
     pub fn refuse_writes(&self, writes: u64) {
         self.state().full_writes = writes;
     }

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::reader::{Reader, end_of};
 use crate::sim::SimDisk;
 
-/// The journals of one simulated machine. Clones are the same ones.
+/// The journals of one simulated machine. Clones are one set of journals.
 #[derive(Clone)]
 pub struct SimJournals(Arc<Mutex<State>>);
 
