@@ -1,6 +1,7 @@
-//! The client ids of a job. A broker ends a connection when another one comes with its client id, so two connectors
-//! of one id push each other out for ever, each time with everything unacknowledged sent again. Those of one job
-//! are refused before they connect; those of other programs show in the log, as connections that the broker closes.
+//! The client ids of a job. A broker ends a connection when another one comes with its client id. So two
+//! connectors of one id push each other out for ever, each time with everything unacknowledged sent again.
+//! Connectors of one job with one id are refused before they connect. A clash with another program shows in the
+//! log, as connections that the broker closes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

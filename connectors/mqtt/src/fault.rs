@@ -21,7 +21,7 @@ impl Fault {
         Self { what: what.to_string(), lasting: true }
     }
 
-    /// The same as the error of the source called `name`.
+    /// This fault as the error of the source called `name`.
     pub(crate) fn error(&self, name: &str) -> ConnectorError {
         ConnectorError { lasting: self.lasting, ..ConnectorError::new(name, &self.what) }
     }

@@ -84,8 +84,8 @@ impl IoSignal {
         self.wanting.load(Ordering::SeqCst)
     }
 
-    /// Lets the thread, which is always the same, sleep until somebody raises the signal, but no longer than this. Whether somebody
-    /// has raised it since it was taken last.
+    /// Lets the calling thread, which never changes, sleep until somebody raises the signal, but no longer
+    /// than `at_most`. Whether somebody has raised it since it was taken last.
     pub(crate) fn pause(&self, at_most: Duration) -> bool {
         self.thread.get_or_init(std::thread::current);
         self.pausing.store(true, Ordering::SeqCst);

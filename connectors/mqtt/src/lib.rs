@@ -27,26 +27,26 @@
 //! Messages travel in flat buffers that circulate, so nothing is allocated per message here.
 //! (rumqttc's codec allocates once or twice for each.)
 //!
-//! What a message costs at a high rate is not its decoding but the wake-ups of two threads, and of the broker, for it.
-//! Above 8,000 messages a second messages are therefore left to gather for 0.4 ms at QoS 0, 0.1 to 0.2 ms
-//! otherwise (module `pace`); a chunk that has nothing to acknowledge comes back without waking anyone; and all
+//! What a message costs at a high rate is not its decoding but the wake-ups of two threads, and of the broker, for
+//! it. Above 8,000 messages a second messages therefore gather for 0.4 ms at QoS 0, and for 0.1 to 0.2 ms
+//! otherwise (module `pace`). A chunk that has nothing to acknowledge comes back without waking anyone. All
 //! acknowledgements, or publishes, that are due go out in one write.
 //!
 //! # What is promised
 //! A source acknowledges by one of three modes ([`Mode`], URL parameter `durability`), always in receive order,
-//! and only on the connection that delivered the message; otherwise the broker repeats it.
+//! and only on the connection that delivered the message. Otherwise the broker repeats it.
 //!
 //! | mode | acknowledged when | a crash of this process | a lost connection |
 //! |---|---|---|---|
 //! | `journal`, the default with a state directory | the message is durable in the journal | what was acknowledged is read again from the journal, behind the checkpoint: its effect on the state happens once. What was not is repeated by the broker | what was not acknowledged is repeated; if it was in the journal by then it is there twice |
-//! | `ack_on_checkpoint` | an epoch that covers it exists | what was not acknowledged is repeated by the broker: at least once | the same, into the running job: at least once |
+//! | `ack_on_checkpoint` | an epoch that covers it exists | what was not acknowledged is repeated by the broker: at least once | the broker repeats it into the running job: at least once |
 //! | `none`, the default without | the shard has emitted it | what has no checkpoint behind it is lost | at least once |
 //!
 //! | | source | sink |
 //! |---|---|---|
 //! | QoS 0 | at most once; from a journal, once from the moment it is durable there | done when written to the socket |
 //! | QoS 1 | as its mode says | at least once, in order but for repetitions; in a job with checkpoints through the outbox: see [`MqttSink`] |
-//! | QoS 2 | as QoS 1, and a repetition after a lost connection is recognised by its packet id while the process lives and the broker keeps the session | as QoS 1 |
+//! | QoS 2 | as QoS 1; a repetition after a lost connection is recognised by its packet id while the process lives and the broker keeps the session | as QoS 1 |
 //!
 //! Before its acknowledgement a message is delivered at least once, in every mode. Only a number given by its
 //! publisher tells a repetition from two equal readings: de-duplicate by it ([`WithProperty`]). As fields of the
@@ -56,14 +56,14 @@
 //! `client_id`. Without one the broker forgets us with each connection, and what was published or
 //! not yet acknowledged then is lost.
 //!
-//! With `ack_on_checkpoint` the broker's window is the most messages of a checkpoint interval: at 20
-//! (mosquitto with MQTT 3.1.1) and one checkpoint a second, 20 msg/s. With MQTT 5 it is `inflight`, if the
-//! broker has no lower limit.
+//! With `ack_on_checkpoint` the broker's window is the most messages of a checkpoint interval. At 20 (mosquitto
+//! with MQTT 3.1.1) and one checkpoint a second that is 20 msg/s. With MQTT 5 it is `inflight`, if the broker has
+//! no lower limit.
 //!
 //! # The journal
 //! Each message received goes to the shard at once and into the journal `NAME-PARTITION`, NAME being the
-//! operator's stable name; retained messages that are skipped do not. A snapshot of the source is its position
-//! there; the checkpoint waits until the journal is durable up to it, and trims it below the oldest epoch
+//! operator's stable name. Retained messages that are skipped do not. A snapshot of the source is its position
+//! there. The checkpoint waits until the journal is durable up to it, and trims it below the oldest epoch
 //! retained.
 //!
 //! A start reads from the checkpoint's position to the end before it connects, so live messages follow without a
@@ -98,20 +98,19 @@
 //! | [`STALLED_MESSAGES_MAX`] or [`STALLED_BYTES_MAX`] | messages that wait for room in the journal |
 //! | `inflight` | unacknowledged messages in either direction; over MQTT 3.1.1 the broker's window instead |
 //! | 65,535 | acknowledgements owed: the packet ids there are |
-//! | 576 KiB and `packet_bytes_max` | what the broker has not taken of publishes and answers; beyond that it is not read, until it takes some or a ping is not answered |
+//! | 576 KiB and `packet_bytes_max` | what the broker has not taken of publishes and answers; beyond that it is not read, until it takes some or leaves a ping unanswered |
 //! | 1,024 | epochs whose positions a source remembers; beyond that some are rounded, to the safe side |
 //! | `packet_bytes_max` | one packet |
 //!
 //! # Measured
-//! Sink to source through mosquitto 2.0.11 on loopback, on two shared cores, at 1,000 msg/s:
-//! median 0.12 to 0.18 ms, 99 % within 0.25 to 0.5 ms when the machine is quiet. At full speed,
-//! QoS 1, unoptimised build and a broker that logs every packet: 23,000 msg/s both ways.
-//! (`tests/latency.rs`)
+//! Sink to source through mosquitto 2.0.11 on loopback, on two shared cores, at 1,000 msg/s: the median is 0.12 to
+//! 0.18 ms. When the machine is quiet, 99 % arrive within 0.25 to 0.5 ms. At full speed, QoS 1, unoptimised build
+//! and a broker that logs every packet: 23,000 msg/s both ways. (`tests/latency.rs`)
 //!
-//! The journal against none, QoS 1, 110 bytes, up to the last acknowledgement, through mosquitto 2.0.11 on the same two cores:
-//! two series of seven runs each of 150,000 messages, taking turns (`tests/throughput.rs`). The fastest runs' messages a
-//! second, the CPU time of this process for a message, and the medians of the pairs' ratios. Live, that process is the
-//! publisher too, and mosquitto is the limit:
+//! The journal was measured against none: QoS 1, 110 bytes, up to the last acknowledgement, through mosquitto
+//! 2.0.11 on these two cores. Two series of seven runs each of 150,000 messages took turns
+//! (`tests/throughput.rs`). The fastest runs' messages a second, the CPU time of this process for a message, and
+//! the medians of the pairs' ratios. Live, that process is the publisher too, and mosquitto is the limit:
 //!
 //! | the broker's window | | none | journal | ratio |
 //! |---|---|---|---|---|
@@ -124,10 +123,10 @@
 //! | 1,000 | 3.1.1, a backlog | 223,000, 0.6 us | 227,000, 1.2 us | 1.06, 1.02 |
 //! | 1,000 | 5, a backlog | 213,000, 0.8 us | 208,000, 1.4 us | 0.97, 1.03 |
 //!
-//! What bounds it otherwise: a group is written only after the one before is synced, so with a window of W messages and S
-//! for a sync no more than W / S messages a second, and about half of that if two groups take turns: with 20 and
-//! 0.1 ms 100,000 to 200,000, with 20 and a slow card's 5 ms 2,000 to 4,000. Where that is too little, raise
-//! mosquitto's `max_inflight_messages`.
+//! What bounds it otherwise: a group is written only after the one before is synced. With a window of W messages
+//! and S for a sync that is at most W / S messages a second, and about half of that if two groups take turns. With
+//! 20 and 0.1 ms it is 100,000 to 200,000; with 20 and a slow card's 5 ms 2,000 to 4,000. Where that is too
+//! little, raise mosquitto's `max_inflight_messages`.
 
 mod client_ids;
 mod config;

@@ -1,14 +1,14 @@
 //! Connections to a broker, one after the other: MQTT 3.1.1 and 5, with rumqttc's packets and a loop of our own.
 //!
-//! rumqttc's event loop sends each acknowledgement and each publish by itself, a system call and a wake-up of the broker
-//! for every one; clones each packet; cannot ping without reading; forgets what it knew of QoS 2 and of
-//! publishes when a connection is lost; and takes no connected stream, as TLS would need. At QoS 1 those calls were
-//! most of what a message cost. Its codec has none of that, so the codec is what we use.
+//! rumqttc's event loop sends each acknowledgement and each publish by itself: a system call and a wake-up of the
+//! broker for every one. It clones each packet, cannot ping without reading, and forgets what it knew of QoS 2 and
+//! of publishes when a connection is lost. It takes no connected stream, as TLS would need. At QoS 1 those calls
+//! were most of what a message cost. Its codec has none of that, so the codec is what we use.
 //!
 //! - **Polled, not awaited.** [`Link::poll`] borrows nothing between calls: acknowledgements may be added whenever there
 //!   are some. What was added goes out in one write, before the next read.
-//! - **Nothing of a connection outlives it**: its buffers, packet ids and unanswered pings go with it, so no event of the
-//!   old one can be mistaken for one of the new.
+//! - **Nothing of a connection outlives it**: its buffers, packet ids and unanswered pings go with it. So no event
+//!   of the old one can be mistaken for one of the new.
 //! - **What was received counts.** All that a connection delivered is returned before its end is, also if writing to it
 //!   has failed already.
 //! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it.

@@ -13,7 +13,7 @@
 //! | `thalweg_mqtt_journal_full_total` | times that the journal had no room and messages had to wait |
 //! | `thalweg_mqtt_journal_stalled` | gauge: 1 while they wait |
 //! | `thalweg_mqtt_journal_refused_total` | messages over the journal's record limit: dead letters |
-//! | `thalweg_mqtt_journal_left_total` | messages that still waited for room when the source stopped: a broker that keeps the session repeats those of QoS 1 and 2 |
+//! | `thalweg_mqtt_journal_left_total` | messages that still waited for room when the source stopped: a broker that keeps the session repeats messages of QoS 1 and 2 |
 //! | `thalweg_mqtt_connects_total` | connections made |
 //! | `thalweg_mqtt_connected` | gauge: 1 while connected |
 //! | `thalweg_mqtt_published_total`, `_published_bytes_total` | results with the broker (QoS 0: written), and their payloads' bytes |

@@ -1,20 +1,20 @@
 //! How often an I/O thread asks for more: at once while messages are few, after a pause while they are many.
 //!
-//! A broker writes each message to the socket by itself, and each write wakes whoever sleeps there. A
-//! thread that reads at once is then woken for almost every message, and its shard, or its journal, with it; and where
-//! cores are few, the broker is pushed aside each time. So above [`RATE_MIN`] the thread, once the socket is empty, lets
-//! the next ones gather, as network cards moderate their interrupts. The latency of a message grows by at most the
-//! pause (and by what the kernel adds to a sleep, some 60 us), where a queue in the broker is worth more; a
-//! single message, or a burst shorter than [`SPAN`], is never held back.
+//! A broker writes each message to the socket by itself, and each write wakes whoever sleeps there. A thread that
+//! reads at once is then woken for almost every message, and its shard, or its journal, with it. Where cores are
+//! few, the broker is pushed aside each time. So above [`RATE_MIN`] the thread, once the socket is empty, lets the
+//! next ones gather, as network cards moderate their interrupts. The latency of a message grows by at most the
+//! pause, and by what the kernel adds to a sleep, some 60 us. A queue in the broker would be worth more. A single
+//! message, or a burst shorter than [`SPAN`], is never held back.
 //!
-//! Where messages are answered the broker sends no more than its window (20 messages, unless mosquitto is told otherwise)
-//! ahead. The pause is shorter there, a source goes on acknowledging in it, and there is none with a broker
-//! of whom fewer than [`WINDOW_MIN`] unanswered messages were seen: it would be kept waiting.
+//! Where messages are answered the broker sends no more than its window (20 messages, unless mosquitto is told
+//! otherwise) ahead. The pause is shorter there, and a source goes on acknowledging in it. There is none with a
+//! broker of whom fewer than [`WINDOW_MIN`] unanswered messages were seen: it would be kept waiting.
 //!
-//! Measured, each for a message and from a publisher through mosquitto, on two shared cores: at QoS 0 (50,000 msg/s) from
-//! 11.3 us of CPU to 3.9 with glommio and 2.7 with threads, and to 2.5 and 1.9 since the connection is our own, where a loop
-//! on a raw socket takes 4.0; at QoS 1, sink and source together, from 17 to 4 us, and from 55,000 to 70,000 msg/s, which
-//! is as fast as mosquitto goes.
+//! Measured for each message from a publisher through mosquitto, on two shared cores. At QoS 0 (50,000 msg/s) CPU
+//! fell from 11.3 us to 3.9 with glommio and 2.7 with threads. With a connection of our own it is 2.5 and 1.9,
+//! where a loop on a raw socket takes 4.0. At QoS 1, sink and source together, it fell from 17 to 4 us, and
+//! throughput rose from 55,000 to 70,000 msg/s, mosquitto's limit.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ const WINDOW_MIN: usize = 16;
 /// The rate is that of a span of at least this length: long beside a pause, and beside a burst.
 const SPAN: Duration = Duration::from_millis(10);
 
-/// The rate of late.
+/// The recent rate.
 pub(crate) struct Pace {
     begun: Instant,
     /// Since then.
@@ -76,7 +76,8 @@ impl Pace {
         self.answered |= qos != Qos::AtMostOnce;
     }
 
-    /// The connection has nothing to give at `now`, and so many messages are unanswered: how long it is to be left alone.
+    /// The connection has nothing to give at `now`, and `unanswered` messages are unanswered: how long it is
+    /// to be left alone.
     pub(crate) fn pause(
         &mut self,
         unanswered: usize,

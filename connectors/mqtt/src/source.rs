@@ -132,8 +132,8 @@ impl<D> MqttSource<D> {
         self
     }
 
-    /// Where to begin in the journal, in a job that resumes from no checkpoint: to try a new rule on
-    /// yesterday's data, then to go live without a gap.
+    /// Where to begin in the journal, in a job that resumes from no checkpoint. So a new rule can be tried on
+    /// yesterday's data, and go live without a gap.
     #[must_use]
     pub fn start_from(mut self, start: Start) -> Self {
         self.start_from = start;

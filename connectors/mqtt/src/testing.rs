@@ -233,7 +233,7 @@ impl Mosquitto {
         }
     }
 
-    /// Starts it (again) on the same port, and waits until it listens.
+    /// Starts it (again) on its port, and waits until it listens.
     pub fn restart(&mut self) {
         self.kill();
         let log = fs::File::options()

@@ -8,10 +8,9 @@
 //!
 //! Plain `+` and `#` work too and bind nothing.
 //!
-//! **Overlapping filters.** A message belongs to the first filter, in the order given, that
-//! matches its topic. Where several match, a broker may send one copy or one per subscription
-//! (mosquitto sends one on MQTT 3.1.1, one per subscription on MQTT 5); each copy is a message.
-//! Give filters that do not overlap.
+//! **Overlapping filters.** A message belongs to the first filter, in the order given, that matches its topic.
+//! Where several match, a broker may send one copy or one per subscription. Mosquitto sends one on MQTT 3.1.1, one
+//! per subscription on MQTT 5. Each copy is a message. Give filters that do not overlap.
 
 use thalweg_kernel::{ConfigError, Str};
 

@@ -1,5 +1,5 @@
-//! The client's side of TLS, for all connectors: current rustls with the ring provider, verification always on, and
-//! mistakes told by the name that the connector gives to the file.
+//! The client's side of TLS, for all connectors: current rustls with the ring provider. Verification is always on,
+//! and mistakes are told by the name that the connector gives to the file.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -16,9 +16,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 /// A file, and what the connector's configuration calls it.
 pub type Named<'a> = (&'static str, Option<&'a Path>);
 
-/// Reads the files that a configuration names, all of them PEM: the authorities that may have signed the certificate of
-/// `peer` ("broker"), where there is none those that this system knows; and, for a peer that asks for them, our own
-/// certificate with those that lead to its authority, and its key. One of those two alone is as none.
+/// Reads the files that a configuration names, all of them PEM. One holds the authorities that may have signed the
+/// certificate of `peer` ("broker"); without it the system's authorities count. For a peer that asks for them
+/// there are our own certificate, with its chain, and its key. One of those two alone is as none.
 ///
 /// # Errors
 /// A file that cannot be read, or does not hold what it is to; a system without authorities.

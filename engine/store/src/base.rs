@@ -1,15 +1,15 @@
 //! The base: stored keys and their values, as of the folded epoch, in one B-tree that is read in place.
 //!
-//! LMDB's keys have 511 bytes at most. A key of up to [`SHORT_KEY_BYTES_MAX`] bytes is its own stored key.
-//! A longer one is stored as its first 495 bytes and the 128-bit xxh3 of the whole: 511 bytes, which no
-//! short key has. The whole key stands in the value, and is compared: keys whose beginnings and hashes are
-//! both equal share one stored key, as entries one after the other.
+//! LMDB's keys have 511 bytes at most. A key of up to [`SHORT_KEY_BYTES_MAX`] bytes is its own stored key. A
+//! longer one is stored as its first 495 bytes and the 128-bit xxh3 of the whole: 511 bytes, which no short key
+//! has. The whole key stands in the value, and is compared. Keys whose beginnings and hashes are both equal share
+//! one stored key, as entries one after the other.
 //!
 //! # Order
-//! Stored keys sort as whole keys do, but for long keys with the same first 495 bytes, which sort by
-//! hash. A scan gathers such neighbours and sorts them. So scans, and range deletes, are exact for every
-//! range, whatever the lengths of keys and bounds; a scan holds as many references in memory as there are
-//! long keys with one beginning.
+//! Stored keys sort as whole keys do, but for long keys whose first 495 bytes are equal, which sort by hash. A
+//! scan gathers such neighbours and sorts them. So scans and range deletes are exact for every range, whatever the
+//! lengths of keys and bounds. A scan holds as many references in memory as there are long keys with one
+//! beginning.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -121,7 +121,7 @@ impl Base {
     }
 }
 
-/// The stored keys among which those of a range are.
+/// The stored keys among which the keys of a range are.
 fn stored_range(from: &[u8], to: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
     let first = from[..from.len().min(SHORT_KEY_BYTES_MAX)].to_vec();
     let last = match to.split_at_checked(SHORT_KEY_BYTES_MAX) {
@@ -339,7 +339,7 @@ impl BaseWriter {
         Ok(end.is_none())
     }
 
-    /// The same one by one, for bounds that are no stored keys.
+    /// The keys of a range one by one, for bounds that are no stored keys.
     #[cold]
     fn delete_each(
         &mut self,

@@ -51,7 +51,7 @@ fn keys_whose_hashes_are_equal_share_a_stored_key() {
     let mut space = [0; LONG_KEY_BYTES];
     let stored = stored_key(&one, &mut space);
     let mut txn = env.write_txn().unwrap();
-    // As if the hash of the other were the same.
+    // As if both hashes were equal.
     let mut entries = Vec::new();
     envelope::write_long(&other, b"other", &mut entries);
     base.0.put(&mut txn, stored, &entries).unwrap();

@@ -1,9 +1,8 @@
 //! Opening the LMDB environment: the only unsafe code of the store.
 //!
-//! What LMDB demands of its callers is promised by types here: the owner of the directory opens it for
-//! writing, with a [`DirLock`] in hand; others open it for reading, which LMDB allows beside one writer.
-//! The map is reserved once, sparse, and never resized; the dangerous flags (WRITE_MAP, MAP_ASYNC, NO_SYNC)
-//! cannot be asked for.
+//! Types promise here what LMDB demands of its callers. The owner of the directory opens it for writing, with a
+//! [`DirLock`] in hand. Others open it for reading, which LMDB allows beside one writer. The map is reserved once,
+//! sparse, and never resized; the dangerous flags (WRITE_MAP, MAP_ASYNC, NO_SYNC) cannot be asked for.
 #![allow(unsafe_code)]
 
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::lock::DirLock;
 /// An open environment. Read transactions are not tied to threads, so that a reader can move with its shard.
 pub(crate) type Env = heed::Env<WithoutTls>;
 
-/// Read transactions at the same time, over all processes. Each reader has two at most.
+/// The most read transactions at one time, over all processes. Each reader has two at most.
 const READERS_MAX: u32 = 1_022;
 
 /// Databases in an environment.
@@ -30,10 +29,10 @@ pub(crate) fn open(lock: &DirLock, map_bytes: usize) -> Result<Env, StoreError> 
     // SAFETY: it only tells the kernel not to read around what is asked for. Cold keys lie anywhere: with state
     // larger than memory, reading 32 pages for each of them drives out what is wanted next.
     unsafe { options.flags(EnvFlags::NO_READ_AHEAD) };
-    // SAFETY: the file is mapped, so nobody may change or cut it but through LMDB, which coordinates its
-    // users by its own lock file. `lock` makes this process the only writer and the path canonical (two
-    // names of one directory cannot fool heed, which refuses to open a path twice in a process); other
-    // processes of ours open it read-only, below. No flag is set that gives up a guarantee.
+    // SAFETY: the file is mapped, so nobody may change or cut it but through LMDB, which coordinates its users
+    // by its own lock file. `lock` makes this process the only writer and the path canonical, so two names of
+    // one directory cannot fool heed, which refuses to open a path twice in a process. Other processes of ours
+    // open it read-only, below. No flag is set that gives up a guarantee.
     unsafe { options.open(lock.dir()) }
         .map_err(|error| StoreError::lmdb(&format!("cannot open {}", lock.dir().display()), &error))
 }

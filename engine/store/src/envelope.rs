@@ -6,10 +6,10 @@
 //! value  = u8:version(1) u32:crc bytes                              in the base, 5 bytes before
 //! long   = u8:version(2) u32:crc u16:key-length u32:length key bytes
 //! ```
-//! The checksum of a block covers the key it is stored under, the header's first 12 bytes and the bytes;
-//! that of a value its key and its bytes; that of a long entry (of a key too long for LMDB) all behind it.
-//! So what turns up under a wrong key is noticed too. An envelope before a value of the base has a fixed
-//! small size: values are given to readers where they lie, and need no alignment.
+//! The checksum of a block covers the key it is stored under, the header's first 12 bytes and the bytes. A value's
+//! checksum covers its key and its bytes. That of a long entry, whose key is too long for LMDB, covers all behind
+//! it. So what turns up under a wrong key is noticed too. An envelope before a value of the base has a fixed small
+//! size: values are given to readers where they lie, and need no alignment.
 
 use crc32c::{crc32c, crc32c_append};
 

@@ -8,8 +8,7 @@ use thalweg_kernel::{ChangesDamaged, StateError};
 /// The store cannot do something. The text says what, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// No room on the disk or in the map. Nothing was written; the same may be tried again once there
-    /// is room.
+    /// No room on the disk or in the map. Nothing was written; the call may be tried again once there is room.
     #[error("{0}")]
     Full(String),
     /// Reading or writing failed. Final: whether what was being written exists is only known after a

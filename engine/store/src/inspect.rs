@@ -1,7 +1,7 @@
 //! [`Inspector`]: looks into a state directory without owning it, whether a job runs on it or not.
 //!
-//! It changes nothing. It sees the moment at which it was opened, through one read transaction: while it
-//! lives, the file of a running job grows rather than using its free pages again, so keep it shortly.
+//! It changes nothing. It sees the moment at which it was opened, through one read transaction. While it lives,
+//! the file of a running job grows and does not use its free pages again, so drop it soon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -113,11 +113,11 @@ impl Inspector {
         Ok(summaries(&self.record.states, counts))
     }
 
-    /// Gives `each` the entries of a state as of the newest epoch, in order of their stored keys, whose own
-    /// key (behind state and group) begins with `prefix`.
+    /// Gives `each` the entries of a state as of the newest epoch, in order of their stored keys. Only entries
+    /// whose own key (behind state and group) begins with `prefix` are given.
     ///
     /// # Errors
-    /// `Damaged`, `Failed`, and those of `each`.
+    /// `Damaged`, `Failed`, and the errors of `each`.
     pub fn entries(
         &self,
         state: StateId,

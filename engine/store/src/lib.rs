@@ -4,12 +4,12 @@
 //! It has no operators and no threads: one thread of its caller commits and folds, shards read.
 //!
 //! # How state is kept
-//! A state directory holds one LMDB environment (`data.mdb`, `lock.mdb`) and the owner's lock (`owner.lock`).
-//! **An epoch is one transaction**: its record and its blocks of changes go into a changelog as they are, so an
-//! epoch exists whole or not at all, and costs its own bytes and a few pages. From time to time the oldest
-//! epochs are *folded* into the base, a B-tree of all keys, in bounded steps between the commits; many epochs
-//! together, since a page of the base is rewritten for each change otherwise. When a fold is due is a pure
-//! function ([`FoldPolicy`]).
+//! A state directory holds one LMDB environment (`data.mdb`, `lock.mdb`) and the owner's lock (`owner.lock`). **An
+//! epoch is one transaction**: its record and its blocks of changes go into a changelog as they are. So an epoch
+//! exists whole or not at all, and costs its own bytes and a few pages. From time to time the oldest epochs are
+//! *folded* into the base, a B-tree of all keys, in bounded steps between the commits. Many epochs fold together,
+//! since each change otherwise rewrites a page of the base. When a fold is due is a pure function
+//! ([`FoldPolicy`]).
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -23,16 +23,15 @@
 //!
 //! # The contract of readers
 //! A [reader](Store::reader) sees the newest base, which folding changes while shards run. A shard asks it only
-//! for keys that it has not changed since the job began, or whose last change is in an epoch that is
-//! [readable](Store::readable). All others are in its memory. Deleting a range counts as a change of every
+//! for two kinds of keys: those it has not changed since the job began, and those whose last change is in an epoch
+//! that is [readable](Store::readable). All others are in its memory. Deleting a range counts as a change of every
 //! key in it. So nothing newer or older than the shard's own past is ever read.
 //!
 //! # Errors and limits
-//! [`StoreError::Full`] means that nothing was written and the same may be tried again. A commit that fails
+//! [`StoreError::Full`] means that nothing was written and the call may be tried again. A commit that fails
 //! otherwise is final: the process ends and recovers, nothing is retried. Whatever is read is checked; damage
-//! stops with an error that names the place. Keys have at least 10 bytes (state and group) and at most
-//! 65,535, a block of changes at most [`BLOCK_BYTES_MAX`] bytes. Planning a fold takes 32 bytes of memory for
-//! each change.
+//! stops with an error that names the place. Keys have at least 10 bytes (state and group) and at most 65,535, a
+//! block of changes at most [`BLOCK_BYTES_MAX`] bytes. Planning a fold takes 32 bytes of memory for each change.
 
 mod base;
 mod env;

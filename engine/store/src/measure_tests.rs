@@ -62,9 +62,9 @@ fn dirty(seed: &mut u64, count: u64) -> Changes {
     changes
 }
 
-/// Bytes that this process has handed to the kernel, and bytes of page cache it made dirty. Where a file
-/// system caches in large folios (ext4 from Linux 6.16 on) the second counts a whole folio for each page
-/// written into it, while the disk gets only the page: the first is the truth there.
+/// Bytes that this process has handed to the kernel, and bytes of page cache it made dirty. Some file systems
+/// cache in large folios (ext4 from Linux 6.16 on). The second figure counts a whole folio there for each page
+/// written, while the disk gets only the page: the first is the truth.
 fn written() -> [u64; 2] {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
     ["wchar: ", "write_bytes: "]
@@ -152,8 +152,8 @@ fn measure_recovery() {
     println!("opened in {opened:?}, {count} keys read after {:?}", start.elapsed());
 }
 
-/// Goal: a random get takes at most 1.5 times a bare heed get.
-/// Method: the same keys and values in both, by turns, best of each.
+/// Goal: a random get takes at most 1.5 times a bare heed get. Method: equal keys and values in both, by turns,
+/// best of each.
 #[test]
 #[ignore = "takes half a minute"]
 fn measure_random_get() {

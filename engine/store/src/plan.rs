@@ -1,8 +1,8 @@
 //! [`Plan`]: the last change of every key over a row of blocks, in the order of the keys.
 //!
-//! Folding epochs one by one would rewrite a page of the base for every changed key, epoch after epoch.
-//! Folding them together, sorted, and only the last change of each key, rewrites a page once. The same
-//! plan laid over the base is the state as of its last epoch.
+//! Folding epochs one by one would rewrite a page of the base for every changed key, epoch after epoch. Folding
+//! them together, sorted, and only the last change of each key, rewrites a page once. A plan laid over the base is
+//! the state as of the plan's last epoch.
 //!
 //! A plan is made in bounded steps: changes are taken chunk by chunk, each chunk is sorted by itself, and
 //! reading merges the chunks. It holds 32 bytes for each change, and the keys and values stay where they
@@ -77,8 +77,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Takes changes of the block numbered `number` of `blocks` from `offset` on, at most `changes_max`,
-    /// which is counted down; the offset to go on from, or `None` at the block's end.
+    /// Takes changes of the block numbered `number` of `blocks` from `offset` on, at most `changes_max`, which
+    /// is counted down. Returns the offset to go on from, or `None` at the block's end.
     pub(crate) fn add(
         &mut self,
         blocks: &[&[u8]],

@@ -8,9 +8,9 @@ use crate::{Resume, StoreError};
 /// When the changelog is folded into the base.
 ///
 /// Folding rewrites about as many bytes as the base has, or a page for each change if that is less. To write
-/// little, fold rarely: with a changelog as large as the base each changed byte is written once to the
-/// changelog and about once more by folding. To recover fast, and to let memory go of cold keys, fold
-/// early. The bytes below are of changes as the shards wrote them.
+/// little, fold rarely. With a changelog as large as the base each changed byte is written once to the changelog
+/// and about once more by folding. To recover fast, and to let memory go of cold keys, fold early. The bytes below
+/// are of changes as the shards wrote them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FoldPolicy {
     /// Never unasked for less than this.
@@ -29,7 +29,7 @@ impl Default for FoldPolicy {
 }
 
 impl FoldPolicy {
-    /// Whether to fold, with so many bytes of changes that may be folded and so many in the base.
+    /// Whether to fold, given the bytes of changes that may be folded and the bytes in the base.
     pub fn due(&self, foldable_bytes: u64, base_bytes: u64) -> bool {
         let by_base = (base_bytes as f64 * self.base_ratio) as u64;
         let threshold = by_base.min(self.bytes_max).max(self.bytes_min);

@@ -1,10 +1,10 @@
 //! [`Room`]: makes sure that a transaction finds room on the disk before it begins.
 //!
-//! LMDB reports a full disk from within its commit, where it cannot be told from a failed sync, which is
-//! final. So the space behind its file is allocated first (`fallocate`, beyond the end of the file, which
-//! keeps its length): that either works or says that the disk is full while nothing has been written.
-//! On file systems that cannot allocate, a full disk ends the process like any failed commit, and the job
-//! goes on from its last epoch once there is room.
+//! LMDB reports a full disk from within its commit, where it cannot be told from a failed sync, which is final. So
+//! the space behind its file is allocated first (`fallocate`, beyond the end of the file, which keeps its length).
+//! That either works, or says that the disk is full while nothing has been written. On file systems that cannot
+//! allocate, a full disk ends the job as any failed commit does. The job goes on from its last epoch once there is
+//! room.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

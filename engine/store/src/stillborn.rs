@@ -1,8 +1,8 @@
 //! The file of an environment whose making a power cut has torn.
 //!
-//! LMDB writes its first two pages at once and does not sync them. If one of them comes back torn, the file is
-//! not empty and LMDB would refuse it for ever; yet nothing was ever committed, for a commit syncs, and makes the
-//! file longer than that.
+//! LMDB writes its first two pages at once and does not sync them. If one of them comes back torn, the file is not
+//! empty and LMDB would refuse it for ever. Yet nothing was ever committed, for a commit syncs, and makes the file
+//! longer than that.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};

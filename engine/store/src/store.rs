@@ -32,14 +32,14 @@ const COMMIT_SLACK_BYTES: u64 = 512 << 10;
 /// How a store is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoreOptions {
-    /// The state has at most so many bytes on disk. Only address space is reserved; the file grows with
-    /// the state. Rounded up to whole pages.
+    /// The most bytes that the state may have on disk. Only address space is reserved; the file grows with the
+    /// state. Rounded up to whole pages.
     pub map_bytes: u64,
-    /// So many of the newest epochs can be recovered; at least one.
+    /// How many of the newest epochs can be recovered; at least one.
     pub retained: usize,
     /// When the changelog is folded.
     pub fold: FoldPolicy,
-    /// A step of folding applies at most so many changes: bounds how long a commit waits.
+    /// The most changes that a step of folding applies: it bounds how long a commit waits.
     pub fold_changes_max: usize,
 }
 
@@ -85,13 +85,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a state directory, which is made if it does not exist, and recovers the epoch to resume
-    /// from: later ones are dropped, and everything up to it is folded, so it is the only one kept.
+    /// Opens a state directory, which is made if it does not exist, and recovers the epoch to resume from.
+    /// Later epochs are dropped, and everything up to it is folded, so it is the only one kept.
     ///
     /// # Errors
-    /// [`InUse`](StoreError::InUse) if it has an owner already, here or in another process;
-    /// [`Refused`](StoreError::Refused) if the epoch is not kept or a newer version wrote the directory;
-    /// [`Damaged`](StoreError::Damaged) if what is needed of it is; `Full` and `Failed`.
+    /// [`InUse`](StoreError::InUse) if it has an owner already, here or in another process.
+    /// [`Refused`](StoreError::Refused) if the epoch is not kept or a newer version wrote the directory.
+    /// [`Damaged`](StoreError::Damaged) if what is needed of it is. `Full` and `Failed`.
     pub fn open(dir: &Path, options: StoreOptions, resume: Resume) -> Result<Self, StoreError> {
         let mut store = Self::open_as_it_is(dir, options)?;
         if store.meta.importing {
@@ -110,7 +110,7 @@ impl Store {
                     oldest = record.map_or(oldest, |record| record.oldest);
                     break;
                 }
-                // An older one can be asked for all the same.
+                // An older one can still be asked for.
                 Err(StoreError::Damaged(_)) if resume != Resume::Newest => {}
                 Err(error) => return Err(error),
             }
@@ -137,7 +137,7 @@ impl Store {
     /// Fills an empty state directory from a savepoint, which becomes its first epoch.
     ///
     /// # Errors
-    /// [`Refused`](StoreError::Refused) if there is state in the directory already;
+    /// [`Refused`](StoreError::Refused) if there is state in the directory already.
     /// [`Damaged`](StoreError::Damaged) if the savepoint is: nothing can be resumed from the directory then,
     /// but another savepoint can be imported.
     pub fn import(
@@ -241,8 +241,8 @@ impl Store {
         self.recovered.as_ref()
     }
 
-    /// The random id of the directory, by whose count its epochs are numbered; and, if it was filled from
-    /// a savepoint, the id of the directory that was of, with the savepoint's epoch.
+    /// The random id of the directory, by whose count its epochs are numbered. If a savepoint filled the
+    /// directory: the id of the directory that the savepoint was of, with its epoch.
     pub fn identity(&self) -> (Str, Option<(Str, Epoch)>) {
         (self.meta.id.clone(), self.meta.parent.clone())
     }

@@ -21,8 +21,8 @@ pub(crate) struct View<'t> {
 }
 
 impl<'t> View<'t> {
-    /// The state as of `epoch`; the base holds what was changed up to `folded`, and perhaps some of what
-    /// was changed since, but nothing from behind `epoch`.
+    /// The state as of `epoch`. The base holds what was changed up to `folded`, and perhaps some later
+    /// changes, but nothing from behind `epoch`.
     pub(crate) fn new(
         tables: &Tables,
         txn: &'t RoTxn<'t>,

@@ -105,7 +105,7 @@ fn a_full_disk_is_waited_out() {
                 full += 1;
                 let bytes = std::fs::metadata(dir.join("data.mdb")).unwrap().len();
                 println!("full at epoch {epoch}, {bytes} bytes of state");
-                // There is room again, and the same goes on.
+                // There is room again, and the work goes on.
                 let _ = std::fs::remove_file(&ballast);
                 store.commit(record(epoch), &[&block(epoch)]).unwrap();
                 apply(&mut model, &block(epoch));

@@ -42,9 +42,9 @@ fn random_block(random: &mut Random) -> Vec<u8> {
     block.into_bytes()
 }
 
-/// Goal: whatever happens in between, what is recovered is exactly an epoch that was committed.
-/// Method: keep the model of every epoch; commit, fold a few steps, reopen without closing anything,
-/// sometimes at an older epoch; compare what readers, savepoints and inspectors see.
+/// Goal: whatever happens in between, what is recovered is exactly an epoch that was committed. Method: keep the
+/// model of every epoch. Commit, fold a few steps, and reopen without closing anything, sometimes at an older
+/// epoch. Compare what readers, savepoints and inspectors see.
 fn run(seed: u64) {
     let mut random = Random(seed);
     let options = StoreOptions { retained: 1 + random.below(3) as usize, ..options() };

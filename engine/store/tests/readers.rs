@@ -70,8 +70,8 @@ fn what_is_readable_is_read_and_what_was_not_changed_stays() {
     });
     assert!(asked.load(Ordering::Relaxed) > 1_000);
     assert!(store.readable() > Epoch::new(500));
-    // Readers do not keep pages from being used again, but while one stands in the middle of a read, which on a
-    // busy machine may be for some epochs.
+    // Readers do not keep pages from being used again. The exception is a reader in the middle of a read, which
+    // on a busy machine may last for some epochs.
     let bytes = std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
     assert!(bytes < 12 << 20, "{bytes} bytes");
 }

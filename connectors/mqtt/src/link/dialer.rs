@@ -65,7 +65,7 @@ pub(crate) fn explain(cause: &io::Error, class: &'static str) -> Trouble {
             "certificate time",
             format!("{tls}; renew the broker's certificate, or set this machine's clock"),
         ),
-        // A bad signature is what another authority with the same name looks like.
+        // A bad signature is what another authority of that name looks like.
         Error::InvalidCertificate(Cert::UnknownIssuer | Cert::BadSignature) => Trouble::Fatal(format!(
             "the broker's certificate is not signed by an authority that we trust ({tls}): name \
              the right one with ca="

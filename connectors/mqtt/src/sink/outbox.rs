@@ -1,10 +1,10 @@
 //! The outbox of an exactly-once sink: results that wait for their epoch, and those that are on their way
 //! since it exists. Pure: no I/O.
 //!
-//! What is written belongs to the open epoch. At a barrier it becomes a *note* of that epoch; when the epoch
-//! exists the note is published, message by message; when the broker has acknowledged all of them, the next
-//! epoch deletes the note. A crash in between publishes notes again, whole: each message then has the same
-//! id as before, by which a subscriber can tell.
+//! What is written belongs to the open epoch. At a barrier it becomes a *note* of that epoch. When the epoch
+//! exists the note is published, message by message. When the broker has acknowledged all of them, the next epoch
+//! deletes the note. A crash in between publishes notes again, whole. Each message then keeps its id, by which a
+//! subscriber can tell.
 //!
 //! ```text
 //! note    = u8:version (1) message*
@@ -26,7 +26,7 @@ const LENGTHS: usize = 6;
 
 /// The user property that carries a message's id (MQTT 5).
 pub(crate) const ID_PROPERTY: &str = "thalweg-id";
-/// An id and its property have at most so many bytes in a packet.
+/// The most bytes that an id and its property take in a packet.
 pub(crate) const ID_BYTES_MAX: usize = 5 + ID_PROPERTY.len() + 16 + 4 + 20 + 5 + 10 + 10;
 
 /// See the module.
@@ -169,7 +169,7 @@ impl Outbox {
         Some(Filled { ids, left })
     }
 
-    /// So many messages have arrived, in order.
+    /// `messages` more messages have arrived, in order.
     pub(crate) fn arrive(&mut self, messages: u64) {
         while let Some((id, _, bytes)) = self.leaving.pop_front_if(|(_, end, _)| *end <= messages) {
             self.bytes -= bytes;

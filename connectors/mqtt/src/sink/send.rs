@@ -1,6 +1,6 @@
-//! The I/O thread of a sink: takes batches from the shards, publishes them, and gives the batches back
-//! once the broker has acknowledged all that was in them. So the batches bound what is under way:
-//! while the broker is away the shards run out of batches and the pressure travels to the sources.
+//! The I/O thread of a sink takes batches from the shards and publishes them. It gives the batches back once the
+//! broker has acknowledged all that was in them. So the batches bound what is under way. While the broker is away
+//! the shards run out of batches and the pressure travels to the sources.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

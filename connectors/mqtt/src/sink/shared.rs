@@ -32,7 +32,7 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// For so many shards.
+    /// For this many shards.
     pub(crate) fn new(writers: usize) -> Self {
         Self {
             signal: IoSignal::default(),

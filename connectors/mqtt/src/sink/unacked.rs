@@ -1,7 +1,7 @@
 //! What the sink has taken and the broker has not acknowledged. Pure: no I/O.
 //!
-//! A connection that is lost takes what it has not delivered with it, so the sink keeps its results here and, after
-//! each new connection, sends again in order what was not acknowledged.
+//! A connection that is lost takes what it has not delivered with it. So the sink keeps its results here and,
+//! after each new connection, sends again in order what was not acknowledged.
 
 use std::collections::VecDeque;
 

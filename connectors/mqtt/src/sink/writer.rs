@@ -1,4 +1,4 @@
-//! A sink on one shard: encodes results, and hands them to the I/O thread at once or, in a job with checkpoints,
+//! A sink on one shard encodes results. It hands them to the I/O thread at once or, in a job with checkpoints,
 //! when their epoch exists.
 //!
 //! Of a changelog's update whose topic stays only the second half is published. Without an outbox the first one may

@@ -1,9 +1,9 @@
 //! What the I/O thread of a source owes the broker: which messages are to be acknowledged, and when. The
 //! three [modes](crate::Mode) differ here.
 //!
-//! Each message taken has a mark behind it (see [`Progress`]). What is owed is kept in receive order with the
-//! mark that must be reached before it goes: a message's own, or, for one that needs no keeping (a
-//! repetition, a skipped one), that of all before it. So acknowledgements never overtake each other. With
+//! Each message taken has a mark behind it (see [`Progress`]). What is owed is kept in receive order, with the
+//! mark that must be reached before it goes. That is a message's own mark. For one that needs no keeping (a
+//! repetition, a skipped one) it is the mark of all before it. So acknowledgements never overtake each other. With
 //! the connection what is owed on it goes: the broker repeats it on the next.
 
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
-//! What the I/O thread of a source hands to its shard: up to [`CHUNK_MESSAGES_MAX`] messages in
-//! two flat buffers. A chunk travels in a circle and keeps its buffers, so nothing is allocated
-//! per message; copying out of the read buffer lets that be reused too.
+//! What the I/O thread of a source hands to its shard: up to [`CHUNK_MESSAGES_MAX`] messages in two flat buffers.
+//! A chunk travels in a circle and keeps its buffers, so nothing is allocated per message. Copying out of the read
+//! buffer lets that be reused too.
 
 use std::ops::Range;
 
@@ -14,9 +14,8 @@ use crate::source::record::Record;
 pub const CHUNK_MESSAGES_MAX: usize = 512;
 /// A chunk with this many bytes is full; its last message may take it over by one packet.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
-/// The chunks of one connection. All messages that were received and not yet handed over are in
-/// them, so they bound a source's memory: at worst `CHUNKS_MAX * (CHUNK_BYTES_MAX +
-/// packet_bytes_max)` bytes.
+/// The chunks of one connection. All messages that were received and not yet handed over are in them, so they
+/// bound a source's memory. At worst it is `CHUNKS_MAX * (CHUNK_BYTES_MAX + packet_bytes_max)` bytes.
 pub const CHUNKS_MAX: usize = 8;
 
 struct Entry {
@@ -49,7 +48,7 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Starts anew with the same buffers.
+    /// Starts anew with its buffers.
     pub(crate) fn reset(&mut self, generation: u64, received: Timestamp) {
         self.topics.clear();
         self.payloads.clear();

@@ -2,9 +2,9 @@
 //! shard's side of the [`Progress`].
 //!
 //! # Position
-//! What [`Source::snapshot`] writes in [`Mode::Journal`], little-endian: the version of this format, 1, in one
-//! byte, and in eight the number of the journal's record behind the last one emitted. Nothing, if that
-//! is not known yet: the source has emitted nothing, and begins as it did. In other modes nothing.
+//! What [`Source::snapshot`] writes in [`Mode::Journal`], little-endian. One byte holds the version of this
+//! format, 1. Eight hold the number of the journal's record behind the last one emitted. Nothing, if that is not
+//! known yet: the source has emitted nothing, and begins as it did. In other modes nothing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -5,8 +5,8 @@ use thalweg_kernel::{Decode, DecodeError, Message, Str};
 /// Yields the value of a named MQTT 5 user property with each record of `D`; `None` where the message has
 /// none of this name. The first counts where there are several.
 ///
-/// It is how a publisher's own sequence number, the one thing that tells a repetition from two equal
-/// readings, reaches de-duplication if it is not in the payload.
+/// Only a publisher's own sequence number tells a repetition from two equal readings. This is how the number
+/// reaches de-duplication if it is not in the payload.
 ///
 /// ```
 /// # use thalweg_kernel::{Decode, DecodeError, Header, Message, Timestamp};

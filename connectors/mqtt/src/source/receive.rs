@@ -1,28 +1,26 @@
 //! The I/O thread of a source: one connection, its chunks and its acknowledgements.
 //!
-//! **Acknowledgements.** A message is acknowledged when its [mode](crate::Mode) allows it: the shard has
-//! returned its chunk, a checkpoint has covered it, or the journal is durable behind it. In each case
-//! in receive order, on the connection that delivered it. If that connection has gone meanwhile, nothing
-//! is sent: an acknowledgement on the new connection could hit another message with the same packet
-//! id. The broker repeats the message instead. The ledger keeps what is owed; what comes in is taken
-//! in module `intake`.
+//! **Acknowledgements.** A message is acknowledged when its [mode](crate::Mode) allows it. The shard has returned
+//! its chunk, a checkpoint has covered it, or the journal is durable behind it. In each case in receive order, on
+//! the connection that delivered it. If that connection has gone meanwhile, nothing is sent. On the new connection
+//! the acknowledgement could hit another message of that packet id. The broker repeats the message instead. The
+//! ledger keeps what is owed; what comes in is taken in module `intake`.
 //!
-//! **Chunks** circulate: free -> filled here -> read by the shard -> back. A chunk is sent on as
-//! soon as the connection has nothing more to give at once, so a quiet stream waits for nothing, and
-//! a fast one is read in gulps ([`Pace`]). A chunk that has nothing to acknowledge comes back in silence,
-//! and is found when it is needed. When none is free the socket is not read, and the broker queues (or,
-//! for QoS 0, drops).
+//! **Chunks** circulate: free -> filled here -> read by the shard -> back. A chunk is sent on as soon as the
+//! connection has nothing more to give at once. So a quiet stream waits for nothing, and a fast one is read in
+//! gulps ([`Pace`]). A chunk that has nothing to acknowledge comes back in silence, and is found when it is
+//! needed. When none is free the socket is not read, and the broker queues (or, for QoS 0, drops).
 //!
-//! **Back-pressure.** While no chunk is free, or much waits for room, the socket is not read; what the broker
-//! has sent waits there, and pings go on, so the connection stays. With MQTT 5 and QoS 1 or 2 the broker
-//! should stop before that, at `inflight` unacknowledged messages, and mosquitto nearly does (2.0.11
-//! sent 21 for a window of 16, and hundreds after resuming a session).
+//! **Back-pressure.** While no chunk is free, or much waits for room, the socket is not read. What the broker has
+//! sent waits there, and pings go on, so the connection stays. With MQTT 5 and QoS 1 or 2 the broker should stop
+//! before that, at `inflight` unacknowledged messages, and mosquitto nearly does. (2.0.11 sent 21 for a window of
+//! 16, and hundreds after resuming a session.)
 //!
-//! **Stopping.** Nothing more is taken; what was taken is handed over and acknowledged; then
-//! `offline`, DISCONNECT, and the end. What arrives in between is not acknowledged, so a
-//! persistent session keeps it for the next start. We do not unsubscribe, for the same reason.
-//! Where a checkpoint must come first, the shard is told of the end as soon as all is handed over,
-//! and the connection stays until that checkpoint exists or the shard has gone.
+//! **Stopping.** Nothing more is taken; what was taken is handed over and acknowledged; then `offline`,
+//! DISCONNECT, and the end. What arrives in between is not acknowledged, so a persistent session keeps it for the
+//! next start. For that reason we do not unsubscribe either. Where a checkpoint must come first, the shard is told
+//! of the end as soon as all is handed over. The connection stays until that checkpoint exists or the shard has
+//! gone.
 
 mod intake;
 
@@ -59,10 +57,10 @@ pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 /// How long the last messages may take to become durable, and then the last acknowledgements to be
 /// written, when the source stops.
 const STOP_MS_MAX: u64 = 5_000;
-/// How long the broker may then take to close the connection, which it does when it has read them all. To close
-/// it ourselves with unread input in the socket would be a reset, which can take the acknowledgements with
-/// it; and a broker that resumes a session sends its whole queue at once (mosquitto 2.0.11), so there can be tens
-/// of thousands of them.
+/// How long the broker may then take to close the connection, which it does when it has read them all. To close it
+/// ourselves with unread input in the socket would be a reset, which can take the acknowledgements with it. A
+/// broker that resumes a session sends its whole queue at once (mosquitto 2.0.11), so there can be tens of
+/// thousands of them.
 const LINGER_MS_MAX: u64 = 5_000;
 
 /// What the thread is given.
@@ -116,7 +114,7 @@ enum Stop {
     Draining,
     /// It has read all; acknowledgements are owed. Until the end of patience, if there is one.
     Settling(Option<Instant>),
-    /// The last packets are on their way, for so long.
+    /// How long the last packets may be on their way.
     Closing(Instant),
 }
 

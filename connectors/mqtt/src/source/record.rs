@@ -1,7 +1,7 @@
 //! A received message as a record of the journal.
 //!
-//! The journal keeps the number, the time of receipt, the length and a checksum of each record, and
-//! its segments carry the magic; what stands here is only a record's content, little-endian:
+//! The journal keeps the number, the time of receipt, the length and a checksum of each record, and its segments
+//! carry the magic. What stands here is only a record's content, little-endian:
 //!
 //! | bytes | what |
 //! |---|---|

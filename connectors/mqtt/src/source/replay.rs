@@ -94,7 +94,7 @@ impl Replay {
             if self.since.is_some_and(|time| record.received < time) {
                 continue;
             }
-            // Clocks jump back: what follows belongs to it all the same.
+            // Clocks jump back: what follows belongs to it nevertheless.
             self.since = None;
             let message = Record::read(record.bytes).map_err(|error| {
                 let Self { name, .. } = self;

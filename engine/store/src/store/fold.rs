@@ -1,13 +1,13 @@
 //! Folding: the changes of the oldest epochs go into the base, all of them together and in bounded steps.
 //!
-//! A *run* takes the epochs up to the oldest one that is kept, and goes through four phases: it plans (see
-//! [`Plan`]), deletes ranges, applies the last change of each key in the order of the keys, and forgets the
-//! epochs. Each step is at most one write transaction, so commits come in between.
+//! A *run* takes the epochs up to the oldest one that is kept, in four phases. It plans (see [`Plan`]), deletes
+//! ranges, applies the last change of each key in the order of the keys, and forgets the epochs. Each step is at
+//! most one write transaction, so commits come in between.
 //!
-//! A run that is cut short by a crash is done again from its beginning, over a base that it changed in part:
-//! its outcome does not depend on that, since it sets each key it touches to one value. Until it has ended
-//! the base is of no epoch; so before its first change a run notes durably that nothing older than its target
-//! can be recovered any more (`folding`), and when it ends that the base has arrived (`folded`).
+//! A crash that cuts a run short makes the next one begin again, over a base that is changed in part. The outcome
+//! does not depend on that, since a run sets each key it touches to one value. Until it has ended the base is of
+//! no epoch. So before its first change a run notes durably that nothing older than its target can be recovered
+//! any more (`folding`). When it ends, it notes that the base has arrived (`folded`).
 
 use std::ops::Bound;
 
@@ -62,8 +62,8 @@ enum Phase {
 }
 
 impl Store {
-    /// Does one step of folding, if a run is under way, or one is due, or `wanted` (for changes that
-    /// memory should not keep) and there is anything to fold.
+    /// Does one step of folding if a run is under way, or one is due. It also does one if one is `wanted` (for
+    /// changes that memory should not keep) and there is anything to fold.
     ///
     /// # Errors
     /// [`Full`](StoreError::Full): nothing was written; go on later. All others are final.

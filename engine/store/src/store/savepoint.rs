@@ -9,11 +9,11 @@
 //! section = u64:state u16:group u64:offset u64:entries u64:bytes           34 bytes
 //! footer  = u64:index-offset u64:sections u64:entries u64:bytes u32:index-crc u32:crc "\nTWSAVED"
 //! ```
-//! Numbers are little-endian. Entries are in the order of their stored keys: by state, by key group, by key.
-//! Each state's key group begins a section, and a section a block, so that one can be looked into without
-//! reading the others. Checksums are CRC32C: of the header's bytes but the checksum itself, of a block's length
-//! and entries, of the index, of the footer before its checksum. Sections follow each other without gaps, so a
-//! reader that has read them all has seen every byte.
+//! Numbers are little-endian. Entries are in the order of their stored keys: by state, by key group, by key. Each
+//! state's key group begins a section, and a section a block, so that one can be looked into without reading the
+//! others. Checksums are CRC32C: of the header's bytes but the checksum itself, of a block's length and entries,
+//! of the index, and of the footer before its checksum. Sections follow each other without gaps, so a reader that
+//! has read them all has seen every byte.
 //!
 //! A savepoint is written beside its name, synced, and renamed: under its name it is whole. Version 1 will be
 //! readable for ever; a newer one is refused by name.
@@ -298,7 +298,7 @@ impl Savepoint {
         &self.record
     }
 
-    /// Its states: those of the job, also where they are empty, and others that have entries.
+    /// Its states: all states of the job, also empty ones, and others that have entries.
     pub fn states(&self) -> Vec<StateSummary> {
         let mut counts = BTreeMap::new();
         for section in &self.sections {
@@ -321,7 +321,7 @@ impl Savepoint {
     /// and group) begins with `prefix`.
     ///
     /// # Errors
-    /// `Damaged`, `Failed`, and those of `each`.
+    /// `Damaged`, `Failed`, and the errors of `each`.
     pub fn entries(
         &mut self,
         state: StateId,

@@ -11,7 +11,7 @@ use thalweg_store::{
 
 pub(crate) type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A small generator (splitmix64): the same numbers from the same seed.
+/// A small generator (splitmix64): equal seeds give equal numbers.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -71,7 +71,7 @@ pub(crate) fn options() -> StoreOptions {
     }
 }
 
-/// The same, without folding unless it is wanted.
+/// A store as above, without folding unless it is wanted.
 pub(crate) fn lazy() -> StoreOptions {
     StoreOptions { fold: FoldPolicy::default(), ..options() }
 }

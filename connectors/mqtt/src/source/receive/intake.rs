@@ -7,8 +7,8 @@
 //! Nothing is lost, and the order stays. What still waits when the connection goes is repeated by the
 //! broker, if it keeps the session.
 //!
-//! **Replay.** The journal is opened, and read to its end, before the first connection is made; so what is
-//! live follows what is replayed without a gap or a repetition. The shard runs meanwhile.
+//! **Replay.** The journal is opened, and read to its end, before the first connection is made. So what is live
+//! follows what is replayed without a gap or a repetition. The shard runs meanwhile.
 
 use std::collections::VecDeque;
 use std::future::Future;
