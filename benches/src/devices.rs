@@ -1,5 +1,5 @@
-//! Averages of a second of 100 devices through a broker and back: a Thalweg job beside a loop on a
-//! raw socket, each in a process of its own, and the devices in a third.
+//! Averages of a second of 100 devices through a broker and back. A Thalweg job runs beside a loop on a raw
+//! socket, each in a process of its own, and the devices run in a third.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -10,10 +10,10 @@
 //! | [`wire`] | as much of MQTT 5 as the two need that have no client library |
 //! | [`account`] | what was sent and what came back, window by window |
 //!
-//! Messages are readings as in [`sensors`](crate::sensors::data), with this machine's clock as `ts`,
-//! QoS 0, on `sensors/DEVICE`. Rows go to `results`. The latency of a row is its arrival at the process
-//! that sent the readings, minus the end of its window: it holds the wait for the first reading
-//! of the next second (a millisecond at most), the way through the engine, and twice the broker.
+//! Messages are readings as in [`sensors`](crate::sensors::data), with this machine's clock as `ts`, QoS 0, on
+//! `sensors/DEVICE`. Rows go to `results`. The latency of a row is its arrival at the process that sent the
+//! readings, minus the end of its window. It holds the wait for the first reading of the next second (a
+//! millisecond at most), the way through the engine, and twice the broker.
 //!
 //! All rows of a window come at once, so the 99th percentile of ten windows is the last rows of the
 //! slowest one. CPU time is that of the engine's process alone, from when it has subscribed until

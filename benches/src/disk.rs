@@ -13,12 +13,12 @@ use crate::quantiles::Durations;
 
 /// A block of most file systems.
 const BLOCK: [u8; 4_096] = [b'x'; 4_096];
-/// The file is as large as so many.
+/// The file's length in blocks.
 const BLOCKS: u64 = 256;
 /// Between two syncs, as a program's own work would be.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Writes blocks into a file of `dir` and syncs each, for so long.
+/// Writes blocks into a file of `dir` for the given time, and syncs each.
 ///
 /// # Errors
 /// If the file cannot be written.

@@ -1,5 +1,5 @@
-//! Latency beside a bare client, in one run: three streams of messages, offset against each other
-//! by a third of their period, so that no receiver's work is in another's way.
+//! Latency beside a bare client, in one run. Three streams of messages are offset by a third of their period, so
+//! that no receiver's work is in another's way.
 //!
 //! | stream | who receives it |
 //! |---|---|
@@ -14,13 +14,13 @@
 //! | `bare` | as above |
 //! | `outbox` | a client that subscribes to the results of a job with state, journal and outbox: [`outbox`] |
 //!
-//! A result is published when the checkpoint that holds it exists, so it waits for the next barrier (half the
-//! interval on average, all of it at most), for the journal and the store to be synced, and passes the broker
+//! A result is published when the checkpoint that holds it exists. So it waits for the next barrier (half the
+//! interval on average, all of it at most), and for the syncs of the journal and the store. It passes the broker
 //! twice. What the disk alone takes for a sync is measured before and after.
 //!
-//! **Open loop.** A latency counts from the time a message was *due*, not from when it was sent:
-//! if the sender or the broker falls behind, that time is in the figures (no coordinated
-//! omission). How late the sender itself was is reported beside them.
+//! **Open loop.** A latency counts from the time a message was *due*, not from when it was sent. If the sender or
+//! the broker falls behind, that time is in the figures (no coordinated omission). How late the sender itself was
+//! is reported beside them.
 
 pub mod bare;
 pub mod job;
@@ -50,7 +50,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of so many messages that should have come.
+    /// The number of messages that should have come.
     pub fn new(durations: &Durations, expected: u64) -> Self {
         let messages = durations.len();
         let missing = expected.saturating_sub(messages);

@@ -1,5 +1,5 @@
-//! A measured run in a process of its own, so that its CPU time and peak memory are nobody else's:
-//! the binary starts itself again, and reads the JSON that this prints last.
+//! A measured run in a process of its own, so that its CPU time and peak memory are nobody else's. The binary
+//! starts itself again, and reads the JSON that this process prints last.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -27,9 +27,9 @@ impl Durations {
         self.0.saturating_record(duration.as_nanos() as u64);
     }
 
-    /// Counts those of another one too.
+    /// Adds the counts of another histogram.
     pub fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so none is out of range.
+        // Both have equal bounds, so none is out of range.
         let _fits = self.0.add(&other.0);
     }
 

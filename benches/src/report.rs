@@ -79,7 +79,7 @@ impl Spent {
     }
 }
 
-/// `value` with so many decimals.
+/// `value` with the given number of decimals.
 pub fn rounded(value: f64, decimals: i32) -> f64 {
     let steps = 10f64.powi(decimals);
     (value * steps).round() / steps

@@ -70,8 +70,8 @@ const PIECE: Duration = Duration::from_millis(500);
 /// A faster stream would measure the loop's own bookkeeping.
 const RATE_MAX: u64 = 1_000_000;
 
-/// How late a loop that does nothing but read the clock sees each of the events that are due every `period`
-/// from `begun` on, in nanoseconds, until `late` is full.
+/// How late a bare loop sees each of the events that are due every `period` from `begun` on, in nanoseconds, until
+/// `late` is full. The loop only reads the clock.
 fn open_loop(begun: Instant, period: Duration, late: &mut [u64]) {
     let mut due = begun;
     let mut late = late.iter_mut().peekable();
@@ -87,11 +87,11 @@ fn open_loop(begun: Instant, period: Duration, late: &mut [u64]) {
     }
 }
 
-/// What this machine itself adds to the tail of a stream of `rate` events a second (a million at the
-/// most) for a job of so many shards: a loop on each of the cores that its shards are pinned to does nothing but
-/// wait for each event, and an event is as late as the **last** of the loops sees it. (A row waits for the
-/// watermarks of all shards, so an interruption of any of them is in it.) Noise that comes a few times a
-/// second is only seen alike if the loops spin for about as long as the job runs.
+/// What this machine itself adds to the tail of a stream of `rate` events a second (a million at the most), for a
+/// job of `shards` shards. On each of the shards' cores a loop does nothing but wait for each event. An event is
+/// as late as the **last** of the loops sees it. (A row waits for the watermarks of all shards, so an interruption
+/// of any of them is in it.) The loops spin for about as long as the job runs: only then do they see noise that
+/// comes a few times a second.
 ///
 /// # Errors
 /// If a thread cannot be started.

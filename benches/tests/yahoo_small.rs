@@ -1,5 +1,5 @@
-//! The Yahoo benchmark runs small, on every engine and in every mode; what it counts is compared with
-//! a count that shares no code with it.
+//! The Yahoo benchmark runs small, on every engine and in every mode. What it counts is compared with a count that
+//! shares no code with it.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]

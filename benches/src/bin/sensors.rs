@@ -211,7 +211,7 @@ fn print(args: &Args, engines: &[Engine], runs: &[(Engine, Run)]) {
     if args.peer == "none" {
         return;
     }
-    // Of the runs of one round, which had the same noise.
+    // Of the runs of one round, which had equal noise.
     let ratio = |what: fn(&Measured) -> f64| {
         let per_round = runs.chunks(2).map(|pair| {
             let thalweg = pair.iter().find(|(engine, _)| *engine == Engine::Thalweg);

@@ -104,8 +104,8 @@ struct Args {
     #[arg(long, default_value_t = 50, value_name = "N")]
     spin_us: u64,
 
-    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise; half of
-    /// the run by default
+    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise; half
+    /// of the run by default
     #[arg(long, value_name = "S", value_parser = seconds)]
     noise_seconds: Option<f64>,
 
@@ -114,8 +114,8 @@ struct Args {
     measure: Option<String>,
 }
 
-/// Rounds at a rate: the noise of a machine changes from one second to the next, so a tail is judged by the median
-/// of several differences, and a round is long enough to meet what comes a few times a second.
+/// Rounds at a rate. The noise of a machine changes from one second to the next, so a tail is judged by the median
+/// of several differences. A round is long enough to meet what comes a few times a second.
 const RATE_ROUNDS: u32 = 5;
 /// Of a run at a rate.
 const RATE_SECONDS: f64 = 10.0;

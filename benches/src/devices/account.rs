@@ -1,8 +1,8 @@
 //! What was sent and what came back, window by window.
 //!
-//! A window is closed once a reading of a later one was sent; only closed windows count, and the last
-//! one that is sent never is. A reading that is in no row was lost: at QoS 0 the broker may drop it. One
-//! that is in two rows would be a fault of the engine, and an error here.
+//! A window is closed once a reading of a later one was sent. Only closed windows count, and the last one that is
+//! sent never is. A reading that is in no row was lost: at QoS 0 the broker may drop it. One that is in two rows
+//! would be a fault of the engine, and an error here.
 
 use std::collections::BTreeMap;
 

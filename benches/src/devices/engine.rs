@@ -1,5 +1,5 @@
-//! An engine in a process of its own: it says `ready` once it has subscribed, works until its standard
-//! input ends, and then says what it has cost.
+//! An engine in a process of its own. It says `ready` once it has subscribed, works until its standard input ends,
+//! and then says what it has cost.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};

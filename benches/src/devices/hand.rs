@@ -1,6 +1,6 @@
-//! The peer: the same rows by a loop on a raw socket. One thread, one connection; a reading is decoded
-//! by sonic-rs where it was received, and when one of the next second comes the rows of the last
-//! leave in one write. No second attempt, no limits, no metrics; a bad payload ends it.
+//! The peer: a loop on a raw socket that gives equal rows. One thread, one connection. A reading is decoded by
+//! sonic-rs where it was received. When one of the next second comes, the rows of the last leave in one write. No
+//! second attempt, no limits, no metrics; a bad payload ends it.
 
 use std::io::{self, Write};
 use std::net::TcpStream;

@@ -1,8 +1,8 @@
-//! The devices: readings in bursts of a millisecond, all of a burst in one write, on a connection of
-//! their own; and a second connection on which the rows come back.
+//! The devices send readings in bursts of a millisecond, all of a burst in one write, on a connection of their
+//! own. The rows come back on a second connection.
 //!
-//! A burst that is late is sent at once, with the time at which it is sent: the rate holds on average,
-//! and event time never goes back.
+//! A burst that is late is sent at once, with the time at which it is sent. So the rate holds on average, and
+//! event time never goes back.
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! As much of MQTT 5 as a loop on a raw socket needs: CONNECT, SUBSCRIBE and PUBLISH at QoS 0 out,
-//! PUBLISH in; properties are stepped over. No pings, no second attempt.
+//! As much of MQTT 5 as a loop on a raw socket needs: CONNECT, SUBSCRIBE and PUBLISH at QoS 0 out, PUBLISH in.
+//! Properties are stepped over. No pings, no second attempt.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -63,7 +63,7 @@ impl Wire {
         }
     }
 
-    /// The same connection for someone who writes.
+    /// This connection for someone who writes.
     ///
     /// # Errors
     /// If there is no further file descriptor.

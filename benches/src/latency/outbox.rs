@@ -1,5 +1,5 @@
-//! From publish to result: a job that keeps state, journals what comes in, and publishes what comes out when the
-//! checkpoint that holds it exists; and the figures of a run.
+//! From publish to result: a job that keeps state and journals what comes in. It publishes what comes out when the
+//! checkpoint that holds it exists. The figures of a run are here, too.
 
 use std::fmt;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::quantiles::Quantiles;
 use crate::report::Table;
 use crate::spin::{Gaps, gaps};
 
-/// The last results are waited for so long at most: a disk may be slow.
+/// How long the last results are waited for: a disk may be slow.
 const ARRIVAL_MAX: Duration = Duration::from_secs(10);
 
 /// What to measure.

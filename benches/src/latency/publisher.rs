@@ -18,7 +18,7 @@ const SPIN: Duration = Duration::from_micros(120);
 /// Publishes wait here for their turn; more than this and the broker does not keep up.
 const REQUESTS_MAX: usize = 10_000;
 
-/// The options of a bare client: as those of the job's source.
+/// The options of a bare client: as the job's source has them.
 pub(super) fn options(broker: &Broker, name: &str) -> (MqttOptions, NetworkOptions) {
     let name = format!("thalweg-bench-{name}-{}", std::process::id());
     let mut options = MqttOptions::new(name, &broker.host, broker.port);

@@ -122,7 +122,7 @@ impl Tally {
         Ok(Self { durations: Arc::new(Mutex::new(Durations::new()?)), recorded: Arc::default() })
     }
 
-    /// Waits until so many have been recorded, for so long at most.
+    /// Waits until `count` have been recorded, but no longer than the limit.
     pub fn wait_for(&self, messages: u64, at_most: Duration) {
         let begun = Instant::now();
         while self.recorded.load(Ordering::Relaxed) < messages && begun.elapsed() < at_most {

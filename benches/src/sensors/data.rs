@@ -1,6 +1,5 @@
-//! The input: JSON lines of 1,000 devices, ten for each millisecond of event time, up to two
-//! seconds out of order. Made by arithmetic alone, so that every machine and every peer in another
-//! language has the same bytes.
+//! The input: JSON lines of 1,000 devices, ten for each millisecond of event time, up to two seconds out of order.
+//! Made by arithmetic alone, so that every machine and every peer in another language has equal bytes.
 //!
 //! Line `i`, with `h = mix(i ^ 0x5E50_0000_0000)` (SplitMix64) and `h2 = mix(h)`:
 //!

@@ -1,9 +1,9 @@
-//! The peer: the same results by a loop that someone wrote for this one question. No engine, no
-//! operators, no metrics, no dead letters, no bound on anything.
+//! The peer: a loop that someone wrote for this one question, with equal results. No engine, no operators, no
+//! metrics, no dead letters, no bound on anything.
 //!
-//! A file is read in blocks, cut at line feeds by `memchr`, decoded by sonic-rs into borrowed fields,
-//! and added up in an array per window, whose index a hash map knows by the device's name. Several files
-//! are read by a thread each, and merged at the end.
+//! A file is read in blocks, cut at line feeds by `memchr` and decoded by sonic-rs into borrowed fields. Readings
+//! are added up in an array per window, whose index a hash map knows by the device's name. Several files are read
+//! by a thread each, and merged at the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,7 +38,7 @@ impl Fired for Rows {
     }
 }
 
-/// Keeps them to be merged with those of other files.
+/// Keeps them to be merged with the sums of other files.
 #[derive(Default)]
 struct Kept(BTreeMap<i64, HashMap<Box<str>, Sum>>);
 

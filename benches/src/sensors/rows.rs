@@ -1,13 +1,12 @@
-//! The check: both outputs hold the same rows.
+//! The check: both outputs hold equal rows.
 //!
-//! Rows are compared as integers: the mean in billionths of a degree, minimum and maximum in hundredths.
-//! Engines add up in different orders, and so their means differ in the last bit or two. Rounding to
-//! billionths hides that and nothing else: the mean of `n` < 256 readings of two decimals is at least
-//! `1e-9 / 2n` away from where it would round the other way, which is a thousand times the error.
+//! Rows are compared as integers: the mean in billionths of a degree, minimum and maximum in hundredths. Engines
+//! add up in different orders, and so their means differ in the last bit or two. Rounding to billionths hides that
+//! and nothing else. The mean of `n` < 256 readings of two decimals is at least `1e-9 / 2n` away from where it
+//! would round the other way. That is a thousand times the error.
 //!
-//! `checksum` is the wrapping sum over the rows of `h`, where `h` begins as 0 and becomes
-//! `mix(h ^ word)` for each of device number, `(start - T0) / 10_000`, count, mean, minimum, maximum, in
-//! this order.
+//! `checksum` is the wrapping sum over the rows of `h`. `h` begins as 0 and becomes `mix(h ^ word)` for each of
+//! device number, `(start - T0) / 10_000`, count, mean, minimum, maximum, in this order.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

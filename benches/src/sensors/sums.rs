@@ -1,4 +1,4 @@
-//! What the loops written by hand read, sum up and write: the same as the jobs beside them.
+//! What the loops written by hand read, sum up and write: what the jobs beside them do.
 
 use serde::{Deserialize, Serialize};
 

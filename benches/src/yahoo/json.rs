@@ -3,9 +3,9 @@
 //! ```json
 //! {"user_id":"e220a8397b1dcdaf","page_id":"…","ad_id":"…","ad_type":"banner","event_type":"view","event_time":"1700000000000","ip_address":"1.2.3.4"}
 //! ```
-//! `user_id`, `page_id` and `ad_id` are 16 hex digits, `event_time` is a decimal string. All lines are
-//! written before the clock starts, one block for each core, so **the memory is that of the block**: about
-//! 180 bytes for each event, 350 MiB for two million.
+//! `user_id`, `page_id` and `ad_id` are 16 hex digits, `event_time` is a decimal string. All lines are written
+//! before the clock starts, one block for each core, so **the memory is that of the block**. That is about 180
+//! bytes for each event, 350 MiB for two million.
 //!
 //! Both engines find the lines' ends, decode the three fields that the job reads, and look the ad up by
 //! its text. Thalweg decodes with its own `Json` into owned short strings, as a job does; the hand loop

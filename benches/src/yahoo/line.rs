@@ -42,7 +42,7 @@ impl Spec {
 /// Runs `work` and measures it.
 ///
 /// # Errors
-/// Those of `work`.
+/// The errors of `work`.
 pub fn metered(work: impl FnOnce() -> anyhow::Result<Answer>) -> anyhow::Result<(Answer, Spent)> {
     let meter = Meter::start();
     let answer = work()?;
@@ -94,7 +94,7 @@ pub struct Line {
     pub window_ms: i64,
     /// Whether the three above are right.
     pub check: Check,
-    /// The how manieth run of this engine.
+    /// The number of this run among the engine's runs, from 1.
     pub round: u32,
     /// Of thalweg: how often it took a checkpoint, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,8 +173,8 @@ pub struct Latency {
     pub p9999_us: f64,
     /// The longest.
     pub max_us: f64,
-    /// What loops that only read the clock saw, at p99.9, at the same rate on the same cores, before and
-    /// after: see [`open_loops`](crate::spin::open_loops).
+    /// What loops that only read the clock saw, at p99.9, at this rate on these cores, before and after: see
+    /// [`open_loops`](crate::spin::open_loops).
     pub noise_p999_us: f64,
 }
 

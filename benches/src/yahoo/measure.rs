@@ -1,5 +1,5 @@
-//! Runs, each in a process of its own, and checked; with peers, in turns, so that what else the
-//! machine does meets all of them alike.
+//! Runs are checked, and each has a process of its own. With peers they take turns, so that what else the machine
+//! does meets all of them alike.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr};
@@ -25,7 +25,7 @@ pub struct Runs {
     /// The reports so far.
     pub lines: Vec<Line>,
     broker: Option<Broker>,
-    /// The right answers that are known, by events and rate; all runs have the same window.
+    /// The right answers that are known, by events and rate; all runs have one window.
     expected: BTreeMap<(u64, Option<u64>), Answer>,
 }
 
@@ -62,7 +62,7 @@ impl Runs {
         }
     }
 
-    /// Measures `spec` with each of `engines` in turn, so many times, each time another one first. With
+    /// Measures `spec` with each of `engines` in turn for `rounds` rounds, each time another one first. With
     /// checkpoints thalweg runs without them, too.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Runs {
         any.then_some(table)
     }
 
-    /// How much later than the machine's own noise of the same round the tail of each run at a rate was: the
+    /// How much later than the machine's own noise in that round the tail of each run at a rate was. The
     /// median over the rounds, and the least and the most; `None` if there were none.
     pub fn tail(&self) -> Option<String> {
         let over = || {

@@ -13,8 +13,8 @@
 //! them. The first fifth of the run, a second at the most, is not recorded, and neither are rows that
 //! the end of the job completes. All rows are counted, and checked.
 //!
-//! Both clocks are the same one as long as all processes are on this machine; a broker elsewhere does
-//! not matter. The clock must not be set during a run.
+//! Both clocks are one as long as all processes are on this machine; a broker elsewhere does not matter. The clock
+//! must not be set during a run.
 
 pub mod publish;
 
@@ -156,8 +156,8 @@ fn since(then_us: i64, now_us: i64) -> Duration {
     Duration::from_micros(u64::try_from(now_us - then_us).unwrap_or_default())
 }
 
-/// Runs the job, in this process: prints [`SUBSCRIBED`] when events may come, and ends when it has seen
-/// all of them, or when standard input is closed and nothing comes any more.
+/// Runs the job, in this process. It prints [`SUBSCRIBED`] when events may come. It ends when it has seen all of
+/// them, or when standard input is closed and nothing comes any more.
 ///
 /// # Errors
 /// If the job fails, or nothing arrives.

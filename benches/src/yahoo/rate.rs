@@ -1,19 +1,19 @@
 //! Open loop, from memory: events come when they are due, whatever the engine does meanwhile.
 //!
-//! Event `i` is due `i / rate` seconds after the beginning, and its event time says so:
-//! `T0 + i * 1000 / rate` ms. Windows are short ([`WINDOW_MS`] unless asked otherwise), and **the
-//! latency of a row is the time from when the event that completes its window was due until the row is
-//! in the sink's hands**. That event is the first one at or after the window's end in the last of the
-//! partitions to have one. So a latency holds all that the engine is responsible for: waking the source
-//! in time, the operators, the exchange, merging watermarks, firing, and what queues up when it falls
-//! behind (no coordinated omission). It holds no waiting for the window itself.
+//! Event `i` is due `i / rate` seconds after the beginning, and its event time says so: `T0 + i * 1000 / rate` ms.
+//! Windows are short ([`WINDOW_MS`] unless asked otherwise). **The latency of a row is the time from when the
+//! event that completes its window was due until the row is in the sink's hands.** That event is the first one at
+//! or after the window's end in the last of the partitions to have one. So a latency holds all that the engine is
+//! responsible for: waking the source in time, the operators, the exchange, merging watermarks, and firing. It
+//! also holds what queues up when the engine falls behind (no coordinated omission). It holds no waiting for the
+//! window itself.
 //!
 //! The first fifth of the run, a second at the most, is not recorded; neither are rows that only the end
 //! of the stream completes. All rows are counted, and checked.
 //!
-//! **Backlog.** At each poll the source is behind its schedule by some time. What counts is the least it
-//! was behind within a quarter of the events: an interruption passes, but a source that cannot keep up
-//! is further behind in the last quarter than it ever was in the second one.
+//! **Backlog.** At each poll the source is behind its schedule by some time. What counts is the least it was
+//! behind within a quarter of the events. An interruption passes. A source that cannot keep up is further behind
+//! in the last quarter than it ever was in the second one.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub const WINDOW_MS: i64 = 1;
 /// The first event is due this long after the first poll, so that every shard is up by then.
 const LEAD: Duration = Duration::from_millis(50);
 
-/// What is not recorded: a fifth of the events, but no more than those of a second.
+/// What is not recorded: a fifth of the events, but at most the events of a second.
 const WARM_UP_SHARE: u64 = 5;
 
 /// When each event is due.
@@ -178,7 +178,7 @@ impl Source for Due {
         let until = due.min(self.next.saturating_add(stride.saturating_mul(records_max as u64)));
         while self.next < until {
             let i = self.next;
-            // Cheaper than by 128 bits, and the same up to a million years of events.
+            // Cheaper than by 128 bits, with equal results up to a million years of events.
             let event_time = T0_MS + (i * 1_000 / schedule.rate) as i64;
             out.record(self.ads.event(i, event_time), now, &Generated);
             self.next += stride;

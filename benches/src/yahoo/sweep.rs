@@ -1,12 +1,12 @@
-//! The highest rate that the engine sustains: the rate is doubled until the source falls further and
-//! further behind its schedule, then the gap is halved a few times.
+//! The highest rate that the engine sustains. The rate is doubled until the source falls further and further
+//! behind its schedule, then the gap is halved a few times.
 
 use super::line::Line;
 use super::measure::Runs;
 use super::spec::Spec;
 
-/// How often the gap between the last rate that was sustained and the first that was not is halved (in
-/// proportion): the result is then within a fifth.
+/// How often the gap between the last rate that was sustained and the first that was not is halved, in proportion.
+/// The result is then within a fifth.
 const HALVINGS: usize = 2;
 
 /// The bounds of a sweep.
@@ -42,7 +42,7 @@ pub fn sweep(runs: &mut Runs, spec: &Spec, bounds: &Bounds) -> anyhow::Result<Op
     highest(bounds, &mut sustains)
 }
 
-/// How many events there are at this rate in so many seconds.
+/// The number of events at this rate in `seconds`.
 pub fn events(rate: u64, seconds: f64) -> u64 {
     (rate as f64 * seconds).ceil() as u64
 }

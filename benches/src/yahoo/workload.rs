@@ -218,7 +218,7 @@ impl Answer {
         self.checksum = self.checksum.wrapping_add(mix(campaign_id ^ (w << 32) ^ count));
     }
 
-    /// Adds the rows of another part of the same run.
+    /// Adds the rows of another part of this run.
     pub fn merge(&mut self, other: &Self) {
         self.results += other.results;
         self.total += other.total;

@@ -1,5 +1,5 @@
-//! No engine: a loop on each core over its slice, with the ad looked up in a hash map as the job asks
-//! and dense counters behind it. The least that any engine could cost.
+//! No engine: a loop on each core over its slice. The ad is looked up in a hash map as the job asks, with dense
+//! counters behind it. The least that any engine could cost.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -22,7 +22,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// For windows of so many milliseconds.
+    /// For windows of `window_ms` milliseconds.
     pub fn new(window_ms: i64) -> Self {
         let (open_from, open_until) = (i64::MAX, i64::MIN);
         let (windows, open) = (BTreeMap::new(), [0; CAMPAIGNS]);

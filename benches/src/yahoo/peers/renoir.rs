@@ -1,11 +1,10 @@
 //! [renoir](https://docs.rs/renoir): an iterator for each core, a watermark every 10 ms of event time.
 //!
-//! Two things to know when reading its figures. It aligns a key's windows to the key's first event and
-//! not to the epoch, so a count may fall into the neighbouring row; and it drops a key's records that are
-//! older than that first one, which with two cores may come from the faster of them, without a word. Its
-//! rows do not name their window either: they are numbered here in the order in which each key's come. So its
-//! total is near (two in a thousand are let pass) and its checksum may differ, and both are reported as they
-//! are.
+//! Two things to know when reading its figures. It aligns a key's windows to the key's first event and not to the
+//! epoch, so a count may fall into the neighbouring row. It drops without a word a key's records that are older
+//! than its first one, which with two cores may come from the faster of them. Its rows do not name their window
+//! either: they are numbered here in the order in which each key's come. So its total is near (two in a thousand
+//! are let pass) and its checksum may differ, and both are reported as they are.
 
 use anyhow::Context;
 use hashbrown::HashMap;
