@@ -1,5 +1,5 @@
-//! This crate exists for its integration tests, one file each beside this one, and for the programs in
-//! `bin` that prove what no test of some seconds could.
+//! This crate exists for its integration tests, one file each beside this one, and for the programs in `bin`. They
+//! prove what no test of some seconds could.
 //!
 //! | test | what it holds the project to |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! The crash proof: kills a real process again and again under QoS 1 load through a real broker, and holds what its
-//! sinks have in the end against a ledger of what the broker had acknowledged.
+//! The crash proof kills a real process again and again under QoS 1 load through a real broker. In the end it
+//! holds what its sinks have against a ledger of what the broker had acknowledged.
 //!
 //! ```text
 //!  fleet (QoS 1, numbered) ──> mosquitto ──> the job, a child process ──> readings, sums per second, a changelog
@@ -23,7 +23,7 @@
 //! A message that was sent and never acknowledged may be there once or not at all, in all sinks alike.
 //!
 //! The outbox publishes at least once, so with MQTT "in the sink" means: received, each id counted once. One id
-//! must always mean the same result, and one result must have one id. Repetitions under an id are counted and printed.
+//! must always mean one result, and one result must have one id. Repetitions under an id are counted and printed.
 //!
 //! The broker itself is never killed: mosquitto's own promises end at its memory.
 
@@ -69,7 +69,7 @@ use crate::receiver::Receiver;
 use crate::sinks::SinkKind;
 use crate::uplink::Uplink;
 
-/// When nothing new has come out for so long, nothing more will.
+/// When nothing new has come out for this long, nothing more will.
 const STILL: Duration = Duration::from_secs(10);
 /// Violations that are printed; the others are counted.
 const SHOWN_MAX: usize = 20;
@@ -78,10 +78,10 @@ const SKIPPED: u8 = 77;
 
 /// Kills a job under load, and proves that nothing was lost or repeated.
 ///
-/// A private mosquitto, a fleet that publishes at QoS 1 and cuts its connections, and a job that is killed with
-/// SIGKILL at random moments and at named points (a new journal segment, a write to the state, a rename, ...)
-/// and started again at once, on one to three shards. In the end the sinks must hold every message that was acknowledged
-/// exactly once, and the right sums of them.
+/// There are a private mosquitto, a fleet that publishes at QoS 1 and cuts its connections, and a job. The job is
+/// killed with SIGKILL at random moments and at named points (a new journal segment, a write to the state, a
+/// rename, ...). It is started again at once, on one to three shards. In the end the sinks must hold every message
+/// that was acknowledged exactly once, and the right sums of them.
 ///
 /// Prints `kills N lost 0 repeated 0` and exits with 0; otherwise says what is wrong, keeps the directory, and
 /// exits with 1. Exits with 77 where mosquitto is not installed, or the database is not.

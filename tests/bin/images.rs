@@ -1,5 +1,5 @@
-//! Crash images: records every write, sync, reservation and rename of a journal and of a store with strace, rebuilds what
-//! a disk may hold after a crash at any moment, and recovers each with the real code.
+//! Crash images: strace records every write, sync, reservation and rename of a journal and of a store. The program
+//! rebuilds what a disk may hold after a crash at any moment, and recovers each image with the real code.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | `disk` | what may be left of it: prefixes, unsynced changes dropped, sectors torn, names missing |
 //! | `workload` | what is traced, and how an image is recovered and checked |
 //!
-//! Checked of each image: recovery succeeds; everything that was reported as durable before the crash is there;
-//! nothing is there in part, or that was not begun; and after recovery it goes on.
+//! Four things are checked of each image. Recovery succeeds. Everything that was reported as durable before the
+//! crash is there. Nothing is there in part, or that was not begun. After recovery it goes on.
 
 #[path = "../crash/chance.rs"]
 #[allow(dead_code, reason = "shared with the crash proof")]
@@ -42,10 +42,10 @@ const SKIPPED: u8 = 77;
 
 /// Rebuilds the images that a crash may leave of a journal and of a store, and recovers each.
 ///
-/// Runs both once below strace, then rebuilds images at and between all syncs: unsynced writes missing, torn at
-/// sectors of 512 bytes, or there; renames and new files there or not. Each is recovered with the real code and compared
-/// with what had been reported as durable. Prints `images N failures 0` and exits with 0; otherwise keeps the images
-/// that failed and exits with 1. Exits with 77 where strace cannot be used.
+/// Runs both once below strace, then rebuilds images at and between all syncs. Unsynced writes are missing, torn
+/// at sectors of 512 bytes, or there. Renames and new files are there or not. Each is recovered with the real code
+/// and compared with what had been reported as durable. Prints `images N failures 0` and exits with 0; otherwise
+/// keeps the images that failed and exits with 1. Exits with 77 where strace cannot be used.
 #[derive(Parser)]
 #[command(
     name = "images",
@@ -220,8 +220,8 @@ fn recover_all(options: &Options, workload: Workload, totals: &mut Totals) -> Re
     Ok(())
 }
 
-/// The moments that are looked at: in front of and behind every sync and every promise, and others by chance; each with
-/// some of the fates.
+/// The moments that are looked at: in front of and behind every sync and every promise, and others by chance. Each
+/// is tried with some of the fates.
 fn moments(events: &[Event], images: u64, chance: &mut Chance) -> Vec<(usize, Fate)> {
     let mut cuts: Vec<usize> = Vec::new();
     let mut last = 0;

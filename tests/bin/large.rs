@@ -1,22 +1,23 @@
-//! State larger than memory: a job in a memory cgroup whose values take a multiple of what the group may have, and
-//! whose every value is held against the truth.
+//! State larger than memory: a job in a memory cgroup keeps values of a multiple of what the group may have. Every
+//! value is held against the truth.
 //!
 //! ```text
 //!  keys ──> the job, in the cgroup ──> what it has seen, rolling files ──> compared, key by key
 //!           values: N times the limit
 //! ```
 //!
-//! The phases: every key is written; keys are read and changed at random, most of them from the store; a few keys are
-//! changed again and again; every key is read and changed once more. In the middle of the second phase the job is
-//! suspended, and goes on in a new process: restoring must fit, too.
+//! There are four phases. Every key is written. Keys are read and changed at random, most of them from the store.
+//! A few keys are changed again and again. Every key is read and changed once more. In the middle of the second
+//! phase the job is suspended, and goes on in a new process: restoring must fit, too.
 //!
-//! The job's own bounds are set from the limit, as an operator would: an eighth for hot state, a sixteenth for what has
-//! changed and is not in the store yet; the rest is for copies on their way to the store and for the page cache. The keys
-//! come as fast as they are taken: at the second bound the source waits.
+//! The job's own bounds are set from the limit, as an operator would: an eighth for hot state, a sixteenth for
+//! what has changed and is not in the store yet. The rest is for copies on their way to the store and for the page
+//! cache. The keys come as fast as they are taken: at the second bound the source waits.
 //!
-//! With 512 MiB of values in 128 MiB, on two cores and a busy disk that did some 8,000 reads of a page a second: 3,600
-//! keys a second when every key was new, 2,900 when every key was read and changed, with 77 MiB in no file. The disk
-//! decides that: in the store numbers lie in the order of their lowest byte, so each of these keys is on a page of its own.
+//! Measured with 512 MiB of values in 128 MiB, on two cores and a busy disk that did some 8,000 reads of a page a
+//! second. It did 3,600 keys a second when every key was new, and 2,900 when every key was read and changed, with
+//! 77 MiB in no file. The disk decides that. In the store numbers lie in the order of their lowest byte, so each
+//! of these keys is on a page of its own.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -53,14 +54,14 @@ use crate::plan::{PHASES, Phase, Plan, VALUE_BYTES};
 const SKIPPED: u8 = 77;
 /// How often the job's memory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// What the job says of a step has about so many bytes.
+/// The bytes, about, of what the job says of a step.
 const LINE_BYTES: u64 = 62;
 const MIB: u64 = 1 << 20;
 
 /// Runs a job whose state is larger than its memory, and checks every value.
 ///
-/// Needs root, and a memory cgroup (version 1 or 2). The page cache of the state counts as the group's memory, and is
-/// given back when there is need; the rest must fit beside it, or the kernel kills the job.
+/// Needs root, and a memory cgroup (version 1 or 2). The page cache of the state counts as the group's memory, and
+/// is given back when there is need. The rest must fit beside it, or the kernel kills the job.
 ///
 /// Prints `wrong 0 missing 0` and exits with 0; otherwise says what is wrong and exits with 1. Exits with 77 where
 /// there is no memory cgroup for us.
@@ -75,7 +76,7 @@ struct Options {
     /// What the job's group may have of memory, in MiB.
     #[arg(long, default_value_t = 128, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..))]
     limit_mib: u64,
-    /// The values take so many times that.
+    /// The values take this multiple of that.
     #[arg(long, default_value_t = 4.0, value_name = "N")]
     times: f64,
     /// What hot state may have of it, in MiB: an eighth of the limit by default.
@@ -207,7 +208,7 @@ struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// Runs this program again as the job, with the same options.
+    /// Runs this program again as the job, with its own options.
     fn start(group: &'a Group, dir: &Path) -> Result<Self> {
         let log = dir.join("job.log");
         let err = File::options().create(true).append(true).open(&log)?;

@@ -33,8 +33,8 @@ use crate::proof::{Outcome, Proof};
 
 /// Puts defects into the engine, one after the other, and says which proof catches each.
 ///
-/// First builds the proofs with the switch for defects, in a directory of its own, and makes sure that each passes
-/// while no defect is on. Exits with 1 if a defect survives.
+/// First builds the proofs with the switch for defects, in a directory of its own. Then makes sure that each
+/// passes while no defect is on. Exits with 1 if a defect survives.
 #[derive(Parser)]
 #[command(
     name = "mutants",
@@ -54,7 +54,7 @@ struct Options {
     /// Goes on when a defect is caught: says all proofs that catch it.
     #[arg(long)]
     all: bool,
-    /// Proofs at the same time; one per core by default.
+    /// The number of proofs at one time; one per core by default.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Where proofs have their files; by default in memory, if there is /dev/shm.
@@ -123,8 +123,8 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The proofs, if all pass while no defect is on; those first that are always the same, then those that take the
-/// least time.
+/// The proofs, if all pass while no defect is on. Those that never vary come first, then those that take the least
+/// time.
 fn passing(proofs: Vec<Proof>, jobs: usize, scratch: &Path) -> Result<Vec<Proof>> {
     let calibrated = on_threads(jobs, &proofs, |proof| {
         let mut proof = proof.clone();
@@ -180,7 +180,7 @@ fn tell(defect: Defect, caught: &Caught) {
     print!("{text}");
 }
 
-/// What `each` makes of these, on so many threads; in their order.
+/// What `each` makes of these, on `threads` threads; in their order.
 fn on_threads<T: Sync, U: Send>(threads: usize, of: &[T], each: impl Fn(&T) -> U + Sync) -> Vec<U> {
     let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {

@@ -11,8 +11,8 @@ use std::time::Instant;
 use clap::Parser;
 use thalweg_tests::simulate::{Chosen, Defect, Fault, Options, Report, shrink, simulate};
 
-/// Runs whole jobs on a simulated machine: crashes at every step, power cuts, torn and lost writes, full
-/// disks, failing syncs, broker restarts, clock jumps, slow sinks. Everything is decided by the seed.
+/// Runs whole jobs on a simulated machine: crashes at every step, power cuts, torn and lost writes, full disks,
+/// and failing syncs. Brokers restart, clocks jump, and sinks are slow. Everything is decided by the seed.
 #[derive(Parser, Debug)]
 #[command(name = "simulate", after_help = after_help())]
 struct Arguments {
@@ -22,7 +22,7 @@ struct Arguments {
     /// One seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// So many messages; by default the seed says how many (50 to 399).
+    /// The number of messages; by default the seed says it (50 to 399).
     #[arg(long, value_name = "M")]
     messages: Option<usize>,
     /// The faults that happen: all, none, kinds, or places in a seed's list (as a failure prints them).
@@ -37,7 +37,7 @@ struct Arguments {
     /// Tells what happens, move by move.
     #[arg(long)]
     trace: bool,
-    /// Stops after so many failing seeds.
+    /// Stops after this many failing seeds.
     #[arg(long, value_name = "F", default_value_t = 3)]
     failures_max: usize,
     /// A deliberate defect, to see that it is seen.

@@ -1,18 +1,18 @@
-//! Goal: through a real broker, counts per device and window are exactly those of the input, on 1,
-//! 2 and 8 shards and on both drivers.
+//! Goal: through a real broker, counts per device and window are exactly the counts of the input, on 1, 2 and 8
+//! shards and on both drivers.
 //!
 //! Method: four `mosquitto_pub` processes publish 100,000 generated readings of 200 devices at
 //! QoS 1, while one job on each driver counts them. Both are compared with a naive count of the very
 //! lines that were published.
 //!
-//! Why nothing may be missing: the jobs have subscribed before the first message is published, QoS 1
-//! repeats what was not acknowledged, and this mosquitto drops nothing. By default it would: it
-//! holds 1,000 messages for a subscriber that lags and drops the rest, QoS 1 or not
-//! (`max_queued_messages`; 0 is no bound, and [`Mosquitto::options`] sets it). `max_inflight_messages
-//! 0` lets the source's own receive window count, instead of 20 messages at a time.
+//! Why nothing may be missing: the jobs have subscribed before the first message is published. QoS 1 repeats what
+//! was not acknowledged, and this mosquitto drops nothing. By default it would: it holds 1,000 messages for a
+//! subscriber that lags and drops the rest, QoS 1 or not. (`max_queued_messages`; 0 is no bound, and
+//! [`Mosquitto::options`] sets it.) `max_inflight_messages 0` lets the source's own receive window count, instead
+//! of 20 messages at a time.
 //!
-//! Why nothing is late: the groups race each other, by seconds on a loaded machine, so the allowed
-//! disorder is wider than the hour that the event times span.
+//! Why nothing is late: the groups race each other, by seconds on a loaded machine. So the allowed disorder is
+//! wider than the hour that the event times span.
 //!
 //! Why nothing is twice: connections do not break here. `restart.rs` is about those that do.
 

@@ -1,6 +1,6 @@
-//! A publisher that keeps at a message until the broker has acknowledged it: MQTT 3.1.1, QoS 1, one
-//! message at a time, on a plain socket. So a test knows exactly which messages a broker has
-//! promised to deliver, whatever happens to the connection.
+//! A publisher that keeps at a message until the broker has acknowledged it. It speaks MQTT 3.1.1 at QoS 1, one
+//! message at a time, on a plain socket. So a test knows exactly which messages a broker has promised to deliver,
+//! whatever happens to the connection.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

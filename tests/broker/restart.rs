@@ -1,20 +1,20 @@
-//! Goal: a broker that is killed (`kill -9`) and comes back costs no message that it had
-//! acknowledged and kept; the source finds back to it by itself.
+//! Goal: a broker that is killed (`kill -9`) and comes back costs no message that it had acknowledged and kept.
+//! The source finds back to it by itself.
 //!
 //! Method: a job with a persistent session counts numbered messages. Three times, its operator is
 //! held so that messages pile up: a window of them at the source, the rest in the broker. Then
 //! mosquitto saves its state, is killed, and started again while the publisher is still trying.
 //!
-//! What may be claimed: mosquitto's promise of QoS 1 ends at its own disk, and it writes that only
-//! every `autosave_interval`, on SIGUSR1 ([`Mosquitto::save`]) or on an orderly end. So each kill
-//! follows a save, and nothing that was acknowledged afterwards is counted on.
+//! What may be claimed: mosquitto's promise of QoS 1 ends at its own disk. It writes there only every
+//! `autosave_interval`, on SIGUSR1 ([`Mosquitto::save`]) or on an orderly end. So each kill follows a save, and
+//! nothing that was acknowledged afterwards is counted on.
 //!
-//! Why some come twice, and how many: at least once is what the source promises for now. A broker that
-//! died before our acknowledgement repeats the message: those are the ones that its log shows as sent
-//! and not acknowledged at the kill. The publisher adds what it had to send again. Nothing else may.
+//! Why some come twice, and how many: at least once is what the source promises for now. A broker that died before
+//! our acknowledgement repeats the message. Its log shows such messages as sent and not acknowledged at the kill.
+//! The publisher adds what it had to send again. Nothing else may.
 //!
-//! Those are not bounded by [`INFLIGHT`], though the source announces it as its receive maximum:
-//! mosquitto 2.0.11 sends a few more, and hundreds more when it resumes a session (seen here: 430).
+//! [`INFLIGHT`] does not bound these, though the source announces it as its receive maximum. Mosquitto 2.0.11
+//! sends a few more, and hundreds more when it resumes a session (seen here: 430).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

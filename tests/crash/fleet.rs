@@ -1,13 +1,13 @@
-//! The fleet: devices that number their messages, published at QoS 1 over MQTT 3.1.1 on plain sockets, so that
-//! it is known of each message whether the broker has promised to deliver it.
+//! The fleet: devices that number their messages, published at QoS 1 over MQTT 3.1.1 on plain sockets. So it is
+//! known of each message whether the broker has promised to deliver it.
 //!
-//! Publishers misbehave as real ones do. A connection is cut before its acknowledgements are read; then what was not
-//! acknowledged is sent again, in order, or now and then given up for good. So a broker has some messages
+//! Publishers misbehave as real ones do. A connection is cut before its acknowledgements are read. Then what was
+//! not acknowledged is sent again, in order, or now and then given up for good. So a broker has some messages
 //! twice, and some of which nobody knows.
 //!
-//! A publisher comes back under the same name: its CONNACK tells that the broker has done with the old connection,
-//! so that nothing of it arrives later. With [`BEHIND_MAX`] this bounds how far messages can be out of order,
-//! however slow the machine is.
+//! A publisher comes back under its name. Its CONNACK tells that the broker has done with the old connection, so
+//! that nothing of it arrives later. With [`BEHIND_MAX`] this bounds how far messages can be out of order, however
+//! slow the machine is.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

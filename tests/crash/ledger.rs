@@ -11,14 +11,14 @@ const STEP_MS: i64 = 2;
 /// The event time of the first message.
 const BEGIN_MS: i64 = 1_700_000_000_000;
 
-/// A message is published only when all but so many before it have been acknowledged or given up, so none is
-/// ever further behind the latest than this.
+/// The most messages by which an unacknowledged message may be behind the latest. A message is published only when
+/// all others before it have been acknowledged or given up.
 pub(crate) const BEHIND_MAX: u64 = 400;
 
 /// Windows have this length, in milliseconds of event time.
 pub(crate) const WINDOW_MS: i64 = 1_000;
 
-/// The job waits so long for messages out of order: no message may be late.
+/// How long the job waits for messages out of order: no message may be late.
 pub(crate) const DISORDER: Duration = Duration::from_millis(1_000);
 
 /// What is known of a message.

@@ -26,7 +26,7 @@ use thalweg::runtime::StateDirectory;
 use crate::chance::Chance;
 use crate::job::{out_dir, state_dir};
 
-/// A point that never comes is waited for so long.
+/// How long to wait for a point that may never come.
 const POINT_MAX: Duration = Duration::from_millis(1_500);
 
 /// A named point.
@@ -54,9 +54,9 @@ const POINTS: [Point; 7] = [
 /// When to kill.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Moment {
-    /// So long after the start.
+    /// The time after the start.
     After(Duration),
-    /// When this has happened so many times since the start.
+    /// When this has happened `n` times since the start.
     At(Point, u64),
 }
 
@@ -78,7 +78,7 @@ impl Moment {
     /// The next one by chance: many lives end while the job starts or replays, some live long.
     pub(crate) fn next(chance: &mut Chance) -> Self {
         if chance.one_in(3) {
-            // The first times of a life are those of recovery.
+            // The first events of a life belong to recovery.
             let most = chance.of(&[2, 10, 60]);
             return Self::At(chance.of(&POINTS), 1 + chance.below(most));
         }

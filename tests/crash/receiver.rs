@@ -1,5 +1,6 @@
-//! Who receives what the outbox publishes: a subscriber on a plain socket (MQTT 5, QoS 1) whose session the broker keeps,
-//! so that nothing is lost on this side. Each publish is written to a file, with its id, before it is acknowledged.
+//! Who receives what the outbox publishes: a subscriber on a plain socket (MQTT 5, QoS 1). The broker keeps its
+//! session, so that nothing is lost on this side. Each publish is written to a file, with its id, before it is
+//! acknowledged.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};

@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 
 use crate::chance::Chance;
 
-/// A connection holds so long, in the mean.
+/// How long a connection holds, in the mean.
 const LIFE: Duration = Duration::from_millis(250);
-/// The way back falls silent at most so long before the end.
+/// How long before the end the way back falls silent, at most.
 const SILENCE_MS_MAX: u64 = 60;
 /// How often a silent connection looks whether its end has come.
 const LOOK: Duration = Duration::from_millis(5);

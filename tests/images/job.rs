@@ -1,5 +1,5 @@
-//! A small whole job as a workload: numbers that go through a journal, are counted per key in keyed state on two shards, and
-//! end in rolling files, exactly once. What is traced is journal, state and results together.
+//! A small whole job as a workload. Numbers go through a journal, are counted per key in keyed state on two
+//! shards, and end in rolling files, exactly once. What is traced is journal, state and results together.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;

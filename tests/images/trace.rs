@@ -1,5 +1,5 @@
-//! Reads what `strace -f -y -xx` wrote: every change of files below a directory, every sync, and every line that the
-//! traced process said, in the order in which they began and ended.
+//! Reads what `strace -f -y -xx` wrote: every change of files below a directory, every sync, and every line that
+//! the traced process said. They come in the order in which they began and ended.
 //!
 //! A call is between its two line numbers: where threads are interleaved, strace prints its beginning
 //! (`<unfinished ...>`) and its end (`resumed`) apart. Calls that failed changed nothing and are left out.

@@ -318,8 +318,8 @@ fn check_store(dir: &Path, promises: &Promises) -> Result<()> {
     check_contents(&store, next)
 }
 
-/// Whoever asks for the epoch before the one that was begun last gets it whole, or is refused: no fold that was cut
-/// short has left a part of a later one. That one is committed again then, as the job would.
+/// Whoever asks for the epoch before the last one begun gets it whole, or is refused. No fold that was cut short
+/// has left a part of a later one. That one is committed again then, as the job would.
 fn check_older(state: &Path, begun: u64) -> Result<()> {
     let older = Resume::Epoch(Epoch::new(begun - 1));
     match Store::open(state, options(), older) {

@@ -1,10 +1,10 @@
-//! Goal: averages per device and window over files equal naive ones to the bit, on every driver,
-//! any number of shards and any seed of the simulation.
+//! Goal: averages per device and window over files equal naive ones to the bit. That holds on every driver, any
+//! number of shards and any seed of the simulation.
 //!
-//! Method: 200,000 readings of 300 devices in four files. The files are partitions of one source and
-//! are read side by side; within each, readings come up to [`DISORDER_MS`] out of order, which is what the
-//! watermarks allow, so none is late and windows fire while later ones fill. Temperatures are
-//! multiples of 1/4, whose sums are exact, so the order in which files interleave cannot show.
+//! Method: 200,000 readings of 300 devices in four files. The files are partitions of one source and are read side
+//! by side. Within each, readings come up to [`DISORDER_MS`] out of order, which is what the watermarks allow. So
+//! none is late, and windows fire while later ones fill. Temperatures are multiples of 1/4, whose sums are exact,
+//! so the order in which files interleave cannot show.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// Where cgroups are.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// A group whose processes may take so much memory together, the page cache of what they read and write included.
-/// Removed when dropped; its processes must have ended by then.
+/// A group whose processes together may take at most this much memory, the page cache of what they read and write
+/// included. Removed when dropped; its processes must have ended by then.
 #[derive(Debug)]
 pub(crate) struct Group {
     dir: PathBuf,

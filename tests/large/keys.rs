@@ -1,4 +1,5 @@
-//! The source of the job: the keys of the plan, so many a second but for the hot ones, from the position of a checkpoint on.
+//! The source of the job: the keys of the plan, at a given rate but for the hot ones, from the position of a
+//! checkpoint on.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Builds the proofs with the switch for seeded defects, and finds what was built.
 //!
-//! The build has a profile of its own, so it lies in a directory of its own below the target directory, and
-//! nothing that anybody uses is ever built with the switch.
+//! The build has a profile of its own, so it lies in a directory of its own below the target directory. Nothing
+//! that anybody uses is ever built with the switch.
 
 use std::io::BufReader;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Runs a proof as a process group of its own: its lines are looked at as they come, and it is ended, with all it has
+//! Runs a proof as a process group of its own, and looks at its lines as they come. It is ended, with all it has
 //! started, as soon as they have said enough or its time is over.
 
 use std::io::{BufRead, BufReader};

@@ -1,8 +1,7 @@
 //! One output, written by one thread, for all shards of a sink.
 //!
-//! A shard appends whole lines to a chunk of its own; full chunks, and what a batch left when it is
-//! flushed, go into a queue. Chunks come back to the shards when they are written, so in steady
-//! state nothing is allocated.
+//! A shard appends whole lines to a chunk of its own. Full chunks, and what a batch left when it is flushed, go
+//! into a queue. Chunks come back to the shards when they are written, so in steady state nothing is allocated.
 //!
 //! # Bounds
 //! A sink is ready while fewer than [`QUEUED_BYTES_MAX`] bytes wait. A batch that was begun
@@ -10,8 +9,8 @@
 //! was flushed waits for a further call of the shard: an output at low rates is never late.
 //!
 //! # Wake-ups
-//! A shard that finds the queue full leaves its waker and *then* looks again; the thread makes room
-//! and *then* looks for wakers, under the same lock. So one of the two always sees the other.
+//! A shard that finds the queue full leaves its waker and *then* looks again. The thread makes room and *then*
+//! looks for wakers, under the lock that both use. So one of the two always sees the other.
 //!
 //! # Failure
 //! The first error is kept for every shard to report. Chunks that come after it are

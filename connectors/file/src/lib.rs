@@ -11,8 +11,8 @@
 //! | `reader` | the thread behind each partition of a source |
 //! | `egress` | the I/O thread that both sinks share their code for |
 //!
-//! All reading and writing is done by threads of this crate, since it may take as long as it
-//! pleases; shards meet them in queues of blocks and never wait.
+//! Threads of this crate do all reading and writing, since it may take as long as it pleases. Shards meet them in
+//! queues of blocks and never wait.
 
 pub mod connector;
 mod egress;

@@ -16,21 +16,21 @@
 //! .part-<instance>-<run>-<number><suffix>.<tag>.open                   not yet, at least once
 //! .part-<tag>.lock                                                     held by the run that writes here
 //! ```
-//! The run is the epoch that the job resumed from (at least once: the time of opening, in milliseconds),
-//! so no name is ever used twice, even where readers take finished files away. The tag is a hash
-//! of the job and the sink: what another one has left is not touched. But two would choose the same
-//! names for finished parts, which ends the later one: give each a directory of its own.
+//! The run is the epoch that the job resumed from (at least once: the time of opening, in milliseconds). So no
+//! name is ever used twice, even where readers take finished files away. The tag is a hash of the job and the
+//! sink: what another one has left is not touched. But two would choose equal names for finished parts, which ends
+//! the later one: give each a directory of its own.
 //!
 //! # The protocol
 //! 1. A shard appends lines to its part in progress. The part is *rolled* when it is large enough, old
 //!    enough, or has been silent for long enough; the next line begins another one.
 //! 2. At a barrier what was written is synced, and the epoch's note holds name and length of every
 //!    part that cannot be seen yet.
-//! 3. When the epoch exists, the parts that were rolled before it are renamed, which is the moment when
-//!    their results are seen, and the directory is synced.
-//! 4. After a restart every part in the notes is cut to its noted length and finished, whichever instance
-//!    has the note and however often it is done; hidden parts of this job and sink that are in no note
-//!    belong to epochs that do not exist, and are removed.
+//! 3. When the epoch exists, the parts that were rolled before it are renamed, and the directory is synced. That
+//!    is the moment when their results are seen.
+//! 4. After a restart every part in the notes is cut to its noted length and finished, whichever instance has the
+//!    note and however often it is done. Hidden parts of this job and sink that are in no note belong to epochs
+//!    that do not exist, and are removed.
 //!
 //! An earlier run's thread may still be at work when the next one opens; the lock lets it end first.
 //!
@@ -81,9 +81,9 @@ struct Rolling {
 
 /// Writes records into part files in a directory, a line each; see the [module](self).
 ///
-/// Parts are seen once they are finished and their epoch exists. Each has its own header, where
-/// the format has one. Without checkpoints, or with [`at_least_once`](Self::at_least_once), a part is
-/// seen as soon as it is rolled, and what was in progress at a crash is kept up to its last whole line.
+/// Parts are seen once they are finished and their epoch exists. Each has its own header, where the format has
+/// one. Without checkpoints, or with [`at_least_once`](Self::at_least_once), a part is seen as soon as it is
+/// rolled. What was in progress at a crash is kept up to its last whole line.
 ///
 /// ```no_run
 /// # use std::time::Duration;

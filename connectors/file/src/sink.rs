@@ -1,11 +1,11 @@
 //! A file, written by one thread for all shards.
 //!
-//! Lines of one shard stand in the order they were written; between shards there is none. A
-//! header is written once, whichever shard is first. When the sink has closed, the file and, if it
-//! is new, its directory are synced. Where the job ends without closing, whole lines may be missing
-//! at the end, and the last may be torn: [`FileSink::append`] begins on a new line then, and so does a job
-//! that resumes from stored state. Results are written at once, so some may stand there twice after a
-//! crash: at least once. Exactly once are [`RollingFiles`](crate::RollingFiles).
+//! Lines of one shard stand in the order they were written; between shards there is none. A header is written
+//! once, whichever shard is first. When the sink has closed, the file and, if it is new, its directory are synced.
+//! Where the job ends without closing, whole lines may be missing at the end, and the last may be torn.
+//! [`FileSink::append`] begins on a new line then, and so does a job that resumes from stored state. Results are
+//! written at once, so some may stand there twice after a crash: at least once. Exactly once are
+//! [`RollingFiles`](crate::RollingFiles).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -33,8 +33,7 @@ impl<E> FileSink<E> {
         Self { path: path.into(), encoder, append: false }
     }
 
-    /// Keeps what the file holds and writes behind it. A header must then be the same as the
-    /// one that it has.
+    /// Keeps what the file holds and writes behind it. A header must then equal the one that it has.
     #[must_use]
     pub fn append(mut self) -> Self {
         self.append = true;

@@ -1,17 +1,17 @@
 //! Lines of files, of named pipes and of standard input.
 //!
-//! A thread per partition reads blocks, cuts each after its last line feed and carries the rest
-//! over into the next; the shard decodes lines where they lie in the block. Buffers travel
-//! in a circle: the thread can only read into one that the shard has given back, which bounds what
-//! is in flight to [`BLOCKS_MAX`] blocks and needs no allocation in steady state.
+//! A thread per partition reads blocks, cuts each after its last line feed and carries the rest over into the
+//! next. The shard decodes lines where they lie in the block. Buffers travel in a circle: the thread can only read
+//! into one that the shard has given back. That bounds what is in flight to [`BLOCKS_MAX`] blocks and needs no
+//! allocation in steady state.
 //!
 //! A line ends with a line feed, or with the file; a carriage return before it does not belong to
 //! the line. Empty lines are nothing at all. A line over the bound becomes one dead letter, and is
 //! skipped while it is read, in bounded memory.
 //!
 //! # Wake-ups
-//! The thread first puts a block into the queue and then wakes the shard, the last time for
-//! the end; the shard only waits after it found the queue empty. So whatever it did not see wakes it.
+//! The thread first puts a block into the queue and then wakes the shard, the last time for the end. The shard
+//! only waits after it found the queue empty. So whatever it did not see wakes it.
 //!
 //! # Going on
 //! In a job with stored state, a file is read on from the line at which the last epoch left it. A file that
@@ -47,8 +47,8 @@ pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Blocks in flight between the reading thread and the shard, per partition.
 pub const BLOCKS_MAX: usize = 4;
 
-/// Reads files line by line: one partition per file, each line one message whose topic is
-/// the file's path and whose offset is that of its first byte.
+/// Reads files line by line, with one partition per file. Each line is one message whose topic is the file's path
+/// and whose offset is that of its first byte.
 ///
 /// ```no_run
 /// # use thalweg_kernel::Decode;

@@ -1,9 +1,9 @@
 //! Records as an aligned table for a terminal.
 //!
-//! The columns are the scalar fields, nested ones with dots (`value.avg`), arrays as JSON. Numbers
-//! stand to the right. A wider value widens its column from there on, since what was printed is
-//! printed; when the fields change, a new header follows an empty line. Control characters are
-//! replaced, so that no device can send escape sequences to the operator's terminal.
+//! The columns are the scalar fields, nested ones with dots (`value.avg`), arrays as JSON. Numbers stand to the
+//! right. A wider value widens its column from there on, since what was printed is printed. When the fields
+//! change, a new header follows an empty line. Control characters are replaced, so that no device can send escape
+//! sequences to the operator's terminal.
 
 use std::fmt::Write;
 

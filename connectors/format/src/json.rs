@@ -1,10 +1,10 @@
 //! JSON, decoded straight into the job's record: only the fields it reads are built.
 //!
-//! [`Json`] is a `serde` deserializer of its own, one pass over the payload. A derived struct names
-//! the fields it wants; values of other fields are skipped by a flat loop that still checks them
-//! as JSON, so a message that is broken anywhere is refused, whatever the job reads of it. Strings
-//! without escapes are borrowed from the payload, others are unescaped into a buffer that is used
-//! again: a struct of numbers and short [`Str`](thalweg_kernel::Str)s costs no allocation.
+//! [`Json`] is a `serde` deserializer of its own, one pass over the payload. A derived struct names the fields it
+//! wants. A flat loop skips the values of other fields and still checks them as JSON. So a message that is broken
+//! anywhere is refused, whatever the job reads of it. Strings without escapes are borrowed from the payload,
+//! others are unescaped into a buffer that is used again. So a struct of numbers and short
+//! [`Str`](thalweg_kernel::Str)s costs no allocation.
 //!
 //! # What is accepted
 //! RFC 8259, in UTF-8 without byte order mark, keys in any order. Beyond that, and where readers
@@ -18,20 +18,20 @@
 //! - A struct also takes an array with its fields in order, unless the topic binds one of them.
 //!
 //! # Fields from the topic
-//! A topic filter such as `sensors/{id}/temp` gives the outermost object, if it is a struct or map, the field
-//! `id` as if the payload had it; where the payload has one too, the topic's wins. The text is
-//! parsed as the field's type asks: `id: u32` takes `sensors/17/temp` and refuses `sensors/x/temp`.
-//! (By way of `#[serde(flatten)]` and untagged enums a bound field is always text.)
+//! A topic filter such as `sensors/{id}/temp` gives the outermost object, if it is a struct or map, the field `id`
+//! as if the payload had it. Where the payload has one too, the topic's wins. The text is parsed as the field's
+//! type asks: `id: u32` takes `sensors/17/temp` and refuses `sensors/x/temp`. (By way of `#[serde(flatten)]` and
+//! untagged enums a bound field is always text.)
 //!
 //! # Without bytes
 //! A source that makes its records itself, such as a generator of rows, hands over their fields as values
 //! ([`DecodeFields`](thalweg_kernel::DecodeFields)); they are read as those of an object with these keys.
 //!
 //! # Speed
-//! A decoder remembers which key followed which, with its quotes, colon and white space, and compares them
-//! as one piece; a type that ignored a key's value is not asked again (`memory.rs`). Strings are
-//! searched sixteen bytes at a time, digits are read eight at a time, and numbers of few digits on
-//! a path of their own. None of it takes anything on trust: see the tests.
+//! A decoder remembers which key followed which, with its quotes, colon and white space, and compares them as one
+//! piece. A type that ignored a key's value is not asked again (`memory.rs`). Strings are searched sixteen bytes
+//! at a time, and digits are read eight at a time. Numbers of few digits have a path of their own. None of it
+//! takes anything on trust: see the tests.
 //!
 //! Nanoseconds per message on the 2-core development machine, the best of 200 interleaved rounds
 //! (`cargo run --profile profiling -p thalweg-format --example json_speed`). The others decode into
@@ -41,13 +41,13 @@
 //! |---|---|---|---|
 //! | Yahoo benchmark's event, 180 bytes, 3 of 7 fields, two of them [`quoted`](crate::quoted) | 71 | 121 | 210 |
 //! | a sensor's reading, 81 bytes, 3 of 5 fields | 54 | 95 | 117 |
-//! | the same with white space | 54 | 93 | 121 |
-//! | the same, its keys in another order each time | 125 | 122 | 150 |
-//! | the same among 35 other fields, 778 bytes | 500 | 720 | 1020 |
+//! | that event with white space | 54 | 93 | 121 |
+//! | that event, its keys in another order each time | 125 | 122 | 150 |
+//! | that event among 35 other fields, 778 bytes | 500 | 720 | 1020 |
 //!
-//! The other two read the event's numbers by `from_str_radix` and `parse`, as their users would; with those
-//! here too the ratio to `sonic-rs` was 0.71, not 0.59. (All were measured on the messages that the
-//! decoder was tuned on.)
+//! The other two read the event's numbers by `from_str_radix` and `parse`, as their users would. With the readers
+//! of this crate there too, the ratio to `sonic-rs` was 0.71, not 0.59. (All were measured on the messages that
+//! the decoder was tuned on.)
 
 use std::marker::PhantomData;
 

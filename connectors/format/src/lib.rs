@@ -9,8 +9,8 @@
 //! | [`quoted`] | integers written as strings, within JSON | |
 //! | [`raw`] | [`Raw`]: the whole [`RawMessage`] | |
 //!
-//! A decoder never panics on input and never allocates more than in proportion to a payload, which
-//! has a bound ([`PAYLOAD_BYTES_MAX`]); what it refuses says where and why.
+//! A decoder never panics on input and never allocates more than in proportion to a payload, which has a bound
+//! ([`PAYLOAD_BYTES_MAX`]). What it refuses says where and why.
 
 pub mod csv;
 pub mod json;

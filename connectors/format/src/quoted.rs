@@ -32,8 +32,8 @@ use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 use crate::json::digits::{HIGH, eight_to_sixteen};
 
-/// Reads a string of decimal digits, with a sign or without, as any integer type that it fits;
-/// values beyond an `i128` are out of range even for a `u128`.
+/// Reads a string of decimal digits, with a sign or without, as any integer type that it fits. Values beyond an
+/// `i128` are out of range even for a `u128`.
 ///
 /// # Errors
 /// If the value is no string, or the string is anything else or beyond the type's range.

@@ -21,7 +21,7 @@ fn open(peer: &Peer) -> (Shard, Connection) {
     (shard, peer.accept(true))
 }
 
-/// The same, with a first message "x" of packet id 1 emitted.
+/// A shard as above, with a first message "x" of packet id 1 emitted.
 fn open_with_one(peer: &Peer) -> (Shard, Connection) {
     let (mut shard, mut broker) = open(peer);
     broker.publish("a", 1, 1, "x");

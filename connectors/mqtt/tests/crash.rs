@@ -1,5 +1,5 @@
-//! A real process with a real journal behind a real broker, killed at any moment with messages of QoS 1 under
-//! way: nothing that was acknowledged is lost.
+//! A real process with a real journal behind a real broker is killed at any moment with messages of QoS 1 under
+//! way. Nothing that was acknowledged is lost.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
@@ -32,7 +32,7 @@ fn journals(place: &str) -> FileJournals {
     FileJournals::new(place, config).unwrap()
 }
 
-/// The child: a job that emits what it reads to its output, with a checkpoint now and then, written as the
+/// The child is a job that emits what it reads to its output. Now and then it takes a checkpoint, written as the
 /// line `epoch POSITION`, which counts once it is there whole. Its parent restores it from there.
 #[test]
 fn child() {
@@ -150,10 +150,9 @@ fn owing(place: &str) -> Vec<u64> {
     numbers
 }
 
-/// Goal: whatever the broker was told is safe has its effect, once, wherever a kill hits.
-/// Method: an independent reading of the broker's log says what was acknowledged. After each kill those
-/// messages must be among the effects up to the last checkpoint or in the journal behind it, and from then
-/// on their number must not change.
+/// Goal: whatever the broker was told is safe has its effect, once, wherever a kill hits. Method: an independent
+/// reading of the broker's log says what was acknowledged. After each kill those messages must be among the
+/// effects up to the last checkpoint or in the journal behind it. From then on their number must not change.
 #[test]
 fn a_kill_at_any_moment_loses_and_repeats_nothing_acknowledged() {
     let Some(broker) = Mosquitto::start() else { return };

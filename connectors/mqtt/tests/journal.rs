@@ -1,5 +1,5 @@
-//! The journal mode, against a journal and a broker that are moved by hand: acknowledged is what is
-//! durable, in receive order, on the connection that delivered it.
+//! The journal mode, against a journal and a broker that are moved by hand. What is durable is acknowledged, in
+//! receive order, on the connection that delivered it.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
@@ -90,8 +90,8 @@ fn at_qos_2_the_answer_waits_too_and_a_repetition_is_neither_kept_nor_emitted() 
     }
 }
 
-/// Goal: what becomes durable after its connection has gone is not acknowledged on the next one, where
-/// the same packet id is another message's.
+/// Goal: what becomes durable after its connection has gone is not acknowledged on the next one, where that packet
+/// id is another message's.
 #[test]
 fn an_acknowledgement_never_crosses_to_another_connection() {
     for version in VERSIONS {
@@ -179,8 +179,8 @@ fn without_room_no_more_is_read_than_may_wait() {
     assert_eq!(shard.seen.lines, (1..=count).map(|n| format!("a {n}")).collect::<Vec<_>>());
 }
 
-/// Goal: what waits for room is not forgotten where room took the last free chunk: the next one that comes back is
-/// news, also while the disk is slow.
+/// Goal: what waits for room is not forgotten where room took the last free chunk. The next chunk that comes back
+/// is news, also while the disk is slow.
 #[test]
 fn what_waits_for_a_chunk_has_it_when_one_comes_back() {
     // Seven chunks of one message each are with the shard, and the last one has room left.
@@ -232,7 +232,7 @@ fn what_waits_for_room_goes_back_to_the_broker_with_the_connection_and_at_a_stop
 }
 
 /// Goal: what finds room while there is no connection is handed over and made durable at once, not at the next
-/// attempt to connect, and an end does not wait for that attempt.
+/// attempt to connect. An end does not wait for that attempt.
 #[test]
 fn room_without_a_connection_is_used_at_once() {
     let before_the_next_attempt = || {
@@ -258,7 +258,7 @@ fn room_without_a_connection_is_used_at_once() {
         assert_eq!((hand.appended(), hand.durable()), (3, 3));
         lost.elapsed() < Duration::from_millis(750)
     };
-    // Not so on a machine that stands still for so long.
+    // A machine that stands still for that long would fail this.
     assert!((0..4).any(|_| before_the_next_attempt()));
 }
 

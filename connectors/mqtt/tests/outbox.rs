@@ -1,5 +1,5 @@
-//! In a job with checkpoints, a sink publishes a result after its epoch exists, and again after a crash with the
-//! same id; a broker that is away costs nothing.
+//! In a job with checkpoints, a sink publishes a result after its epoch exists, and again after a crash under its
+//! old id. A broker that is away costs nothing.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used)]
@@ -66,7 +66,7 @@ fn open(config: MqttConfig, notes: &Notes) -> Writer<impl Sink<String> + use<>> 
     Writer(SinkSpec::<String>::open(&spec, &notes.context()).expect("the sink opens"))
 }
 
-/// Runs the subscriber until it has so many messages, and the sink as its shard would.
+/// Runs the subscriber until it has `count` messages, and the sink as its shard would.
 fn run_both(reader: &mut Shard, sink: &mut Writer<impl Sink<String>>, messages: usize) {
     let enough = |seen: &common::Seen| {
         sink.0.ready().expect("ready");

@@ -175,8 +175,8 @@ fn job(journals: &Arc<FileJournals>, position: Option<Vec<u8>>) -> OpenContext {
     }
 }
 
-/// Goal: a job that restarts in its process, amid the stream, goes on from its checkpoint: each record once
-/// in each attempt, from the checkpoint on, in order.
+/// Goal: a job that restarts in its process, amid the stream, goes on from its checkpoint. Each attempt has each
+/// record once, from the checkpoint on, in order.
 #[test]
 fn a_restart_in_the_process_goes_on_behind_the_checkpoint() {
     let Some(broker) = Mosquitto::start() else { return };
@@ -201,7 +201,7 @@ fn a_restart_in_the_process_goes_on_behind_the_checkpoint() {
         shard.run_until(all - effects.len());
         // What the broker has no acknowledgement of it would repeat.
         wait_for_log(&broker, "Received PUBACK from gw", all);
-        // It goes without a stop, and the next one opens the same journal at once.
+        // It goes without a stop, and the next one opens its journal at once.
     }
     let mut shard = Shard::open_in(&spec, &job(&journals, stored));
     shard.run_until(1_800 - effects.len());

@@ -36,8 +36,8 @@ fn peer<T: Send + 'static>(
     (MqttConfig::new("127.0.0.1").port(port), thread)
 }
 
-/// Goal: the broker may ask for the end of a QoS 2 exchange that this process never saw, and gets
-/// it, instead of a reconnect for ever (rumqtt issues 664 and 1053).
+/// Goal: the broker may ask for the end of a QoS 2 exchange that this process never saw, and gets it. A reconnect
+/// for ever is what others do (rumqtt issues 664 and 1053).
 #[test]
 fn an_unknown_pubrel_is_answered_with_pubcomp() {
     for version in [Version::V311, Version::V5] {

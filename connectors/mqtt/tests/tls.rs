@@ -120,8 +120,8 @@ fn an_ip_address_will_do_where_the_certificate_names_it() {
     round_trip(&broker, &config(&broker, "127.0.0.1"), 10);
 }
 
-/// Goal: an expired certificate is not accepted, and does not end the job either: a gateway whose
-/// clock is wrong at boot must come up once it is right.
+/// Goal: an expired certificate is not accepted, and does not end the job either. A gateway whose clock is wrong
+/// at boot must come up once it is right.
 #[test]
 fn an_expired_certificate_is_waited_for() {
     let Some(broker) = broker(&Authority::new(), "localhost", 2021, false) else { return };

@@ -1,7 +1,7 @@
-//! How fast the exactly-once sinks are, by the interval of checkpoints: rows a second from the first write to
-//! the last row in place, how long a barrier holds up the shard (`seal`), and how long until what was
-//! sealed would survive a crash (`sealed`). One shard, as fast as the sink is ready.
-//! `cargo run --profile profiling -p thalweg-sqlite --example exactly_once_speed [SECONDS]`.
+//! How fast the exactly-once sinks are, by the interval of checkpoints. It counts rows a second from the first
+//! write to the last row in place. It times how long a barrier holds up the shard (`seal`), and how long until
+//! what was sealed would survive a crash (`sealed`). One shard, as fast as the sink is ready. `cargo run --profile
+//! profiling -p thalweg-sqlite --example exactly_once_speed [SECONDS]`.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};

@@ -1,8 +1,7 @@
 //! SQLite behind the seam of [`thalweg_commits`].
 //!
-//! The file is in WAL mode, so readers see the last whole transaction and hold nobody up, with
-//! `synchronous = FULL`: what was committed survives a power cut. A transaction takes the write
-//! lock when it begins.
+//! The file is in WAL mode, so readers see the last whole transaction and hold nobody up. With `synchronous =
+//! FULL` what was committed survives a power cut. A transaction takes the write lock when it begins.
 //!
 //! # What is waited out, and what is not
 //! | trouble | |
@@ -42,7 +41,7 @@ pub struct Sqlite {
     texts: HashSet<String>,
 }
 
-/// The statements for notes with this head: nearly always the same.
+/// The statements for notes with this head, which rarely changes.
 #[derive(Default)]
 struct Statements {
     head: Vec<u8>,

@@ -8,9 +8,9 @@ use thalweg_kernel::ConfigError;
 
 use crate::database::Sqlite;
 
-/// Writes each record as a row into a table of a SQLite file, with the effect of once; see [`RowSink`] for
-/// what it promises and what can be set. The file is created if it is not there. SQLite stores NaN as NULL,
-/// and no integers beyond 64 bits: their rows are refused, unless the column has the type TEXT.
+/// Writes each record as a row into a table of a SQLite file, with the effect of once. [`RowSink`] says what it
+/// promises and what can be set. The file is created if it is not there. SQLite stores NaN as NULL, and no
+/// integers beyond 64 bits: their rows are refused, unless the column has the type TEXT.
 ///
 /// ```no_run
 /// # use thalweg_sqlite::SqliteSink;

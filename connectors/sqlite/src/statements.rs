@@ -54,7 +54,7 @@ pub(crate) fn create(table: &str, columns: &[Column]) -> String {
     sql
 }
 
-/// Inserts a row; where there are keys, it replaces the one with the same key.
+/// Inserts a row; where there are keys, it replaces the row with equal keys.
 pub(crate) fn insert(table: &str, columns: &[Column]) -> String {
     let holes = (1..=columns.len()).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
     let names = list(columns.iter());

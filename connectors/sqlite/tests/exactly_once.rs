@@ -1,6 +1,6 @@
-//! Hundreds of seeded schedules on real files: crashes anywhere, the thread of the run before still at
-//! work when the next one opens, other numbers of shards; another connection reads all the while. And what a
-//! sink into any database must stand.
+//! Hundreds of seeded schedules on real files. Crashes come anywhere, the thread of the run before is still at
+//! work when the next one opens, and the number of shards changes. Another connection reads all the while. And
+//! what a sink into any database must stand.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

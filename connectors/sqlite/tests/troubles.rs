@@ -37,7 +37,7 @@ fn a_lock_is_waited_out_and_pushes_back() {
     assert!(!sink.ready().unwrap(), "a commit that waits still holds its rows");
     other.execute_batch("ROLLBACK").unwrap();
     until(|| sink.ready()).unwrap();
-    // What stands in front of a barrier is taken all the same.
+    // What stands in front of a barrier is taken nevertheless.
     write(&mut sink, 100..400).unwrap();
     epoch(&mut engine, &mut sink).unwrap();
     close(&mut sink).unwrap();
@@ -103,7 +103,7 @@ fn at_least_once_a_seal_waits_for_the_table() {
     close(&mut sink).unwrap();
 }
 
-/// Goal: a file from before commits said by whose count goes on: what it says is applied is not applied again, and
+/// Goal: a file from before commits said by whose count goes on. What it says is applied is not applied again, and
 /// from then on it is this directory's. The file in `golden` is of the last version without.
 #[test]
 fn a_file_from_before_commits_named_directories_goes_on() {

@@ -1,6 +1,6 @@
 //! [`Filer`]: what the thread behind the shards does.
 //!
-//! What the shards say is done in order. A full disk is waited out: the same is tried again. Anything else is
+//! What the shards say is done in order. A full disk is waited out: the work is tried again. Anything else is
 //! final, and a failed sync above all.
 
 use std::collections::{HashMap, VecDeque};
@@ -95,8 +95,9 @@ impl<D: Disk> Filer<D> {
             return Err(Trouble::Wait(why.into()));
         }
         if self.common.is_gone() {
-            // The job has ended while this waited for the lock, and its next run may have had it before: to
-            // recover now would undo what that has done. Asked with the lock, so that nobody comes between.
+            // The job has ended while this waited for the lock, and its next run may have had it
+            // before. To recover now would undo what that run has done. Asked with the lock, so that
+            // nobody comes between.
             return Err(Trouble::Wait("the job has ended".into()));
         }
         let noted = self.noted.as_deref().unwrap_or_default();

@@ -208,7 +208,7 @@ impl Parts {
         .collect()
     }
 
-    /// So many parts of this run can be seen, in the order in which they were due.
+    /// The number of parts of this run that can be seen, in the order in which they were due.
     pub(crate) fn renamed(&mut self, count: u64) {
         while self.renamed < count && self.rolled.pop_front().is_some() {
             self.renamed += 1;

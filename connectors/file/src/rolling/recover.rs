@@ -11,9 +11,9 @@ use super::desk::trouble;
 use super::disk::Disk;
 use super::parts::{INPROGRESS, Noted, OPEN, hidden, unhidden};
 
-/// Finishes what is noted, and removes what is in no note, unless this run is `at_least_once`: then it may
-/// have no notes since it takes no checkpoints, and what it finds may have been promised by a run
-/// that did. `who` is the sink's name, for the log.
+/// Finishes what is noted, and removes what is in no note, unless this run is `at_least_once`. Such a run may have
+/// no notes since it takes no checkpoints, and a run that did may have promised what it finds. `who` is the sink's
+/// name, for the log.
 pub(crate) fn recover(
     disk: &mut impl Disk,
     who: &str,

@@ -85,7 +85,7 @@ pub(crate) fn sensor(i: u64) -> String {
     )
 }
 
-/// The same with its keys in another order each time: nothing can be expected.
+/// That message with its keys in another order each time: nothing can be expected.
 pub(crate) fn shuffled(i: u64) -> String {
     let text = sensor(i);
     let mut fields: Vec<_> = text[1..text.len() - 1].split(',').collect();
@@ -95,7 +95,7 @@ pub(crate) fn shuffled(i: u64) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// The same among 35 other fields.
+/// That message among 35 other fields.
 pub(crate) fn wide(i: u64) -> String {
     let text = sensor(i);
     let mut fields: Vec<String> = text[1..text.len() - 1].split(',').map(String::from).collect();
@@ -115,7 +115,7 @@ pub(crate) fn wide(i: u64) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// The same with white space, as Python's `json.dumps` writes it.
+/// That message with white space, as Python's `json.dumps` writes it.
 pub(crate) fn spaced(i: u64) -> String {
     sensor(i).replace("\":", "\": ").replace(",\"", ", \"")
 }

@@ -125,9 +125,8 @@ const fn others(word: u64) -> u64 {
     (word.wrapping_add(HIGH - 0x0a0a_0a0a_0a0a_0a0a) | word) & HIGH
 }
 
-/// The number with these eight digits, the first in the lowest byte. Pairs are put together, then
-/// each of the four pairs is multiplied with its power of ten, two at a time, so that the sum
-/// stands in the high half.
+/// The number with these eight digits, the first in the lowest byte. Pairs are put together. Then each of the four
+/// pairs is multiplied with its power of ten, two at a time, so that the sum stands in the high half.
 #[inline]
 const fn eight(ones: u64) -> u64 {
     const EVERY_SECOND: u64 = 0x0000_00ff_0000_00ff;

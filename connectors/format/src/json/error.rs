@@ -42,7 +42,7 @@ impl Error {
         self
     }
 
-    /// The same, inside the field `name`.
+    /// This error, inside the field `name`.
     #[cold]
     pub(super) fn in_field(mut self, name: &str) -> Self {
         let dot = if self.0.field.is_empty() || self.0.field.starts_with('[') { "" } else { "." };
@@ -50,7 +50,7 @@ impl Error {
         self
     }
 
-    /// The same, inside element `index` of an array.
+    /// This error, inside element `index` of an array.
     #[cold]
     pub(super) fn in_element(self, index: usize) -> Self {
         self.in_field(&format!("[{index}]"))

@@ -1,27 +1,26 @@
 //! What a decoder remembers of earlier messages: which key followed which, as bytes.
 //!
-//! A device sends the same keys in the same order, with the same white space, in every message. So what
-//! stands between two values, `,"temp":`, is compared as a whole with what stood there last time:
-//! a few instructions instead of a parse of separator, string, colon and white space. What is
-//! remembered was parsed when it was learnt, and equal bytes parse equally, so nothing is taken on
-//! trust. Where they differ, the parser reads the key as if nobody had guessed, and the memory
-//! learns.
+//! A device sends its keys in one order, with one kind of white space, in every message. So what stands between
+//! two values, `,"temp":`, is compared as a whole with what stood there last time. That takes a few instructions,
+//! not a parse of separator, string, colon and white space. What is remembered was parsed when it was learnt, and
+//! equal bytes parse equally, so nothing is taken on trust. Where they differ, the parser reads the key as if
+//! nobody had guessed, and the memory learns.
 //!
 //! Each key remembers its follower rather than its place. So an optional field, or a message of
 //! another kind, costs a miss where it departs and one where it returns. A key's slot is chosen
 //! by a hash of its bytes; nothing grows, and nothing is allocated. When the keys of several
 //! messages in a row come in an order that nobody could expect, the memory rests for a while.
 //!
-//! It also remembers who ignored a key's value. A struct lists its fields; what it does not
-//! list and did ignore is skipped the next time without asking it. (A hand-written visitor that
-//! takes one and the same key now and then must list it, which serde asks of it anyway.)
+//! It also remembers who ignored a key's value. A struct lists its fields; what it does not list and did ignore is
+//! skipped the next time without asking it. (A hand-written visitor that takes one key twice must list it, which
+//! serde asks of it anyway.)
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
 /// Keys remembered at a time.
 const KEYS_MAX: usize = 252;
-/// A key may take one of so many slots.
+/// The number of slots that a key may take.
 const WAYS: usize = 4;
 /// The slot that stands for the beginning of a message: one behind the keys'.
 const START: u8 = 252;
@@ -226,8 +225,8 @@ impl Slot {
         Self { head, tail, len: gap.len() as u8, key, place, next: START, ignored_by: None }
     }
 
-    /// Whether `text` begins with what the slot remembers: two comparisons of a fixed size that overlap,
-    /// where a loop or a call would cost more than the work itself.
+    /// Whether `text` begins with what the slot remembers: two comparisons of a fixed size that overlap. A
+    /// loop or a call would cost more than the work itself.
     #[inline]
     fn begins(&self, text: &[u8]) -> bool {
         let Some(text) = text.get(..usize::from(self.len)) else {

@@ -1,10 +1,9 @@
-//! Numbers: checked against JSON's grammar and read in the same pass.
+//! Numbers: checked against JSON's grammar and read in one pass.
 //!
-//! A decimal of at most 15 digits with a small exponent is computed with one multiplication or
-//! division (Clinger's fast path: both operands are exact, so the result is correctly rounded);
-//! everything else goes through the standard library's parser, which is exact too. Numbers of few
-//! digits, which almost all are, have a path of their own ([`small`]) that gives up at anything
-//! unusual and leaves it to the long one.
+//! A decimal of at most 15 digits with a small exponent is computed with one multiplication or division.
+//! (Clinger's fast path: both operands are exact, so the result is correctly rounded.) Everything else goes
+//! through the standard library's parser, which is exact too. Almost all numbers have few digits and take a path
+//! of their own ([`small`]). It gives up at anything unusual and leaves that to the long path.
 
 use thalweg_kernel::Cause;
 
@@ -137,7 +136,7 @@ impl<'de> Parser<'de, '_> {
     }
 }
 
-/// The same, with zeros behind the end of the payload.
+/// The text with zeros behind the end of the payload.
 #[inline(never)]
 fn small_near_end(rest: &[u8]) -> Option<Small> {
     let mut text = [0; SMALL_BYTES_MAX];

@@ -1,8 +1,8 @@
 //! The cursor over a payload: tokens, strings, literals, and the skipping of whole values.
 //!
-//! The payload was checked to be UTF-8 as a whole, so every slice between two ASCII bytes is a
-//! `&str` at no further cost. Skipping is a loop with one bit per open container, not recursion:
-//! a million opening brackets are refused at the depth limit, with a flat stack.
+//! The payload was checked to be UTF-8 as a whole, so every slice between two ASCII bytes is a `&str` at no
+//! further cost. Skipping is a loop with one bit per open container, not recursion. A million opening brackets are
+//! refused at the depth limit, with a flat stack.
 
 use thalweg_kernel::{Cause, Str};
 

@@ -1,8 +1,8 @@
 //! Where a string ends: sixteen bytes at a time. JSON is mostly strings, so this is most of what
 //! skipping costs.
 //!
-//! No byte is looked at one by one, not even at the end of a payload: what is left there is cut out of
-//! the payload's last sixteen bytes.
+//! No byte is looked at one by one, not even at the end of a payload. What is left there is cut out of the
+//! payload's last sixteen bytes.
 
 use wide::u8x16;
 
@@ -22,7 +22,7 @@ pub(super) fn string_stop(bytes: &[u8], mut at: usize) -> usize {
     string_stop_near_end(bytes, at)
 }
 
-/// The same, with less than a block of bytes left.
+/// The search with less than a block of bytes left.
 #[inline(never)]
 fn string_stop_near_end(bytes: &[u8], at: usize) -> usize {
     let end = bytes.len();

@@ -49,7 +49,7 @@ impl Hand {
         self.context_at(None)
     }
 
-    /// The same in a job that resumes from a checkpoint.
+    /// A source as above, in a job that resumes from a checkpoint.
     pub(crate) fn context_at(&self, position: Option<&[u8]>) -> OpenContext {
         OpenContext { durability: self.durability(position), ..context() }
     }

@@ -1,5 +1,5 @@
-//! Thousands of seeded schedules on a directory in memory. A crash is that of the process, which keeps what
-//! was written, or a power cut, which keeps what was synced and perhaps some of the rest.
+//! Thousands of seeded schedules on a directory in memory. A crash is that of the process, which keeps what was
+//! written, or a power cut. A power cut keeps what was synced and perhaps some of the rest.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ struct State {
     /// The directory after each change since the last sync, which comes first.
     history: Vec<Names>,
     locked: bool,
-    /// So many bytes or names more, and the disk is full.
+    /// The bytes or names that may still be written before the disk is full.
     room: usize,
 }
 
@@ -186,7 +186,7 @@ impl Disk for Memory {
 struct Fake {
     state: Arc<Mutex<State>>,
     desk: Option<Desk<Filer<Memory>>>,
-    /// Threads of earlier runs in the same process.
+    /// Threads of earlier runs in this process.
     old: Vec<Desk<Filer<Memory>>>,
     reader: Reader,
     at_checkpoints: bool,

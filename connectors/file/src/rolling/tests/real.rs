@@ -261,8 +261,8 @@ fn another_jobs_hidden_parts_are_left_alone() {
     assert_eq!(visible(directory.path()), ["number\n0\n"]);
 }
 
-/// Goal: two jobs in one directory never replace each other's parts, and nothing is lost: the later one
-/// ends, and finds its part in its notes when it has a directory to itself.
+/// Goal: two jobs in one directory never replace each other's parts, and nothing is lost. The later one ends, and
+/// finds its part in its notes when it has a directory to itself.
 #[test]
 fn a_name_that_is_taken_ends_the_job() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! Against a simpler truth: a decoder that has read thousands of messages and expects more of the same
-//! decides about each as a parser does that remembers nothing: the same value, or the same
-//! refusal with cause, position and words.
+//! Against a simpler truth: a decoder that has read thousands of messages expects more of their kind. It decides
+//! about each as a parser does that remembers nothing. Both give one value, or one refusal with its cause,
+//! position and words.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -1,11 +1,10 @@
-//! Against a simpler truth: `serde_json` and this decoder accept the same documents with equal
-//! values and refuse the same, valid documents and mutilated ones alike.
+//! Against a simpler truth: `serde_json` and this decoder accept one set of documents, with equal values, and
+//! refuse the others. Documents are valid and mutilated.
 //!
-//! Differences that are meant, and how they are kept out of the comparison: text that is not UTF-8
-//! is refused even where it is skipped (the model is asked only for text); `-0` is an integer
-//! (not generated where an integer is read); floats are exact (compared within one unit in the last
-//! place here, and exactly with the standard library's parser elsewhere); depth (documents stay
-//! under both limits).
+//! Differences that are meant are kept out of the comparison. Text that is not UTF-8 is refused even where it is
+//! skipped (the model is asked only for text). `-0` is an integer (not generated where an integer is read). Floats
+//! are exact (compared within one unit in the last place here, and exactly with the standard library's parser
+//! elsewhere). Documents stay under both depth limits.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use std::fmt::Write;
 
 use super::decode_bytes;
 
-/// A generator of its own (xorshift64*), so that a seed means the same for ever.
+/// A generator of its own (xorshift64*), so that the meaning of a seed never changes.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
