@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use crate::{DecodeError, Message, Origin, Str, Timestamp};
+use crate::{Str, Timestamp};
 
 /// A dead letter keeps at most this much of its payload.
 pub const DEAD_LETTER_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
@@ -79,6 +79,31 @@ impl fmt::Display for Cause {
     }
 }
 
+/// Why a message did not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}: {reason}")]
+pub struct DecodeError {
+    /// The cause as counted.
+    pub cause: Cause,
+    /// Which field, what was found, what was expected.
+    pub reason: String,
+    /// The offending byte's position in the payload.
+    pub position: Option<u64>,
+}
+
+impl DecodeError {
+    /// A refusal for `cause` with its reason, at a byte of the payload where there is one.
+    pub fn new(cause: Cause, reason: impl Into<String>, position: Option<usize>) -> Self {
+        Self { cause, reason: reason.into(), position: position.map(|byte| byte as u64) }
+    }
+}
+
+/// Can tell of an input that was refused after decoding.
+pub trait Origin {
+    /// The dead letter for this input.
+    fn dead_letter(&self, error: DecodeError) -> DeadLetter;
+}
+
 /// A message that could not become a record.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeadLetter {
@@ -116,8 +141,33 @@ impl DeadLetter {
         refused: Timestamp,
         result: &[u8],
     ) -> Self {
-        let error = DecodeError::new(Cause::ResultRefused, reason, None);
-        Message::new(sink, result, refused).dead_letter(error)
+        Self::of_payload(
+            sink,
+            DecodeError::new(Cause::ResultRefused, reason, None),
+            refused,
+            result,
+        )
+    }
+
+    /// A payload that was refused, cut to what a letter keeps. Its partition and offset are for the caller to add.
+    pub(crate) fn of_payload(
+        topic: &str,
+        error: DecodeError,
+        received: Timestamp,
+        payload: &[u8],
+    ) -> Self {
+        let kept = payload.len().min(DEAD_LETTER_PAYLOAD_BYTES_MAX);
+        Self {
+            topic: topic.into(),
+            cause: error.cause,
+            reason: error.reason,
+            position: error.position,
+            partition: None,
+            offset: None,
+            received,
+            payload_bytes: payload.len() as u64,
+            payload: Bytes::copy_from_slice(&payload[..kept]),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::str::Utf8Error;
 
 use bytes::Bytes;
 
-use crate::dead_letter::DEAD_LETTER_PAYLOAD_BYTES_MAX;
-use crate::{Cause, DeadLetter, Origin, Str, Timestamp};
+use crate::dead_letter::{Cause, DeadLetter, DecodeError, Origin};
+use crate::{Str, Timestamp};
 
 /// One message as a connector received it, borrowed for the time of decoding. A connector fills in what its messages
 /// have.
@@ -108,37 +108,11 @@ impl<'a> Message<'a> {
 
 impl Origin for Message<'_> {
     fn dead_letter(&self, error: DecodeError) -> DeadLetter {
-        let kept = self.payload.len().min(DEAD_LETTER_PAYLOAD_BYTES_MAX);
         DeadLetter {
-            topic: self.topic.into(),
-            cause: error.cause,
-            reason: error.reason,
-            position: error.position,
             partition: self.partition.map(Str::from),
             offset: self.offset,
-            received: self.received,
-            payload_bytes: self.payload.len() as u64,
-            payload: Bytes::copy_from_slice(&self.payload[..kept]),
+            ..DeadLetter::of_payload(self.topic, error, self.received, self.payload)
         }
-    }
-}
-
-/// Why a message did not decode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{cause}: {reason}")]
-pub struct DecodeError {
-    /// The cause as counted.
-    pub cause: Cause,
-    /// Which field, what was found, what was expected.
-    pub reason: String,
-    /// The offending byte's position in the payload.
-    pub position: Option<u64>,
-}
-
-impl DecodeError {
-    /// A refusal for `cause` with its reason, at a byte of the payload where there is one.
-    pub fn new(cause: Cause, reason: impl Into<String>, position: Option<usize>) -> Self {
-        Self { cause, reason: reason.into(), position: position.map(|byte| byte as u64) }
     }
 }
 

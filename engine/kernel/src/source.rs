@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use crate::format::DecodeError;
+use crate::dead_letter::{DeadLetter, DecodeError, Origin};
 use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
-use crate::{Cause, ConnectorError, DeadLetter, Epoch, OpenContext, Timestamp};
+use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};
 
 /// What a poll left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +30,6 @@ pub trait Emit<T> {
 
     /// Emits input that could not become a record.
     fn dead_letter(&mut self, letter: DeadLetter);
-}
-
-/// Can tell of an input that was refused after decoding.
-pub trait Origin {
-    /// The dead letter for this input.
-    fn dead_letter(&self, error: DecodeError) -> DeadLetter;
 }
 
 /// The origin of records that no outside input stands behind, such as those of a collection.

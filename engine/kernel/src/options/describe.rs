@@ -1,6 +1,6 @@
 //! [`OptionInfo`]: what is known of one option, for reading it, for its errors, and for who looks it up.
 
-use super::{Setting, units};
+use super::units;
 
 /// One option.
 #[derive(Clone, Copy, Debug)]
@@ -34,14 +34,6 @@ pub enum Fallback {
     Absent(&'static str),
     /// This value, as it would be written.
     Value(fn() -> String),
-}
-
-impl Fallback {
-    /// That of an option of this type whose declaration names none.
-    #[doc(hidden)]
-    pub const fn of<T: Setting>() -> Self {
-        if T::OPTIONAL { Self::Absent("none") } else { Self::Required }
-    }
 }
 
 /// What an option holds.

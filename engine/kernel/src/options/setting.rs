@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::describe::{Kind, OptionInfo};
+use super::describe::{Fallback, Kind, OptionInfo};
 use super::units;
 use super::value::{Raw, Value};
 use super::{Options, check};
@@ -38,6 +38,14 @@ pub trait Setting: Sized {
     /// What a range is about: the number, or a duration's milliseconds.
     fn magnitude(&self) -> Option<i128> {
         None
+    }
+}
+
+impl Fallback {
+    /// That of an option of this type whose declaration names none.
+    #[doc(hidden)]
+    pub const fn of<T: Setting>() -> Self {
+        if T::OPTIONAL { Self::Absent("none") } else { Self::Required }
     }
 }
 
