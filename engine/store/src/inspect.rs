@@ -11,20 +11,7 @@ use thalweg_kernel::{Epoch, StateId, StateInfo};
 
 use crate::tables::Tables;
 use crate::view::View;
-use crate::{EpochRecord, StoreError, env};
-
-/// What an epoch takes on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochInfo {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Whether its record is there.
-    pub recorded: bool,
-    /// The blocks of its changes that are not folded.
-    pub blocks: u32,
-    /// The bytes of its record and blocks.
-    pub bytes: u64,
-}
+use crate::{EpochInfo, EpochRecord, StoreError, env};
 
 /// A state with what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

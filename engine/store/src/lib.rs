@@ -50,12 +50,12 @@ mod tables;
 mod view;
 
 pub use error::StoreError;
-pub use inspect::{EpochInfo, Inspector, StateSummary};
-pub use policy::FoldPolicy;
-pub use record::EpochRecord;
+pub use inspect::{Inspector, StateSummary};
+pub use policy::{FoldPolicy, Resume};
+pub use record::{EpochInfo, EpochRecord};
 pub use store::fold::Folding;
 pub use store::savepoint::Savepoint;
-pub use store::{BLOCK_BYTES_MAX, Resume, Store, StoreOptions};
+pub use store::{BLOCK_BYTES_MAX, Store, StoreOptions};
 
 #[cfg(test)]
 mod measure_tests;

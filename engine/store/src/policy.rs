@@ -3,7 +3,7 @@
 use thalweg_kernel::Epoch;
 use thalweg_kernel::defects::{Defect, seeded};
 
-use crate::{Resume, StoreError};
+use crate::StoreError;
 
 /// When the changelog is folded into the base.
 ///
@@ -35,6 +35,15 @@ impl FoldPolicy {
         let threshold = by_base.min(self.bytes_max).max(self.bytes_min);
         foldable_bytes > 0 && foldable_bytes >= threshold
     }
+}
+
+/// The epoch to go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The newest.
+    Newest,
+    /// This one; later ones are dropped for good.
+    Epoch(Epoch),
 }
 
 /// The epoch to recover, of those stored (in order): none if there is none.

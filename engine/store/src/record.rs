@@ -56,3 +56,16 @@ pub(crate) struct Meta {
 
 /// The format that is written.
 pub(crate) const FORMAT: u32 = 1;
+
+/// What an epoch takes on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochInfo {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Whether its record is there.
+    pub recorded: bool,
+    /// The blocks of its changes that are not folded.
+    pub blocks: u32,
+    /// The bytes of its record and blocks.
+    pub bytes: u64,
+}

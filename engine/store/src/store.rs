@@ -21,7 +21,7 @@ use crate::reader::{Snapshots, StoreReader};
 use crate::record::{FORMAT, Meta};
 use crate::room::Room;
 use crate::tables::{Tables, part_key};
-use crate::{EpochInfo, EpochRecord, FoldPolicy, StoreError, stillborn};
+use crate::{EpochInfo, EpochRecord, FoldPolicy, Resume, StoreError, stillborn};
 
 /// A block of changes has at most this many bytes.
 pub const BLOCK_BYTES_MAX: usize = 1 << 30;
@@ -49,15 +49,6 @@ impl Default for StoreOptions {
         let map_bytes = if usize::BITS >= 64 { 64 << 30 } else { 1 << 30 };
         Self { map_bytes, retained: 1, fold: FoldPolicy::default(), fold_changes_max: 2_048 }
     }
-}
-
-/// The epoch to go on from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// The newest.
-    Newest,
-    /// This one; later ones are dropped for good.
-    Epoch(Epoch),
 }
 
 /// The owner of a state directory.
