@@ -54,6 +54,8 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use thalweg_kernel::{Decode, DecodeError, Message};
 
+use crate::payload::PAYLOAD_BYTES_MAX;
+
 mod access;
 mod de;
 pub(crate) mod digits;
@@ -70,8 +72,6 @@ mod word;
 pub(crate) use error::Error;
 pub(crate) use parser::Parser;
 
-/// Payloads are refused beyond this many bytes unless [`Json::payload_bytes_max`] says otherwise.
-pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 /// Nesting is refused beyond this many levels unless [`Json::depth_max`] says otherwise.
 pub const DEPTH_MAX: usize = 64;
 
@@ -230,7 +230,7 @@ fn decode<T>(
     depth_max: usize,
     state: &mut State,
 ) -> Result<T, DecodeError> {
-    let text = crate::text::checked(message.payload, payload_bytes_max)?;
+    let text = crate::payload::checked(message.payload, payload_bytes_max)?;
     let mut parser = Parser::new(text, depth_max, &mut state.scratch);
     parser.memory = state.memory.begin();
     parser.bindings = message.bindings;

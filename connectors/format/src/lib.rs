@@ -15,12 +15,14 @@
 pub mod csv;
 pub mod json;
 pub mod json_lines;
+mod payload;
 pub mod quoted;
 pub mod raw;
 pub mod text;
 
 pub use csv::Csv;
-pub use json::{Json, JsonSeed, PAYLOAD_BYTES_MAX};
+pub use json::{Json, JsonSeed};
 pub use json_lines::JsonLines;
+pub use payload::PAYLOAD_BYTES_MAX;
 pub use raw::{Raw, RawMessage};
 pub use text::Text;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thalweg_kernel::{Decode, DecodeError, Header, Message, Str, Timestamp};
 
-use crate::{PAYLOAD_BYTES_MAX, text};
+use crate::payload::{PAYLOAD_BYTES_MAX, within};
 
 /// A message with everything that came with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Decode for Raw {
     type Item = RawMessage;
 
     fn decode(&mut self, message: &Message<'_>) -> Result<RawMessage, DecodeError> {
-        text::within(message.payload, self.payload_bytes_max)?;
+        within(message.payload, self.payload_bytes_max)?;
         let own = |(name, value): &(Str, &str)| (name.clone(), Str::from(*value));
         Ok(RawMessage {
             topic: message.topic.into(),

@@ -1,8 +1,8 @@
 //! The payload as text.
 
-use thalweg_kernel::{Cause, Decode, DecodeError, Message};
+use thalweg_kernel::{Decode, DecodeError, Message};
 
-use crate::PAYLOAD_BYTES_MAX;
+use crate::payload::{PAYLOAD_BYTES_MAX, checked};
 
 /// Decodes a payload into the [`String`] it is: UTF-8, whatever it says.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ impl Text {
         Self { payload_bytes_max: PAYLOAD_BYTES_MAX }
     }
 
-    /// Refuses payloads of more than `bytes` bytes, as [`Cause::TooLarge`].
+    /// Refuses payloads of more than `bytes` bytes, as [`TooLarge`](thalweg_kernel::Cause::TooLarge).
     #[must_use]
     pub const fn payload_bytes_max(mut self, bytes: usize) -> Self {
         self.payload_bytes_max = bytes;
@@ -38,37 +38,10 @@ impl Decode for Text {
     }
 }
 
-/// The payload as text, if it is within its bound and UTF-8 throughout.
-#[inline]
-pub(crate) fn checked(payload: &[u8], bytes_max: usize) -> Result<&str, DecodeError> {
-    within(payload, bytes_max)?;
-    simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8(payload))
-}
-
-/// Refuses a payload over its bound.
-#[inline]
-pub(crate) fn within(payload: &[u8], bytes_max: usize) -> Result<(), DecodeError> {
-    if payload.len() <= bytes_max { Ok(()) } else { Err(too_large(payload.len(), bytes_max)) }
-}
-
-#[cold]
-fn too_large(bytes: usize, bytes_max: usize) -> DecodeError {
-    let reason = format!("the payload has {bytes} bytes; {bytes_max} are allowed");
-    DecodeError::new(Cause::TooLarge, reason, None)
-}
-
-#[cold]
-fn not_utf8(payload: &[u8]) -> DecodeError {
-    let position = std::str::from_utf8(payload).map_or_else(|error| error.valid_up_to(), str::len);
-    let byte = payload.get(position).copied().unwrap_or_default();
-    let reason = format!("byte {byte:#04x} is not UTF-8 here");
-    DecodeError::new(Cause::InvalidUtf8, reason, Some(position))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thalweg_kernel::Timestamp;
+    use thalweg_kernel::{Cause, Timestamp};
 
     fn decode(payload: &[u8]) -> Result<String, DecodeError> {
         Text::new().payload_bytes_max(8).decode(&Message::new("t", payload, Timestamp::default()))

@@ -21,7 +21,7 @@ fn forgetful<T: DeserializeOwned>(
     payload: &[u8],
     bindings: Bindings<'_>,
 ) -> Result<T, DecodeError> {
-    let text = crate::text::checked(payload, usize::MAX)?;
+    let text = crate::payload::checked(payload, usize::MAX)?;
     let mut scratch = String::new();
     let mut parser = Parser::new(text, DEPTH_MAX, &mut scratch);
     parser.bindings = bindings;
