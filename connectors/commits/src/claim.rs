@@ -18,7 +18,7 @@
 
 use thalweg_kernel::{Epoch, Lineage, OpenContext, Str};
 
-use crate::desk::Trouble;
+use crate::trouble::Trouble;
 
 /// What an instance has committed last.
 #[derive(Clone, Debug, PartialEq, Eq)]

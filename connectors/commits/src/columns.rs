@@ -6,30 +6,17 @@ use std::sync::Arc;
 use thalweg_kernel::{Changed, ConfigError, RowKind};
 
 use crate::cell::{Cell, Kind, Value};
+use crate::column::{COLUMNS_MAX, Column};
 use crate::note;
 
 /// Writes one column of a record.
 type Bind<T> = Arc<dyn Fn(&T, &mut Vec<u8>) + Send + Sync>;
-
-/// The most columns of a table (SQLite's own limit on parameters is far above).
-pub const COLUMNS_MAX: usize = 1_000;
 
 /// The columns of a table, each bound to a function of the record.
 pub struct Columns<T> {
     columns: Vec<(Column, Bind<T>)>,
     /// What a record's row does, where it may do more than be inserted.
     kind: Option<fn(&T) -> RowKind>,
-}
-
-/// A column's name and type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// Its name, as it stands in the database.
-    pub name: String,
-    /// Its type.
-    pub kind: Kind,
-    /// It belongs to the key: a row replaces the one with the same key.
-    pub key: bool,
 }
 
 impl<T> Columns<T> {

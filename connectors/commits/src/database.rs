@@ -6,10 +6,10 @@ use thalweg_kernel::Str;
 use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::claim::{Claim, Commit};
-use crate::desk::Trouble;
 use crate::ledger::Work;
 use crate::note::Note;
 use crate::refused::Refused;
+use crate::trouble::Trouble;
 
 /// A database whose writer is one thread.
 pub trait Database: Send + 'static {
@@ -82,7 +82,7 @@ pub struct Applied {
 ///
 /// # Errors
 /// See [`Trouble`].
-pub fn look(database: &mut impl Database, claim: Option<&Claim>) -> Result<(), Trouble> {
+pub fn check_claim(database: &mut impl Database, claim: Option<&Claim>) -> Result<(), Trouble> {
     let mut transaction = database.begin()?;
     let Some(claim) = claim else { return Ok(()) };
     transaction.commits()?.iter().try_for_each(|commit| claim.means(commit, true).map(drop))

@@ -12,7 +12,7 @@ use thalweg_kernel::{Epoch, PendingId};
 
 /// A note, kept until its epoch exists and it is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct SealedNote {
     /// Its number.
     pub id: PendingId,
     /// How many rows are in it. (Unknown, 0, of one that was recovered.)
@@ -36,9 +36,9 @@ pub struct Direct {
 #[derive(Debug)]
 pub enum Message {
     /// It is there, resumes from this epoch, and has recovered these notes.
-    Open(Epoch, Vec<Held>),
+    Open(Epoch, Vec<SealedNote>),
     /// `.1` exists; these notes belong to it and to those before it.
-    Commit(u16, Epoch, Vec<Held>),
+    Commit(u16, Epoch, Vec<SealedNote>),
     /// Rows that need not wait.
     Direct(Direct),
     /// This instance has seen everything applied, and says no more.
@@ -53,7 +53,7 @@ pub struct Work {
     /// With it, all of this epoch is applied, and of those before it.
     pub upto: Epoch,
     /// Notes, in the order of their epochs.
-    pub notes: Vec<Held>,
+    pub notes: Vec<SealedNote>,
     /// Rows that are not held back.
     pub direct: Vec<Direct>,
 }
@@ -74,7 +74,7 @@ impl Work {
 struct Instance {
     committed: Epoch,
     closed: bool,
-    held: VecDeque<Held>,
+    held: VecDeque<SealedNote>,
 }
 
 /// See the [module](self).
@@ -83,7 +83,7 @@ pub struct Ledger {
     instances: Vec<Instance>,
     opened: usize,
     restored: Epoch,
-    recovered: Option<Vec<Held>>,
+    recovered: Option<Vec<SealedNote>>,
     direct: Vec<Direct>,
     /// All of this epoch and before it has been handed out.
     upto: Epoch,
@@ -171,9 +171,9 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn held(epoch: u64, instance: u16, number: u32) -> Held {
+    fn held(epoch: u64, instance: u16, number: u32) -> SealedNote {
         let id = PendingId { epoch: Epoch::new(epoch), instance, number };
-        Held { id, rows: 1, note: Bytes::new() }
+        SealedNote { id, rows: 1, note: Bytes::new() }
     }
 
     fn ids(work: Option<Work>) -> Vec<(u64, u16)> {

@@ -2,8 +2,9 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`desk`] | [`Desk`]: the one thread behind the shards, in steps; what it waits out |
-//! | [`office`] | [`Common`]: what the shards and that thread share |
+//! | [`commit_thread`] | [`CommitThread`]: the one thread behind the shards, in steps; what it waits out |
+//! | [`common`] | [`Common`]: what the shards and that thread share |
+//! | [`trouble`] | [`Trouble`]: why something could not be done |
 //!
 //! The rest is for SQL databases, whatever the database: rows gathered per epoch, kept in the epoch's
 //! notes, and applied in one transaction with the number of the epoch.
@@ -11,6 +12,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`cell`] | [`Value`] and [`Cell`]: what a column can hold |
+//! | [`column`] | [`Column`]: what a table's column is called, and what it holds |
 //! | [`columns`] | [`Columns`]: how a record becomes a row |
 //! | `record` | columns of records that can be asked for their fields |
 //! | [`note`] | [`Note`]: rows as bytes, describing themselves |
@@ -20,7 +22,8 @@
 //! | [`refused`] | [`Refused`]: rows that a table does not want, and why |
 //! | [`database`] | [`Database`]: the seam that a database implements |
 //! | [`sink`] | [`RowSink`]: the description of a sink |
-//! | [`rows`] | [`RowOffice`]: what all instances share, and who applies their rows |
+//! | [`rows`] | [`RowCoordinator`]: what all instances share, and [`RowCommitter`], which applies their rows |
+//! | [`row_port`] | [`RowPort`](row_port::RowPort): what the thread has done for one instance |
 //!
 //! And for tests there is [`model`]: the engine's part, played by hand.
 //!
@@ -55,25 +58,28 @@
 //!
 //! # Bounds
 //! An instance is ready while the rows that it holds (written, but not applied) are fewer than
-//! [`HELD_ROWS_MAX`] and [`OUTBOX_BYTES_MAX`]. They leave it only through a commit, so the bound is also
+//! [`HELD_ROWS_MAX`] and [`HELD_BYTES_MAX`]. They leave it only through a commit, so the bound is also
 //! one on rows per epoch: where it is reached, the sink waits for the next epoch. What is written
 //! nevertheless, such as what stands in front of a barrier, is taken.
 
 pub mod cell;
 pub mod claim;
+pub mod column;
 pub mod columns;
+pub mod commit_thread;
+pub mod common;
 pub mod database;
-pub mod desk;
 pub mod ledger;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "it is for tests")]
 pub mod model;
 pub mod note;
-pub mod office;
 mod record;
 pub mod refused;
+pub mod row_port;
 pub mod rows;
 pub mod sink;
+pub mod trouble;
 pub mod writer;
 
 #[cfg(test)]
@@ -81,19 +87,21 @@ mod model_tests;
 
 pub use cell::{Cell, Kind, Value};
 pub use claim::{Claim, Commit};
-pub use columns::{Column, Columns};
+pub use column::Column;
+pub use columns::Columns;
+pub use commit_thread::{CommitThread, Committer, Progress, Step};
+pub use common::{Common, Port};
 pub use database::{Database, Transaction, Written};
-pub use desk::{Clerk, Desk, Progress, Step, Trouble};
 pub use note::{Note, NoteDamaged};
-pub use office::{Common, Port};
 pub use refused::{Refusal, Refused};
-pub use rows::{RowClerk, RowOffice};
+pub use rows::{RowCommitter, RowCoordinator};
 pub use sink::{RowSink, Server};
+pub use trouble::Trouble;
 pub use writer::{Limits, RowWriter};
 
 /// A shard holds at most this many rows that are not applied, unless it is told otherwise.
 pub const HELD_ROWS_MAX: usize = 1_000_000;
 /// A shard holds at most this many bytes of rows that are not applied, unless it is told otherwise.
-pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A note is closed when it has this many bytes.
 pub const NOTE_BYTES: usize = 256 * 1024;

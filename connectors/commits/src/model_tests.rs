@@ -104,17 +104,18 @@ impl Transaction for Begun<'_> {
 #[derive(Default)]
 struct Fake {
     server: Server,
-    desk: Option<Desk<RowClerk<Server>>>,
+    thread: Option<CommitThread<RowCommitter<Server>>>,
     /// Threads of earlier runs in the same process.
-    old: Vec<Desk<RowClerk<Server>>>,
+    old: Vec<CommitThread<RowCommitter<Server>>>,
 }
 
 impl Fake {
     fn begin<T>(&mut self, contexts: &[OpenContext], columns: &Columns<T>) -> Vec<RowWriter<T>> {
-        let (office, desk) = RowOffice::new("fake".into(), &contexts[0], self.server.clone());
-        self.desk = Some(desk);
+        let (coordinator, thread) =
+            RowCoordinator::new("fake".into(), &contexts[0], self.server.clone());
+        self.thread = Some(thread);
         let limits = Limits { rows_max: 25, bytes_max: 1_000 };
-        contexts.iter().map(|cx| office.open(cx, columns.clone(), limits, false)).collect()
+        contexts.iter().map(|cx| coordinator.open(cx, columns.clone(), limits, false)).collect()
     }
 
     fn step(&mut self, random: &mut Random) {
@@ -132,7 +133,7 @@ impl Fake {
                 _ => {}
             }
         }
-        assert_ne!(self.desk.as_mut().unwrap().step(), Step::Failed);
+        assert_ne!(self.thread.as_mut().unwrap().step(), Step::Failed);
     }
 
     fn crash<T>(&mut self, sinks: Vec<RowWriter<T>>, random: &mut Random) {
@@ -141,10 +142,10 @@ impl Fake {
             self.step(random);
         }
         drop(sinks);
-        let desk = self.desk.take();
+        let thread = self.thread.take();
         if random.percent(50) {
             // Only the job ends: the thread is still there.
-            self.old.extend(desk);
+            self.old.extend(thread);
         } else {
             self.old.clear();
         }
@@ -250,13 +251,13 @@ fn notes(columns: Columns<Changed<Entry>>, changes: &[Changed<Entry>]) -> Result
     let mut cx = context(&mut Engine::default());
     cx.durability.checkpoints = false;
     let server = Server::default();
-    let (office, mut desk) = RowOffice::new("fake".into(), &cx, server.clone());
-    let mut sink = office.open(&cx, columns, Limits::default(), false);
+    let (coordinator, mut thread) = RowCoordinator::new("fake".into(), &cx, server.clone());
+    let mut sink = coordinator.open(&cx, columns, Limits::default(), false);
     for &change in changes {
         sink.write(Timestamp::default(), change).map_err(|error| error.to_string())?;
     }
     sink.flush().unwrap();
-    while desk.step() == Step::Worked {}
+    while thread.step() == Step::Worked {}
     let kinds = server.0.lock().unwrap().0.kinds.clone();
     Ok(kinds.concat())
 }

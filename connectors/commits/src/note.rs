@@ -23,7 +23,7 @@
 use thalweg_kernel::RowKind;
 
 use crate::cell::{Kind, Value};
-use crate::columns::{COLUMNS_MAX, Column};
+use crate::column::{COLUMNS_MAX, Column};
 
 const MAGIC: &[u8; 3] = b"TWR";
 const VERSION: u8 = 2;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::cell::Value;
-use crate::columns::Column;
+use crate::column::Column;
 
 /// The rows of one transaction that are kept with their causes, at most; further ones are counted.
 pub const REFUSALS_MAX: usize = 1_024;

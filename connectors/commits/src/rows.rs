@@ -1,59 +1,32 @@
-//! [`RowOffice`]: what the instances of a sink into an SQL database share; and [`RowClerk`], who applies
+//! [`RowCoordinator`]: what the instances of a sink into an SQL database share; and [`RowCommitter`], which applies
 //! their rows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::task::Waker;
 use std::time::SystemTime;
 
 use metrics::{Counter, counter};
-use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, OpenContext, RefusedResults, Timestamp};
+use thalweg_kernel::{ConnectorError, DeadLetter, OpenContext, RefusedResults, Timestamp};
 use tracing::{info, warn};
 
 use crate::claim::Claim;
 use crate::columns::Columns;
-use crate::database::{Applied, Database, apply, look};
-use crate::desk::{Clerk, Desk, Progress, Trouble};
+use crate::commit_thread::{CommitThread, Committer, Progress};
+use crate::common::Common;
+use crate::database::{Applied, Database, apply, check_claim};
 use crate::ledger::{Ledger, Message, Work};
-use crate::office::{Common, Port};
 use crate::refused::{Refusal, Refused};
+use crate::row_port::RowPort;
+use crate::trouble::Trouble;
 use crate::writer::{Limits, RowWriter};
 
-/// What the thread has done for one instance in this run.
-pub struct RowPort {
-    pub(crate) instance: u16,
-    /// What was recovered is applied.
-    pub(crate) recovered: AtomicBool,
-    /// All of this epoch is applied, and of those before it.
-    upto: AtomicU64,
-    /// Rows that were applied, and the bytes of their notes.
-    pub(crate) rows: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    /// Rows that the table has refused.
-    pub(crate) refused: RefusedResults,
-    waker: Waker,
-}
-
-impl RowPort {
-    /// The epoch up to which the instance is applied.
-    pub(crate) fn upto(&self) -> Epoch {
-        Epoch::new(self.upto.load(SeqCst))
-    }
-}
-
-impl Port for RowPort {
-    fn waker(&self) -> &Waker {
-        &self.waker
-    }
-}
-
 /// What all instances of a sink share: put it into the registry of their contexts.
-pub struct RowOffice {
-    to_desk: flume::Sender<Message>,
+pub struct RowCoordinator {
+    to_thread: flume::Sender<Message>,
     common: Arc<Common<RowPort>>,
 }
 
-impl RowOffice {
+impl RowCoordinator {
     /// Looks into the database, and starts the thread. `name` is the sink's, for errors: kind and address.
     ///
     /// What can be waited out is waited out by the thread.
@@ -66,26 +39,26 @@ impl RowOffice {
         cx: &OpenContext,
         mut database: D,
     ) -> Result<Self, ConnectorError> {
-        match look(&mut database, Claim::of(cx).as_ref()) {
+        match check_claim(&mut database, Claim::of(cx).as_ref()) {
             Ok(()) => {}
             Err(Trouble::Wait(why)) => warn!("{name}: waits: {why}"),
             Err(trouble) => return Err(trouble.error(&name)),
         }
-        let (office, desk) = Self::new(name, cx, database);
-        office.common.start(cx, desk)?;
-        Ok(office)
+        let (coordinator, thread) = Self::new(name, cx, database);
+        thread.start(cx)?;
+        Ok(coordinator)
     }
 
-    /// The office, and the desk for the caller to step.
+    /// The coordinator, and its thread for the caller to step.
     pub fn new<D: Database>(
         name: String,
         cx: &OpenContext,
         database: D,
-    ) -> (Self, Desk<RowClerk<D>>) {
+    ) -> (Self, CommitThread<RowCommitter<D>>) {
         // Unbounded as a channel: what is under way is bounded by what the instances may hold.
-        let (to_desk, inbox) = flume::unbounded();
+        let (to_thread, inbox) = flume::unbounded();
         let common = Common::new(name);
-        let clerk = RowClerk {
+        let committer = RowCommitter {
             database,
             claim: Claim::of(cx),
             ledger: Ledger::new(cx.instances),
@@ -94,8 +67,8 @@ impl RowOffice {
             refused: 0,
             meters: Meters::new(cx),
         };
-        let desk = Desk::new(clerk, inbox, Arc::clone(&common));
-        (Self { to_desk, common }, desk)
+        let thread = CommitThread::new(committer, inbox, Arc::clone(&common));
+        (Self { to_thread, common }, thread)
     }
 
     /// The instance on the shard of `cx`. Held back for epochs if the job takes checkpoints, unless it
@@ -117,8 +90,8 @@ impl RowOffice {
             waker: cx.waker.clone(),
         });
         let holds = cx.durability.checkpoints && !at_least_once;
-        let (to_desk, common) = (self.to_desk.clone(), Arc::clone(&self.common));
-        RowWriter::new(columns, limits, holds, port, to_desk, common, &cx.durability)
+        let (to_thread, common) = (self.to_thread.clone(), Arc::clone(&self.common));
+        RowWriter::new(columns, limits, holds, port, to_thread, common, &cx.durability)
     }
 }
 
@@ -145,7 +118,7 @@ impl Meters {
 }
 
 /// Applies rows to a database.
-pub struct RowClerk<D> {
+pub struct RowCommitter<D> {
     database: D,
     claim: Option<Claim>,
     ledger: Ledger,
@@ -156,7 +129,7 @@ pub struct RowClerk<D> {
     meters: Meters,
 }
 
-impl<D: Database> Clerk for RowClerk<D> {
+impl<D: Database> Committer for RowCommitter<D> {
     type Message = Message;
     type Port = RowPort;
 
@@ -201,7 +174,7 @@ impl<D: Database> Clerk for RowClerk<D> {
     }
 }
 
-impl<D> RowClerk<D> {
+impl<D> RowCommitter<D> {
     fn tell(&mut self, work: &Work, applied: &Applied) {
         self.tell_refused(&applied.written.refused);
         let name = self.common.name();

@@ -5,11 +5,12 @@ use std::fmt;
 use thalweg_kernel::{Changed, ConfigError, ConnectorError, OpenContext, Record, SinkSpec, Str};
 
 use crate::cell::Cell;
-use crate::columns::{Column, Columns};
+use crate::column::Column;
+use crate::columns::Columns;
 use crate::database::Database;
-use crate::desk::Trouble;
 use crate::record;
-use crate::rows::RowOffice;
+use crate::rows::RowCoordinator;
+use crate::trouble::Trouble;
 use crate::writer::{Limits, RowWriter};
 
 /// Where it is noted which epochs were applied.
@@ -213,9 +214,9 @@ impl<T, S: Server> RowSink<T, S> {
         self
     }
 
-    /// The same in bytes; by default [`OUTBOX_BYTES_MAX`](crate::OUTBOX_BYTES_MAX).
+    /// The same in bytes; by default [`HELD_BYTES_MAX`](crate::HELD_BYTES_MAX).
     #[must_use]
-    pub fn outbox_bytes_max(mut self, bytes: usize) -> Self {
+    pub fn held_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.bytes_max = bytes;
         self
     }
@@ -232,7 +233,7 @@ impl<T, S: Server> RowSink<T, S> {
         }
         S::check(&self.address, table, &self.columns.names())?;
         for (key, value) in
-            [("held_rows_max", self.limits.rows_max), ("outbox_bytes_max", self.limits.bytes_max)]
+            [("held_rows_max", self.limits.rows_max), ("held_bytes_max", self.limits.bytes_max)]
         {
             if value == 0 {
                 return Err(ConfigError::new(key, value, "1 or more"));
@@ -245,7 +246,7 @@ impl<T, S: Server> RowSink<T, S> {
         format!("{} {}", S::name(&self.address), self.table)
     }
 
-    fn start(&self, cx: &OpenContext) -> Result<RowOffice, ConnectorError> {
+    fn start(&self, cx: &OpenContext) -> Result<RowCoordinator, ConnectorError> {
         let name = self.name();
         self.check()
             .map_err(|cause| ConnectorError::new(&name, "wrong setting").caused_by(cause))?;
@@ -259,7 +260,7 @@ impl<T, S: Server> RowSink<T, S> {
             sink: if stable.is_empty() { cx.operator.clone() } else { stable.clone() },
         };
         let database = S::open(target).map_err(|trouble| trouble.error(&name))?;
-        RowOffice::start(name, cx, database)
+        RowCoordinator::start(name, cx, database)
     }
 }
 
@@ -296,7 +297,7 @@ impl<T: 'static, S: Server> SinkSpec<T> for RowSink<T, S> {
     }
 
     fn open(&self, cx: &OpenContext) -> Result<RowWriter<T>, ConnectorError> {
-        let office = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx))?;
-        Ok(office.open(cx, self.columns.clone(), self.limits, self.at_least_once))
+        let coordinator = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx))?;
+        Ok(coordinator.open(cx, self.columns.clone(), self.limits, self.at_least_once))
     }
 }

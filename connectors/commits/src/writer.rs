@@ -17,10 +17,10 @@ use thalweg_kernel::{
 };
 
 use crate::columns::Columns;
-use crate::ledger::{Direct, Held, Message};
-use crate::office::Common;
-use crate::rows::RowPort;
-use crate::{HELD_ROWS_MAX, NOTE_BYTES, OUTBOX_BYTES_MAX, note};
+use crate::common::Common;
+use crate::ledger::{Direct, Message, SealedNote};
+use crate::row_port::RowPort;
+use crate::{HELD_BYTES_MAX, HELD_ROWS_MAX, NOTE_BYTES, note};
 
 /// How much a shard may hold before it is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows_max: HELD_ROWS_MAX, bytes_max: OUTBOX_BYTES_MAX }
+        Self { rows_max: HELD_ROWS_MAX, bytes_max: HELD_BYTES_MAX }
     }
 }
 
@@ -55,7 +55,7 @@ pub struct RowWriter<T> {
     /// Finished notes of the open epoch.
     full: Vec<(Bytes, u64)>,
     /// Notes of epochs that do not exist yet, as far as is known.
-    sealed: VecDeque<Held>,
+    sealed: VecDeque<SealedNote>,
     /// Notes in the store.
     stored: VecDeque<PendingId>,
     /// Rows written up to a seal that are not held back for it.
@@ -67,7 +67,7 @@ pub struct RowWriter<T> {
     committed: Epoch,
     closed: bool,
     port: Arc<RowPort>,
-    to_desk: flume::Sender<Message>,
+    to_thread: flume::Sender<Message>,
     common: Arc<Common<RowPort>>,
 }
 
@@ -77,13 +77,13 @@ impl<T> RowWriter<T> {
         limits: Limits,
         holds: bool,
         port: Arc<RowPort>,
-        to_desk: flume::Sender<Message>,
+        to_thread: flume::Sender<Message>,
         common: Arc<Common<RowPort>>,
         durability: &Durability,
     ) -> Self {
         let recovered = durability.pending.iter().map(|(id, note)| {
             let (id, note) = (*id, note.clone());
-            Held { id, rows: 0, note }
+            SealedNote { id, rows: 0, note }
         });
         let restored = durability.restored.unwrap_or_default();
         let writer = Self {
@@ -104,7 +104,7 @@ impl<T> RowWriter<T> {
             committed: Epoch::NONE,
             closed: false,
             port,
-            to_desk,
+            to_thread,
             common,
         };
         writer.say(Message::Open(restored, recovered.collect()));
@@ -113,7 +113,7 @@ impl<T> RowWriter<T> {
 
     fn say(&self, message: Message) {
         // Should the thread have gone, it has told why.
-        let _ = self.to_desk.send(message);
+        let _ = self.to_thread.send(message);
     }
 
     /// Adds a row that does what its kind says.
@@ -254,7 +254,7 @@ impl<T> Sink<T> for RowWriter<T> {
         for (note, rows) in self.full.drain(..) {
             let id = pending.put(&note);
             self.stored.push_back(id);
-            self.sealed.push_back(Held { id, rows, note });
+            self.sealed.push_back(SealedNote { id, rows, note });
         }
         self.common.check()
     }

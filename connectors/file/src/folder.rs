@@ -36,8 +36,8 @@ use thalweg_kernel::{
 };
 use tracing::warn;
 
+use crate::position::Position;
 use crate::reader::Input;
-use crate::source::Position;
 
 /// A shard reads at most this many files of a folder at a time, unless
 /// [`FileSource::files_open_max`](crate::FileSource::files_open_max) says otherwise.

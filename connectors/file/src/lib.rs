@@ -8,6 +8,7 @@
 //! | [`stdout`] | [`StdoutSink`]: a table on a terminal, JSON lines in a pipe |
 //! | [`connector`] | what they are as connectors, and what they can be told |
 //! | `folder` | the thread that looks for files of a source which appear while the job runs |
+//! | `position` | where a file is to be read on, as it is stored |
 //! | `reader` | the thread behind each partition of a source |
 //! | `egress` | the I/O thread that both sinks share their code for |
 //!
@@ -17,6 +18,7 @@
 pub mod connector;
 mod egress;
 mod folder;
+mod position;
 mod reader;
 pub mod rolling;
 pub mod sink;

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `parts` | the names of part files, the shard's account of them, and its notes: pure |
 //! | `writer` | [`RollingWriter`]: the sink's instance on a shard |
-//! | `desk` | what the thread behind the shards does, in steps: see [`thalweg_commits`] |
-//! | `office` | what all shards and the thread share |
+//! | `coordinator` | what all instances share, and what starts their thread |
+//! | `committer` | what the thread behind the shards does, in steps: see [`thalweg_commits`] |
+//! | `port` | what a shard and that thread tell each other |
 //! | `disk` | what the thread asks of the file system: a seam |
 //! | `recover` | what is done with the files of an earlier run |
 //!
@@ -43,10 +44,11 @@
 //! out; a failed sync is final. A crash makes small files: what was in progress is finished, not continued.
 //! The file system must rename atomically: no network drives that do not.
 
-mod desk;
+mod committer;
+mod coordinator;
 mod disk;
-mod office;
 mod parts;
+mod port;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -57,8 +59,8 @@ use std::time::{Duration, SystemTime};
 
 use thalweg_kernel::{ConfigError, ConnectorError, Encode, Epoch, OpenContext, SinkSpec};
 
+use coordinator::FileCoordinator;
 use disk::Directory;
-use office::Office;
 use parts::Name;
 pub use writer::RollingWriter;
 
@@ -190,7 +192,7 @@ impl<E> RollingFiles<E> {
         format!("files {}", self.directory.display())
     }
 
-    fn start(&self, cx: &OpenContext) -> Result<Office, ConnectorError> {
+    fn start(&self, cx: &OpenContext) -> Result<FileCoordinator, ConnectorError> {
         let name = self.name();
         self.check()
             .map_err(|cause| ConnectorError::new(&name, "wrong setting").caused_by(cause))?;
@@ -199,7 +201,7 @@ impl<E> RollingFiles<E> {
             let what = "cannot use it: is it a directory, and may you write?";
             ConnectorError::new(&name, what).caused_by(cause)
         })?;
-        Office::start(name, cx, &self.rolling, tag, self.holds(cx), disk)
+        FileCoordinator::start(name, cx, &self.rolling, tag, self.holds(cx), disk)
     }
 
     /// The number of the next part of this instance and run: behind those that are there.
@@ -219,7 +221,7 @@ impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for RollingFiles<E>
     }
 
     fn open(&self, cx: &OpenContext) -> Result<RollingWriter<E>, ConnectorError> {
-        let office = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx))?;
+        let coordinator = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx))?;
         let holds = self.holds(cx);
         let run = match cx.durability.restored {
             _ if !holds => now_ms(),
@@ -227,7 +229,7 @@ impl<T: 'static, E: Encode<T> + Clone + 'static> SinkSpec<T> for RollingFiles<E>
         };
         let instance = cx.shard as u16;
         let next = Name { instance, run, number: self.first_number(instance, run) };
-        office.open(cx, self.encoder.clone(), self.rolling.clone(), holds, next)
+        coordinator.open(cx, self.encoder.clone(), self.rolling.clone(), holds, next)
     }
 }
 

@@ -34,12 +34,13 @@ use std::thread;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, Decode, DecodeError, Discover, Emit, Epoch, Key, KnownPartition,
-    Message, OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus,
-    Timestamp, thread_name,
+    Cause, ConnectorError, Decode, DecodeError, Discover, Emit, Epoch, KnownPartition, Message,
+    OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus, Timestamp,
+    thread_name,
 };
 
 use crate::folder::{Finder, Folder};
+use crate::position::{Position, identity};
 use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
 
 /// Lines are refused beyond this many bytes unless [`FileSource::line_bytes_max`] says otherwise.
@@ -125,11 +126,6 @@ impl<D> FileSource<D> {
 
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-/// What tells a file from others in a stored position: a fixed hash of its path.
-fn identity(path: &Path) -> [u8; 8] {
-    path.display().to_string().key_hash().to_le_bytes()
 }
 
 fn name(path: &Path) -> String {
@@ -238,23 +234,6 @@ where
 /// The partition of a file: its path.
 fn id(path: &Path) -> PartitionId {
     PartitionId::new(path.display().to_string())
-}
-
-/// Where a file is to be read on. Stored little-endian: the byte in eight, the file's [`identity`] in eight, and, of a file of a
-/// folder, its inode in eight, or 0 if it was not opened yet.
-pub(crate) struct Position {
-    pub(crate) offset: u64,
-    file: [u8; 8],
-    pub(crate) inode: u64,
-}
-
-impl Position {
-    pub(crate) fn read(stored: Option<&[u8]>) -> Option<Self> {
-        let (offset, rest) = stored?.split_first_chunk()?;
-        let (file, rest) = rest.split_first_chunk()?;
-        let inode = rest.first_chunk().map_or(0, |inode| u64::from_le_bytes(*inode));
-        Some(Self { offset: u64::from_le_bytes(*offset), file: *file, inode })
-    }
 }
 
 /// One open file.

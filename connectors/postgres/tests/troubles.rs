@@ -80,7 +80,7 @@ fn a_table_with_types_of_its_own() {
 fn a_table_with_a_thousand_columns() {
     let Some(database) = Database::new("wide") else { return };
     let mut sink = PostgresSink::new(config(&database.url), "wide").key("n", |&n: &u64| n);
-    for place in 1..thalweg_commits::columns::COLUMNS_MAX as u64 {
+    for place in 1..thalweg_commits::column::COLUMNS_MAX as u64 {
         sink = sink.column(format!("c{place}"), move |&n| n + place);
     }
     sink.check().unwrap();

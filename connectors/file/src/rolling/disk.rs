@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use thalweg_commits::Trouble;
+
 /// A directory. Names are without it.
 pub(crate) trait Disk: Send + 'static {
     /// An open file.
@@ -29,6 +31,16 @@ pub(crate) trait Disk: Send + 'static {
     /// Fails with `AlreadyExists` if there is a file called `to`.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&mut self, name: &str) -> io::Result<()>;
+}
+
+/// What an error of a disk means, but for one of a sync, which is always final.
+pub(super) fn trouble(what: String) -> impl Fn(io::Error) -> Trouble {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Trouble::Wait(format!("{what}: {error}: make room; nothing is lost meanwhile"))
+        }
+        _ => Trouble::Final(format!("{what}: {error}")),
+    }
 }
 
 /// A real one.

@@ -7,8 +7,7 @@ use std::io;
 use thalweg_commits::Trouble;
 use tracing::{info, warn};
 
-use super::desk::trouble;
-use super::disk::Disk;
+use super::disk::{Disk, trouble};
 use super::parts::{INPROGRESS, Noted, OPEN, hidden, unhidden};
 
 /// Finishes what is noted, and removes what is in no note, unless this run is `at_least_once`. Such a run may have

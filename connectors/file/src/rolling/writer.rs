@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use thalweg_commits::Common;
 use thalweg_kernel::{ConnectorError, Encode, Epoch, Pending, PendingId, Sink, Timestamp};
 
-use super::office::{FilePort, Message};
 use super::parts::Parts;
+use super::port::{FilePort, Message};
 use super::{QUEUED_BYTES_MAX, Rolling};
 use crate::egress::CHUNK_BYTES;
 
@@ -29,7 +29,7 @@ pub struct RollingWriter<E> {
     sealed: Epoch,
     closed: bool,
     port: Arc<FilePort>,
-    to_desk: flume::Sender<Message>,
+    to_thread: flume::Sender<Message>,
     spare: flume::Receiver<Vec<u8>>,
     common: Arc<Common<FilePort>>,
 }
@@ -43,7 +43,7 @@ impl<E> RollingWriter<E> {
         holds: bool,
         recovered: Vec<PendingId>,
         port: Arc<FilePort>,
-        (to_desk, spare): (flume::Sender<Message>, flume::Receiver<Vec<u8>>),
+        (to_thread, spare): (flume::Sender<Message>, flume::Receiver<Vec<u8>>),
         common: Arc<Common<FilePort>>,
     ) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl<E> RollingWriter<E> {
             sealed: Epoch::NONE,
             closed: false,
             port,
-            to_desk,
+            to_thread,
             spare,
             common,
         }
@@ -67,7 +67,7 @@ impl<E> RollingWriter<E> {
 
     fn say(&self, message: Message) {
         // Should the thread have gone, it has told why.
-        let _ = self.to_desk.send(message);
+        let _ = self.to_thread.send(message);
     }
 
     /// Begins a part with its header.

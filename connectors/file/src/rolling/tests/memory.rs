@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use thalweg_kernel::OpenContext;
 
-use thalweg_commits::{Clerk, Desk, Step};
+use thalweg_commits::{CommitThread, Committer, Step};
 
-use super::super::desk::Filer;
+use super::super::committer::FileCommitter;
 use super::super::disk::Disk;
 use super::*;
 use thalweg_commits::model::{self, Random, World};
@@ -185,9 +185,9 @@ impl Disk for Memory {
 
 struct Fake {
     state: Arc<Mutex<State>>,
-    desk: Option<Desk<Filer<Memory>>>,
+    thread: Option<CommitThread<FileCommitter<Memory>>>,
     /// Threads of earlier runs in this process.
-    old: Vec<Desk<Filer<Memory>>>,
+    old: Vec<CommitThread<FileCommitter<Memory>>>,
     reader: Reader,
     at_checkpoints: bool,
 }
@@ -205,12 +205,13 @@ impl World for Fake {
         };
         let cx = &contexts[0];
         let disk = Memory { state: Arc::clone(&self.state), holds_lock: false };
-        let (office, desk) = Office::new("fake".into(), cx, &rolling, TAG, true, disk);
-        self.desk = Some(desk);
+        let (coordinator, thread) =
+            FileCoordinator::new("fake".into(), cx, &rolling, TAG, true, disk);
+        self.thread = Some(thread);
         let run = cx.durability.restored.unwrap_or_default().number();
         let open = |cx: &OpenContext| {
             let next = Name { instance: cx.shard as u16, run, number: 0 };
-            office.open(cx, Numbers, rolling.clone(), true, next).unwrap()
+            coordinator.open(cx, Numbers, rolling.clone(), true, next).unwrap()
         };
         contexts.iter().map(open).collect()
     }
@@ -226,23 +227,23 @@ impl World for Fake {
                 _ => {}
             }
         }
-        let desk = self.desk.as_mut().unwrap();
+        let thread = self.thread.as_mut().unwrap();
         if random.percent(5) {
-            desk.clerk().tick(std::time::Instant::now() + 2 * ROLL_AFTER);
+            thread.committer().tick(std::time::Instant::now() + 2 * ROLL_AFTER);
         }
-        assert_ne!(desk.step(), Step::Failed);
+        assert_ne!(thread.step(), Step::Failed);
     }
 
     fn crash(&mut self, sinks: Vec<Self::Sink>, random: &mut Random) {
-        let desk = self.desk.take().unwrap();
+        let thread = self.thread.take().unwrap();
         if random.percent(50) {
             // Only the job ends: the thread is still there.
             drop(sinks);
-            self.old.push(desk);
+            self.old.push(thread);
             return;
         }
         let power = random.percent(50);
-        drop((sinks, desk));
+        drop((sinks, thread));
         self.old.clear();
         if power {
             self.state.lock().unwrap().power_cut(random);
@@ -276,7 +277,7 @@ fn play(seeds: std::ops::Range<u64>, at_checkpoints: bool) {
         let state = Arc::<Mutex<State>>::default();
         state.lock().unwrap().synced_names();
         let (old, reader) = (Vec::new(), Reader::default());
-        model::play(&mut Fake { state, desk: None, old, reader, at_checkpoints }, seed, 150, 15);
+        model::play(&mut Fake { state, thread: None, old, reader, at_checkpoints }, seed, 150, 15);
     }
 }
 

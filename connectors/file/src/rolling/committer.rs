@@ -1,4 +1,4 @@
-//! [`Filer`]: what the thread behind the shards does.
+//! [`FileCommitter`]: what the thread behind the shards does.
 //!
 //! What the shards say is done in order. A full disk is waited out: the work is tried again. Anything else is
 //! final, and a failed sync above all.
@@ -9,26 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
-use thalweg_commits::{Clerk, Common, Progress, Trouble};
+use thalweg_commits::{Committer, Common, Progress, Trouble};
 use thalweg_kernel::Epoch;
 use thalweg_kernel::defects::{Defect, seeded};
 
 use super::Rolling;
-use super::disk::Disk;
-use super::office::{FilePort, Message};
+use super::disk::{Disk, trouble};
 use super::parts::{Name, Noted, OPEN, hidden};
+use super::port::{FilePort, Message};
 use super::recover::{recover, rename};
 use crate::egress::CHUNK_BYTES;
-
-/// What an error means, but for one of a sync, which is always final.
-pub(super) fn trouble(what: String) -> impl Fn(io::Error) -> Trouble {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Trouble::Wait(format!("{what}: {error}: make room; nothing is lost meanwhile"))
-        }
-        _ => Trouble::Final(format!("{what}: {error}")),
-    }
-}
 
 fn sync_failed(error: io::Error) -> Trouble {
     Trouble::Final(format!("cannot sync: {error}: start again to recover"))
@@ -45,7 +35,7 @@ struct Open<F> {
 }
 
 /// See the [module](self).
-pub(crate) struct Filer<D: Disk> {
+pub(crate) struct FileCommitter<D: Disk> {
     disk: D,
     rolling: Rolling,
     tag: u64,
@@ -62,7 +52,7 @@ pub(crate) struct Filer<D: Disk> {
     common: Arc<Common<FilePort>>,
 }
 
-impl<D: Disk> Filer<D> {
+impl<D: Disk> FileCommitter<D> {
     pub(crate) fn new(
         disk: D,
         rolling: Rolling,
@@ -231,7 +221,7 @@ impl<D: Disk> Filer<D> {
     }
 }
 
-impl<D: Disk> Clerk for Filer<D> {
+impl<D: Disk> Committer for FileCommitter<D> {
     type Message = Message;
     type Port = FilePort;
 

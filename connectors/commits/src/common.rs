@@ -1,13 +1,12 @@
-//! [`Common`]: what the shards and the one thread behind a sink share, and how that thread is started.
+//! [`Common`]: what the shards and the one thread behind a sink share.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::thread;
 
-use thalweg_kernel::{ConnectorError, OpenContext, thread_name};
+use thalweg_kernel::ConnectorError;
 
-use crate::desk::{Clerk, Desk, Trouble};
+use crate::trouble::Trouble;
 
 /// What the thread has done for one instance of a sink, for that to read.
 pub trait Port: Send + Sync + 'static {
@@ -81,39 +80,5 @@ impl<P: Port> Common<P> {
         // Only the first one tells what happened.
         let _ = self.failure.set(why);
         self.ports().iter().for_each(|port| port.waker().wake_by_ref());
-    }
-
-    /// Starts the thread at `desk`.
-    ///
-    /// # Errors
-    /// If there is no thread to be had.
-    pub fn start<C: Clerk<Port = P>>(
-        self: &Arc<Self>,
-        cx: &OpenContext,
-        desk: Desk<C>,
-    ) -> Result<(), ConnectorError> {
-        let witness = Witness(Arc::clone(self));
-        let span = tracing::Span::current();
-        let body = move || {
-            let _tells_of_a_panic = witness;
-            span.in_scope(|| desk.run());
-        };
-        let name = thread_name(&cx.job, &format!("out{}", cx.operator_id));
-        let started = thread::Builder::new().name(name).spawn(body);
-        started
-            .map(drop)
-            .map_err(|cause| self.error("cannot start its I/O thread").caused_by(cause))
-    }
-}
-
-/// Tells the shards if the thread panics.
-struct Witness<P: Port>(Arc<Common<P>>);
-
-impl<P: Port> Drop for Witness<P> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let what = "the I/O thread ended unexpectedly; its panic message is in the log";
-            self.0.fail(Trouble::Final(what.to_owned()));
-        }
     }
 }

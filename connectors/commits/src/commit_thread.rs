@@ -1,4 +1,4 @@
-//! [`Desk`]: the thread behind the shards, in steps. What is done there is a [`Clerk`]'s.
+//! [`CommitThread`]: the thread behind the shards, in steps. A [`Committer`] says what is done in them.
 //!
 //! # Waiting
 //! What can be waited out (a lock, a full disk, a server that is away) is tried again, after 20 ms at first
@@ -6,51 +6,20 @@
 //! else ends this attempt of the job, and what every attempt would meet again ends the job.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use thalweg_kernel::ConnectorError;
+use thalweg_kernel::{ConnectorError, OpenContext, thread_name};
 use tracing::{info, warn};
 
-use crate::note::NoteDamaged;
-use crate::office::{Common, Port};
+use crate::common::{Common, Port};
+use crate::trouble::Trouble;
 
 const PAUSE_MS_MIN: u64 = 20;
 const PAUSE_MS_MAX: u64 = 1_000;
 
-/// Why something could not be done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// Somebody else has the lock, the disk is full, the server is away: it is tried again. Says what
-    /// would help.
-    #[error("{0}")]
-    Wait(String),
-    /// The job fails, and is started again as its restart strategy says: somebody may have mended it. Says
-    /// what to do.
-    #[error("{0}")]
-    Final(String),
-    /// The job ends: every attempt would meet it again. Says what to do.
-    #[error("{0}")]
-    Lasting(String),
-}
-
-/// A note stays as it is.
-impl From<NoteDamaged> for Trouble {
-    fn from(error: NoteDamaged) -> Self {
-        Self::Lasting(error.to_string())
-    }
-}
-
-impl Trouble {
-    /// The same as the error of the sink called `name`.
-    #[cold]
-    pub fn error(&self, name: &str) -> ConnectorError {
-        let error = ConnectorError::new(name, self.to_string());
-        if matches!(self, Self::Lasting(_)) { error.lasting() } else { error }
-    }
-}
-
-/// Who does the work at a desk.
-pub trait Clerk: Send + 'static {
+/// What the thread does.
+pub trait Committer: Send + 'static {
     /// What a shard says.
     type Message: Send + 'static;
     /// What is known of an instance.
@@ -98,30 +67,34 @@ pub enum Step {
 }
 
 /// See the [module](self).
-pub struct Desk<C: Clerk> {
-    clerk: C,
+pub struct CommitThread<C: Committer> {
+    committer: C,
     inbox: flume::Receiver<C::Message>,
     common: Arc<Common<C::Port>>,
     /// The shards have gone.
     alone: bool,
 }
 
-impl<C: Clerk> Desk<C> {
-    /// A desk where `clerk` hears what comes into `inbox`.
-    pub fn new(clerk: C, inbox: flume::Receiver<C::Message>, common: Arc<Common<C::Port>>) -> Self {
-        Self { clerk, inbox, common, alone: false }
+impl<C: Committer> CommitThread<C> {
+    /// A thread on which `committer` hears what comes into `inbox`; nothing runs until it is started or stepped.
+    pub fn new(
+        committer: C,
+        inbox: flume::Receiver<C::Message>,
+        common: Arc<Common<C::Port>>,
+    ) -> Self {
+        Self { committer, inbox, common, alone: false }
     }
 
-    /// Who works here.
-    pub fn clerk(&mut self) -> &mut C {
-        &mut self.clerk
+    /// What it does.
+    pub fn committer(&mut self) -> &mut C {
+        &mut self.committer
     }
 
     /// Hears what the shards have said, and does one thing.
     pub fn step(&mut self) -> Step {
         loop {
             match self.inbox.try_recv() {
-                Ok(message) => self.clerk.hear(message),
+                Ok(message) => self.committer.hear(message),
                 Err(flume::TryRecvError::Empty) => break,
                 Err(flume::TryRecvError::Disconnected) => {
                     self.alone = true;
@@ -129,7 +102,7 @@ impl<C: Clerk> Desk<C> {
                 }
             }
         }
-        match self.clerk.work(self.alone) {
+        match self.committer.work(self.alone) {
             Ok(Progress::Worked) => Step::Worked,
             Ok(Progress::Idle) => Step::Idle,
             Ok(Progress::Done) => Step::Done,
@@ -143,8 +116,27 @@ impl<C: Clerk> Desk<C> {
         }
     }
 
+    /// Starts the thread, for the operator of `cx`.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub fn start(self, cx: &OpenContext) -> Result<(), ConnectorError> {
+        let common = Arc::clone(&self.common);
+        let witness = Witness(Arc::clone(&common));
+        let span = tracing::Span::current();
+        let body = move || {
+            let _tells_of_a_panic = witness;
+            span.in_scope(|| self.run());
+        };
+        let name = thread_name(&cx.job, &format!("out{}", cx.operator_id));
+        let started = thread::Builder::new().name(name).spawn(body);
+        started
+            .map(drop)
+            .map_err(|cause| common.error("cannot start its I/O thread").caused_by(cause))
+    }
+
     /// The thread's body.
-    pub(crate) fn run(mut self) {
+    fn run(mut self) {
         let (mut pause_ms, mut tries) = (PAUSE_MS_MIN, 0_u64);
         loop {
             match self.step() {
@@ -153,15 +145,15 @@ impl<C: Clerk> Desk<C> {
                         info!("{}: goes on after {tries} attempts", self.common.name());
                         (pause_ms, tries) = (PAUSE_MS_MIN, 0);
                     }
-                    self.clerk.tick(Instant::now());
+                    self.committer.tick(Instant::now());
                 }
                 Step::Idle => {
-                    let heard = match self.clerk.tick(Instant::now()) {
+                    let heard = match self.committer.tick(Instant::now()) {
                         Some(due) => self.inbox.recv_deadline(due),
                         None => self.inbox.recv().map_err(Into::into),
                     };
                     match heard {
-                        Ok(message) => self.clerk.hear(message),
+                        Ok(message) => self.committer.hear(message),
                         Err(flume::RecvTimeoutError::Timeout) => {}
                         Err(flume::RecvTimeoutError::Disconnected) => self.alone = true,
                     }
@@ -173,12 +165,24 @@ impl<C: Clerk> Desk<C> {
                     }
                     let until = Instant::now() + Duration::from_millis(pause_ms);
                     while let Ok(message) = self.inbox.recv_deadline(until) {
-                        self.clerk.hear(message);
+                        self.committer.hear(message);
                     }
                     pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
                 }
                 Step::Failed | Step::Done => return,
             }
+        }
+    }
+}
+
+/// Tells the shards if the thread panics.
+struct Witness<P: Port>(Arc<Common<P>>);
+
+impl<P: Port> Drop for Witness<P> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let what = "the I/O thread ended unexpectedly; its panic message is in the log";
+            self.0.fail(Trouble::Final(what.to_owned()));
         }
     }
 }

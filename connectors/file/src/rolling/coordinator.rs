@@ -1,68 +1,29 @@
-//! What all shards and the thread share, and what they say to each other.
+//! [`FileCoordinator`]: what all instances of the sink share, and what starts their thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::task::Waker;
 
-use thalweg_commits::{Common, Desk, Port};
-use thalweg_kernel::{ConnectorError, Epoch, OpenContext};
+use thalweg_commits::{CommitThread, Common};
+use thalweg_kernel::{ConnectorError, OpenContext};
 
 use super::Rolling;
-use super::desk::Filer;
+use super::committer::FileCommitter;
 use super::disk::Disk;
-use super::parts::{INPROGRESS, Name, Noted, OPEN, Parts, read_note};
+use super::parts::{INPROGRESS, Name, OPEN, Parts, read_note};
+use super::port::{FilePort, Message};
 use super::writer::RollingWriter;
 
 /// Written chunks that are kept for use again.
 const CHUNKS_SPARE_MAX: usize = 32;
 
-/// What a shard says.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// It is there, and has recovered these parts.
-    Open(Vec<Noted>),
-    /// Whole lines of a part, and where they belong.
-    Write(Name, u64, Vec<u8>),
-    /// A part gets no more.
-    Roll(Name),
-    /// All that an instance has written is to survive a power cut.
-    Seal(u16, Epoch),
-    /// Parts of an instance may be seen.
-    Show(u16, Vec<Name>),
-    /// An instance says no more: all it has written can be seen, or it has gone before that.
-    Close(bool),
-}
-
-/// What the thread has done for one instance.
-pub(crate) struct FilePort {
-    pub(crate) instance: u16,
-    pub(crate) recovered: AtomicBool,
-    /// The newest epoch whose bytes are synced.
-    pub(crate) sealed: AtomicU64,
-    /// How many of its parts can be seen.
-    pub(crate) renamed: AtomicU64,
-    pub(crate) queued_bytes: AtomicUsize,
-    /// The shard waits for room in the queue.
-    pub(crate) waits: AtomicBool,
-    /// 1 + the number of the part that is old or silent enough to be rolled.
-    pub(crate) roll: AtomicU64,
-    pub(crate) waker: Waker,
-}
-
-impl Port for FilePort {
-    fn waker(&self) -> &Waker {
-        &self.waker
-    }
-}
-
 /// What all instances share.
-pub(crate) struct Office {
-    to_desk: flume::Sender<Message>,
+pub(crate) struct FileCoordinator {
+    to_thread: flume::Sender<Message>,
     spare: flume::Receiver<Vec<u8>>,
     common: Arc<Common<FilePort>>,
 }
 
-impl Office {
+impl FileCoordinator {
     /// Starts the thread.
     pub(crate) fn start(
         name: String,
@@ -72,12 +33,12 @@ impl Office {
         holds: bool,
         disk: impl Disk,
     ) -> Result<Self, ConnectorError> {
-        let (office, desk) = Self::new(name, cx, rolling, tag, holds, disk);
-        office.common.start(cx, desk)?;
-        Ok(office)
+        let (coordinator, thread) = Self::new(name, cx, rolling, tag, holds, disk);
+        thread.start(cx)?;
+        Ok(coordinator)
     }
 
-    /// The office, and the desk for the caller to step.
+    /// The coordinator, and its thread for the caller to step.
     pub(crate) fn new<D: Disk>(
         name: String,
         cx: &OpenContext,
@@ -85,17 +46,23 @@ impl Office {
         tag: u64,
         holds: bool,
         disk: D,
-    ) -> (Self, Desk<Filer<D>>) {
+    ) -> (Self, CommitThread<FileCommitter<D>>) {
         // Unbounded as a channel; `queued_bytes` is its bound.
-        let (to_desk, inbox) = flume::unbounded();
+        let (to_thread, inbox) = flume::unbounded();
         let (give_back, spare) = flume::bounded(CHUNKS_SPARE_MAX);
         let common = Common::new(name);
         let kind = if holds { INPROGRESS } else { OPEN };
         let rolling = rolling.clone();
-        let filer =
-            Filer::new(disk, rolling, (tag, kind), cx.instances, give_back, Arc::clone(&common));
-        let desk = Desk::new(filer, inbox, Arc::clone(&common));
-        (Self { to_desk, spare, common }, desk)
+        let committer = FileCommitter::new(
+            disk,
+            rolling,
+            (tag, kind),
+            cx.instances,
+            give_back,
+            Arc::clone(&common),
+        );
+        let thread = CommitThread::new(committer, inbox, Arc::clone(&common));
+        (Self { to_thread, spare, common }, thread)
     }
 
     /// The instance on the shard of `cx`, whose parts are numbered from `next` on.
@@ -126,7 +93,7 @@ impl Office {
             waker: cx.waker.clone(),
         });
         // Should the thread have gone, it has told why.
-        let _ = self.to_desk.send(Message::Open(noted));
+        let _ = self.to_thread.send(Message::Open(noted));
         Ok(RollingWriter::new(
             encoder,
             rolling,
@@ -134,7 +101,7 @@ impl Office {
             holds,
             cx.durability.pending.iter().map(|(id, _)| *id).collect(),
             port,
-            (self.to_desk.clone(), self.spare.clone()),
+            (self.to_thread.clone(), self.spare.clone()),
             Arc::clone(&self.common),
         ))
     }
