@@ -23,6 +23,7 @@ use std::time::Duration;
 use thalweg_kernel::options::{Declared, Options, Origin, Raw, Secret, Table, Value};
 use thalweg_kernel::{ConfigError, choices, options};
 use tokio_postgres::config::{Host, SslMode};
+use tokio_rustls::rustls::ClientConfig;
 use url::form_urlencoded;
 
 /// The user where the URL names none.
@@ -159,7 +160,7 @@ impl PostgresConfig {
                 if self.cert.is_some() { ("sslkey", "sslcert") } else { ("sslcert", "sslkey") };
             return Err(ConfigError::missing(key, format!("the PEM file that belongs to {other}")));
         }
-        if self.is_encrypted() { crate::tls::client_config(self).map(drop) } else { Ok(()) }
+        if self.is_encrypted() { self.tls().map(drop) } else { Ok(()) }
     }
 
     /// Whether every host is this machine.
@@ -174,6 +175,16 @@ impl PostgresConfig {
     /// Whether the connection is encrypted, and the server verified.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted.unwrap_or_else(|| !self.is_local())
+    }
+
+    /// The client's side of TLS as configured: reads the files it names.
+    pub(crate) fn tls(&self) -> Result<ClientConfig, ConfigError> {
+        thalweg_tls::client_config(
+            "server",
+            ("sslrootcert", self.ca.as_deref()),
+            ("sslcert", self.cert.as_deref()),
+            ("sslkey", self.key.as_deref()),
+        )
     }
 
     /// With password and limits.

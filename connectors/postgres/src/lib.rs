@@ -11,7 +11,6 @@
 //! | `batch` | the rows of a note as arrays, one a column: pure |
 //! | `statements` | the SQL text: pure |
 //! | `trouble` | what an error means: pure |
-//! | `tls` | certificates |
 //! | [`testing`] | a private server for tests (feature `testing`) |
 //!
 //! All reading and writing is done by one thread for all shards; a shard only appends to a buffer of
@@ -27,7 +26,6 @@ mod statements;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tls;
 mod trouble;
 
 pub use config::PostgresConfig;

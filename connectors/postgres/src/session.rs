@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
 
 use crate::config::PostgresConfig;
 use crate::statements::{self, quoted};
 use crate::table::{Found, Shape};
-use crate::tls;
 use crate::trouble::{text, trouble};
 
 /// How long to wait for the lock of a sink before the transaction is tried again from its beginning.
@@ -46,11 +46,14 @@ impl Session {
         let config = &target.address;
         let wrong = |error: thalweg_kernel::ConfigError| Trouble::Final(error.to_string());
         let server = config.complete().map_err(wrong)?;
-        let encryption = config.is_encrypted().then(|| tls::connector(config)).transpose();
+        let encryption = config.is_encrypted().then(|| config.tls()).transpose();
         let encryption = encryption.map_err(wrong)?;
         let connected = async {
             match encryption {
-                Some(tls) => server.connect(tls).await.map(|(c, way)| (c, drive(config, way))),
+                Some(tls) => {
+                    let tls = MakeRustlsConnect::new(tls);
+                    server.connect(tls).await.map(|(c, way)| (c, drive(config, way)))
+                }
                 None => server.connect(NoTls).await.map(|(c, way)| (c, drive(config, way))),
             }
         };
