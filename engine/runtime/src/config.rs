@@ -1,56 +1,14 @@
 //! How a job is run: shards, driver, waiting, sizes.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use thalweg_flow::Tuning;
 use thalweg_kernel::{ConfigError, KeyGroups};
 
 use crate::driver::affinity;
+use crate::driver::kind::DriverKind;
 use crate::protocol::RestartStrategy;
 use crate::storage::StateBackend;
-
-/// Who steps the shards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DriverKind {
-    /// Glommio where io_uring works, plain threads elsewhere.
-    #[default]
-    Auto,
-    /// A glommio executor per shard. Fails where io_uring is blocked.
-    Glommio,
-    /// A plain thread per shard.
-    Threads,
-    /// All shards on the calling thread, with a virtual clock; all chance comes from the seed.
-    Simulated {
-        /// Decides the order of steps and the sizes of batches.
-        seed: u64,
-    },
-}
-
-impl FromStr for DriverKind {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "glommio" => Ok(Self::Glommio),
-            "threads" => Ok(Self::Threads),
-            _ => Err(ConfigError::new("driver", text, "auto, glommio, threads")),
-        }
-    }
-}
-
-impl fmt::Display for DriverKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Glommio => f.write_str("glommio"),
-            Self::Threads => f.write_str("threads"),
-            Self::Simulated { seed } => write!(f, "simulated, seed {seed}"),
-        }
-    }
-}
 
 /// When checkpoints are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod affinity;
 mod glommio;
+pub(crate) mod kind;
 mod probe;
 pub(crate) mod sim;
 mod threads;
@@ -11,17 +12,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thalweg_flow::{BuildContext, Now, Shard, Step, Storage};
+use thalweg_flow::{BuildContext, Flow, Now, Shard, Step, Storage};
 use thalweg_kernel::{
     ConnectorError, Shared, Str, Timestamp, message_of_panic, thread_name, time::millis,
 };
 
-use crate::config::{DriverKind, RuntimeConfig};
+use crate::config::RuntimeConfig;
+use crate::driver::kind::DriverKind;
 use crate::driver::sim::Simulation;
-use crate::job::Describe;
+use crate::error::JobError;
 use crate::metrics::{PUBLISH_EVERY, Publisher};
 use crate::protocol::{Follower, Phase, Report};
-use crate::running::{Attempt, Control, JobError, News};
+use crate::running::{Attempt, Control, News};
 use crate::signal::Signal;
 
 /// The simulation that `config` asks for, if it does.
@@ -31,6 +33,9 @@ pub(crate) fn simulation(config: &RuntimeConfig) -> Option<Simulation> {
         DriverKind::Auto | DriverKind::Glommio | DriverKind::Threads => None,
     }
 }
+
+/// A job's description, to be called on every shard.
+pub(crate) type Describe = Arc<dyn Fn(&Flow) + Send + Sync>;
 
 /// A job's shards on threads of their own: one life of it.
 pub(crate) struct Shards {
@@ -56,7 +61,11 @@ impl Shards {
         let wakers: Arc<[_]> = signals.iter().map(Signal::waker).collect::<Vec<_>>().into();
         let attempt = Arc::new(Attempt::new(Arc::clone(&wakers), news.clone()));
         let shared = Arc::<Shared>::default();
-        let cores = affinity::of_each_shard(config);
+        let cores = if config.pin {
+            affinity::of_each_shard(&config.cores, config.shards)
+        } else {
+            Vec::new()
+        };
         let mut shards = Self { attempt: Arc::clone(&attempt), threads: Vec::new() };
         for (shard, signal) in signals.into_iter().enumerate() {
             let cx = BuildContext {

@@ -7,9 +7,10 @@ use thalweg_flow::{Flow, Graph, Shard};
 use thalweg_kernel::{ConnectorError, Str};
 
 use crate::config::RuntimeConfig;
-use crate::driver;
+use crate::driver::{self, Describe};
+use crate::error::JobError;
 use crate::metrics::Snapshot;
-use crate::running::{JobError, Running};
+use crate::running::Running;
 use crate::supervisor;
 
 /// A job: its name, and the closure that describes its dataflow.
@@ -21,9 +22,6 @@ pub struct Job {
     name: Str,
     describe: Describe,
 }
-
-/// A job's description, to be called on every shard.
-pub(crate) type Describe = Arc<dyn Fn(&Flow) + Send + Sync>;
 
 impl Job {
     /// A job called `name`, described by `describe`.

@@ -24,6 +24,7 @@
 
 mod config;
 mod driver;
+mod error;
 mod job;
 mod metrics;
 pub mod protocol;
@@ -32,13 +33,15 @@ mod signal;
 mod storage;
 mod supervisor;
 
-pub use config::{CheckpointRules, DriverKind, RuntimeConfig, StateConfig};
+pub use config::{CheckpointRules, RuntimeConfig, StateConfig};
 pub use driver::affinity::cores;
+pub use driver::kind::DriverKind;
 pub use driver::sim::Simulation;
+pub use error::JobError;
 pub use job::Job;
-pub use metrics::{MetricSample, PrometheusError, Snapshot, serve_prometheus};
+pub use metrics::{CheckpointStats, MetricSample, PrometheusError, Snapshot, serve_prometheus};
 pub use protocol::RestartStrategy;
-pub use running::{CheckpointStats, JobError, Running, Stopper};
+pub use running::{Running, Stopper};
 pub use storage::directory::StateDirectory;
 pub use storage::{EpochStore, OpenedStore, Opening, StateBackend};
 pub use thalweg_journal::JournalConfig;

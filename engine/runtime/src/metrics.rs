@@ -16,9 +16,7 @@ use ::metrics::{Counter, Gauge, Label, counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::MetricKindMask;
 use thalweg_flow::{Metric, MetricKind, Shard};
-use thalweg_kernel::{Str, Timestamp};
-
-use crate::running::CheckpointStats;
+use thalweg_kernel::{Epoch, Str, Timestamp};
 
 /// A series that was not published for so long is one of a job that has ended.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
@@ -45,6 +43,25 @@ pub struct MetricSample {
     pub value: i64,
     /// When the shard published it.
     pub published: Timestamp,
+}
+
+/// The checkpoints of a job so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStats {
+    /// The newest epoch that is stored.
+    pub newest: Epoch,
+    /// How many were stored since the job was started.
+    pub completed: u64,
+    /// How many were not complete in time.
+    pub failed: u64,
+    /// How long the newest took, from its beginning until it was stored.
+    pub duration: Duration,
+    /// The bytes that the newest has changed.
+    pub bytes: u64,
+    /// How often the job was started again after a failure.
+    pub restarts: u64,
+    /// The epoch that the job was resumed from at its start, or restart.
+    pub restored: Option<Epoch>,
 }
 
 /// The metrics of a job at one time.

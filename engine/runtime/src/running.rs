@@ -1,6 +1,5 @@
-//! [`Running`]: the handle of a started job, what its shards are asked to do, and how jobs fail.
+//! [`Running`]: the handle of a started job, and what its shards are asked to do.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,78 +7,12 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use thalweg_kernel::{ConfigError, ConnectorError, Epoch};
+use thalweg_kernel::Epoch;
 
-use crate::config::DriverKind;
-use crate::metrics::{Board, JobPublisher, Snapshot};
+use crate::driver::kind::DriverKind;
+use crate::error::JobError;
+use crate::metrics::{Board, CheckpointStats, JobPublisher, Snapshot};
 use crate::protocol::{self, Orders, Phase, Report};
-
-/// Why a job did not start or did not reach its end.
-///
-/// Its `Debug` is its `Display`: `fn main() -> Result<(), JobError>` prints the former.
-#[derive(thiserror::Error)]
-pub enum JobError {
-    /// A wrong setting.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A source or sink failed for good.
-    #[error(transparent)]
-    Connector(#[from] ConnectorError),
-    /// The driver cannot work on this machine.
-    #[error("the {driver} driver is not available: {reason}")]
-    Driver {
-        /// Which one.
-        driver: DriverKind,
-        /// Why, and what to use instead.
-        reason: String,
-    },
-    /// User code or the engine panicked.
-    #[error("shard {shard} panicked: {message}")]
-    Panicked {
-        /// The shard it happened on.
-        shard: usize,
-        /// The panic's message.
-        message: String,
-    },
-    /// Stored state cannot be used, or an epoch could not be stored. The process should end and start again
-    /// from what is durable.
-    #[error("stored state: {0}")]
-    Storage(String),
-    /// More checkpoints failed in a row than are tolerated.
-    #[error("checkpoint {epoch} was not complete in time: {failures} in a row")]
-    Checkpoint {
-        /// Which one.
-        epoch: Epoch,
-        /// How many in a row.
-        failures: u32,
-    },
-    /// It was aborted, by its [`Stopper`].
-    #[error("the job was ended at once, without draining: what was in flight is lost")]
-    Aborted,
-    /// No shard can move and nothing will wake any: a bug of an operator or a connector.
-    #[error("the job stalled: every shard waits and nothing will wake it (seed {seed})")]
-    Stalled {
-        /// The seed that shows it.
-        seed: u64,
-    },
-}
-
-impl JobError {
-    /// Whether another start may mend it.
-    pub(crate) fn may_be_mended(&self) -> bool {
-        match self {
-            Self::Connector(error) => !error.lasting,
-            Self::Panicked { .. } | Self::Checkpoint { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Debug for JobError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// How often whoever waits for a savepoint looks whether the job is still there.
 const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -178,25 +111,6 @@ pub(crate) struct Control {
     stats: Mutex<CheckpointStats>,
     publisher: Mutex<JobPublisher>,
     pub(crate) board: Board,
-}
-
-/// The checkpoints of a job so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckpointStats {
-    /// The newest epoch that is stored.
-    pub newest: Epoch,
-    /// How many were stored since the job was started.
-    pub completed: u64,
-    /// How many were not complete in time.
-    pub failed: u64,
-    /// How long the newest took, from its beginning until it was stored.
-    pub duration: Duration,
-    /// The bytes that the newest has changed.
-    pub bytes: u64,
-    /// How often the job was started again after a failure.
-    pub restarts: u64,
-    /// The epoch that the job was resumed from at its start, or restart.
-    pub restored: Option<Epoch>,
 }
 
 impl Control {

@@ -10,7 +10,7 @@ use thalweg_flow::OpenReader;
 use thalweg_kernel::{Epoch, Journals, Lineage, Str};
 use thalweg_store::{EpochRecord, StoreError};
 
-use crate::running::JobError;
+use crate::error::JobError;
 
 /// Stores the epochs of a job.
 pub trait EpochStore: Send {

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use thalweg_flow::Storage;
 use thalweg_kernel::{Epoch, Journals, Str, thread_name};
 
-use crate::config::{DriverKind, RuntimeConfig};
-use crate::driver::{self, Shards, Spec, affinity, job_span};
-use crate::job::Describe;
+use crate::config::RuntimeConfig;
+use crate::driver::kind::DriverKind;
+use crate::driver::{self, Describe, Shards, Spec, affinity, job_span};
+use crate::error::JobError;
 use crate::protocol::{Decision, FULL_RETRY, Rules, Stored, Supervision};
-use crate::running::{Attempt, Control, JobError, News, Running, Savepoint};
+use crate::running::{Attempt, Control, News, Running, Savepoint};
 use crate::storage::{OpenedStore, Opening};
 use epochs::Epochs;
 

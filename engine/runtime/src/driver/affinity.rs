@@ -3,8 +3,6 @@
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use thalweg_kernel::ConfigError;
 
-use crate::config::RuntimeConfig;
-
 /// Reads a list of cores: `0,2` or `0-3,6`. None may be named twice.
 ///
 /// # Errors
@@ -53,10 +51,10 @@ pub(crate) fn check(cores: &[usize]) -> Result<(), ConfigError> {
     }
 }
 
-/// The core to pin each shard to; none if shards are not to be pinned.
-pub(crate) fn of_each_shard(config: &RuntimeConfig) -> Vec<usize> {
-    let cores = if config.cores.is_empty() { allowed() } else { config.cores.clone() };
-    if config.pin && config.shards <= cores.len() { cores } else { Vec::new() }
+/// The core of each shard, of `cores` or else of those that this thread may use; none if there are fewer than `shards`.
+pub(super) fn of_each_shard(cores: &[usize], shards: usize) -> Vec<usize> {
+    let cores = if cores.is_empty() { allowed() } else { cores.to_vec() };
+    if shards <= cores.len() { cores } else { Vec::new() }
 }
 
 /// Lets this thread, and those that it starts from now on, run on `cores` only; on no core in particular if there are

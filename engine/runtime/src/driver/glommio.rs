@@ -22,8 +22,8 @@ use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::{Stepped, Turn};
-use crate::config::DriverKind;
-use crate::running::JobError;
+use crate::driver::kind::DriverKind;
+use crate::error::JobError;
 
 /// Never: see above.
 const PREEMPT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);

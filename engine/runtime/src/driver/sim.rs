@@ -16,8 +16,8 @@ use thalweg_kernel::time::millis;
 use thalweg_kernel::{Shared, Timestamp, message_of_panic};
 
 use crate::config::RuntimeConfig;
+use crate::error::JobError;
 use crate::metrics::{Board, Snapshot};
-use crate::running::JobError;
 use crate::signal::Signal;
 
 /// When every shard waits without a time, a connector's own thread may still wake one: wait this

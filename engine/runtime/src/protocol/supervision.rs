@@ -11,7 +11,7 @@ use super::coordinator::{Coordinator, Due};
 use super::restart::Restarts;
 use super::{Complete, Phase, RestartStrategy};
 use crate::config::CheckpointRules;
-use crate::running::JobError;
+use crate::error::JobError;
 
 /// How often a store that was full is tried again.
 pub const FULL_RETRY: Duration = Duration::from_secs(1);

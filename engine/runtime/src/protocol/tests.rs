@@ -7,7 +7,7 @@ use thalweg_kernel::Epoch;
 
 use super::*;
 use crate::config::CheckpointRules;
-use crate::running::JobError;
+use crate::error::JobError;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)

@@ -23,7 +23,7 @@ use thalweg_kernel::{Epoch, Lineage, StateError, StateReader, Str};
 use thalweg_store::{EpochRecord, Folding, Resume, Savepoint, Store, StoreError, StoreOptions};
 
 use super::{EpochStore, OpenedStore, StateBackend};
-use crate::running::JobError;
+use crate::error::JobError;
 
 /// How a state directory is kept.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl StateDirectory {
         let (directory, parent) = store.identity();
         let data = epochs.join(DATA_FILE);
         let kept = [data, Self::journals_in(&self.dir)];
-        let kept = kept.map(|path| Kept::at(&path).map_err(|e| gone(&path, &e.to_string())));
+        let kept = kept.map(|path| InPlace::at(&path).map_err(|e| gone(&path, &e.to_string())));
         let store = Box::new(Directory {
             kept: kept.into_iter().collect::<Result<_, _>>().map_err(refused)?,
             dir: epochs,
@@ -166,7 +166,7 @@ fn make_durable(dir: &Path) -> io::Result<()> {
 const DATA_FILE: &str = "data.mdb";
 
 /// A file or directory that must stay what it is.
-struct Kept {
+struct InPlace {
     path: PathBuf,
     /// Its device and inode.
     identity: (u64, u64),
@@ -174,7 +174,7 @@ struct Kept {
     _held: Option<File>,
 }
 
-impl Kept {
+impl InPlace {
     fn at(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         let held = if found.is_dir() { Some(File::open(path)?) } else { None };
@@ -201,7 +201,7 @@ fn gone(path: &Path, how: &str) -> StoreError {
 
 struct Directory {
     /// What is looked up again.
-    kept: Vec<Kept>,
+    kept: Vec<InPlace>,
     dir: PathBuf,
     options: StoreOptions,
     newest: Option<EpochRecord>,
@@ -219,8 +219,8 @@ impl Directory {
     }
 
     /// Whether everything is still in its place.
-    fn check_kept(&self) -> Result<(), StoreError> {
-        self.kept.iter().try_for_each(Kept::check)
+    fn check_in_place(&self) -> Result<(), StoreError> {
+        self.kept.iter().try_for_each(InPlace::check)
     }
 }
 
@@ -244,13 +244,13 @@ impl EpochStore for Directory {
     fn commit(&mut self, record: EpochRecord, blocks: &[Vec<u8>]) -> Result<(), StoreError> {
         let blocks: Vec<_> = blocks.iter().map(Vec::as_slice).collect();
         self.store()?.commit(record.clone(), &blocks)?;
-        self.check_kept()?;
+        self.check_in_place()?;
         self.newest = Some(record);
         Ok(())
     }
 
     fn readers(&mut self, count: usize) -> Result<OpenReader, StoreError> {
-        self.check_kept()?;
+        self.check_in_place()?;
         let newest = self.newest.as_ref().map(|record| record.epoch);
         let stale = self.store()?.recovered().map(|record| record.epoch) != newest;
         if stale && !seeded(Defect::RuntimeRestoresStale) {

@@ -11,8 +11,9 @@ use thalweg_kernel::{Epoch, Lineage, Str};
 use thalweg_store::{EpochRecord, StoreError};
 
 use crate::driver;
+use crate::error::JobError;
 use crate::protocol::Complete;
-use crate::running::{Control, JobError, News};
+use crate::running::{Control, News};
 use crate::storage::EpochStore;
 
 /// See the module. Times are steady.
