@@ -2,21 +2,19 @@
 //! code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use thalweg_kernel::ConfigError;
-#[cfg(feature = "demo")]
-use thalweg_runtime::{DriverKind, RuntimeConfig};
-use thalweg_runtime::{JobError, serve_prometheus};
+use thalweg_runtime::JobError;
 use tracing_subscriber::EnvFilter;
 
 use crate::connectors::ConnectorsArgs;
-use crate::look::{self, JournalCommand, SavepointArgs, StateCommand};
-use crate::measure;
+use crate::engine::serve_metrics;
+use crate::inspect::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::settings::Settings;
+use crate::statistics;
 
 #[derive(Parser)]
 #[command(name = "thalweg", version, about = "A stream engine for the gateways at the edge", after_help = EXAMPLES)]
@@ -66,31 +64,6 @@ struct JobArgs {
     /// The configuration, in TOML; THALWEG_ variables override it: THALWEG_ENGINE__SHARDS=1
     #[arg(value_name = "FILE")]
     config: PathBuf,
-}
-
-/// How the engine runs, for a command whose job no file describes.
-#[cfg(feature = "demo")]
-#[derive(Args, Clone, Debug)]
-pub struct EngineArgs {
-    /// Shards; one per core by default
-    #[arg(long, value_name = "N")]
-    shards: Option<usize>,
-
-    /// auto, glommio or threads
-    #[arg(long, default_value = "auto", value_name = "DRIVER")]
-    driver: String,
-}
-
-#[cfg(feature = "demo")]
-impl EngineArgs {
-    pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
-        let driver = self.driver.parse::<DriverKind>()?;
-        let default = RuntimeConfig::default();
-        let config =
-            RuntimeConfig { driver, shards: self.shards.unwrap_or(default.shards), ..default };
-        config.validate()?;
-        Ok(config)
-    }
 }
 
 /// Runs the program and returns its exit code.
@@ -156,12 +129,12 @@ impl Command {
                 if let Some(address) = settings.metrics.address {
                     serve_metrics(address)?;
                 }
-                measure::run(settings)
+                statistics::run(settings)
             }
             Self::Graph(args) => {
                 let settings = Settings::read(&args.config)?;
                 let runtime = settings.runtime()?;
-                let graph = measure::job(settings).graph(runtime.shards)?;
+                let graph = statistics::job(settings).graph(runtime.shards)?;
                 // A reader that has seen enough is no error.
                 let _gone = write!(std::io::stdout(), "{graph}");
                 Ok(())
@@ -171,16 +144,9 @@ impl Command {
                 let _gone = write!(std::io::stdout(), "{}", args.text()?);
                 Ok(())
             }
-            Self::Savepoint(args) => look::savepoint(&args),
-            Self::State(command) => look::state(command),
-            Self::Journal(command) => look::journal(command),
+            Self::Savepoint(args) => inspect::savepoint(&args),
+            Self::State(command) => inspect::state(command),
+            Self::Journal(command) => inspect::journal(command),
         }
     }
-}
-
-/// Serves metrics and logs where.
-pub(crate) fn serve_metrics(address: SocketAddr) -> anyhow::Result<SocketAddr> {
-    let bound = serve_prometheus(address)?;
-    tracing::info!("metrics at http://{bound}/metrics");
-    Ok(bound)
 }

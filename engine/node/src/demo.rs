@@ -30,9 +30,9 @@ use thalweg_mqtt::MqttConfig;
 use self::account::Account;
 use self::broker::Broker;
 use self::fleet::{Fleet, FleetConfig};
-use self::pipeline::Tally;
+use self::pipeline::Counts;
 use self::view::View;
-use crate::cli::{EngineArgs, serve_metrics};
+use crate::engine::{EngineArgs, serve_metrics};
 use crate::shutdown::Shutdown;
 
 /// The view tells what matters; the log speaks only when something is wrong.
@@ -109,10 +109,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         ..FleetConfig::default()
     };
     fleet.check().map_err(as_option)?;
-    let tally = Arc::new(Tally::default());
+    let counts = Arc::new(Counts::default());
     let (mut view, rows) = View::new();
     let subscribed = Arc::new(AtomicBool::new(false));
-    let job = pipeline::job(&broker, &prefix, &tally, &rows, &subscribed);
+    let job = pipeline::job(&broker, &prefix, &counts, &rows, &subscribed);
     drop(rows);
 
     let running = job.start(&runtime)?;
@@ -148,12 +148,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let over = || args.duration.is_some_and(|duration| begun.elapsed() >= duration);
     let interrupted = || interrupts.load(Ordering::Acquire) > 0;
     while !over() && !view.unwatched() && !interrupted() && !running.is_finished() {
-        view.refresh(&running.snapshot(), &fleet.sent(), &tally);
+        view.refresh(&running.snapshot(), &fleet.sent(), &counts);
     }
     view.draining();
     let sent = fleet.stop()?;
     // Everything was acknowledged by the broker; the source may still be receiving it.
-    let arrived = || tally.received(&running.snapshot()) >= sent.total() + sent.resent;
+    let arrived = || counts.received(&running.snapshot()) >= sent.total() + sent.resent;
     let patience = Instant::now() + if sent.resent > 0 { Duration::from_secs(3) } else { PATIENCE };
     while !arrived() && Instant::now() < patience && !running.is_finished() {
         thread::sleep(Duration::from_millis(20));
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     running.stop();
     let metrics = running.wait()?;
     view.close();
-    let account = Account::new(&sent, &tally, &metrics);
+    let account = Account::new(&sent, &counts, &metrics);
     view.say(&account.to_string());
     account.check().context("the account does not balance")
 }

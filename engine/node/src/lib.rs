@@ -35,14 +35,16 @@ mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "cli")]
-mod look;
+mod engine;
 #[cfg(feature = "cli")]
-mod measure;
+mod inspect;
 #[cfg(feature = "cli")]
 mod registry;
 #[cfg(feature = "cli")]
 mod settings;
 mod shutdown;
+#[cfg(feature = "cli")]
+mod statistics;
 
 use std::time::Duration;
 
@@ -114,7 +116,7 @@ pub fn run_with(job: &Job, config: &RuntimeConfig) -> Result<(), JobError> {
     running.wait().map(|_| ())
 }
 
-/// So many seconds.
+/// A duration of `seconds`.
 pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }

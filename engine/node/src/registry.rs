@@ -7,13 +7,14 @@
 //! Each connector is compiled once, for [`Reading`]s as a source and for [`Row`]s as a sink, up to a [`BoxedStream`]: the
 //! job between a source and a sink knows neither.
 
-use thalweg_flow::{BoxedStream, Flow};
+use thalweg_flow::{BoxedStream, Flow, Watermarks};
 use thalweg_kernel::connector::{Connector, SinkConnector, SourceConnector, UsedPath};
 use thalweg_kernel::options::{Raw, Table, Value};
 use thalweg_kernel::{ConfigError, SinkSpec, SourceSpec};
 
-use crate::measure::{self, Reading, Readings, Row, RowEncoder};
 use crate::settings::Window;
+use crate::statistics::reading::{Reading, Readings};
+use crate::statistics::row::{self, Row, RowEncoder};
 
 /// Declares the registry, from lines `name if feature => type: what it is;`.
 macro_rules! registry {
@@ -193,7 +194,7 @@ fn source<C: SourceConnector>(table: &Table, decoder: &Readings) -> Result<Input
 fn sink<C: SinkConnector>(table: &Table) -> Result<Output, ConfigError> {
     let options = C::options(table)?;
     let paths = C::paths(&options);
-    let sink = C::sink::<Row, RowEncoder>(options, &measure::columns());
+    let sink = C::sink::<Row, RowEncoder>(options, &row::columns());
     let sink = sink.map_err(|error| table.blame(error))?;
     Ok(Output { sink: Box::new(sink), paths })
 }
@@ -208,7 +209,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Begins a stream at it.
+    /// Readings with their event time.
     pub(crate) fn begin(&self, flow: &Flow, window: &Window) -> BoxedStream<Reading> {
         self.source.begin(flow, window)
     }
@@ -221,7 +222,11 @@ trait Begins: Send + Sync {
 
 impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S {
     fn begin(&self, flow: &Flow, window: &Window) -> BoxedStream<Reading> {
-        measure::begin(self.clone(), flow, window)
+        let watermarks = Watermarks::bounded_out_of_orderness(window.out_of_orderness)
+            .timestamps(|reading: &Reading| reading.time)
+            .idle_after(window.idle_after)
+            .clock_guard(window.clock_guard);
+        flow.source_as("source", self.clone(), watermarks).boxed()
     }
 }
 
@@ -233,7 +238,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Ends a stream in it.
+    /// Ends the results in it. Its stable name is the job's own, so that a broker may move without taking state along.
     pub(crate) fn end(&self, rows: BoxedStream<Row>) {
         self.sink.end(rows);
     }
@@ -246,7 +251,7 @@ trait Ends: Send + Sync {
 
 impl<S: SinkSpec<Row> + Clone + Send + Sync> Ends for S {
     fn end(&self, rows: BoxedStream<Row>) {
-        measure::end(rows, self.clone());
+        rows.sink_as("sink", self.clone());
     }
 }
 

@@ -6,13 +6,15 @@
 //! |---|---|
 //! | `written` | a file and the variables as one table, in which each value knows its place |
 //! | `shorthand` | `source.mqtt = "URL"` and `source.files`, put where they belong |
-//! | `deduplicate` | `[deduplicate]` |
+//! | `deduplicate`, `fields`, `window` | the sections of these names |
 //!
 //! What a section holds is declared here by [`options!`]; `[source.NAME]` and `[sink.NAME]` are declared by their
 //! connectors, which the [registry](crate::registry) knows.
 
 mod deduplicate;
+mod fields;
 mod shorthand;
+mod window;
 mod written;
 
 use std::net::SocketAddr;
@@ -28,10 +30,12 @@ use thalweg_runtime::{
     StoreOptions,
 };
 
-use crate::measure::Readings;
 use crate::registry::{self, Input, Output, SideName};
+use crate::statistics::reading::Readings;
 
 pub(crate) use deduplicate::Deduplicate;
+pub(crate) use fields::Fields;
+pub(crate) use window::Window;
 
 /// What `thalweg run` is told.
 pub(crate) struct Settings {
@@ -106,38 +110,6 @@ options! {
 
 /// The keys of `[source]` that name no connector.
 const SOURCE_KEYS: [&str; 1] = ["payload_bytes_max"];
-
-options! {
-    /// What the fields of a reading are called.
-    #[derive(Clone, Debug)]
-    pub(crate) struct Fields {
-        /// What results are grouped by: text.
-        pub(crate) key: String = "device".into(),
-        /// What is averaged: a number.
-        pub(crate) value: String = "value".into(),
-        /// Event time: milliseconds since 1970, a whole number.
-        pub(crate) time: String = "ts".into(),
-    }
-}
-
-/// Longer windows are mistakes, and would never close.
-const WINDOW_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1_000;
-
-options! {
-    #[derive(Clone, Debug)]
-    pub(crate) struct Window {
-        /// Tumbling windows of this size, aligned to the Unix epoch.
-        #[range(1, WINDOW_MS_MAX)]
-        #[example = "10s"]
-        pub(crate) size: Duration,
-        /// How far behind the latest reading one may come and still count.
-        pub(crate) out_of_orderness: Duration = Duration::ZERO,
-        /// A source that is silent for this long no longer holds results back.
-        pub(crate) idle_after: Duration = Duration::from_secs(30),
-        /// A reading further ahead of this machine's clock becomes a dead letter.
-        pub(crate) clock_guard: Duration = Duration::from_secs(5 * 60),
-    }
-}
 
 options! {
     /// Where dead letters go, beside being counted.

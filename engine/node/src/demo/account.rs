@@ -8,7 +8,7 @@ use anyhow::bail;
 use thalweg_runtime::Snapshot;
 
 use super::fleet::{Class, Fate, SentCounts};
-use super::pipeline::Tally;
+use super::pipeline::Counts;
 
 /// What was sent beside what became of it.
 pub(super) struct Account {
@@ -21,14 +21,14 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(sent: &SentCounts, tally: &Tally, metrics: &Snapshot) -> Self {
+    pub(super) fn new(sent: &SentCounts, counts: &Counts, metrics: &Snapshot) -> Self {
         Self {
             sent: *sent,
-            in_windows: tally.in_windows.load(Relaxed),
-            late: tally.late.load(Relaxed),
+            in_windows: counts.in_windows.load(Relaxed),
+            late: counts.late.load(Relaxed),
             dead: metrics.dead_letters(),
-            rows: tally.rows.load(Relaxed),
-            alerts: tally.alerts.load(Relaxed),
+            rows: counts.rows.load(Relaxed),
+            alerts: counts.alerts.load(Relaxed),
         }
     }
 

@@ -163,7 +163,7 @@ pub enum FleetError {
 /// A running fleet. Dropping it stops it at once, without waiting for PUBACKs.
 pub struct Fleet {
     generator: Generator,
-    tally: Arc<Tally>,
+    sending: Arc<Sending>,
     url: String,
     drain_ms_max: u64,
     thread: Option<JoinHandle<()>>,
@@ -191,15 +191,15 @@ impl Fleet {
             very_late_permille: config.very_late_permille,
             silent_after_ms: config.silent_after_ms,
         });
-        let tally = Arc::new(Tally::default());
+        let sending = Arc::new(Sending::default());
         let thread = thread::Builder::new().name("demo-fleet".into()).spawn({
-            let (generator, tally) = (generator.clone(), Arc::clone(&tally));
+            let (generator, sending) = (generator.clone(), Arc::clone(&sending));
             let drain = Duration::from_millis(config.drain_ms_max);
-            move || run(&runtime, &generator, options, &tally, drain)
+            move || run(&runtime, &generator, options, &sending, drain)
         })?;
         Ok(Self {
             generator,
-            tally,
+            sending,
             url: broker.without_credentials(),
             drain_ms_max: config.drain_ms_max,
             thread: Some(thread),
@@ -209,15 +209,15 @@ impl Fleet {
     /// What has been acknowledged so far.
     #[must_use]
     pub fn sent(&self) -> SentCounts {
-        self.tally.sent()
+        self.sending.sent()
     }
 
     /// Messages made but not acknowledged yet.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
         // In this order: a message counts as made before it can count as sent.
-        let sent = self.tally.sent().total();
-        self.tally.made.load(Ordering::Acquire).saturating_sub(sent)
+        let sent = self.sending.sent().total();
+        self.sending.made.load(Ordering::Acquire).saturating_sub(sent)
     }
 
     /// Which devices misbehave, and which overheat.
@@ -235,7 +235,7 @@ impl Fleet {
     /// The last trouble that a connection had, if any had one.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
-        self.tally.last_error()
+        self.sending.last_error()
     }
 
     /// Stops sending, waits until the broker has acknowledged everything, and gives the final counts.
@@ -243,12 +243,12 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Unacknowledged`] if PUBACKs are missing after `drain_ms_max`.
     pub fn stop(mut self) -> Result<SentCounts, FleetError> {
-        self.tally.stop.store(true, Ordering::Release);
+        self.sending.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| FleetError::Died)?;
         }
-        let sent = self.tally.sent();
-        let made = self.tally.made.load(Ordering::Acquire);
+        let sent = self.sending.sent();
+        let made = self.sending.made.load(Ordering::Acquire);
         match made - sent.total() {
             0 => Ok(sent),
             missing => Err(FleetError::Unacknowledged {
@@ -256,7 +256,7 @@ impl Fleet {
                 made,
                 url: self.url.clone(),
                 waited_ms: self.drain_ms_max,
-                last_error: self.tally.last_error(),
+                last_error: self.sending.last_error(),
             }),
         }
     }
@@ -264,8 +264,8 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        self.tally.stop.store(true, Ordering::Release);
-        self.tally.abort.store(true, Ordering::Release);
+        self.sending.stop.store(true, Ordering::Release);
+        self.sending.abort.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -274,7 +274,7 @@ impl Drop for Fleet {
 
 /// What the sending thread and the handle share.
 #[derive(Default)]
-struct Tally {
+struct Sending {
     made: AtomicU64,
     sent: [AtomicU64; Class::COUNT],
     resent: AtomicU64,
@@ -283,7 +283,7 @@ struct Tally {
     last_error: Mutex<Option<String>>,
 }
 
-impl Tally {
+impl Sending {
     fn sent(&self) -> SentCounts {
         SentCounts {
             by_class: std::array::from_fn(|class| self.sent[class].load(Ordering::Acquire)),
@@ -305,19 +305,21 @@ fn run(
     runtime: &Runtime,
     generator: &Generator,
     options: Vec<MqttOptions>,
-    tally: &Arc<Tally>,
+    sending: &Arc<Sending>,
     drain: Duration,
 ) {
     let local = LocalSet::new();
-    let lines: Vec<_> =
-        options.into_iter().map(|options| Rc::new(Line::new(options, Arc::clone(tally)))).collect();
+    let lines: Vec<_> = options
+        .into_iter()
+        .map(|options| Rc::new(Line::new(options, Arc::clone(sending))))
+        .collect();
     let serving: Vec<_> =
         lines.iter().map(|line| local.spawn_local(Rc::clone(line).serve())).collect();
     local.block_on(runtime, async {
-        pace(generator, &lines, tally).await;
+        pace(generator, &lines, sending).await;
         let deadline = Instant::now() + drain;
         let settled = || lines.iter().all(|line| line.is_empty());
-        while !settled() && !tally.abort.load(Ordering::Acquire) && Instant::now() < deadline {
+        while !settled() && !sending.abort.load(Ordering::Acquire) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         lines.iter().for_each(|line| line.goodbye());
@@ -330,16 +332,16 @@ fn run(
     });
 }
 
-async fn pace(generator: &Generator, lines: &[Rc<Line>], tally: &Tally) {
+async fn pace(generator: &Generator, lines: &[Rc<Line>], sending: &Sending) {
     let start = Instant::now();
     let mut next = 0;
-    while !tally.stop.load(Ordering::Acquire) {
+    while !sending.stop.load(Ordering::Acquire) {
         let due = generator.due(start.elapsed().as_millis() as u64);
         let until = due.min(next + BURST_MESSAGES_MAX);
         while next < until && lines.iter().all(|line| line.has_room()) {
             let message = generator.message(next);
             next += 1;
-            tally.made.fetch_add(1, Ordering::AcqRel);
+            sending.made.fetch_add(1, Ordering::AcqRel);
             lines[message.device as usize % lines.len()].push(message);
         }
         if until < due {

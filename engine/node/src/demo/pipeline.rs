@@ -40,14 +40,14 @@ pub(super) type Row = Windowed<Str, StatsValue>;
 
 /// What became of the readings, counted beside the engine's own metrics.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counts {
     pub(super) in_windows: AtomicU64,
     pub(super) late: AtomicU64,
     pub(super) rows: AtomicU64,
     pub(super) alerts: AtomicU64,
 }
 
-impl Tally {
+impl Counts {
     /// Messages that the engine has taken in, whatever became of them.
     pub(super) fn received(&self, metrics: &Snapshot) -> u64 {
         metrics.of("readings", "numRecordsOut") + metrics.total("numDeadLetters")
@@ -59,7 +59,7 @@ impl Tally {
 pub(super) fn job(
     broker: &MqttConfig,
     prefix: &str,
-    tally: &Arc<Tally>,
+    counts: &Arc<Counts>,
     rows: &flume::Sender<Row>,
     subscribed: &Arc<AtomicBool>,
 ) -> Job {
@@ -68,7 +68,7 @@ pub(super) fn job(
         .topic(format!("{prefix}/{{device}}/temp"))
         .on_subscribed(move || subscribed.store(true, Ordering::Release));
     let alerts = format!("{prefix}/alerts/");
-    let (tally, rows, broker) = (Arc::clone(tally), rows.clone(), broker.clone());
+    let (counts, rows, broker) = (Arc::clone(counts), rows.clone(), broker.clone());
     Job::new("demo", move |flow| {
         let watermarks = Watermarks::bounded_out_of_orderness(OUT_OF_ORDERNESS)
             .timestamps(|reading: &Reading| reading.ts)
@@ -79,10 +79,10 @@ pub(super) fn job(
             .key_by(|reading| reading.device.clone())
             .window(Tumbling::of(WINDOW))
             .late_output();
-        let counted = Arc::clone(&tally);
+        let counted = Arc::clone(&counts);
         late.inspect(move |_, _| add(&counted.late, 1)).name("late").discard();
 
-        let (counted, rows) = (Arc::clone(&tally), rows.clone());
+        let (counted, rows) = (Arc::clone(&counts), rows.clone());
         let statistics = windows.aggregate(Stats::of(|reading: &Reading| reading.temp));
         let [shown, watched] = statistics.name("averages").split();
         shown
@@ -95,7 +95,7 @@ pub(super) fn job(
             .name("view")
             .discard();
 
-        let (counted, alerts) = (Arc::clone(&tally), alerts.clone());
+        let (counted, alerts) = (Arc::clone(&counts), alerts.clone());
         watched
             .filter(|row| row.value.avg > TOO_HOT)
             .map(|row| Alert { device: row.key, avg: row.value.avg, window_end: row.end })

@@ -10,7 +10,7 @@ use thalweg_kernel::Str;
 use thalweg_runtime::Snapshot;
 
 use super::fleet::SentCounts;
-use super::pipeline::{Row, TOO_HOT, Tally};
+use super::pipeline::{Counts, Row, TOO_HOT};
 
 /// Rows that may wait for the view; beyond that it misses some.
 const ROWS_MAX: usize = 16_384;
@@ -93,7 +93,7 @@ impl View {
     }
 
     /// Gathers rows for a second, then draws.
-    pub(super) fn refresh(&mut self, metrics: &Snapshot, sent: &SentCounts, tally: &Tally) {
+    pub(super) fn refresh(&mut self, metrics: &Snapshot, sent: &SentCounts, counts: &Counts) {
         let until = self.last.at + REFRESH_EVERY;
         // In short waits, so that an interrupt is noticed soon.
         let wait = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(50));
@@ -106,7 +106,7 @@ impl View {
         if Instant::now() < until {
             return;
         }
-        let summary = self.summary(metrics, sent, tally);
+        let summary = self.summary(metrics, sent, counts);
         if self.terminal { self.draw(&summary) } else { self.say(&format!("{summary}\n")) }
     }
 
@@ -117,8 +117,8 @@ impl View {
         }
     }
 
-    fn summary(&mut self, metrics: &Snapshot, sent: &SentCounts, tally: &Tally) -> String {
-        let (received, rows) = (tally.received(metrics), tally.rows.load(Relaxed));
+    fn summary(&mut self, metrics: &Snapshot, sent: &SentCounts, counts: &Counts) -> String {
+        let (received, rows) = (counts.received(metrics), counts.rows.load(Relaxed));
         let seconds = self.last.at.elapsed().as_secs_f64();
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let lag = metrics.watermark_lag_ms("readings");
@@ -130,9 +130,9 @@ impl View {
             sent.total(),
             rate(received, self.last.received),
             rate(rows, self.last.rows),
-            tally.late.load(Relaxed),
+            counts.late.load(Relaxed),
             dead.iter().map(|(_, count)| count).sum::<u64>(),
-            tally.alerts.load(Relaxed),
+            counts.alerts.load(Relaxed),
         );
         self.last = Last { at: Instant::now(), received, rows };
         summary

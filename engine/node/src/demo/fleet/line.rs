@@ -18,7 +18,7 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, Packet, QoS};
 
 use super::generator::{Message, OVERSIZED_BYTES};
-use super::{Tally, WAITING_MESSAGES_MAX};
+use super::{Sending, WAITING_MESSAGES_MAX};
 
 /// Unacknowledged messages per connection.
 const WINDOW: usize = 64;
@@ -38,7 +38,7 @@ pub(super) fn claim(options: &mut MqttOptions) {
 /// A connection that reconnects by itself until it is told goodbye.
 pub(super) struct Line {
     options: MqttOptions,
-    tally: Arc<Tally>,
+    sending: Arc<Sending>,
     queue: RefCell<Queue>,
 }
 
@@ -62,8 +62,8 @@ struct Flight {
 }
 
 impl Line {
-    pub(super) fn new(options: MqttOptions, tally: Arc<Tally>) -> Self {
-        Self { options, tally, queue: RefCell::default() }
+    pub(super) fn new(options: MqttOptions, sending: Arc<Sending>) -> Self {
+        Self { options, sending, queue: RefCell::default() }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -116,7 +116,7 @@ impl Line {
             if self.broken() {
                 return;
             }
-            self.tally.note(error.to_string());
+            self.sending.note(error.to_string());
             tokio::time::sleep(Duration::from_millis(retry_ms)).await;
             retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
         }
@@ -127,11 +127,11 @@ impl Line {
         match event {
             Event::Outgoing(Outgoing::Publish(packet_id)) => {
                 let repeats = queue.number(*packet_id);
-                self.tally.resent.fetch_add(u64::from(repeats), Ordering::AcqRel);
+                self.sending.resent.fetch_add(u64::from(repeats), Ordering::AcqRel);
             }
             Event::Incoming(Packet::PubAck(ack)) => {
                 if let Some(message) = queue.acknowledged(ack.pkid) {
-                    self.tally.sent[message.class as usize].fetch_add(1, Ordering::AcqRel);
+                    self.sending.sent[message.class as usize].fetch_add(1, Ordering::AcqRel);
                 }
                 queue.pump();
             }

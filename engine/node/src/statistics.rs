@@ -1,0 +1,84 @@
+//! The job of `thalweg run`: per-key count, average, minimum and maximum of one field over tumbling
+//! windows of event time, from a broker or files to a sink.
+
+pub(crate) mod reading;
+pub(crate) mod row;
+
+use std::sync::Arc;
+
+use thalweg_file::FileSink;
+use thalweg_flow::{BoxedStream, Stats, Tumbling};
+use thalweg_format::JsonLines;
+use thalweg_runtime::Job;
+
+use self::reading::Reading;
+use self::row::Row;
+use crate::control::Control;
+use crate::settings::{Deduplicate, Settings, Window};
+use crate::shutdown::Shutdown;
+
+/// Runs the job until it ends or a signal drains it.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    let config = settings.runtime()?;
+    let state = settings.state.as_ref().map(|state| state.dir.clone());
+    let keeps_dead_letters = settings.dead_letters.path.is_some();
+    let shutdown = Shutdown::watch();
+    let running = Arc::new(job(settings).start(&config)?);
+    let _watch = shutdown.ends(&running);
+    // Without it the job runs all the same.
+    let control = state.and_then(|dir| {
+        let control = Control::listen(&dir, &running);
+        control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error:#}")).ok()
+    });
+    let metrics = running.join()?;
+    drop(control);
+    let dead_letters = metrics.total("numDeadLetters");
+    // `rows` is fused to the windows and counts nothing of its own; the sinks do.
+    let sinks = metrics
+        .0
+        .iter()
+        .filter(|sample| sample.name == "numRecordsIn" && sample.operator.starts_with("Sink: "));
+    let written = sinks.map(|sample| sample.value as u64).sum::<u64>();
+    let rows = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    tracing::info!(
+        records = metrics.of("readings", "numRecordsOut"),
+        late = metrics.total("numLateRecordsDropped"),
+        dead_letters,
+        rows,
+        repeated = metrics.total("numRepetitionsDropped"),
+        "job ended"
+    );
+    Ok(())
+}
+
+/// The job that `settings` describe.
+pub(crate) fn job(settings: Settings) -> Job {
+    let Settings { name, input, window, deduplicate, output, dead_letters, .. } = settings;
+    Job::new(&name, move |flow| {
+        // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
+        let readings = input.begin(flow, &window).name("readings");
+        output.end(averages(readings, &window, deduplicate.as_ref()));
+        if let Some(path) = &dead_letters.path {
+            flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
+        }
+    })
+}
+
+/// Drops what has been sent twice, if readings are numbered, and adds up the windows: on the same shards, by one key.
+fn averages(
+    readings: BoxedStream<Reading>,
+    window: &Window,
+    deduplicate: Option<&Deduplicate>,
+) -> BoxedStream<Row> {
+    let readings = readings.key_by(|reading| reading.key.clone());
+    let windows = Tumbling::of(window.size);
+    let stats = Stats::of(|reading: &Reading| reading.value);
+    let windows = match deduplicate {
+        None => readings.window(windows).aggregate(stats).boxed(),
+        Some(Deduplicate { window, .. }) => {
+            let news = readings.deduplicate_within(*window, |reading| reading.number);
+            news.uid("deduplicate").window(windows).aggregate(stats).boxed()
+        }
+    };
+    windows.uid("windows").map(Row::from).name("rows").boxed()
+}
