@@ -34,8 +34,8 @@ use thalweg_kernel::{
     StateInfo, StateKind, StateReader, StateWriter, Str, ValueDamaged,
 };
 
-use crate::flow::Uid;
 use crate::pressure::Takes;
+use crate::uid::Uid;
 
 /// A block up to this size is copied, and its buffer used again; a larger one is given away, so that there is one of it.
 const BLOCK_COPIED_BYTES_MAX: usize = 64 * 1_024;

@@ -1,120 +1,34 @@
 //! [`Flow`]: where a job is described, once per shard and once for its graph.
 
-pub(crate) mod dead_letters;
-
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 
 use bytes::Bytes;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    ConnectorError, Durability, KeyGroups, OpenContext, PendingId, Shared, StateError, StateId,
-    StateInfo, StateReader, Str, Timestamp,
+    ConnectorError, Durability, KeyGroups, OpenContext, PendingId, StateError, StateId, StateInfo,
+    StateReader, Str, Timestamp,
 };
 
-use self::dead_letters::DeadLetters;
-use crate::checkpoint::{Checkpoints, Storage};
+use crate::build::BuildContext;
+use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, Gauge, Metric, MetricKind, Registry, WatermarkGauge};
-use crate::exchange::connected::Together;
+use crate::dead_letters::{DeadLetterOutput, DeadLetters};
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::{Mesh, Meshes};
-use crate::exchange::route::InputId;
-use crate::graph::{Edge, Graph};
+use crate::exchange::ports::Together;
+use crate::graph::{At, Edge, Graph, InputId};
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
 use crate::process::failure::{Failures, OnError};
-use crate::stream::At;
-
-/// A table of more bytes than this does not stay in a second-level cache.
-pub(crate) const CACHE_BYTES: usize = 512 * 1_024;
-
-/// Sizes that trade latency, throughput and memory. The defaults suit a 1 GB gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuning {
-    /// A source emits at most this many records in one step: 1,024.
-    pub step_records_max: usize,
-    /// An operator does about this many units of work at most in one step, and puts down the rest until the next: 2,048. A
-    /// timer that fires is a unit, and so is a record that it emits.
-    pub step_work_max: usize,
-    /// A batch to another shard is sent at the latest when it holds this many records: 256.
-    pub batch_records: usize,
-    /// A lane from one shard to another holds this many batches: 16.
-    pub lane_batches: usize,
-    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
-    /// more is read from storage, in a job that has stored state.
-    pub state_memory_bytes_max: usize,
-    /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
-    /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
-    /// (While an epoch is on its way to storage, its changes are in memory twice more.)
-    pub state_pending_bytes_max: usize,
-    /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process function
-    /// with such a state wait for each other within a step, and what is kept of their keys is fetched together.
-    pub state_cache_bytes: usize,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            step_records_max: 1_024,
-            step_work_max: 2_048,
-            batch_records: 256,
-            lane_batches: 16,
-            state_memory_bytes_max: 128 * 1_024 * 1_024,
-            state_pending_bytes_max: 32 * 1_024 * 1_024,
-            state_cache_bytes: CACHE_BYTES,
-        }
-    }
-}
-
-/// What a shard must know to build its copy of a job.
-#[derive(Clone, Debug)]
-pub struct BuildContext {
-    /// The job's name.
-    pub job: Str,
-    /// The shard that is being built.
-    pub shard: usize,
-    /// One waker for each shard of the job, in order.
-    pub wakers: Arc<[Waker]>,
-    /// Where the shards of the job meet while they are being built.
-    pub shared: Arc<Shared>,
-    /// The key groups of the job.
-    pub key_groups: KeyGroups,
-    /// Sizes of queues and batches.
-    pub tuning: Tuning,
-    /// Where the job's state lives; without it the job takes no checkpoints.
-    pub storage: Option<Storage>,
-}
-
-impl BuildContext {
-    /// A job on one shard whose driver never sleeps: for tests and examples.
-    pub fn single(job: &str) -> Self {
-        Self {
-            job: job.into(),
-            shard: 0,
-            wakers: Arc::new([Waker::noop().clone()]),
-            shared: Arc::default(),
-            key_groups: KeyGroups::default(),
-            tuning: Tuning::default(),
-            storage: None,
-        }
-    }
-}
+use crate::tuning::Tuning;
+use crate::uid::Uid;
 
 /// A job under description. Cloning it gives another handle to the same description.
 #[derive(Clone)]
 pub struct Flow(Rc<Inner>);
-
-/// The stable name of an operator.
-pub(crate) struct Uid {
-    pub(crate) name: Str,
-    /// The user gave it.
-    pub(crate) given: bool,
-    /// The operator has opened under it.
-    settled: bool,
-}
 
 struct Inner {
     /// `None` when only the graph is wanted: then nothing is opened.
@@ -164,7 +78,10 @@ impl Flow {
         })?;
         let reader: Option<Rc<dyn StateReader>> = reader.map(Rc::from);
         let mut registry = Registry::default();
-        let pressure = build.as_ref().and_then(|build| Pressure::new(build, &mut registry));
+        let pressure = build
+            .as_ref()
+            .filter(|build| build.storage.is_some())
+            .map(|build| Pressure::new(build.tuning, &build.shared, &build.wakers, &mut registry));
         let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
         let shard = build.as_ref().map_or(0, |build| build.shard);
         let tuning = build.as_ref().map_or_else(Tuning::default, |build| build.tuning);
@@ -344,16 +261,33 @@ impl Flow {
         &self.0.clock
     }
 
-    /// The operator at `node` calls functions of the user's.
-    pub(crate) fn knows_failures(&self, node: u32, failures: &Failures) {
+    /// The failures of the operator at `node`, which calls functions of the user's.
+    pub(crate) fn failures_of(&self, node: u32) -> Failures {
+        let errors = self.counter("numFunctionErrors", node);
+        let failures = Failures::new(self.name_of(node).clone(), errors, Rc::clone(self.clock()));
         self.0.failures.borrow_mut().insert(node, failures.clone());
+        failures
+    }
+
+    /// The dead letters, for the operator at `node`.
+    pub(crate) fn dead_letters_from(&self, node: u32, producers: usize) -> DeadLetterOutput {
+        let shared = self.shared_dead_letters();
+        shared.output(&self.0.graph.borrow(), node, self.runs_here(producers))
+    }
+
+    /// The dead letters of this shard.
+    pub(crate) fn shared_dead_letters(&self) -> Rc<DeadLetters> {
+        let mut slot = self.0.dead_letters.borrow_mut();
+        let make = || Rc::new(DeadLetters::new(&mut self.0.metrics.borrow_mut()));
+        Rc::clone(slot.get_or_insert_with(make))
     }
 
     /// What becomes of failures of the operator that a stream comes out of.
     pub(crate) fn set_on_error(&self, at: At, policy: OnError) {
         let failures = self.0.failures.borrow().get(&at.node).cloned();
         if let Some(failures) = failures {
-            return failures.set_policy(self, at, policy);
+            let letters = || self.dead_letters_from(at.node, at.producers);
+            return failures.set_policy(policy, letters);
         }
         let what = format!(
             "{:?} calls no function that could fail; on_error() belongs directly behind the operator that does",

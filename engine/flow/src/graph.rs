@@ -52,6 +52,18 @@ pub struct GraphNode {
     pub inputs: Vec<(u32, Edge)>,
 }
 
+/// Where in the job a stream is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    /// The graph node that the stream comes out of.
+    pub(crate) node: u32,
+    /// It runs on shards `0..producers`.
+    pub(crate) producers: usize,
+}
+
+/// An input of an operator: the graph node and which of its inputs it is.
+pub(crate) type InputId = (u32, u32);
+
 /// The operators of a job and how they are connected. Its `Display` is the text form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Graph {

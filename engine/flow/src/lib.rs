@@ -40,9 +40,11 @@
 //! A pipeline runs only when everything behind it has room, so pressure travels back to the
 //! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
 
+mod build;
 mod checkpoint;
 mod columns;
 mod counters;
+mod dead_letters;
 mod exchange;
 mod flow;
 mod graph;
@@ -61,8 +63,11 @@ mod table_hash;
 #[cfg(test)]
 mod testing;
 mod time;
+mod tuning;
+mod uid;
 mod window;
 
+pub use build::BuildContext;
 pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
 pub use columns::{
     CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
@@ -72,7 +77,7 @@ pub use counters::{Counter, Gauge, Metric, MetricKind};
 pub use exchange::connected::{Connected, Input, Inputs, TwoInputs};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
 pub use exchange::ports::InputProgress;
-pub use flow::{BuildContext, Flow, Tuning};
+pub use flow::Flow;
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
@@ -98,6 +103,7 @@ pub use state::{
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};
 pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
+pub use tuning::Tuning;
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,
 };

@@ -182,9 +182,9 @@ pub(crate) trait Head {
 }
 
 /// The terminal as a collector, and the epoch whose barrier it has got.
-struct Into<'a, S>(&'a mut S, &'a mut Epoch);
+struct NotesBarrier<'a, S>(&'a mut S, &'a mut Epoch);
 
-impl<T, S: Collector<T>> Collector<T> for Into<'_, S> {
+impl<T, S: Collector<T>> Collector<T> for NotesBarrier<'_, S> {
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T) {
         self.0.record(time, value);
@@ -282,7 +282,7 @@ impl<C, S> Closed<C, S> {
 impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
     /// Lets the head emit the barrier that is due.
     fn emit_barrier(&mut self) {
-        self.chain.barrier(self.begun, Into(&mut self.terminal, &mut self.passed));
+        self.chain.barrier(self.begun, NotesBarrier(&mut self.terminal, &mut self.passed));
         if self.state == State::Ended {
             self.state = State::Sealed(self.begun);
         }
@@ -305,17 +305,18 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
                 return Ok(Progress::Idle(None));
             }
             let goes_on = self.chain.has_put_down();
-            let due_at = self.chain.tick(cx, Into(&mut self.terminal, &mut self.passed));
+            let due_at = self.chain.tick(cx, NotesBarrier(&mut self.terminal, &mut self.passed));
             let head_waits = self.state == State::Ending
                 || is_source && (self.held || cx.sources_wait)
                 || self.chain.has_put_down();
             if !head_waits {
-                progress = self.chain.step(cx, Into(&mut self.terminal, &mut self.passed))?;
+                progress =
+                    self.chain.step(cx, NotesBarrier(&mut self.terminal, &mut self.passed))?;
                 if progress == Progress::Done {
                     self.state = State::Ending;
                 }
             }
-            self.chain.settle(Into(&mut self.terminal, &mut self.passed));
+            self.chain.settle(NotesBarrier(&mut self.terminal, &mut self.passed));
             progress = progress.or_at(due_at, cx.now);
             self.terminal.flush()?;
             // Work that was gone on with has moved something, also where the head has nothing more.

@@ -22,10 +22,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use thalweg_kernel::Epoch;
+use thalweg_kernel::{Epoch, Shared};
 
 use crate::counters::{Counter, MetricKind, Registry};
-use crate::flow::{BuildContext, Tuning};
+use crate::tuning::Tuning;
 
 /// How long sources wait while epochs are stored and none becomes readable,
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,19 +101,23 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// For the shard of `cx`; none where the job has no stored state.
-    pub(crate) fn new(cx: &BuildContext, metrics: &mut Registry) -> Option<Self> {
-        cx.storage.as_ref()?;
+    /// For a shard of a job that has stored state. `shared` and `wakers` are those of the job.
+    pub(crate) fn new(
+        tuning: Tuning,
+        shared: &Shared,
+        wakers: &Arc<[Waker]>,
+        metrics: &mut Registry,
+    ) -> Self {
         let time_ms = Counter::default();
         let (name, operator) = ("accumulateStateBackPressuredTimeMs", (u32::MAX, "State".into()));
         metrics.register(name, MetricKind::Counter, operator, None, Rc::clone(&time_ms.0));
-        let Tuning { state_memory_bytes_max, state_pending_bytes_max, .. } = cx.tuning;
+        let Tuning { state_memory_bytes_max, state_pending_bytes_max, .. } = tuning;
         let gate = || {
-            let (full, wakers) = (AtomicUsize::new(0), Arc::clone(&cx.wakers));
+            let (full, wakers) = (AtomicUsize::new(0), Arc::clone(wakers));
             Ok::<_, std::convert::Infallible>(Gate { full, wakers })
         };
-        let Ok(gate) = cx.shared.get_or_try_init(u32::MAX, gate);
-        Some(Self {
+        let Ok(gate) = shared.get_or_try_init(u32::MAX, gate);
+        Self {
             limits: Limits {
                 memory_bytes: state_memory_bytes_max,
                 pending_bytes: state_pending_bytes_max,
@@ -123,7 +127,7 @@ impl Pressure {
             waiting: None,
             time_ms,
             rest: Duration::ZERO,
-        })
+        }
     }
 
     /// What the shard needs.

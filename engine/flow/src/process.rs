@@ -32,6 +32,7 @@ pub(crate) mod failure;
 mod function;
 mod keep_key;
 pub(crate) mod keyed;
+mod on_error;
 pub(crate) mod side;
 pub(crate) mod timers;
 mod unkeyed;

@@ -12,10 +12,11 @@ use std::time::Duration;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{ConnectorError, DeadLetter, Epoch, StateInfo, StateReader, Timestamp};
 
+use crate::build::BuildContext;
 use crate::checkpoint::{Checkpoints, ShardSnapshot};
 use crate::counters::Metric;
-use crate::flow::dead_letters::DeadLetters;
-use crate::flow::{BuildContext, Described, Flow};
+use crate::dead_letters::DeadLetters;
+use crate::flow::{Described, Flow};
 use crate::graph::{Graph, GraphNode};
 use crate::pipeline::{Now, Pipeline, Progress, StepContext};
 use crate::pressure::{Need, Pressure};

@@ -9,7 +9,7 @@ use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Pending, Sink, Stat
 
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
-use crate::flow::dead_letters::DeadLetterOutput;
+use crate::dead_letters::DeadLetterOutput;
 use crate::pipeline::Terminal;
 
 /// A connector's sink at the end of a pipeline.

@@ -31,9 +31,11 @@
 //! in the store alone: a job with checkpoints looks through some thousand stored entries a second.
 
 pub(crate) mod bounds;
+mod full;
 mod handles;
 pub(crate) mod keyed;
 pub(crate) mod operator;
+mod overflow;
 pub(crate) mod table;
 pub(crate) mod timers;
 
@@ -45,44 +47,20 @@ use thalweg_kernel::{
     Durable, Key, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
 };
 
+pub use self::bounds::{STATE_BYTES_MAX, STATE_KEYS_MAX};
 pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 use self::keyed::{AllKeyed, AnyKeyed, Keyed};
 use self::operator::OperatorStates;
+pub use self::overflow::Overflow;
 use crate::checkpoint::{Description, Stateful};
 use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 use crate::process::TimerSpace;
+pub use crate::time::domain::TimeDomain;
 use crate::window::aggregate::Aggregate;
-
-/// The default bound on the keys of one operator's state on one shard.
-pub const STATE_KEYS_MAX: usize = 1_000_000;
-
-/// The default bound on the bytes of one operator's state on one shard, in memory or not: 1 GiB.
-pub const STATE_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
 
 /// A list or map of one key has at most so many entries; what would be one more is counted and not added.
 pub const STATE_ENTRIES_MAX: usize = 65_536;
-
-/// What happens to a record whose key, or bytes, would be more than the operator may keep.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// It goes to the job's [dead letters](Flow::dead_letters), with its key. At the bound for bytes those of keys
-    /// that have state are admitted until there is a quarter more.
-    #[default]
-    DeadLetter,
-    /// The state of the key that was used least recently is dropped to make room, with its timers, and counted
-    /// (`numKeysEvicted`).
-    EvictLeastRecentlyUsed,
-}
-
-/// Which clock time to live goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeDomain {
-    /// The operator's watermark, or for a timer its own time: as right as the stream's own times.
-    EventTime,
-    /// This machine's clock, which may jump.
-    ProcessingTime,
-}
 
 /// What begins an entry's time to live anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::checkpoint::Description;
 use crate::exchange::inbox::Port;
 use crate::exchange::local::LocalEdge;
 use crate::flow::Flow;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Closed, Operator, Terminal, Then};
 use crate::sink::{Discard, SinkTerminal};
 
@@ -21,15 +21,6 @@ pub struct Stream<C: Chain> {
     pub(crate) flow: Flow,
     pub(crate) chain: C,
     pub(crate) at: At,
-}
-
-/// Where in the job a stream is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct At {
-    /// The graph node that the stream comes out of.
-    pub(crate) node: u32,
-    /// It runs on shards `0..producers`.
-    pub(crate) producers: usize,
 }
 
 impl<C: Chain> Stream<C> {

@@ -59,8 +59,9 @@ use self::trigger::Trigger;
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::key_by::{KeyedStream, Placement};
 use crate::exchange::local::LocalEdge;
+use crate::graph::At;
 use crate::pipeline::Chain;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// The default bound on open (key, window) pairs of one operator on one shard; of overlapping windows, on (key, slice) pairs.
 pub const WINDOW_KEYS_MAX: usize = 1_000_000;

@@ -15,9 +15,9 @@ use crate::exchange::inbox::Port;
 use crate::exchange::lane::LaneSender;
 use crate::exchange::ports::Ports;
 use crate::exchange::route::Route;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Head, Operator, Progress, StepContext, Then};
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// A chunk on its way to a shard.
 pub(crate) struct Addressed {

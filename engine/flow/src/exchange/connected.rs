@@ -31,7 +31,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 
 use super::inbox::Port;
-use super::ports::{InputProgress, Ports, Whose};
+use super::ports::{InputProgress, Ports, Together, Whose};
 use crate::counters::{Counter, WatermarkGauge};
 use crate::pipeline::{Budget, Chain, Head, Now, Progress, StepContext};
 
@@ -165,15 +165,6 @@ enum Hold {
     UntilFull,
     /// The operator wishes it, and the input is drained nevertheless.
     Released,
-}
-
-/// How the ports of a node with two inputs belong together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Together {
-    /// Of each input whether its ports go back to one set of streams.
-    pub(crate) within: [bool; 2],
-    /// Whether both inputs do.
-    pub(crate) all: bool,
 }
 
 /// A chain that begins with an operator of two inputs.

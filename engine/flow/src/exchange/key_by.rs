@@ -22,12 +22,13 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, Key, Timestamp};
 
 use super::inbox::{Inbox, Port};
-use super::route::{ByKey, InputId, Routed};
-use crate::graph::Edge;
+use super::route::{ByKey, Routed};
+use crate::graph::{At, Edge, InputId};
 use crate::pipeline::{Chain, Operator, Then};
 use crate::process::side::Sides;
+use crate::state::Overflow;
 use crate::state::bounds::Bounds;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// A stream partitioned by key: what windows and keyed state work on. `P` is its [`Placement`].
 #[must_use = "a keyed stream does nothing until an operator uses it"]
@@ -153,6 +154,24 @@ impl<C: Chain> Stream<C> {
 impl<C: Chain, P> KeyedStream<C, P> {
     fn new(stream: Stream<C>, placement: P) -> Self {
         Self { stream, placement, bounds: Bounds::default(), sides: Sides::default() }
+    }
+}
+
+impl<C: Chain, P> KeyedStream<C, P> {
+    /// Bounds the keys of which a process function keeps state on each shard,
+    /// [`STATE_KEYS_MAX`](crate::STATE_KEYS_MAX) by default, and says what happens to a record with one more.
+    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
+        self.bounds = Bounds { keys_max: keys, overflow, ..self.bounds };
+        self
+    }
+
+    /// Bounds the bytes of the state that a process function keeps on each shard, in memory or not, all its
+    /// states together; [`STATE_BYTES_MAX`](crate::STATE_BYTES_MAX) by default. Entries and the buffers of lists and maps count as they are,
+    /// what lies inside of other values as it was written last, on average. Both bounds have one policy: the one
+    /// that was named last.
+    pub fn bytes_max(mut self, bytes: usize, overflow: Overflow) -> Self {
+        self.bounds = Bounds { bytes_max: bytes, overflow, ..self.bounds };
+        self
     }
 }
 

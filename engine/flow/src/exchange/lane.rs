@@ -26,7 +26,7 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
-use super::route::InputId;
+use crate::graph::InputId;
 
 /// The lanes of a job, by the input that they lead to. A lane is found by its place alone, whatever it carries: a node
 /// may have several inputs of one type.

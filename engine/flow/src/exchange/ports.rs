@@ -37,6 +37,15 @@ pub struct InputProgress {
     pub has_ended: bool,
 }
 
+/// How the ports of a node with two inputs belong together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Together {
+    /// Of each input whether its ports go back to one set of streams.
+    pub(crate) within: [bool; 2],
+    /// Whether both inputs do.
+    pub(crate) all: bool,
+}
+
 /// See the module.
 pub(crate) struct Ports {
     inputs: Vec<Input>,

@@ -26,9 +26,9 @@ use thalweg_kernel::{Collector, ConnectorError, KeyGroups, Mark, Timestamp};
 use super::inbox::{Inbox, Port};
 use super::lane::LaneSender;
 use crate::flow::Flow;
-use crate::graph::Edge;
+use crate::graph::{At, Edge, InputId};
 use crate::pipeline::{Chain, Terminal};
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// Who gets a record.
 pub(crate) trait Route<T>: 'static {
@@ -38,9 +38,6 @@ pub(crate) trait Route<T>: 'static {
     /// Puts a record into one of `lanes` or several. There is one to each shard that the edge leads to.
     fn send(&mut self, time: Timestamp, value: T, lanes: &mut [LaneSender<T>]);
 }
-
-/// An input of an operator: the graph node and which of its inputs it is.
-pub(crate) type InputId = (u32, u32);
 
 /// What can be sent to the shard that owns its key: it carries the key's hash, so that a key is
 /// hashed once.

@@ -9,16 +9,17 @@
 //! Each of them also takes an operator of your own, a [`TwoInputs`]. How the inputs are merged, and how one of them
 //! can be held back, is in `exchange/connected.rs`.
 
-use crate::exchange::connected::{Connected, Together, TwoInputs};
+use crate::exchange::connected::{Connected, TwoInputs};
 use crate::exchange::inbox::Port;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
+use crate::exchange::ports::Together;
 use crate::exchange::route::{Broadcast, Route};
 use crate::flow::Flow;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::Chain;
 use crate::process::side::Sides;
 use crate::state::bounds::Bounds;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// Two streams in front of an operator with two inputs.
 #[must_use = "connected streams do nothing until an operator takes them"]

@@ -6,10 +6,10 @@ use thalweg_kernel::{Collector, Mark, Timestamp};
 
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::local::LocalEdge;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Operator, Then};
 use crate::process::failure::Failures;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// See [`Stream::side_output`].
 pub struct SideOutput<F, E> {

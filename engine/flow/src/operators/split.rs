@@ -6,9 +6,9 @@ use thalweg_kernel::{Collector, ConnectorError, Mark, Timestamp};
 
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::local::LocalEdge;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Terminal};
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 impl<C: Chain> Stream<C>
 where

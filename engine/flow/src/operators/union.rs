@@ -1,9 +1,9 @@
 //! `union`: two streams of one type as one.
 
 use crate::exchange::inbox::Inbox;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::Chain;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 impl<C: Chain> Stream<C> {
     /// Merges with `other`, record by record as they come. The watermark is the lower of the two.

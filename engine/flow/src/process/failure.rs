@@ -3,7 +3,7 @@
 //! | [`OnError`] | the record | the operator |
 //! |---|---|---|
 //! | `Fail`, the default | is processed again, as far as its source can replay it | fails the job, which starts again as its restart strategy says |
-//! | `DeadLetter` | goes to the job's [dead letters](Flow::dead_letters), with its key | goes on with the next record |
+//! | `DeadLetter` | goes to the job's [dead letters](crate::Flow::dead_letters), with its key | goes on with the next record |
 //! | `Skip` | is dropped | goes on with the next record |
 //!
 //! Each failure is counted under the operator (`numFunctionErrors`), whatever the policy. What is said of it names the operator,
@@ -38,23 +38,18 @@ use thalweg_kernel::{
 };
 
 use crate::counters::Counter;
-use crate::exchange::key_by::{Keyed, KeyedStream, Placed};
-use crate::flow::Flow;
-use crate::flow::dead_letters::DeadLetterOutput;
-use crate::graph::Edge;
-use crate::pipeline::{Chain, Operator, Then};
-use crate::stream::{At, Stream};
+use crate::dead_letters::DeadLetterOutput;
 
 /// An error of a function of the user's.
 pub type FunctionError = Box<dyn Error + Send + Sync>;
 
-/// What becomes of a record whose function fails. See [`Stream::on_error`].
+/// What becomes of a record whose function fails. See [`Stream::on_error`](crate::Stream::on_error).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
     /// The job fails, and starts again as its restart strategy says.
     #[default]
     Fail,
-    /// The record becomes a [dead letter](Flow::dead_letters) with the cause `function_failed`.
+    /// The record becomes a [dead letter](crate::Flow::dead_letters) with the cause `function_failed`.
     DeadLetter,
     /// The record is dropped, and counted (`numFunctionErrors`).
     Skip,
@@ -93,18 +88,16 @@ pub(super) fn failure_of(panic: Option<Failure>, said: Option<FunctionError>) ->
 pub(crate) struct Failed(pub(crate) ConnectorError);
 
 impl Failures {
-    /// Of the operator at `node`.
-    pub(crate) fn new(flow: &Flow, node: u32) -> Self {
-        let failures = Self(Rc::new(Inner {
+    /// Of the operator of this name, counted in `errors`.
+    pub(crate) fn new(operator: Str, errors: Counter, clock: Rc<Cell<Timestamp>>) -> Self {
+        Self(Rc::new(Inner {
             policy: Cell::default(),
-            operator: RefCell::new(flow.name_of(node).clone()),
-            errors: flow.counter("numFunctionErrors", node),
+            operator: RefCell::new(operator),
+            errors,
             letters: RefCell::default(),
             beyond: Cell::new(false),
-            clock: Rc::clone(flow.clock()),
-        }));
-        flow.knows_failures(node, &failures);
-        failures
+            clock,
+        }))
     }
 
     /// The operator has got another name while it was being described.
@@ -237,11 +230,12 @@ impl Failures {
         self.0.letters.borrow().as_ref().is_none_or(DeadLetterOutput::has_room)
     }
 
-    pub(crate) fn set_policy(&self, flow: &Flow, at: At, policy: OnError) {
+    /// Says what becomes of failures; `open` makes the operator's place for dead letters.
+    pub(crate) fn set_policy(&self, policy: OnError, open: impl FnOnce() -> DeadLetterOutput) {
         self.0.policy.set(policy);
         let mut letters = self.0.letters.borrow_mut();
         if policy == OnError::DeadLetter && letters.is_none() {
-            *letters = Some(flow.dead_letters_from(at.node, at.producers));
+            *letters = Some(open());
         }
     }
 }
@@ -276,49 +270,5 @@ impl<T, C: Collector<T>> Collector<T> for Emits<'_, C> {
         let noted = Noted(self.beyond);
         self.out.mark(mark);
         forget(noted);
-    }
-}
-
-impl<C: Chain> Stream<C> {
-    /// Fuses an operator to the chain that calls functions of the user's.
-    pub(crate) fn then_failing<O: Operator<C::Out>>(
-        self,
-        name: &str,
-        make: impl FnOnce(Failures) -> O,
-    ) -> Stream<Then<C, O>> {
-        let Self { flow, chain, at } = self;
-        flow.used(at.node);
-        let node = flow.add_node::<O::Out>(name, at.producers, vec![(at.node, Edge::Chained)]);
-        let operator = make(Failures::new(&flow, node));
-        Stream { flow, chain: Then::new(chain, operator), at: At { node, ..at } }
-    }
-
-    /// Says what becomes of a record whose function fails, in the operator that this stream comes out of: its function
-    /// returns an error or panics. What it has done until then is not taken back.
-    ///
-    /// ```
-    /// # use thalweg_flow::*;
-    /// # let out = Collected::new();
-    /// # let sink = out.sink();
-    /// # let job = move |flow: &Flow| {
-    /// flow.source(Collection::new(["1", "x", "3"]), Watermarks::monotonous())
-    ///     .try_map(|text| text.parse::<i32>())
-    ///     .on_error(OnError::Skip)
-    /// #   .sink(sink.clone());
-    /// # };
-    /// # let mut shard = Shard::build(&job, &BuildContext::single("on_error")).unwrap();
-    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
-    /// # assert_eq!(out.take(), [1, 3]);
-    /// ```
-    pub fn on_error(self, policy: OnError) -> Self {
-        self.flow.set_on_error(self.at, policy);
-        self
-    }
-}
-
-impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> KeyedStream<C, Placed> {
-    /// Says what becomes of a record whose function fails: see [`Stream::on_error`].
-    pub fn on_error(self, policy: OnError) -> Self {
-        Self { stream: self.stream.on_error(policy), ..self }
     }
 }

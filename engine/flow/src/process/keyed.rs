@@ -16,11 +16,12 @@ use crate::checkpoint::{Checkpoints, Stateful};
 use crate::counters::Counter;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
 use crate::flow::Flow;
+use crate::graph::At;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
 use crate::state::{AtKey, Overflow, States, TimeDomain};
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 use crate::table_hash::{table_hash, table_hash_from};
 
 /// A record that finds no room looks for what has expired in so many pieces at most, of 64 buckets each.
@@ -62,7 +63,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         let function = make(&mut states);
         let (states, parts) = states.into_parts();
         let timers = AllTimers::new(flow, at.node, bounds.overflow, &parts.timer_spaces);
-        let failures = Failures::new(flow, at.node);
+        let failures = flow.failures_of(at.node);
         failures.write_letters(flow.dead_letters_from(at.node, at.producers));
         Self {
             function,

@@ -6,9 +6,9 @@ use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::key_by::KeyedStream;
 use crate::exchange::local::LocalEdge;
 use crate::flow::Flow;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::Chain;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 /// A second output of a process function. See [`KeyedStream::side_output`] and [`Stream::side_tag`].
 pub struct SideTag<E>(LocalEdge<E>);

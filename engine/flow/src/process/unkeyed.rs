@@ -11,10 +11,10 @@ use super::function::Process;
 use super::side::{Sides, Tagged};
 use crate::checkpoint::{Checkpoints, Stateful};
 use crate::flow::Flow;
-use crate::graph::Edge;
+use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Now, Operator, Then};
 use crate::state::operator::OperatorStates;
-use crate::stream::{At, Stream};
+use crate::stream::Stream;
 
 impl<C: Chain> Stream<C> {
     /// Calls a process function with each record, on the shard where it is. `make` makes it on every shard, from
@@ -54,7 +54,7 @@ impl<P> Processing<P> {
         let function = make(&mut states);
         Self {
             function,
-            failures: Failures::new(flow, at.node),
+            failures: flow.failures_of(at.node),
             states: states.into_kept(),
             opened: false,
             sides: Sides::default(),

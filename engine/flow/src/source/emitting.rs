@@ -3,7 +3,7 @@
 use thalweg_kernel::source::clock_ahead;
 use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, PartitionId, Timestamp};
 
-use crate::flow::dead_letters::DeadLetterOutput;
+use crate::dead_letters::DeadLetterOutput;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
 use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};

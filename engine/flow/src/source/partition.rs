@@ -12,7 +12,7 @@ use thalweg_kernel::{
 use super::emitting::Emitting;
 use super::stored::{self, Found, StoredPartition};
 use crate::checkpoint::Checkpoints;
-use crate::flow::dead_letters::DeadLetterOutput;
+use crate::dead_letters::DeadLetterOutput;
 use crate::pipeline::Now;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;

@@ -5,12 +5,15 @@
 //! of it, so that those who fill it with new keys do not stop the others at once. With
 //! [`Overflow::EvictLeastRecentlyUsed`] others give way: each with all its state, and with its timers.
 
-use super::keyed::{AllKeyed, Holds};
-use super::{Overflow, STATE_BYTES_MAX, STATE_KEYS_MAX};
-use crate::exchange::key_by::KeyedStream;
-use crate::pipeline::Chain;
+use super::overflow::Overflow;
 
-/// A record drops so many keys at most to make room.
+/// The default bound on the keys of one operator's state on one shard.
+pub const STATE_KEYS_MAX: usize = 1_000_000;
+
+/// The default bound on the bytes of one operator's state on one shard, in memory or not: 1 GiB.
+pub const STATE_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
+
+/// A record drops at most this many keys to make room.
 pub(crate) const EVICTED_KEYS_MAX: usize = 16;
 
 /// See the module.
@@ -25,47 +28,5 @@ impl Default for Bounds {
     fn default() -> Self {
         let (keys_max, bytes_max) = (STATE_KEYS_MAX, STATE_BYTES_MAX);
         Self { keys_max, bytes_max, overflow: Overflow::default() }
-    }
-}
-
-impl<C: Chain, P> KeyedStream<C, P> {
-    /// Bounds the keys of which a process function keeps state on each shard,
-    /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
-    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { keys_max: keys, overflow, ..self.bounds };
-        self
-    }
-
-    /// Bounds the bytes of the state that a process function keeps on each shard, in memory or not, all its
-    /// states together; [`STATE_BYTES_MAX`] by default. Entries and the buffers of lists and maps count as they are,
-    /// what lies inside of other values as it was written of late, on average. Both bounds have one policy: the one
-    /// that was named last.
-    pub fn bytes_max(mut self, bytes: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { bytes_max: bytes, overflow, ..self.bounds };
-        self
-    }
-}
-
-impl Bounds {
-    /// Which state something must be taken out of before there is room for a record, which is the one with too
-    /// many keys or with the most bytes. A record of a key that has state adds bytes alone.
-    #[inline]
-    pub(crate) fn full<K>(&self, states: &AllKeyed<K>, is_known: bool) -> Option<usize> {
-        let (mut bytes, mut most) = (0, (0, 0));
-        for (number, state) in states.iter().enumerate() {
-            let holds: Holds = state.borrow().holds();
-            if holds.keys >= self.keys_max && !is_known {
-                return Some(number);
-            }
-            bytes += holds.bytes;
-            most = most.max((holds.bytes, number));
-        }
-        (bytes >= self.bytes_max).then_some(most.1)
-    }
-
-    /// Whether keys that have state must not add to it either.
-    pub(crate) fn is_overfull<K>(&self, states: &AllKeyed<K>) -> bool {
-        let bytes: usize = states.iter().map(|state| state.borrow().holds().bytes).sum();
-        bytes >= self.bytes_max.saturating_add(self.bytes_max / 4)
     }
 }

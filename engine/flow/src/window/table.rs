@@ -10,9 +10,9 @@
 use hashbrown::HashTable;
 use thalweg_kernel::Key;
 
-use crate::flow::CACHE_BYTES;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
+use crate::tuning::CACHE_BYTES;
 
 /// A few keys are at most so many: a slot is a byte.
 const FEW_KEYS_MAX: usize = 255;

@@ -2,6 +2,8 @@
 //! they cannot keep, and its sinks what they cannot pass on. A barrier passes when all of them have got it. What comes
 //! once its operator's stream has ended is counted and logged, and not read.
 
+mod stream;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -9,14 +11,11 @@ use std::rc::Rc;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Cause, DeadLetter, Epoch, Mark, Timestamp};
 
-use super::Flow;
-use crate::counters::{Counter, MetricKind};
-use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::local::LocalEdge;
+use crate::counters::{Counter, MetricKind, Registry};
+use crate::exchange::local::{LocalEdge, LocalInbox};
 use crate::graph::{Edge, Graph};
-use crate::stream::{At, Stream};
 
-/// An operator that has got a barrier is not stepped while so many letters wait for others to get it.
+/// An operator that has got a barrier is not stepped while this many letters wait for others to get it.
 const HELD_LETTERS_MAX: usize = 4_096;
 
 /// One shard's dead letters: counted by cause, and queued for whoever asked for them.
@@ -108,6 +107,78 @@ impl DeadLetterOutput {
 }
 
 impl DeadLetters {
+    pub(crate) fn new(metrics: &mut Registry) -> Self {
+        let counter = |cause: Cause| {
+            let operator = (u32::MAX, "Dead letters".into());
+            let label = Some(("cause", cause.name()));
+            let counter = Counter::default();
+            let (kind, value) = (MetricKind::Counter, Rc::clone(&counter.0));
+            metrics.register("numDeadLetters", kind, operator, label, value);
+            counter
+        };
+        Self {
+            counters: Cause::ALL.map(counter),
+            queue: RefCell::default(),
+            latest: RefCell::default(),
+            watermark: Cell::new(Timestamp::MIN),
+            writers_open: Cell::new(0),
+            begun: Cell::default(),
+            aligned: Cell::default(),
+            waiting: Cell::new(0),
+            held: RefCell::default(),
+            writers: RefCell::default(),
+            reader: Cell::new(None),
+        }
+    }
+
+    /// Begins the stream that reads them; nothing if there is one already.
+    fn open(&self) -> Option<LocalInbox<DeadLetter>> {
+        let (edge, inbox) = LocalEdge::new();
+        edge.push_mark(Mark::Idle);
+        self.queue.borrow_mut().replace(edge).is_none().then_some(inbox)
+    }
+
+    /// Where the operator at `node` writes, if it `runs` on this shard.
+    pub(crate) fn output(
+        self: &Rc<Self>,
+        graph: &Graph,
+        node: u32,
+        runs: bool,
+    ) -> DeadLetterOutput {
+        let state = if !runs {
+            OutputState::Ended
+        } else if self.are_read_by(graph, node) {
+            // Its barrier would wait for itself.
+            OutputState::Apart
+        } else {
+            self.writers_open.set(self.writers_open.get() + 1);
+            OutputState::Open
+        };
+        if state != OutputState::Apart {
+            self.writers.borrow_mut().push(node);
+        }
+        DeadLetterOutput {
+            shared: Rc::clone(self),
+            passed: Cell::default(),
+            state: Cell::new(state),
+        }
+    }
+
+    /// Whether they are among what `node` reads.
+    fn are_read_by(&self, graph: &Graph, node: u32) -> bool {
+        let Some(reader) = self.reader.get() else { return false };
+        let (mut open, mut seen) = (vec![node], BTreeSet::new());
+        while let Some(next) = open.pop() {
+            if next == reader {
+                return true;
+            }
+            if seen.insert(next) {
+                open.extend(graph.nodes[next as usize].inputs.iter().map(|&(input, _)| input));
+            }
+        }
+        false
+    }
+
     fn write(&self, letter: DeadLetter) {
         let Some(queue) = &*self.queue.borrow() else {
             *self.latest.borrow_mut() = Some(letter);
@@ -148,7 +219,7 @@ impl DeadLetters {
     }
 
     /// The description is complete: draws the stream's edges, and ends it where nobody writes.
-    pub(super) fn complete(&self, graph: &mut Graph) {
+    pub(crate) fn complete(&self, graph: &mut Graph) {
         if let Some(reader) = self.reader.get() {
             let edges = self.writers.borrow().iter().map(|&node| (node, Edge::Local)).collect();
             graph.nodes[reader as usize].inputs = edges;
@@ -165,90 +236,5 @@ impl DeadLetters {
             queue.push_mark(Mark::Watermark(Timestamp::MAX));
             queue.push_mark(Mark::End);
         }
-    }
-}
-
-impl Flow {
-    /// The dead letters of this job's sources and operators, with their time of arrival as event time.
-    ///
-    /// Without this, dead letters are only counted, by cause (`numDeadLetters`), and the latest one
-    /// is logged about once a second. There is one such stream in a job: a second call fails the job.
-    pub fn dead_letters(&self) -> Stream<Inbox<DeadLetter>> {
-        let shared = self.shared_dead_letters();
-        let (edge, inbox) = LocalEdge::new();
-        edge.push_mark(Mark::Idle);
-        if shared.queue.borrow_mut().replace(edge).is_some() {
-            self.fail(thalweg_kernel::ConnectorError::new(
-                "dead letters",
-                "the job calls dead_letters() twice; call it once and split() the stream",
-            ));
-        }
-        let node = self.add_node::<DeadLetter>("Dead letters", self.shards(), vec![]);
-        shared.reader.set(Some(node));
-        let inbox = self.inbox(vec![Port::Local(inbox)], node);
-        Stream { flow: self.clone(), chain: inbox, at: At { node, producers: self.shards() } }
-    }
-
-    /// The dead letters, for the operator at `node`.
-    pub(crate) fn dead_letters_from(&self, node: u32, producers: usize) -> DeadLetterOutput {
-        let shared = self.shared_dead_letters();
-        let state = if !self.runs_here(producers) {
-            OutputState::Ended
-        } else if self.reads_dead_letters(node) {
-            // Its barrier would wait for itself.
-            OutputState::Apart
-        } else {
-            shared.writers_open.set(shared.writers_open.get() + 1);
-            OutputState::Open
-        };
-        if state != OutputState::Apart {
-            shared.writers.borrow_mut().push(node);
-        }
-        DeadLetterOutput { shared, passed: Cell::default(), state: Cell::new(state) }
-    }
-
-    /// Whether the dead letters of the job are among what `node` reads.
-    fn reads_dead_letters(&self, node: u32) -> bool {
-        let Some(reader) = self.shared_dead_letters().reader.get() else { return false };
-        let graph = self.0.graph.borrow();
-        let (mut open, mut seen) = (vec![node], BTreeSet::new());
-        while let Some(next) = open.pop() {
-            if next == reader {
-                return true;
-            }
-            if seen.insert(next) {
-                open.extend(graph.nodes[next as usize].inputs.iter().map(|&(input, _)| input));
-            }
-        }
-        false
-    }
-
-    fn shared_dead_letters(&self) -> Rc<DeadLetters> {
-        let mut slot = self.0.dead_letters.borrow_mut();
-        let shared = slot.get_or_insert_with(|| {
-            let counter = |cause: Cause| {
-                let operator = (u32::MAX, "Dead letters".into());
-                let label = Some(("cause", cause.name()));
-                let counter = Counter::default();
-                let (kind, value) = (MetricKind::Counter, Rc::clone(&counter.0));
-                let mut metrics = self.0.metrics.borrow_mut();
-                metrics.register("numDeadLetters", kind, operator, label, value);
-                counter
-            };
-            Rc::new(DeadLetters {
-                counters: Cause::ALL.map(counter),
-                queue: RefCell::default(),
-                latest: RefCell::default(),
-                watermark: Cell::new(Timestamp::MIN),
-                writers_open: Cell::new(0),
-                begun: Cell::default(),
-                aligned: Cell::default(),
-                waiting: Cell::new(0),
-                held: RefCell::default(),
-                writers: RefCell::default(),
-                reader: Cell::new(None),
-            })
-        });
-        Rc::clone(shared)
     }
 }

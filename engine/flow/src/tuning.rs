@@ -1,0 +1,42 @@
+//! [`Tuning`]: sizes that trade latency, throughput and memory.
+
+/// A table of more bytes than this does not stay in a second-level cache.
+pub(crate) const CACHE_BYTES: usize = 512 * 1_024;
+
+/// Sizes that trade latency, throughput and memory. The defaults suit a 1 GB gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// A source emits at most this many records in one step: 1,024.
+    pub step_records_max: usize,
+    /// An operator does about this many units of work at most in one step, and puts down the rest until the next: 2,048. A
+    /// timer that fires is a unit, and so is a record that it emits.
+    pub step_work_max: usize,
+    /// A batch to another shard is sent at the latest when it holds this many records: 256.
+    pub batch_records: usize,
+    /// A lane from one shard to another holds this many batches: 16.
+    pub lane_batches: usize,
+    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
+    /// more is read from storage, in a job that has stored state.
+    pub state_memory_bytes_max: usize,
+    /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
+    /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
+    /// (While an epoch is on its way to storage, its changes are in memory twice more.)
+    pub state_pending_bytes_max: usize,
+    /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process function
+    /// with such a state wait for each other within a step, and what is kept of their keys is fetched together.
+    pub state_cache_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            step_records_max: 1_024,
+            step_work_max: 2_048,
+            batch_records: 256,
+            lane_batches: 16,
+            state_memory_bytes_max: 128 * 1_024 * 1_024,
+            state_pending_bytes_max: 32 * 1_024 * 1_024,
+            state_cache_bytes: CACHE_BYTES,
+        }
+    }
+}
