@@ -41,6 +41,8 @@ mod ledger;
 mod lives;
 #[path = "../crash/moments.rs"]
 mod moments;
+#[path = "../crash/reading.rs"]
+mod reading;
 #[path = "../crash/receiver.rs"]
 mod receiver;
 #[path = "../crash/sinks.rs"]
@@ -257,7 +259,7 @@ struct Away {
 
 impl Away {
     fn start(port: u16, dir: &Path, seed: u64) -> Result<Self> {
-        let receiver = Receiver::start(port, &job::out_dir(dir))?;
+        let receiver = Receiver::start(port, &sinks::out_dir(dir))?;
         Ok(Self { uplink: Uplink::start(port, seed)?, receiver })
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
@@ -18,7 +17,8 @@ use thalweg_sqlite::{RowSink, Server, SqliteSink};
 use thalweg_store::FoldPolicy;
 
 use crate::ledger::{DISORDER, WINDOW_MS};
-use crate::sinks::{READINGS, STANDINGS, SUMS, SinkKind, postgres_url};
+use crate::reading::Reading;
+use crate::sinks::{READINGS, STANDINGS, SUMS, SinkKind, out_dir, postgres_url};
 use crate::standings::{Standing, Standings};
 
 /// Numbers of a device that are remembered below its highest.
@@ -36,16 +36,6 @@ pub(crate) struct Life {
     pub(crate) durability: Mode,
     pub(crate) shards: usize,
     pub(crate) checkpoint_ms: u64,
-}
-
-/// A reading as it comes in and goes out.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Reading {
-    /// From the topic.
-    pub(crate) device: Str,
-    pub(crate) sequence: u64,
-    pub(crate) time_ms: i64,
-    pub(crate) value: i64,
 }
 
 /// Lets each number of a device through once. The state: the highest number so far, then a bit for each of the last
@@ -92,11 +82,6 @@ fn is_new(seen: &mut Vec<u64>, sequence: u64) -> bool {
 /// Where the state of the job is.
 pub(crate) fn state_dir(dir: &Path) -> PathBuf {
     dir.join("job")
-}
-
-/// Where its results are.
-pub(crate) fn out_dir(dir: &Path) -> PathBuf {
-    dir.join("out")
 }
 
 /// Made when the broker has confirmed the subscription.

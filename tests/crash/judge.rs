@@ -151,7 +151,7 @@ pub(crate) fn expected_rows(ledger: &Ledger) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Reading;
+    use crate::reading::Reading;
     use crate::sinks::SumRow;
 
     /// Three messages of a device, the last one not acknowledged, and what a right job makes of them.

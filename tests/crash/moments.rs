@@ -24,7 +24,8 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use thalweg::runtime::StateDirectory;
 
 use crate::chance::Chance;
-use crate::job::{out_dir, state_dir};
+use crate::job::state_dir;
+use crate::sinks::out_dir;
 
 /// How long to wait for a point that may never come.
 const POINT_MAX: Duration = Duration::from_millis(1_500);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thalweg::kernel::{Str, Timestamp};
 use thalweg_postgres::testing::Client;
 
-use crate::job::{Reading, out_dir};
+use crate::reading::Reading;
 use crate::standings::Standing;
 
 /// Where the results go.
@@ -60,6 +60,11 @@ pub(crate) struct Results {
     pub(crate) published_again: u64,
     /// What no sink may show, in words.
     pub(crate) faults: Vec<String>,
+}
+
+/// Where the results of the job are.
+pub(crate) fn out_dir(dir: &Path) -> PathBuf {
+    dir.join("out")
 }
 
 /// Reads what is to be seen now.

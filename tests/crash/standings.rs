@@ -6,7 +6,7 @@ use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
 
-use crate::job::Reading;
+use crate::reading::Reading;
 
 /// A row of the table, whose key is device and grade.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
