@@ -161,7 +161,7 @@ impl<T> Changed<T> {
         [Self::new(RowKind::UpdateBefore, before), Self::new(RowKind::UpdateAfter, after)]
     }
 
-    /// Another row that does the same.
+    /// Another row with this effect.
     pub fn map<U>(self, row: impl FnOnce(T) -> U) -> Changed<U> {
         Changed { kind: self.kind, row: row(self.row) }
     }

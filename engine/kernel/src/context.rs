@@ -28,8 +28,8 @@ pub struct OpenContext {
     /// On how many of them this operator opens: shards `0..instances`. A source with one partition,
     /// and a sink directly behind it, has one instance on any number of shards.
     pub instances: usize,
-    /// Wakes the shard from any thread: call it when a source has new input, or when a sink that
-    /// was not ready is ready again, or has finished closing.
+    /// Wakes the shard from any thread. Call it when a source has new input, when a sink that was
+    /// not ready is ready again, or when it has finished closing.
     pub waker: Waker,
     /// Where this operator's instances on the shards of the job can share one thing, such as the
     /// one I/O thread that owns a file.
@@ -59,14 +59,14 @@ pub struct Durability {
     pub lineage: Lineage,
 }
 
-/// Whose epochs they are. Their numbers mean something within one state directory only, so whoever notes
+/// Whose epochs they are. Their numbers mean something within one state directory only. So whoever notes
 /// one outside of it, such as a sink in its database, notes the directory, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     /// The random id of the job's state directory. Empty if it has none.
     pub directory: Str,
-    /// The directory of whose savepoint this one was made, and the savepoint's epoch: up to that one, the
-    /// same number is the same epoch in both.
+    /// The directory of whose savepoint this one was made, and the savepoint's epoch. Up to that epoch,
+    /// equal numbers are equal epochs in both.
     pub parent: Option<(Str, Epoch)>,
     /// A directory that is no longer in use, and whose place this one takes: somebody said so.
     pub takes_over: Option<Str>,

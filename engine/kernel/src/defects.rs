@@ -1,12 +1,12 @@
 //! Defects that can be put into the engine, so that it shows which proof catches each.
 //!
 //! A proof that has never failed proves little. So the engine's code carries some defects of the kind that would
-//! lose, repeat, reorder or hang in the field, each one readable line at the place where it would be made:
+//! lose, repeat, reorder or hang in the field. Each is one readable line at the place where it would be made:
 //! `if !seeded(Defect::JournalNoSync) { .. }`. The program `mutants` of `thalweg-tests` switches on one after
 //! the other, and says which proof failed.
 //!
 //! **In a normal build there are none.** [`seeded`] is the constant `false` unless this crate is built with the
-//! feature `seeded-defects`, which nothing in the workspace asks for but that program; the compiler removes what
+//! feature `seeded-defects`. Nothing in the workspace asks for that but that program. The compiler removes what
 //! stands behind it. With the feature, the environment variable [`VARIABLE`] names the one that is on.
 
 /// Names the defect that is switched on, in a build that has them.

@@ -39,7 +39,7 @@ impl ConnectorError {
         self
     }
 
-    /// The same, which another attempt cannot mend.
+    /// This error, which another attempt cannot mend.
     #[must_use]
     pub fn lasting(mut self) -> Self {
         self.lasting = true;
@@ -47,8 +47,8 @@ impl ConnectorError {
     }
 }
 
-/// Whether what was caused by this stays as it is: a wrong setting, damage, and storage that has failed, of which
-/// nobody knows what it wrote.
+/// Whether what was caused by this stays as it is. So do a wrong setting, damage, and storage that has failed,
+/// since nobody knows what it wrote.
 fn lasts(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<ConfigError>() || cause.is::<StateError>() || cause.is::<JournalError>()
 }

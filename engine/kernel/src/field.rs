@@ -1,8 +1,8 @@
 //! [`Field`]: a value of a record's field, for connectors that deal in fields instead of bytes: tables of databases, and
 //! sources that make rows.
 //!
-//! [`DecodeFields`] makes a record of fields as [`Decode`] makes one of bytes; [`Record`] gives a result's fields by
-//! their places among [`Column`]s, which are values: a plan that is made at run time describes its rows by them.
+//! [`DecodeFields`] makes a record of fields as [`Decode`] makes one of bytes. [`Record`] gives a result's fields by
+//! their places among [`Column`]s, which are values. A plan that is made at run time describes its rows by them.
 
 use std::fmt;
 

@@ -50,7 +50,7 @@ pub struct Message<'a> {
 /// What a sender put beside a payload: a header of Kafka, or a user property of MQTT 5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Its name; several may have the same.
+    /// Its name; several headers may have one name.
     pub name: Str,
     /// Its value: text in MQTT, any bytes elsewhere.
     pub value: Bytes,

@@ -21,9 +21,9 @@ pub trait Journals: Send + Sync + fmt::Debug {
     /// If it cannot be opened, is damaged anywhere but at its torn end, or is open already.
     fn open(&self, name: &str, durable: Waker) -> Result<Box<dyn JournalWriter>, JournalError>;
 
-    /// The same; a journal that is made by this begins at position `begin`. So a source whose checkpoint
-    /// comes from another directory, and with it positions in a journal that is not here, goes on counting and
-    /// never takes one record for another. Without support for that it begins at 0.
+    /// Opens a journal; one that is made by this begins at position `begin`. A source's checkpoint may come
+    /// from another directory, with positions in a journal that is not here. Such a source goes on counting,
+    /// and never takes one record for another. Without support for that it begins at 0.
     ///
     /// # Errors
     /// As for [`open`](Self::open).

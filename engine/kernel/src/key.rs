@@ -1,9 +1,9 @@
 //! Keys, their fixed hash, key groups and the shards that own them.
 //!
 //! A key's hash decides its key group, and key groups go to shards in contiguous ranges (Flink's
-//! scheme), so that state can move when the number of shards changes. **Neither the hash nor the
-//! number of groups may ever change for a job that has state**: the hash is xxh3 over a defined
-//! byte form (integers little-endian), not `std::hash`, whose byte form the language may change.
+//! scheme). So state can move when the number of shards changes. **Neither the hash nor the number
+//! of groups may ever change for a job that has state.** The hash is xxh3 over a defined byte form
+//! (integers little-endian), not `std::hash`, whose byte form the language may change.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -17,12 +17,12 @@ pub trait Key: Clone + Eq + Send + 'static {
     /// The fixed 64-bit hash of this key. Equal keys have equal hashes, on every machine, for ever.
     fn key_hash(&self) -> u64;
 
-    /// A cheaper hash for tables in memory, on which nothing depends that is stored or sent, where there
-    /// is one: as well spread as the fixed one in its low bits and in its high ones.
+    /// A cheaper hash for tables in memory, where there is one. Nothing that is stored or sent depends
+    /// on it. It is as well spread as the fixed one in its low bits and in its high ones.
     const TABLE_HASH: Option<fn(&Self) -> u64> = None;
 
     /// Appends the key to `out` as it is stored. Equal keys have equal bytes, others have others, for
-    /// ever; and where the key ends must follow from its bytes, so that others can stand behind them.
+    /// ever. Where the key ends must follow from its bytes, so that others can stand behind them.
     fn write_key(&self, out: &mut Vec<u8>);
 
     /// Reads a key from the beginning of `bytes`, which are left with what is behind it; `None` if no
@@ -149,8 +149,8 @@ byte_keys! {
 
 /// A string that lives as long as the program. Each is kept once: what is restored again costs nothing.
 ///
-/// It is never freed, since `'static` promises that. That is bounded all the same: a key of this type was written
-/// by a program that had it as a literal, or had leaked it itself, so the distinct ones are few. Keys that input
+/// It is never freed, since `'static` promises that. That is bounded nevertheless. A key of this type was written
+/// by a program that had it as a literal, or had leaked it itself. So the distinct ones are few. Keys that input
 /// makes up are `Str`.
 fn interned(text: &str) -> &'static str {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
@@ -326,8 +326,8 @@ impl KeyGroups {
 
     /// The group that a key with this hash belongs to.
     ///
-    /// Taken from the middle bits: hash tables pick buckets by the lowest bits and tag entries by
-    /// the highest, and those must stay well spread among the keys of one shard.
+    /// Taken from the middle bits. Hash tables pick buckets by the lowest bits and tag entries by
+    /// the highest, and both must stay well spread within a shard.
     #[inline]
     pub const fn group_of(self, hash: u64) -> u16 {
         let middle = (hash >> 16) as u32 as u64;
@@ -363,8 +363,8 @@ impl KeyGroups {
     }
 }
 
-/// The hashes that one shard owns: group and shard grow with the middle bits of a hash, so that they are
-/// a range of those.
+/// The hashes that one shard owns. Group and shard grow with the middle bits of a hash, so the hashes
+/// are a range of these bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Owned {
     from: u64,

@@ -1,8 +1,8 @@
-//! The words and seams that every part of Thalweg shares: time, keys, batches and marks, and the
-//! traits through which sources, sinks and formats meet the engine.
+//! The words and seams that every part of Thalweg shares. They are time, keys, batches and marks,
+//! and the traits through which sources, sinks and formats meet the engine.
 //!
 //! This is the lowest layer. It does no I/O, starts no thread, reads no clock and depends on no
-//! other crate of the project; a connector depends on this crate and on nothing else of ours.
+//! other crate of the project. A connector depends on this crate and on nothing else of ours.
 //!
 //! | module | what it defines |
 //! |---|---|
@@ -75,6 +75,6 @@ pub use state::{StateError, StateId, StateInfo, StateKind, StateReader};
 pub use thread_name::thread_name;
 pub use time::Timestamp;
 
-/// A string that stays inline up to 24 bytes: the right type for device names and other keys,
+/// A string that stays inline up to 24 bytes. It is the right type for device names and other keys,
 /// because cloning a short one does not allocate.
 pub type Str = compact_str::CompactString;

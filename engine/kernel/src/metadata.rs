@@ -1,8 +1,8 @@
 //! What a message has beside its payload, as fields of the record: in one way, whatever the format.
 //!
-//! [`WithMetadata`] stands around a decoder and offers it [bindings](Message::bindings), as a topic's named levels are: so
-//! the decoder sees fields beside those of the payload, and parses their text as the record's type asks. A field is
-//! not there where the message has no such thing: it is then missing, or `None` in an optional field.
+//! [`WithMetadata`] stands around a decoder and offers it [bindings](Message::bindings), as a topic's named levels
+//! are. So the decoder sees fields beside those of the payload, and parses their text as the record's type asks. A
+//! field is not there where the message has no such thing: it is then missing, or `None` in an optional field.
 //!
 //! | name | field |
 //! |---|---|

@@ -1,9 +1,9 @@
 //! Options: what can be set, declared once.
 //!
 //! A declaration by [`options!`](crate::options) names each option with its type, unit, range, default, aliases and
-//! an example. All else comes from that: the struct, its reading from a [`Table`], the errors with the place where a
-//! value was written and the nearest key, what may not be shown, and the tables that `thalweg connectors` and the page
-//! of docs print.
+//! an example. All else comes from that: the struct, its reading from a [`Table`], and what may not be shown. So do
+//! errors with the nearest key and the place of a value, and the tables that `thalweg connectors` and the page of
+//! docs print.
 //!
 //! ```
 //! use std::time::Duration;
@@ -48,7 +48,7 @@
 //! | `macros` | [`options!`](crate::options) and [`choices!`](crate::choices) |
 //!
 //! # Limits
-//! What depends on two options (a key that needs its certificate) is checked by whoever owns them, after reading;
+//! What depends on two options (a key that needs its certificate) is checked by whoever owns them, after reading.
 //! [`Table::blame`] gives such an error its place.
 
 pub mod describe;

@@ -6,8 +6,8 @@
 //!
 //! # Who reads which
 //! Partition `p` of a fixed list is read on shard `p % n`. A partition that is discovered is read on
-//! [`PartitionId::shard`], which depends on its id and on the number of shards alone: so no shard asks another, and after
-//! a restart on another number of shards each finds what is its own.
+//! [`PartitionId::shard`], which depends on its id and on the number of shards alone. So no shard asks another, and
+//! after a restart on another number of shards each finds what is its own.
 //!
 //! # The life of a discovered partition
 //! ```text

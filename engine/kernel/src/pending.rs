@@ -12,7 +12,7 @@ pub struct PendingId {
     pub epoch: Epoch,
     /// The sink's instance: the shard it ran on then.
     pub instance: u16,
-    /// Its place among those.
+    /// Its place among the notes of that epoch and instance.
     pub number: u32,
 }
 

@@ -7,12 +7,12 @@
 //!
 //! # Exactly once
 //! A transactional sink lets results be seen only once their epoch exists. At a barrier it
-//! [seals](Sink::seal) what was written since the last one, and notes in the epoch what it takes to commit
-//! that, also after a crash: the results themselves, or the name of the file they are in. When all
+//! [seals](Sink::seal) what was written since the last one. It notes in the epoch what it takes to commit
+//! that, also after a crash. That is the results themselves, or the name of the file they are in. When all
 //! that is durable it says so ([`Sink::sealed`]); the epoch is written; the sink [commits](Sink::commit).
 //! After a restart it finds its notes of the last epoch in
-//! [`Durability::pending`](crate::Durability::pending) and commits them again, so committing the
-//! same twice must have the effect of once. What it wrote after that epoch it must undo.
+//! [`Durability::pending`](crate::Durability::pending) and commits them again. So committing a note twice
+//! must have the effect of once. What it wrote after that epoch it must undo.
 
 use crate::{ConnectorError, DeadLetter, Epoch, OpenContext, Pending, Timestamp};
 
@@ -40,8 +40,8 @@ pub trait Sink<T> {
     /// If the sink has failed for good; the job ends.
     fn ready(&mut self) -> Result<bool, ConnectorError>;
 
-    /// Takes one record. Called only after [`Sink::ready`] said yes, possibly many times; and, whatever it
-    /// said, for what stands before a barrier that is due, which is no more than the queues of the engine hold.
+    /// Takes one record. Called only after [`Sink::ready`] said yes, possibly many times. What stands before a
+    /// barrier that is due comes whatever it said, which is no more than the queues of the engine hold.
     ///
     /// # Errors
     /// As for [`Sink::ready`].
@@ -53,9 +53,9 @@ pub trait Sink<T> {
     /// As for [`Sink::ready`].
     fn flush(&mut self) -> Result<(), ConnectorError>;
 
-    /// Finishes: called again and again after the last record until it returns true, which means
-    /// that everything has arrived (written and synced, or acknowledged by the broker). While it
-    /// returns false the waker is called when there is progress.
+    /// Finishes. Called again and again after the last record until it returns true: everything has
+    /// arrived (written and synced, or acknowledged by the broker). While it returns false the
+    /// waker is called when there is progress.
     ///
     /// # Errors
     /// As for [`Sink::ready`].

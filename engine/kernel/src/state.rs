@@ -1,7 +1,7 @@
 //! What was kept, read back: the seam between operators and the store.
 //!
 //! A stored key is `u64:state u16:group rest`, big-endian, so that the entries of a state lie together,
-//! ordered by key group: a shard reads its own range. For what belongs to no key, such as the position of
+//! ordered by key group. A shard reads its own range. For what belongs to no key, such as the position of
 //! a source partition, the group is the number of the partition or instance.
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{ChangesDamaged, Epoch, Str, ValueDamaged};
 
-/// The number of a state of an operator in storage: a fixed hash of their names, so that it is the same
-/// wherever in the job the operator stands.
+/// The number of a state of an operator in storage. It is a fixed hash of their names, so that it does
+/// not depend on where in the job the operator stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StateId(u64);

@@ -1,9 +1,10 @@
 //! [`options!`](crate::options): a struct and the table of its options from one declaration;
 //! [`choices!`](crate::choices): an option that is one of several words.
 
-/// Declares options; see [`options`](mod@crate::options). In front of an option stand, in this order and each only where
-/// it says something: doc comments; `#[alias = ".."]`, any number; `#[unit = ".."]`; `#[range(least, most)]`, in whole
-/// numbers or milliseconds; `#[absent = ".."]`, what it means that it is not given; `#[example = ".."]`.
+/// Declares options; see [`options`](mod@crate::options). In front of an option stand attributes, in this order and
+/// each only where it says something. First come doc comments and any number of `#[alias = ".."]`. Then come
+/// `#[unit = ".."]` and `#[range(least, most)]`, in whole numbers or milliseconds. Last come `#[absent = ".."]`, what it
+/// means that it is not given, and `#[example = ".."]`.
 ///
 /// `struct Name: Default` also makes the struct's `Default`; each option then needs a default of its own, or a type
 /// that has one.

@@ -1,6 +1,6 @@
 //! Durations and sizes as people write them: `250ms`, `1h 30m`, `64KiB`. The one place that reads and writes them.
 //!
-//! A duration is a sequence of whole numbers with units. A size is one whole number; without a unit it means bytes,
+//! A duration is a sequence of whole numbers with units. A size is one whole number. Without a unit it means bytes;
 //! `KiB`, `MiB`, `GiB` and `TiB` are powers of 1,024, and `kB`, `MB`, `GB` and `TB` powers of 1,000.
 
 use std::fmt::Write;
