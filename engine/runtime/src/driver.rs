@@ -168,8 +168,8 @@ struct Seat {
 }
 
 impl Seat {
-    /// Pins this thread. Not before the shard is built: the I/O threads that sources and sinks
-    /// start would inherit the one core and compete with the shard for it.
+    /// Pins this thread. Not before the shard is built. The I/O threads that sources and sinks
+    /// start would inherit the one core, and compete with the shard for it.
     fn pin(&self) {
         if let Some(core) = self.core {
             affinity::confine(&[core]);

@@ -7,20 +7,19 @@
 //! | [`simulated`](DriverKind::Simulated) | never: a virtual clock jumps | tests: one thread, all chance from a seed |
 //!
 //! All three step the same [`Shard`](thalweg_flow::Shard)s. [`DriverKind::Auto`] tries glommio
-//! first: it probes io_uring's operations and runs an executor that must sleep and be woken from
-//! another thread within a deadline, and otherwise takes plain threads and says so in one line.
+//! first. It probes io_uring's operations, and runs an executor that must sleep and be woken from
+//! another thread within a deadline. Otherwise it takes plain threads, and says so in one line.
 //!
 //! # The life of a job
 //! [`Job::start`] builds a shard on each thread (sources and sinks open there) and reports back when
 //! all are built. [`Running::stop`] drains: sources stop, what is in flight reaches the sinks, the
-//! sinks close. [`Running::suspend`] ends a job with stored state so that it can go on later: nothing
+//! sinks close. [`Running::suspend`] ends a job with stored state so that it can go on later. Nothing
 //! more is taken in, one more epoch is stored, windows stay open. [`Stopper::abort`] waits for nothing.
 //!
-//! A *supervisor* has a thread of its own. It lets epochs begin, stores them when all shards have
-//! handed over, and tells the shards so. If a shard fails or panics it ends the others, and starts the
-//! job again from the newest epoch, if its [`RestartStrategy`] allows; otherwise
-//! [`Running::wait`] returns the first error. What supervisor and shards decide is the [`protocol`], which has
-//! no clock and no thread.
+//! A *supervisor* has a thread of its own. It lets epochs begin, stores them when all shards have handed over,
+//! and tells the shards so. If a shard fails or panics it ends the others, and starts the job again from the
+//! newest epoch, if its [`RestartStrategy`] allows. Otherwise [`Running::wait`] returns the first error. What
+//! supervisor and shards decide is the [`protocol`], which has no clock and no thread.
 
 mod config;
 mod driver;

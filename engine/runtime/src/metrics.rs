@@ -1,12 +1,12 @@
-//! Publishing the shards' numbers: about once a second, from plain cells to a board that the job's
-//! handle reads and to the `metrics` facade, which Prometheus scrapes.
+//! Publishing the shards' numbers. About once a second they go from plain cells to a board that the
+//! job's handle reads, and to the `metrics` facade, which Prometheus scrapes.
 //!
 //! Names are Flink's with the prefix `thalweg_`; labels are the job, the operator with its number,
 //! the shard, and the cause of dead letters. There is never a label per key.
 //!
 //! Every series of a job is published every second, changed or not. So the endpoint takes a series that was not
-//! published for [`IDLE_AFTER`] for one of a job that has ended, and forgets it: a process that runs one job after
-//! the other does not gather their series.
+//! published for [`IDLE_AFTER`] for one of a job that has ended, and forgets it. So a process that runs one job
+//! after the other does not gather their series.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl Snapshot {
     }
 
     /// How far the watermark of a source called `operator` was behind the clock when it was
-    /// published, in milliseconds; `None` before the first record and after the last.
+    /// published, in milliseconds. `None` before the first record and after the last.
     pub fn watermark_lag_ms(&self, operator: &str) -> Option<i64> {
         let watermarks = self.0.iter().filter(|sample| {
             sample.name == "currentOutputWatermark" && sample.operator == operator
@@ -238,8 +238,8 @@ pub struct PrometheusError {
     reason: String,
 }
 
-/// Serves the metrics of this process as Prometheus text at `http://{address}/metrics`, and returns
-/// the address with the port that was taken, where `address` left that open with 0.
+/// Serves the metrics of this process as Prometheus text at `http://{address}/metrics`. Returns the
+/// address, with the port that was taken if `address` left that open with 0.
 ///
 /// # Errors
 /// If the port is taken, or metrics are being served already.

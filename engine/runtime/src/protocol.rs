@@ -2,7 +2,7 @@
 //!
 //! [`Supervision`] decides for the job, [`Follower`] for one shard. Both are told what has happened and when; they
 //! answer with what is to be done. Whoever acts on that (the supervisor's thread and the drivers, or a simulation)
-//! decides nothing of its own, so a simulation tests the decisions of the product.
+//! decides nothing of its own. So a simulation tests the decisions of the product.
 //!
 //! ```text
 //!  handle of the job ──[News: a wish, a savepoint]──►┌─────────────┐──[Decision]──► acts: starts shards, stores,
@@ -43,7 +43,7 @@
 //! - *complete*: each shard that has not ended has handed over. From here on nothing of the shards can stop it.
 //! - *stored*: the store's one transaction has committed. The epoch exists if and only if it has.
 //! - *announced*: savepoints that waited for it are written, and the orders name it as stored.
-//! - An epoch that is *late* is complete later than its timeout. It counts as failed, and is stored all the same.
+//! - An epoch that is *late* is complete later than its timeout. It counts as failed, and is stored nevertheless.
 //! - An epoch that finds no room stays complete, and is tried again after [`FULL_RETRY`].
 
 mod coordinator;

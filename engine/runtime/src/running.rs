@@ -26,7 +26,7 @@ pub(crate) struct Savepoint {
 
 /// What the supervisor is told.
 ///
-/// Its queue has no bound of its own: a shard has at most one report of each kind on its way, and whoever asks for
+/// Its queue has no bound of its own. A shard has at most one report of each kind on its way, and whoever asks for
 /// a savepoint waits for the answer.
 pub(crate) type News = protocol::News<Savepoint>;
 
@@ -184,7 +184,7 @@ impl Running {
         self.stopper().stop();
     }
 
-    /// Asks for an end from which the job can go on: nothing more is taken from the sources, one more
+    /// Asks for an end from which the job can go on. Nothing more is taken from the sources, one more
     /// epoch is stored, and windows stay open. A job without stored state is stopped instead.
     pub fn suspend(&self) {
         self.stopper().suspend();
@@ -222,7 +222,7 @@ impl Running {
     /// comes after it.
     ///
     /// # Errors
-    /// As for [`savepoint`](Self::savepoint); the job ends all the same.
+    /// As for [`savepoint`](Self::savepoint); the job ends nevertheless.
     pub fn suspend_with_savepoint(&self, path: &Path) -> Result<Epoch, JobError> {
         self.save(path, true)
     }

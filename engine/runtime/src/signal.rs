@@ -1,8 +1,8 @@
 //! How a shard is woken: a flag for "something happened" and the waker of whoever sleeps.
 //!
-//! A shard clears the flag *before* it steps, so whatever was announced before is seen by that step
-//! and whatever comes later sets the flag again. Before it sleeps it says so and looks at the flag
-//! once more; a waker sets the flag and then looks whether anyone sleeps. Both sides use sequentially
+//! A shard clears the flag *before* it steps. So that step sees whatever was announced before, and
+//! whatever comes later sets the flag again. Before it sleeps it says so and looks at the flag once
+//! more; a waker sets the flag and then looks whether anyone sleeps. Both sides use sequentially
 //! consistent operations, so one of them always sees the other. Waking a shard that is awake is one
 //! exchange on a flag.
 

@@ -321,7 +321,7 @@ fn a_savepoint_is_of_no_epoch_that_began_before_it() {
     }
     let epoch = thread::scope(|scope| {
         let asked = scope.spawn(|| running.savepoint(Path::new("unused")).unwrap());
-        // It is asked again in a second; should that come first, the next epoch is right all the same.
+        // It is asked again in a second; should that come first, the next epoch is right nevertheless.
         thread::sleep(Duration::from_millis(100));
         world.full.store(false, SeqCst);
         asked.join().unwrap()
@@ -411,7 +411,7 @@ fn a_state_directory_has_one_job_at_a_time() {
     first.wait().unwrap();
 }
 
-/// Goal: what is stored in a directory that is nobody's any more is told to nobody, and a job that is started
+/// Goal: what is stored in a directory that is nobody's any more is told to nobody. A job that is started
 /// again by itself does not begin anew in an empty one.
 #[test]
 fn a_state_directory_that_is_removed_or_replaced_ends_the_job() {

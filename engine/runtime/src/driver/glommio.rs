@@ -1,19 +1,19 @@
 //! The driver on glommio: one executor on the shard's pinned thread, with one task that steps the
 //! shard. An idle shard sleeps in io_uring until its signal's waker or a timer fires.
 //!
-//! The shard's task is alone on its executor, so it never yields while it is busy: it polls its own
-//! lanes and needs nothing from the reactor. It must not: an executor whose preemption timer fires
-//! between its poll and its run queue finds nothing run and goes to sleep with the task still queued
-//! (seen here: with 200 us a loaded machine hung within seconds). So that timer is set beyond reach.
-//! A sleep always has a timer of a second at most beside the signal.
+//! The shard's task is alone on its executor, so it never yields while it is busy. It polls its own
+//! lanes and needs nothing from the reactor. It must not yield. An executor whose preemption timer
+//! fires between its poll and its run queue finds nothing run, and goes to sleep with the task still
+//! queued. (With a timer of 200 us a loaded machine hung within seconds.) So that timer is set
+//! beyond reach. A sleep always has a timer of a second at most beside the signal.
 //!
 //! One long-lived task and no task of glommio's per record: its wakers count references in 16 bits.
 //! Nothing is ever spawned on its blocking pool, which shares the shard's core.
 //!
 //! # Limits
-//! Each life of a shard leaves one eventfd open: glommio 0.9 frees a task without dropping the task's header, which
+//! Each life of a shard leaves one eventfd open. Glommio 0.9 frees a task without dropping the task's header, which
 //! holds the executor's notifier, and `run` always makes a task. A process that starts very many jobs, or one job
-//! again very often, should take the driver `threads`, or have a process's limit of open files raised.
+//! very often, should take the driver `threads`. Otherwise its limit of open files should be raised.
 
 use std::time::Duration;
 

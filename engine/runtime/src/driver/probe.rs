@@ -1,8 +1,8 @@
 //! Whether io_uring, and glommio on it, work on this machine.
 //!
 //! Glommio ends the process when an operation is missing, and containers block io_uring by default.
-//! So the operations it needs are probed first, with the `io-uring` crate; then one executor runs on
-//! a thread of its own and must sleep and be woken from another thread within a deadline. Some old
+//! So the operations it needs are probed first, with the `io-uring` crate. Then one executor runs on
+//! a thread of its own. It must sleep and be woken from another thread within a deadline. Some old
 //! kernels hang there.
 
 use std::sync::{Arc, OnceLock};

@@ -1,10 +1,10 @@
 //! The simulation: every shard of a job on one thread, with a virtual clock. The order in which
-//! shards step, how much they read in a step and how small the queues are come from a seed, so a
+//! shards step, how much they read in a step and how small the queues are come from a seed. So a
 //! run that fails can be run again.
 //!
-//! A shard is stepped only if it said it was busy, was woken, or its time has come. So a wake-up
-//! that an operator or a lane forgets shows as a stall here, with its seed, and not as a rare hang in
-//! the field.
+//! A shard is stepped only if it said it was busy, was woken, or its time has come. So a wake-up that
+//! an operator or a lane forgets shows as a stall here, with its seed. In the field it would be a
+//! rare hang.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::error::JobError;
 use crate::metrics::{Board, Snapshot};
 use crate::signal::Signal;
 
-/// When every shard waits without a time, a connector's own thread may still wake one: wait this
-/// long of real time for that before calling it a stall.
+/// When every shard waits without a time, a connector's own thread may still wake one. It has this
+/// long of real time for that before it is a stall.
 const FOREIGN_WAKE_MAX: Duration = Duration::from_secs(10);
 
 /// A seeded run of a job.

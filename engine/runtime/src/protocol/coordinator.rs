@@ -1,9 +1,9 @@
 //! When epochs begin, and when they are complete: the decisions, without clock, threads or storage.
 //!
 //! One epoch is open at a time. It is complete when every shard that has not ended has handed over its
-//! snapshot, and the next one begins when it is stored, its interval has passed and the pause has, or
-//! at once where somebody waits for it: a savepoint, a job that is to be suspended, or shards whose
-//! streams have all ended. Where state is short of memory it does not wait for the interval, but for the pause.
+//! snapshot. The next one begins when it is stored, and its interval and the pause have passed. It begins at
+//! once where somebody waits for it: a savepoint, a job that is to be suspended, or shards whose streams have
+//! all ended. Where state is short of memory it does not wait for the interval, but for the pause.
 //!
 //! An epoch that is not complete in time counts as failed, which the job may tolerate. It is not given
 //! up: its barriers are on their way, and behind them nothing could overtake. It is stored when

@@ -1,8 +1,8 @@
 //! Restart strategies: whether a job that has failed is started again from its newest epoch, and when.
 //!
-//! Only what another start can mend leads to one: a panic, or a source or sink that has failed. A wrong
-//! setting does not, nor what is damaged, and neither does storage that has failed: what a failed sync has really
-//! written nobody knows, so the process ends and recovers from what is durable.
+//! Only what another start can mend leads to one: a panic, or a source or sink that has failed. A wrong setting
+//! does not, nor what is damaged, and neither does storage that has failed. Nobody knows what a failed sync has
+//! really written, so the job ends, and its next start recovers what is durable.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +16,8 @@ pub enum RestartStrategy {
     Auto,
     /// The job ends with the error.
     Never,
-    /// It is started again after the same time, and ends with the error after so many restarts.
+    /// It is started again after the same time, and ends with the error after `restarts_max`
+    /// restarts.
     FixedDelay {
         /// The time before each restart.
         delay: Duration,

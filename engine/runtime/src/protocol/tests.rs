@@ -275,9 +275,9 @@ fn an_abort_is_an_error_and_a_job_without_state_is_drained_where_it_was_to_be_su
     play.is(&format!("Aborting, end by {PANIC}"));
 }
 
-/// Goal: whatever comes in whatever order, an epoch is announced only after it was stored, stored only after every
-/// shard that lived handed over, and a job that all shards have left ends or begins again.
-/// Method: shards, store and handle that do at each turn one thing that they may, by chance.
+/// Goal: whatever comes in whatever order, an epoch is announced only after it was stored, and stored only after
+/// every shard that lived handed over. A job that all shards have left ends or begins again. Method: shards, store
+/// and handle that do at each turn one thing that they may, by chance.
 #[test]
 fn no_order_of_news_leads_it_astray() {
     for seed in 0..3_000 {

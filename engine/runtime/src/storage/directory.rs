@@ -5,9 +5,9 @@
 //! DIR/journal    a journal for each source that cannot be replayed: crate thalweg-journal
 //! ```
 //!
-//! Whoever removes or replaces the directory under a running job takes its state away, whatever is still open: an
-//! epoch that was stored so exists for nobody. So its files are looked up again by their paths when an
-//! epoch has been stored, before anybody is told, and before a restart reads it.
+//! Whoever removes or replaces the directory under a running job takes its state away, whatever is still open. An
+//! epoch that was stored then exists for nobody. So its files are looked up again by their paths when an epoch
+//! has been stored, before anybody is told. A restart does that, too.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -77,10 +77,10 @@ impl StateDirectory {
         self
     }
 
-    /// Takes the place of another state directory, named by its id, that is no longer in use: because it is
-    /// lost, or because this one began with a savepoint of it. Sinks that find commits of that one
-    /// under the job's name in their database refuse to start otherwise, and their error names the id.
-    /// Does nothing where there are none (any more).
+    /// Takes the place of another state directory, named by its id, that is no longer in use. It is lost,
+    /// or this one began with a savepoint of it. Sinks that find commits of that one under the job's name
+    /// in their database refuse to start otherwise, and their error names the id. Does nothing where there
+    /// are none (any more).
     ///
     /// Results that the other directory's epochs brought stay. Of a savepoint, those of later epochs are
     /// written again; without one, all that the job computes anew. Key columns make that harmless.
@@ -147,7 +147,7 @@ impl StateDirectory {
     }
 }
 
-/// Makes a directory that a power cut does not take away: the name of each directory on the way to it is
+/// Makes a directory that a power cut does not take away. The name of each directory on the way to it is
 /// synced, also if it was there. (An earlier life may have been killed between making and syncing it.)
 fn make_durable(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
