@@ -1,5 +1,5 @@
-//! The command line: parses it, sets up logs, runs the command, and turns the outcome into an exit
-//! code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
+//! The command line. It is parsed, logs are set up, and the command runs. Its outcome becomes an
+//! exit code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! `thalweg connectors`: what there is to read from and write to, and what each can be told. Everything here is read from
-//! the descriptions of the [registry](crate::registry): on the screen, as JSON, and as the page `docs/connectors.md`,
-//! which a test holds against them.
+//! `thalweg connectors`: what there is to read from and write to, and what each can be told. Everything here is read
+//! from the descriptions of the [registry](crate::registry). It is shown on the screen, as JSON, and as the page
+//! `docs/connectors.md`, which a test holds against them.
 
 use std::fmt::Write;
 

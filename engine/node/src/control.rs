@@ -1,5 +1,5 @@
-//! How a running job is told from outside to write a savepoint: through a Unix socket in its state directory,
-//! which only its owner can open.
+//! How a running job is told from outside to write a savepoint. It listens at a Unix socket in its state
+//! directory, which only its owner can open.
 //!
 //! ```text
 //! request = "savepoint" | "stop", a blank, the path, a line feed

@@ -1,6 +1,6 @@
 //! `thalweg demo`: an MQTT broker and a fleet of devices inside the process, a job that averages
-//! their readings and raises alerts, and a live view of it all, so that one command shows the engine
-//! at work on a machine that has nothing else.
+//! readings and raises alerts, and a live view. So one command shows the engine at work on a
+//! machine that has nothing else.
 //!
 //! | module | what it is |
 //! |---|---|

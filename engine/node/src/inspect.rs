@@ -51,7 +51,7 @@ pub(crate) struct CatArgs {
     /// The first time of arrival, in milliseconds since 1970
     #[arg(long, value_name = "MS")]
     since: Option<i64>,
-    /// Stop after so many
+    /// Stop after this many
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }
@@ -81,7 +81,7 @@ pub(crate) struct GetArgs {
     /// Only entries whose own stored key begins with this text
     #[arg(long, default_value = "", value_name = "TEXT")]
     prefix: String,
-    /// Stop after so many
+    /// Stop after this many
     #[arg(long, default_value_t = 100, value_name = "N")]
     limit: u64,
 }

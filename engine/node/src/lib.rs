@@ -21,10 +21,9 @@
 //! }
 //! ```
 //!
-//! The engine's parts are crates of their own, re-exported here: [`flow`] (the stream API),
-//! [`runtime`] (drivers and jobs), [`kernel`] (the seams that connectors implement), and the
-//! connectors [`file`](mod@file), [`format`](mod@format), and those whose cargo features are on: all of them, unless a
-//! program takes `default-features = false`.
+//! The engine's parts are crates, which this one re-exports: [`flow`] (the stream API), [`runtime`] (drivers,
+//! jobs), [`kernel`] (seams), and the connectors. [`file`](mod@file) and [`format`](mod@format) are always there.
+//! The others have a cargo feature each, and are there unless a program takes `default-features = false`.
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -1,11 +1,11 @@
 //! The connectors of this build: one line for each.
 //!
-//! A line names a connector, the cargo feature that brings it, and the type that stands for it in its crate; all else
+//! A line names a connector, the cargo feature that brings it, and the type that stands for it in its crate. All else
 //! comes from its description there. A connector that this build lacks keeps its line, so that who asks for it learns
 //! which feature it takes.
 //!
-//! Each connector is compiled once, for [`Reading`]s as a source and for [`Row`]s as a sink, up to a [`BoxedStream`]: the
-//! job between a source and a sink knows neither.
+//! Each connector is compiled once, for [`Reading`]s as a source and for [`Row`]s as a sink, up to a [`BoxedStream`].
+//! The job between a source and a sink knows neither.
 
 use thalweg_flow::{BoxedStream, Flow, Watermarks};
 use thalweg_kernel::connector::{Connector, SinkConnector, SourceConnector, UsedPath};

@@ -11,13 +11,13 @@ use signal_hook::flag::register_conditional_default;
 use signal_hook::iterator::{Handle, Signals};
 use thalweg_runtime::Running;
 
-/// Signals this soon after one that counted are the same wish: `timeout` sends two at once, to the
-/// process and to its group, and so does a shell on Ctrl-C whose child passes it on. A person who
-/// wants it to end at once presses again after that.
+/// Signals this soon after one that counted repeat its wish. `timeout` sends two at once, to the
+/// process and to its group. So does a shell on Ctrl-C whose child passes it on. A person who wants
+/// it to end at once presses again after that.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
-/// Signals, held from here on for whoever will act on them: watch before the job starts, so that one
-/// that comes while it does drains it instead of killing the process.
+/// Signals, held from here on for whoever will act on them. Watch before the job starts. Then a
+/// signal that comes while it starts drains it, and does not kill the process.
 #[derive(Debug)]
 pub struct Shutdown(Option<(Signals, Claim)>);
 

@@ -1,5 +1,5 @@
-//! The job of `thalweg run`: per-key count, average, minimum and maximum of one field over tumbling
-//! windows of event time, from a broker or files to a sink.
+//! The job of `thalweg run`: count, average, minimum and maximum of one field, per key, over
+//! tumbling windows of event time. It goes from a broker or files to a sink.
 
 pub(crate) mod reading;
 pub(crate) mod row;
@@ -25,7 +25,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
     let _watch = shutdown.ends(&running);
-    // Without it the job runs all the same.
+    // Without it the job runs nevertheless.
     let control = state.and_then(|dir| {
         let control = Control::listen(&dir, &running);
         control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error:#}")).ok()

@@ -1,8 +1,8 @@
-//! Goal: what the program says about connectors is what they are; a job runs from `datagen` to `blackhole`, and from
+//! Goal: what the program says about connectors is what they are. A job runs from `datagen` to `blackhole`, and from
 //! `datagen` to a database exactly once.
 //!
-//! Method: the real program. The page of docs is compared with what it prints; a job that makes a known number of rows
-//! is killed and started again, and its counts are added up.
+//! Method: the real program. The page of docs is compared with what it prints. A job that makes a known number of
+//! rows is killed and started again, and its counts are added up.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

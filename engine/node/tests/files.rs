@@ -1,4 +1,4 @@
-//! Goal: `thalweg run` from files to files gives what a naive computation gives, and what cannot be
+//! Goal: `thalweg run` from files to files gives what a naive computation gives. What cannot be
 //! read is kept as a dead letter that says where and why.
 //!
 //! Method: generated readings, some of them broken; results as JSON lines and as CSV are read

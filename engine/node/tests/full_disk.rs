@@ -1,8 +1,8 @@
 //! Goal: a full disk is said clearly, stops acknowledging, loses nothing, and is over when there is room again.
 //!
-//! Method: the real program with its state directory on a small file system of its own, a private mosquitto, and a file
-//! that takes all room there is. More is published than the journal has prepared for, so it must stop taking. Then the
-//! file is removed, and every reading must be counted once. Only root can mount; others skip this.
+//! Method: the real program has its state directory on a small file system of its own. There are a private mosquitto,
+//! and a file that takes all room there is. More is published than the journal has prepared for, so it must stop
+//! taking. Then the file is removed, and every reading must be counted once. Only root can mount; others skip this.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

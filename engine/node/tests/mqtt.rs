@@ -1,8 +1,8 @@
-//! Goal: `thalweg run` from a real broker gives every reading a place in a result; SIGTERM makes
-//! open windows come out; results reach a broker, too.
+//! Goal: `thalweg run` from a real broker gives every reading a place in a result. SIGTERM makes
+//! open windows come out, and results reach a broker, too.
 //!
 //! Method: a private mosquitto and its own clients. The program is known to listen when its log says
-//! that it has subscribed; from then on nothing of QoS 1 may be missing, so results are exact.
+//! that it has subscribed. From then on nothing of QoS 1 may be missing, so results are exact.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -69,7 +69,7 @@ fn expected(devices: usize, count: usize) -> BTreeMap<(String, i64), u64> {
     counts
 }
 
-/// The program has acknowledged so many messages, hence has them.
+/// The program has acknowledged `count` messages, hence has them.
 fn wait_for_acks(broker: &Mosquitto, client: &str, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     let acks = || {
@@ -154,7 +154,7 @@ fn results_reach_a_broker() {
     assert_eq!(counts(&results), rows);
 }
 
-/// Goal: a drain that cannot end, because the sink's broker is away, ends at the second signal; what
+/// Goal: a drain that cannot end, because the sink's broker is away, ends at the second signal. What
 /// is lost by that is not called a success.
 #[test]
 fn a_second_signal_ends_a_drain_that_cannot_and_fails() {
@@ -230,11 +230,11 @@ fn hostile_messages_become_dead_letters_and_the_rest_counts() {
     assert_eq!(causes, expected.map(|cause| format!("\"{cause}\"")), "{dead}");
 }
 
-/// Goal: what a broker repeats, because it was not acknowledged in time, counts once if its publisher numbers it;
-/// and a job that is suspended tells its last figures.
+/// Goal: what a broker repeats, because it was not acknowledged in time, counts once if its publisher numbers it.
+/// And a job that is suspended tells its last figures.
 ///
-/// Method: acknowledgements go with checkpoints, of which there is none before the end; so a broker that
-/// was restarted repeats all it has delivered, with DUP, to the same job.
+/// Method: acknowledgements go with checkpoints, of which there is none before the end. So a broker that
+/// was restarted repeats all it has delivered, with DUP, to the job.
 #[test]
 fn what_the_broker_repeats_counts_once_where_it_is_numbered() {
     let Some(mut broker) = Mosquitto::options().persistent().start() else { return };
@@ -317,8 +317,8 @@ fn a_damaged_journal_is_final() {
     assert!(!err.contains("restart_in"), "{err}");
 }
 
-/// Goal: a job goes on from a savepoint in another directory, where there is no journal yet: with what its windows
-/// held, and with what its broker kept meanwhile.
+/// Goal: a job goes on from a savepoint in another directory, where there is no journal yet. It has what its
+/// windows held, and what its broker kept meanwhile.
 #[test]
 fn a_savepoint_moves_a_job_to_another_directory() {
     let Some(broker) = Mosquitto::start() else { return };

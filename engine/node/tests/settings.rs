@@ -1,5 +1,5 @@
 //! Goal: every mistake in a configuration ends the program with code 2 and a message that names the
-//! key, the value and what is allowed; the sample configuration has none.
+//! key, the value and what is allowed. The sample configuration has no mistake.
 //!
 //! Method: the real program on files with one mistake each, before it opens anything: `thalweg run`
 //! must say the same as `thalweg graph`.

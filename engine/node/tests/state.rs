@@ -1,7 +1,7 @@
 //! Goal: a job with a state directory goes on where it was killed, and what it has stored can be looked into.
 //!
-//! Method: the real program on a file, killed again and again and started again with another number of
-//! shards; its results in a SQLite database must be those of one undisturbed run. Then `savepoint`, `state` and
+//! Method: the real program on a file is killed again and again, and started again with another number of
+//! shards. Its results in a SQLite database must be those of one undisturbed run. Then `savepoint`, `state` and
 //! `journal` on its directory.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

@@ -1,4 +1,4 @@
-//! The account at the end of a demonstration: every message that a device sent was counted in a
+//! The account at the end of a demonstration. Every message that a device sent was counted in a
 //! window, or was late, or is a dead letter.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! An MQTT broker inside the process, for demonstrations and tests: `rumqttd`, configured in code.
 //!
 //! It listens on two free ports of 127.0.0.1, one for MQTT 3.1.1 and one for MQTT 5, and on nothing
-//! else: no console, no metrics endpoint, no bridge, no file on disk.
+//! else. It has no console, no metrics endpoint, no bridge, and no file on disk.
 //!
 //! # Limits, read from its source and worth knowing
 //! - **A slow subscriber loses messages only beyond a bound.** Messages wait in one in-memory log per
@@ -166,7 +166,7 @@ impl Broker {
     }
 }
 
-/// A free port, held by a socket that is bound but does not listen: nobody else is given the port,
+/// A free port, held by a socket that is bound but does not listen. Nobody else is given the port,
 /// yet `rumqttd`, which also sets `SO_REUSEADDR`, can bind it. So there is no gap in which another
 /// process could take it.
 fn reserve() -> io::Result<(TcpSocket, SocketAddr)> {
@@ -215,9 +215,9 @@ fn settings(config: &BrokerConfig, v4: SocketAddr, v5: SocketAddr) -> rumqttd::C
 
 /// Retries until the port accepts connections or the deadline passes.
 ///
-/// Not with an MQTT handshake: rumqttd announces the end of a connection twice, and the second time
-/// can hit the next client, which has got the same number by then (seen here once in some ten starts
-/// on a loaded machine). A connection that never says CONNECT has no number.
+/// Not with an MQTT handshake. Rumqttd announces the end of a connection twice, and the second time
+/// can hit the next client, which has got its number by then. (That was seen once in some ten starts
+/// on a loaded machine.) A connection that never says CONNECT has no number.
 fn await_open(address: SocketAddr, deadline: Instant) -> io::Result<()> {
     loop {
         // A timeout of zero is an error of its own, hence the floor.

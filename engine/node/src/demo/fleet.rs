@@ -1,5 +1,5 @@
-//! A few hundred simulated devices that publish readings over a handful of MQTT connections, some of
-//! them misbehaving, and an exact account of what was sent.
+//! A few hundred simulated devices that publish readings over a handful of MQTT connections. Some of
+//! them misbehave. There is an exact account of what was sent.
 //!
 //! ```text
 //! {prefix}/d00042/temp   {"ts":1700000000123,"temp":21.53,"humidity":40.1,"status":"ok"}
@@ -16,9 +16,9 @@
 //! unacknowledged, so that afterwards `sent <= received <= sent + resent` for a QoS 1 subscriber.
 //!
 //! # Pacing
-//! Open loop: message `n` is due `n / rate` seconds after the start, whatever happened before, so
+//! Open loop: message `n` is due `n / rate` seconds after the start, whatever happened before. So
 //! there is no drift, and its `ts` says when it was due. A slow broker makes messages wait in memory,
-//! up to [`WAITING_MESSAGES_MAX`] per connection; then the devices fall behind together, and catch up
+//! up to [`WAITING_MESSAGES_MAX`] per connection. Then the devices fall behind together, and catch up
 //! at full speed once they can. A device always uses the same connection, so its messages stay in
 //! order unless a connection breaks.
 

@@ -1,5 +1,5 @@
-//! The job of the demonstration, as a user would write it: per-device statistics over one-second
-//! windows, and an alert back to MQTT for a device that is too hot.
+//! The job of the demonstration, as a user would write it. It has statistics of each device over
+//! one-second windows, and an alert back to MQTT for a device that is too hot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Settings as they were written: a TOML file, and the variables that override it, as one [`Table`] in which every value
+//! Settings as they were written: a TOML file, and the variables that override it, as one [`Table`]. Each value in it
 //! knows its line or its variable.
 //!
 //! A variable `THALWEG_SINK__SQLITE__PATH` is the key `sink.sqlite.path`. Its text stands for a value of any type; lists and

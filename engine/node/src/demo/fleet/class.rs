@@ -37,8 +37,8 @@ pub enum Class {
 pub enum Fate {
     /// It takes part in the results, given an out-of-orderness of 2 s and a little more.
     Counted,
-    /// It is late and reported as such, unless windows, out-of-orderness and allowed lateness
-    /// together reach 30 s back, or each device has a watermark of its own.
+    /// It is late and reported as such. It is not if windows, out-of-orderness and allowed lateness
+    /// together reach 30 s back, or if each device has a watermark of its own.
     Late,
     /// The clock guard refuses it, unless it tolerates 10 minutes.
     AheadOfClock,

@@ -1,11 +1,11 @@
 //! What the fleet says, as a pure function: message number → device, payload, class.
 //!
 //! Message `n` is due `n / rate` seconds after the start and belongs to device `n mod devices`. All
-//! chance comes from a hash of the seed and `n` (SplitMix64), so equal plans speak equal bytes, in
+//! chance comes from a hash of the seed and `n` (SplitMix64). So equal plans speak equal bytes, in
 //! any order of asking, and a test can foretell every message.
 //!
 //! Devices that misbehave join [`WARM_UP_MS`] after the start, when the proper ones have moved the
-//! watermark to the present: what is meant to be late then is late from its first message. When a
+//! watermark to the present. What is meant to be late then is late from its first message. When a
 //! device is absent or has gone silent, the next ordinary one speaks in its place, which keeps the
 //! rate even.
 

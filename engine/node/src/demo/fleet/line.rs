@@ -2,8 +2,8 @@
 //!
 //! A message moves `waiting -> flight -> counted`: it waits until the window has room, flies until its
 //! PUBACK comes. The client library's own bookkeeping is not relied upon: with a clean session it
-//! forgets on reconnect what it had not delivered. So each connection attempt gets a fresh client, and
-//! what was in flight when a connection broke goes back to the head of the queue, in order.
+//! forgets on reconnect what it had not delivered. So each connection attempt gets a fresh client.
+//! What was in flight when a connection broke goes back to the head of the queue, in order.
 //!
 //! Acknowledgements are matched by packet id. The library assigns ids in the order in which messages
 //! were handed to it, and announces each (`Outgoing::Publish`) before its PUBACK can come.

@@ -156,9 +156,9 @@ fn an_mqtt_5_subscriber_on_the_other_port_hears_the_same() {
     assert_eq!(received, expected);
 }
 
-/// Goal: the account stays true over broken connections.
-/// Method: lead the fleet through a proxy that cuts a connection after so many bytes, while PUBACKs
-/// are under way; whatever a subscriber then has twice must have been announced as resent.
+/// Goal: the account stays true over broken connections. Method: lead the fleet through a proxy
+/// that cuts a connection after a given number of bytes, while PUBACKs are under way. Whatever a
+/// subscriber then has twice must have been announced as resent.
 #[test]
 fn broken_connections_lose_nothing_and_every_repeat_is_counted() {
     let broker = Broker::start().unwrap();
