@@ -12,7 +12,7 @@
 //! | another one, named in [`Lineage::takes_over`], of whose savepoint this one was made | what they say, up to the savepoint's epoch |
 //! | another one, named there | nothing, since its epochs are not ours. Its rows stay |
 //!
-//! Taking over writes the commits anew under this directory's id, so a job that still runs with the other
+//! Taking over writes the commits anew under this directory's id. So a job that still runs with the other
 //! one notices at its next commit, and ends. To name an id that no commit has does nothing: the setting may
 //! stay. It is heeded at a start only, so nobody takes anything from a job that runs.
 

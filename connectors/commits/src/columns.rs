@@ -95,7 +95,7 @@ impl<T> Columns<T> {
     /// Checks what does not depend on the database.
     ///
     /// # Errors
-    /// If there is no column, or one without a name, or two with the same.
+    /// If there is no column, or one without a name, or two with one name.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |name: &str, allowed: &str| Err(ConfigError::new("column", name, allowed));
         if !(1..=COLUMNS_MAX).contains(&self.columns.len()) {

@@ -1,9 +1,9 @@
 //! [`CommitThread`]: the thread behind the shards, in steps. A [`Committer`] says what is done in them.
 //!
 //! # Waiting
-//! What can be waited out (a lock, a full disk, a server that is away) is tried again, after 20 ms at first
-//! and 1 s at last, and logged. Meanwhile shards fill up to their limits, and then are not ready. Anything
-//! else ends this attempt of the job, and what every attempt would meet again ends the job.
+//! What can be waited out (a lock, a full disk, a server that is away) is logged and tried again. The pause
+//! is 20 ms at first and 1 s at last. Meanwhile shards fill up to their limits, and then are not ready.
+//! Anything else ends this attempt of the job, and what every attempt would meet again ends the job.
 
 use std::sync::Arc;
 use std::thread;

@@ -39,10 +39,10 @@ pub trait Transaction {
     /// See [`Trouble`].
     fn set_commit(&mut self, commit: &Commit) -> Result<(), Trouble>;
 
-    /// Does to the table what the rows of a note say, as if one after the other: a row that
-    /// [puts](thalweg_kernel::RowKind::puts) is inserted, or replaces the one with its key; the others take the
+    /// Does to the table what the rows of a note say, as if one after the other. A row that
+    /// [puts](thalweg_kernel::RowKind::puts) is inserted, or replaces the one with its key. The others take the
     /// row with their key away, and need not find one. Rows that the table refuses for what they hold are left
-    /// out, and noted in `written` with their cause: one bad row must not stop a job.
+    /// out, and noted in `written` with their cause. One bad row must not stop a job.
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -52,14 +52,14 @@ pub trait Transaction {
     ///
     /// # Errors
     /// See [`Trouble`]. Where nobody knows whether it was done, since the answer was lost, it is
-    /// [`Trouble::Wait`]: the next transaction reads what is noted, and skips what is.
+    /// [`Trouble::Wait`]. The next transaction reads what is noted, and skips what is.
     fn commit(self) -> Result<(), Trouble>;
 }
 
 /// What became of rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// The table has followed so many.
+    /// How many the table has followed.
     pub rows: u64,
     /// The table did not want these.
     pub refused: Refused,

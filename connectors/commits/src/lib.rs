@@ -6,8 +6,8 @@
 //! | [`common`] | [`Common`]: what the shards and that thread share |
 //! | [`trouble`] | [`Trouble`]: why something could not be done |
 //!
-//! The rest is for SQL databases, whatever the database: rows gathered per epoch, kept in the epoch's
-//! notes, and applied in one transaction with the number of the epoch.
+//! The rest is for SQL databases, whatever the database. Rows are gathered per epoch, kept in the
+//! epoch's notes, and applied in one transaction with the number of the epoch.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -42,16 +42,16 @@
 //!
 //! # Changelogs
 //! Where a stream tells how a table changes ([`Changed`](thalweg_kernel::Changed)), the notes carry each row's
-//! kind, and the table has after each epoch what all changes up to it come to: [`RowSink::changelog`]. A note
-//! has one shard's changes in their order, and notes are applied in the order of their epochs; so the changes of
-//! one key keep theirs if they come through one shard, however many shards there are in the next run. A change
-//! that is applied again puts or deletes the same row again.
+//! kind. The table has after each epoch what all changes up to it come to: [`RowSink::changelog`]. A note has
+//! one shard's changes in their order, and notes are applied in the order of their epochs. So the changes of one
+//! key keep their order if they come through one shard, on any number of shards in the next run. A change that
+//! is applied again puts or deletes the same row again.
 //!
 //! # Going back
 //! A job that begins anew, or that resumes from an epoch older than the table has seen, would find its
-//! results refused. So commits of epochs that do not exist (any more) are forgotten at the start,
-//! and that is logged: rows of those epochs stay, and are written again. With key columns that
-//! replaces them; without, they are there twice.
+//! results refused. So commits of epochs that do not exist (any more) are forgotten at the start, and
+//! that is logged. Rows of those epochs stay, and are written again. With key columns that replaces
+//! them; without, they are there twice.
 //!
 //! Commits by the epochs of *another* state directory are refused, unless they are taken over; see
 //! [`claim`].
@@ -59,7 +59,7 @@
 //! # Bounds
 //! An instance is ready while the rows that it holds (written, but not applied) are fewer than
 //! [`HELD_ROWS_MAX`] and [`HELD_BYTES_MAX`]. They leave it only through a commit, so the bound is also
-//! one on rows per epoch: where it is reached, the sink waits for the next epoch. What is written
+//! one on rows per epoch. Where it is reached, the sink waits for the next epoch. What is written
 //! nevertheless, such as what stands in front of a barrier, is taken.
 
 pub mod cell;

@@ -1,10 +1,10 @@
 //! The engine's part in an exactly-once sink, played by hand: for the tests of sinks. Feature `testing`.
 //!
-//! A job of one source (the numbers from 0 on) and one sink on several shards. [`play`] takes steps in
-//! an order drawn from a seed: it writes, seals, gives epochs up, lets them exist, commits on one instance
+//! A job of one source (the numbers from 0 on) and one sink on several shards. [`play`] takes steps in an
+//! order drawn from a seed. It writes, seals, gives epochs up, lets them exist, commits on one instance
 //! after the other, and crashes anywhere in between. After a crash the source goes back to where the last
-//! epoch was, and the sink opens with the notes of it, on another number of shards, some notes
-//! given to another instance than their own, and some to several.
+//! epoch was. The sink opens with the notes of it, on another number of shards. Some notes are given to
+//! another instance than their own, and some to several.
 
 mod killed;
 pub mod table;

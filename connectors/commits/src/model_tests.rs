@@ -1,5 +1,5 @@
-//! The protocol for rows on a database of a few maps: thousands of seeded schedules, with transactions
-//! that are refused, and some that were committed although the process died before it knew.
+//! The protocol for rows on a database of a few maps, in thousands of seeded schedules. Some
+//! transactions are refused, and some were committed although the process died before it knew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

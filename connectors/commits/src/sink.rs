@@ -62,20 +62,20 @@ pub struct Target<A> {
 /// the one that has the same key; otherwise rows are appended. A table that is not there is created;
 /// one that is there is checked.
 ///
-/// In a job with checkpoints rows are held back until their epoch exists, and then applied in one
-/// transaction for all shards together with the number of the epoch (in the table `thalweg_commits`):
-/// another connection sees whole epochs only, and no crash makes one appear twice or not at all; see
-/// the [crate](crate). Without checkpoints, or with [`at_least_once`](Self::at_least_once), rows are applied
-/// as they come.
+/// In a job with checkpoints rows are held back until their epoch exists. Then they are applied in one
+/// transaction for all shards, together with the number of the epoch (in the table `thalweg_commits`).
+/// Another connection sees whole epochs only, and no crash makes one appear twice or not at all; see the
+/// [crate](crate). Without checkpoints, or with [`at_least_once`](Self::at_least_once), rows are applied as
+/// they come.
 ///
 /// A stream of changes ([`Changed`]) is written in one of two ways: [`changelog`](Self::changelog) makes the table
 /// follow it, [`kind_column`](Self::kind_column) keeps every change as a row.
 ///
-/// A row that the table refuses for what it holds (a constraint, a number out of range) is left out, logged,
-/// counted in `thalweg_sql_refused_rows_total`, and becomes a dead letter with the database's words. Rows are
-/// committed after their epoch, and so is the letter: a crash right then may lose it, and what is committed once the
-/// stream has ended is counted and logged alone. What passes (a lock, a full disk, a server that is away)
-/// is waited out; anything else ends the job.
+/// A row that the table refuses for what it holds (a constraint, a number out of range) is left out and logged. It
+/// is counted in `thalweg_sql_refused_rows_total`, and becomes a dead letter with the database's words. Rows are
+/// committed after their epoch, and so is the letter. A crash right then may lose it, and what is committed once the
+/// stream has ended is counted and logged alone. What passes (a lock, a full disk, a server that is away) is waited
+/// out; anything else ends the job.
 pub struct RowSink<T, S: Server> {
     address: S::Address,
     table: String,
@@ -140,15 +140,15 @@ impl<T, S: Server> RowSink<T, S> {
         self
     }
 
-    /// Lets the table follow a changelog, whose rows the columns bound so far are of: an insert or an
-    /// update-after puts its row in the place of the one with its key; a delete takes the row with its key
+    /// Lets the table follow a changelog, whose rows the columns bound so far are of. An insert or an
+    /// update-after puts its row in the place of the one with its key. A delete takes the row with its key
     /// away. So does an update-before, unless an update-after with its key follows at once: the two are one
     /// update.
     ///
-    /// The changes of one key must come through one shard, in their order: let the stream be keyed by the
-    /// columns of the table's key, or run on one shard. The table has after each epoch what the changes up to that
-    /// epoch come to. [At least once](Self::at_least_once) a row may be away for a moment between the two
-    /// halves of its update, and a crash repeats changes of the last moments, in their order.
+    /// The changes of one key must come through one shard, in their order. Key the stream by the columns of the
+    /// table's key, or let it run on one shard. The table has after each epoch what the changes up to that epoch
+    /// come to. [At least once](Self::at_least_once) a row may be away for a moment between the two halves of its
+    /// update. A crash repeats changes of the last moments, in their order.
     ///
     /// A table without key columns takes inserts alone: the first other change ends the job, and says why.
     ///

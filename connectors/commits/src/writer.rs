@@ -1,10 +1,10 @@
 //! [`RowWriter`]: the sink's instance on a shard.
 //!
 //! # Changelogs
-//! A row that leaves the table is written with its key alone. An update-before whose update-after follows with
-//! the key of the row before is left out: the two are one update, which replaces the row. Where the key changes, the
-//! update-before takes the row of the old key away. A note never ends between the two, so at least once
-//! a reader does not see the table without the row, unless a flush comes between.
+//! A row that leaves the table is written with its key alone. An update-before whose update-after follows with the
+//! key of the row before is left out: the two are one update, which replaces the row. Where the key changes, the
+//! update-before takes the row of the old key away. A note never ends between the two. So at least once a reader
+//! does not see the table without the row, unless a flush comes between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -84,9 +84,9 @@ impl<'a> Rows<'a> {
         &self.cells[row * self.columns.len()..][..self.columns.len()]
     }
 
-    /// Which of the rows `from..to` to send: where there are keys, the last one of each, since one statement
-    /// cannot replace what it has just inserted. What equal keys are is PostgreSQL's to say (`numeric`,
-    /// `citext`); ours only saves it work.
+    /// Which of the rows `from..to` to send. Where there are keys it is the last one of each, since one
+    /// statement cannot replace what it has just inserted. What equal keys are is PostgreSQL's to say
+    /// (`numeric`, `citext`); ours only saves it work.
     pub(crate) fn last_of_each(&self, from: usize, to: usize) -> Vec<usize> {
         if !self.columns.iter().any(|column| column.key) {
             return (from..to).collect();
@@ -110,7 +110,7 @@ impl<'a> Rows<'a> {
         rows
     }
 
-    /// Some rows as one array a column, of the key's columns alone if these rows leave the table; `None` if a
+    /// Some rows as one array a column, of the key's columns alone if these rows leave the table. `None` if a
     /// value is not of its column's kind.
     pub(crate) fn arrays(&self, rows: &[usize], leave: bool) -> Option<Vec<Array<'a>>> {
         macro_rules! collect {

@@ -11,9 +11,9 @@
 //! | `tcp_user_timeout` | 30 s | the same while data is under way, in milliseconds |
 //!
 //! and `options`, `application_name`, `channel_binding`, `target_session_attrs`, `hostaddr`, `keepalives`,
-//! `load_balance_hosts`, `sslnegotiation`. User and password that the URL does not name are
-//! those of the variables `THALWEG_POSTGRES_USER` and `THALWEG_POSTGRES_PASSWORD`; without those the user is
-//! that of the process.
+//! `load_balance_hosts`, `sslnegotiation`. User and password that the URL does not name are those of the
+//! variables `THALWEG_POSTGRES_USER` and `THALWEG_POSTGRES_PASSWORD`. Without those the user is that of the
+//! process.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@
 //!                                              for each note, in one go
 //! INSERT INTO thalweg_commits ..; COMMIT       in one go
 //! ```
-//! Rows go as one array a column, and nothing is prepared beforehand: a note (256 KiB) is one statement and one
+//! Rows go as one array a column, and nothing is prepared beforehand. A note (256 KiB) is one statement and one
 //! round trip, and poolers need not know the session.
 //!
 //! # Rows that leave the table
@@ -17,17 +17,17 @@
 //! `numeric(6,2)`). Such notes are halved until rows only come or only leave, and the halves keep the order.
 //!
 //! # When the connection breaks
-//! Then nobody knows what became of the transaction. Nobody needs to: it is tried again from its beginning,
+//! Then nobody knows what became of the transaction. Nobody needs to. It is tried again from its beginning,
 //! and finds in `thalweg_commits` what was committed, also where only the answer to `COMMIT` was lost. The
 //! backend of the broken connection may still be at work, and commit later. It holds the lock, so until it has
-//! ended nothing is read; and one that has not got the lock has nothing to do behind it, since no more
-//! is sent before the lock's answer is there.
+//! ended nothing is read. One that has not got the lock has nothing to do behind it, since no more is sent
+//! before the lock's answer is there.
 //!
 //! A connection that was cut while it was idle costs one attempt more, at once.
 //!
 //! # Rows that the table refuses
-//! Their note's statement fails and is undone; halves of the note are tried then, and halves of those, until the
-//! rows that are refused are alone. Each costs about two statements for each doubling of the rows.
+//! Their note's statement fails and is undone. Then halves of the note are tried, and halves of the halves,
+//! until the rows that are refused are alone. Each costs about two statements for each doubling of the rows.
 //!
 //! # What is expected of the server
 //! It must keep what it has committed: `fsync` on (a warning says so if not), `synchronous_commit` not off (it is
@@ -65,7 +65,7 @@ pub struct Postgres {
     statements: Statements,
 }
 
-/// The statements for notes with this head: nearly always the same.
+/// The statements for notes with this head: nearly always of one head.
 #[derive(Default)]
 struct Statements {
     head: Vec<u8>,

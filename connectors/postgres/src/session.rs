@@ -1,7 +1,7 @@
 //! [`Session`]: a connection to the server, made and prepared.
 //!
-//! A session that meets an error it cannot have any more, such as a connection that broke, is dropped, and the
-//! next transaction makes another one.
+//! A session that meets an error it cannot go on with, such as a connection that broke, is dropped. The next
+//! transaction makes another one.
 
 use std::future::Future;
 

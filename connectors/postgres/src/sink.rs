@@ -10,15 +10,15 @@ use crate::database::Postgres;
 /// PostgreSQL cuts longer names off.
 const NAME_BYTES_MAX: usize = 63;
 
-/// Writes each record as a row into a table of a PostgreSQL database, with the effect of once; see [`RowSink`]
+/// Writes each record as a row into a table of a PostgreSQL database, with the effect of once. See [`RowSink`]
 /// for what it promises and what can be set.
 ///
-/// A table that is not there is created with columns of `bigint`, `double precision`, `text` and `bytea`. One
-/// that is there may have others: smaller numbers, `numeric`, `boolean` and `timestamptz` for integers
-/// (milliseconds since 1970), `varchar`, `json`, `uuid` and enums for text. A value that does not fit its
-/// column (out of range, text with a NUL byte, no JSON) has its row left out, logged and counted. Integers beyond 64
-/// bits (`u64`, `i128`) fit into a column of type `numeric`. Tables are
-/// found, and created, as the `search_path` says; it can be set in the URL: `?options=-csearch_path%3Dplant`.
+/// A table that is not there is created with columns of `bigint`, `double precision`, `text` and `bytea`. One that
+/// is there may have others: smaller numbers, `numeric`, `boolean` and `timestamptz` for integers (milliseconds
+/// since 1970), `varchar`, `json`, `uuid` and enums for text. A value may not fit its column (out of range, text
+/// with a NUL byte, no JSON). Its row is left out, logged and counted. Integers beyond 64 bits (`u64`, `i128`) fit
+/// into a column of type `numeric`. Tables are found, and created, as the `search_path` says; it can be set in the
+/// URL: `?options=-csearch_path%3Dplant`.
 ///
 /// ```no_run
 /// # use thalweg_postgres::{PostgresConfig, PostgresSink};

@@ -1,5 +1,5 @@
 //! A private PostgreSQL [`Server`] for tests, on a free port of 127.0.0.1, that can be killed and started
-//! again; and a [`Client`] to look into it. Feature `testing`.
+//! again. And a [`Client`] to look into it. Feature `testing`.
 //!
 //! A test begins with
 //!

@@ -45,8 +45,8 @@ fn a_connection_that_breaks_in_commit() {
     rows(&database, count);
 }
 
-/// Goal: a backend that outlives its connection, and commits when the next one is already at work, is waited for:
-/// else both would apply the epoch.
+/// Goal: a backend that outlives its connection, and commits when the next one is already at work, is waited for.
+/// Else both would apply the epoch.
 #[test]
 fn a_commit_that_comes_late() {
     let Some(database) = Database::new("late") else { return };
@@ -116,8 +116,8 @@ fn sink_direct(url: &str) -> RowWriter<u64> {
     sink(url, false).open(&direct()).unwrap()
 }
 
-/// Goal: a server that is killed (`kill -9`, all its processes) at any moment, between statements and in `COMMIT`,
-/// and started again loses nothing that it has committed, and gets nothing twice.
+/// Goal: a server is killed (`kill -9`, all its processes) at any moment, between statements and in `COMMIT`, and
+/// started again. It loses nothing that it has committed, and gets nothing twice.
 #[test]
 fn a_server_that_is_killed() {
     let Some(server) = Server::durable() else { return };

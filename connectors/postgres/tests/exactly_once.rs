@@ -1,6 +1,6 @@
-//! Seeded schedules on a real server: crashes anywhere, the thread of the run before still at work when the
-//! next one opens, other numbers of shards; another connection reads all the while. And what a sink into any
-//! database must stand.
+//! Seeded schedules on a real server, with crashes anywhere and other numbers of shards. The thread of the
+//! run before may still be at work when the next one opens. Another connection reads all the while. And
+//! what a sink into any database must stand.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

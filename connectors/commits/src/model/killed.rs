@@ -1,4 +1,4 @@
-//! `kill -9` of a real process at random moments: the process is the test's own program, started again with
+//! `kill -9` of a real process at random moments. The process is the test's own program, started again with
 //! a variable that makes it the job.
 
 use std::env;
@@ -17,7 +17,8 @@ use super::{Engine, KEYS, Random};
 pub const KILL_DIRECTORY: &str = "THALWEG_KILL_DIRECTORY";
 /// The records of one epoch, at most.
 const EPOCH_RECORDS_MAX: u64 = 400;
-/// The last life goes on until there are so many in all: on a busy machine those before may have got nowhere.
+/// The last life goes on until there are this many in all: on a busy machine those before may have got
+/// nowhere.
 const RECORDS_MIN: u64 = 1_000;
 
 /// Plays a job that is killed `kills` times, each time within `life_ms_max` milliseconds, and then ends in

@@ -135,7 +135,7 @@ pub fn check(rows: &[i64], keyed: bool, positions: &[u64], all: bool) {
     assert!(!all || positions.last() == Some(&count), "not all: {count} of {positions:?}");
 }
 
-/// A real table as the world of [`play`](super::play): the thread of the run before may still be at work when the
+/// A real table as the world of [`play`](super::play). The thread of the run before may still be at work when the
 /// next one opens, and another connection reads all the while.
 #[derive(Debug)]
 pub struct Real<T> {
@@ -322,7 +322,7 @@ pub fn two_directories(table: &impl Table) {
     run(table, &mut first, 5..6).unwrap();
     assert_eq!(table.rows(), [0, 1, 2, 3, 4, 5]);
 
-    // Its directory is lost. The next one's epochs have lower numbers, and are new all the same.
+    // Its directory is lost. The next one's epochs have lower numbers, and are new nevertheless.
     let mut second = Engine::within("there");
     second.lineage.takes_over = Some("here".into());
     run(table, &mut second, 6..7).unwrap();

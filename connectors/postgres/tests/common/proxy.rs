@@ -74,7 +74,7 @@ impl Proxy {
         *self.shared.fate.lock().unwrap() = fate;
     }
 
-    /// Waits until so many commits have met their fates.
+    /// Waits until `count` commits have met their fates.
     pub fn wait_for(&self, count: u32) {
         let counts = self.shared.counts.lock().unwrap();
         let limit = Duration::from_secs(60);
