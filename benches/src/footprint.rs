@@ -1,5 +1,5 @@
-//! What the `thalweg` binary costs before it has done anything: its size, the time from its start until it is
-//! ready, and what an idle process holds and burns.
+//! What the `thalweg` binary costs before it has done anything. That is its size, the time from its start
+//! until it is ready, and what an idle process holds and burns.
 //!
 //! *Ready* is when the process says that the broker has confirmed its subscription; for a job on a
 //! file, when the process has ended. Idle cost is read from `/proc`, so this runs on Linux only, as

@@ -14,9 +14,9 @@
 //! | `bare` | as above |
 //! | `outbox` | a client that subscribes to the results of a job with state, journal and outbox: [`outbox`] |
 //!
-//! A result is published when the checkpoint that holds it exists. So it waits for the next barrier (half the
-//! interval on average, all of it at most), and for the syncs of the journal and the store. It passes the broker
-//! twice. What the disk alone takes for a sync is measured before and after.
+//! A result is published when the checkpoint that holds it exists. So it waits for the next barrier: half the
+//! interval on average, all of it at most. Then it waits for the syncs of the journal and the store. It passes
+//! the broker twice. What the disk alone takes for a sync is measured before and after.
 //!
 //! **Open loop.** A latency counts from the time a message was *due*, not from when it was sent. If the sender or
 //! the broker falls behind, that time is in the figures (no coordinated omission). How late the sender itself was

@@ -87,11 +87,11 @@ fn open_loop(begun: Instant, period: Duration, late: &mut [u64]) {
     }
 }
 
-/// What this machine itself adds to the tail of a stream of `rate` events a second (a million at the most), for a
-/// job of `shards` shards. On each of the shards' cores a loop does nothing but wait for each event. An event is
-/// as late as the **last** of the loops sees it. (A row waits for the watermarks of all shards, so an interruption
-/// of any of them is in it.) The loops spin for about as long as the job runs: only then do they see noise that
-/// comes a few times a second.
+/// What this machine itself adds to the tail of a stream, for a job of `shards` shards. The stream has `rate`
+/// events a second, a million at the most. On each of the shards' cores a loop does nothing but wait for each
+/// event. An event is as late as the **last** of the loops sees it. (A row waits for the watermarks of all shards,
+/// so an interruption of any of them is in it.) The loops spin for about as long as the job runs: only then do
+/// they see noise that comes a few times a second.
 ///
 /// # Errors
 /// If a thread cannot be started.

@@ -38,10 +38,10 @@
 //! | [`watch`] | a sink that looks at the clock |
 //!
 //! # What is reported
-//! CPU time is user and system time of the measured process from the start of the job to its end, over
-//! the number of *events*, of which a third are views. Peak memory is `VmHWM` of that process, so in mode
-//! `json` with the events in it. With peers the engines run in turns, and the ratios are medians over
-//! the rounds: on a machine that does other things too, only these mean anything.
+//! CPU time is user and system time of the measured process, from the start of the job to its end. It is
+//! divided by the number of *events*, of which a third are views. Peak memory is `VmHWM` of that process,
+//! so in mode `json` with the events in it. With peers the engines run in turns, and the ratios are
+//! medians over the rounds. On a machine that does other things too, only these mean anything.
 
 pub mod job;
 pub mod json;

@@ -18,9 +18,9 @@
 //! | `uplink`, `receiver` | for MQTT: a way to the broker that breaks, and who receives what is published |
 //! | `judge` | the comparison |
 //!
-//! What may be claimed: every acknowledged message is in the sink once, every sum is that of these messages, and the table
-//! that follows the changelog is what these messages come to.
-//! A message that was sent and never acknowledged may be there once or not at all, in all sinks alike.
+//! What may be claimed: every acknowledged message is in the sink once, and every sum is that of these messages. The
+//! table that follows the changelog is what these messages come to. A message that was sent and never acknowledged
+//! may be there once or not at all, in all sinks alike.
 //!
 //! The outbox publishes at least once, so with MQTT "in the sink" means: received, each id counted once. One id
 //! must always mean one result, and one result must have one id. Repetitions under an id are counted and printed.

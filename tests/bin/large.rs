@@ -10,14 +10,14 @@
 //! A few keys are changed again and again. Every key is read and changed once more. In the middle of the second
 //! phase the job is suspended, and goes on in a new process: restoring must fit, too.
 //!
-//! The job's own bounds are set from the limit, as an operator would: an eighth for hot state, a sixteenth for
+//! The job's own bounds are set from the limit, as an operator would. An eighth is for hot state, a sixteenth for
 //! what has changed and is not in the store yet. The rest is for copies on their way to the store and for the page
 //! cache. The keys come as fast as they are taken: at the second bound the source waits.
 //!
-//! Measured with 512 MiB of values in 128 MiB, on two cores and a busy disk that did some 8,000 reads of a page a
-//! second. It did 3,600 keys a second when every key was new, and 2,900 when every key was read and changed, with
-//! 77 MiB in no file. The disk decides that. In the store numbers lie in the order of their lowest byte, so each
-//! of these keys is on a page of its own.
+//! Measured with 512 MiB of values in 128 MiB, on two cores. The busy disk did some 8,000 reads of a page a
+//! second. It did 3,600 keys a second when every key was new, and 2,900 when every key was read and changed. 77
+//! MiB were in no file. The disk decides that. In the store numbers lie in the order of their lowest byte, so
+//! each of these keys is on a page of its own.
 //!
 //! | module | what it does |
 //! |---|---|

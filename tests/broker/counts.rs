@@ -1,5 +1,5 @@
-//! Goal: through a real broker, counts per device and window are exactly the counts of the input, on 1, 2 and 8
-//! shards and on both drivers.
+//! Goal: through a real broker, counts per device and window are exactly the counts of the input. They are on
+//! 1, 2 and 8 shards, and on both drivers.
 //!
 //! Method: four `mosquitto_pub` processes publish 100,000 generated readings of 200 devices at
 //! QoS 1, while one job on each driver counts them. Both are compared with a naive count of the very

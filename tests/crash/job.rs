@@ -1,5 +1,6 @@
-//! The job that is killed, in a process of its own: readings from MQTT, duplicates removed by the publisher's numbers,
-//! every reading to a sink, sums per device and second of event time to another, and the changelog of a table to a third.
+//! The job that is killed, in a process of its own. Readings come from MQTT, and duplicates are removed by the
+//! publisher's numbers. Every reading goes to a sink, sums per device and second of event time to another, and the
+//! changelog of a table to a third.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

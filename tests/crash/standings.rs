@@ -18,7 +18,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// The row of a device with so many readings that come to this sum. Every fifth reading takes it away.
+    /// The row of a device with `count` readings that come to this sum. Every fifth reading takes it away.
     pub(crate) fn of(device: &str, count: u64, sum: i64) -> Option<Self> {
         // Of three readings in a row, two have one grade.
         let grade = count / 2 % 3;

@@ -1,7 +1,7 @@
-//! Goal: each line of the files of a folder counts once, whenever its file appears or grows, whatever the number of
-//! shards, and whether the job is suspended or dies.
+//! Goal: each line of the files of a folder counts once, whenever its file appears or grows. The number of shards
+//! does not matter, nor whether the job is suspended or dies.
 //!
-//! Method: a job with stored state lives several times on other numbers of shards, while files appear before it
+//! Method: a job with stored state lives several times on other numbers of shards. Files appear before it
 //! starts and while it runs, and one file grows. Its results go to files that show each result exactly once.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

@@ -1,9 +1,10 @@
-//! Goal: a process that runs one job after the other keeps nothing of those that have ended: no thread, no file or
-//! socket, no memory that grows with their number. While a job runs, its threads bear its name and keep to its cores.
+//! Goal: a process that runs one job after the other keeps nothing of jobs that have ended. No thread is left, no
+//! file or socket, and no memory that grows with their number. While a job runs, its threads bear its name and keep
+//! to its cores.
 //!
-//! Method: 50 jobs one after the other, on both drivers, with stored state, a journal, files, SQLite and, where there
-//! is one, a real broker at both ends; each watches for signals. The first few fill what is filled once (allocator,
-//! interned names, the process's own threads); after that the counts are those of the first look.
+//! Method: 50 jobs one after the other, on both drivers. They have stored state, a journal, files, SQLite and, where
+//! there is one, a real broker at both ends. Each watches for signals. The first few fill what is filled once
+//! (allocator, interned names, the process's own threads); after that the counts are those of the first look.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,8 +1,8 @@
 //! Goal: a word count over a file equals a naive one on every driver and any number of shards. It is written with
 //! nothing but the public crate.
 //!
-//! Method: a generated text with what texts have. There are empty lines, repeated blanks, carriage returns,
-//! letters of several bytes, words longer than a key stays inline, and no line feed at its end.
+//! Method: a generated text with what texts have. It has empty lines, repeated blanks, carriage returns,
+//! letters of several bytes, and words longer than a key stays inline. It has no line feed at its end.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The source of the job: the keys of the plan, at a given rate but for the hot ones, from the position of a
-//! checkpoint on.
+//! The source of the job: the keys of the plan, from the position of a checkpoint on. All but the hot ones
+//! come at a given rate.
 
 use std::time::Duration;
 

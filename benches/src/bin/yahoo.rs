@@ -104,7 +104,7 @@ struct Args {
     #[arg(long, default_value_t = 50, value_name = "N")]
     spin_us: u64,
 
-    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise; half
+    /// How long to watch a bare spin loop before and after a run at a rate, for the machine's own noise. Half
     /// of the run by default
     #[arg(long, value_name = "S", value_parser = seconds)]
     noise_seconds: Option<f64>,

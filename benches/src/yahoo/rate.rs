@@ -1,9 +1,9 @@
 //! Open loop, from memory: events come when they are due, whatever the engine does meanwhile.
 //!
 //! Event `i` is due `i / rate` seconds after the beginning, and its event time says so: `T0 + i * 1000 / rate` ms.
-//! Windows are short ([`WINDOW_MS`] unless asked otherwise). **The latency of a row is the time from when the
-//! event that completes its window was due until the row is in the sink's hands.** That event is the first one at
-//! or after the window's end in the last of the partitions to have one. So a latency holds all that the engine is
+//! Windows are short ([`WINDOW_MS`] unless asked otherwise). **The latency of a row begins when the event that
+//! completes its window was due. It ends when the row is in the sink's hands.** That event is the first one at or
+//! after the window's end in the last of the partitions to have one. So a latency holds all that the engine is
 //! responsible for: waking the source in time, the operators, the exchange, merging watermarks, and firing. It
 //! also holds what queues up when the engine falls behind (no coordinated omission). It holds no waiting for the
 //! window itself.

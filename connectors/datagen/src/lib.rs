@@ -8,13 +8,13 @@
 //!
 //! # The rate
 //! With `rows_per_second` row `r` is due `r / rate` seconds after the first. What was not asked for in time is made
-//! up for, at most [`BEHIND_MS_MAX`] of it: a job that cannot keep up gets what it can take, not an endless debt. A clock
-//! that is set back is counted from anew.
+//! up for, at most [`BEHIND_MS_MAX`] of it. A job that cannot keep up gets what it can take, not an endless debt. A
+//! clock that is set back is counted from anew.
 //!
 //! # A stored position
-//! 21 bytes, little-endian: version (1), partitions (`u32`), the next row of this partition (`u64`), and the time of the first
-//! start (`i64`, milliseconds), at which times begin that name no start of their own. Another number of partitions is
-//! refused. Other fields, another seed or another rate go on from that number.
+//! 21 bytes, little-endian: version (1), partitions (`u32`), the next row of this partition (`u64`), and the time of
+//! the first start (`i64`, milliseconds). Times that name no start of their own begin there. Another number of
+//! partitions is refused. Other fields, another seed or another rate go on from that number.
 
 mod fields;
 

@@ -2,17 +2,18 @@
 //!
 //! # Which files
 //! Regular files whose name matches the pattern and does not begin with a dot; folders in the folder are not looked
-//! into. A file is taken in when neither its size nor its time of change has changed for one interval, so that one that is still
-//! being written is left alone: to be on the safe side write a file under a name that does not match, and rename it.
-//! Names that are not UTF-8 are passed over, with a warning.
+//! into. A file is taken in when neither its size nor its time of change has changed for one interval. So one that
+//! is still being written is left alone. To be on the safe side write a file under a name that does not match, and
+//! rename it. Names that are not UTF-8 are passed over, with a warning.
 //!
 //! # Once
-//! A file that was read is not read again. One that has grown is read on from where it ended. It is the same file if it has the
-//! same path and inode and has not become shorter; otherwise it is another of the name, and read from its beginning. When a
-//! file is gone, its position is forgotten. A folder that cannot be read, or is another than at the start (unmounted, say), has no
-//! news until it is back.
+//! A file that was read is not read again. One that has grown is read on from where it ended. It is the same file if
+//! it has the same path and inode and has not become shorter. Otherwise it is another of the name, and read from its
+//! beginning. When a file is gone, its position is forgotten. A folder that cannot be read, or is another than at the
+//! start (unmounted, say), has no news until it is back.
 //!
-//! A file that an earlier run has begun to read must be there at the start; if not, the job does not start, and says which.
+//! A file that an earlier run has begun to read must be there at the start. If not, the job does not start, and says
+//! which.
 //!
 //! # Limits
 //! A shard reads [`FILES_OPEN_MAX`] files at a time, each by a thread of its own, and may know of

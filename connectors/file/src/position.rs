@@ -4,8 +4,8 @@ use std::path::Path;
 
 use thalweg_kernel::Key;
 
-/// Where a file is to be read on. Stored little-endian: the byte in eight, the file's [`identity`] in eight, and, of a file of a
-/// folder, its inode in eight, or 0 if it was not opened yet.
+/// Where a file is to be read on. Stored little-endian: the byte in eight, then the file's [`identity`] in eight. A
+/// file of a folder has its inode in eight more, or 0 if it was not opened yet.
 pub(crate) struct Position {
     pub(crate) offset: u64,
     pub(crate) file: [u8; 8],

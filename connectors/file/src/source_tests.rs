@@ -268,8 +268,8 @@ fn a_stop_emits_what_was_handed_over_and_ends() {
     assert!((1..2_000_000).contains(&all.records.len()), "{}", all.records.len());
 }
 
-/// Method: a small file with empty, overlong and torn lines is left after every number of polls, and gone on with
-/// from the position that was noted. Together they emit what one reading does.
+/// Method: a small file with empty, overlong and torn lines is left after every number of polls. The next run
+/// goes on from the position that was noted. Together they emit what one reading does.
 #[test]
 fn a_file_is_read_on_from_where_it_was_left() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Decoding JSON, one message per call. Each kind stands beside its lower bound (a look at every byte) and beside
-//! `sonic-rs` and `serde_json`, which decode into borrowed text: `cargo bench -p thalweg-format`.
+//! Decoding JSON, one message per call. Each kind stands beside its lower bound (a look at every byte),
+//! `sonic-rs` and `serde_json`, which decode into borrowed text. Run `cargo bench -p thalweg-format`.
 //!
 //! `cargo test` runs every measurement once. For ratios that a noisy machine cannot blur, see the
 //! example `json_speed`.

@@ -1,8 +1,8 @@
 //! CSV as RFC 4180 has it: a header of field names, then one line per record.
 //!
-//! A record is written as JSON into a buffer that is used again, and its scalars become the cells:
-//! so whatever serde attributes say about names and forms holds in every text format alike, and
-//! numbers are written with the fewest digits that read back equal.
+//! A record is written as JSON into a buffer that is used again, and its scalars become the cells.
+//! So whatever serde attributes say about names and forms holds in every text format alike. Numbers
+//! are written with the fewest digits that read back equal.
 //!
 //! | a field holds | its columns |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | a record that is a scalar itself | one, named `value` |
 //!
 //! The first record fixes the columns: maps whose keys change belong into JSON lines. An optional
-//! struct that is `null` later leaves its columns empty; one that is `null` in the first record
-//! has shown no columns to fill later.
+//! struct that is `null` later leaves its columns empty. One that is `null` in the first record has
+//! shown no columns to fill later.
 //!
 //! A row of a changelog ([`Changed`](thalweg_kernel::Changed)) has its kind in the first column, `op`.
 

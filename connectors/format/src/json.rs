@@ -18,14 +18,15 @@
 //! - A struct also takes an array with its fields in order, unless the topic binds one of them.
 //!
 //! # Fields from the topic
-//! A topic filter such as `sensors/{id}/temp` gives the outermost object, if it is a struct or map, the field `id`
-//! as if the payload had it. Where the payload has one too, the topic's wins. The text is parsed as the field's
-//! type asks: `id: u32` takes `sensors/17/temp` and refuses `sensors/x/temp`. (By way of `#[serde(flatten)]` and
-//! untagged enums a bound field is always text.)
+//! A topic filter such as `sensors/{id}/temp` gives the outermost object, if that is a struct or map, a field
+//! `id`, as if from the payload. Where the payload has one too, the topic's wins. The text is parsed as the
+//! field's type asks: `id: u32` takes `sensors/17/temp` and refuses `sensors/x/temp`. (By way of
+//! `#[serde(flatten)]` and untagged enums a bound field is always text.)
 //!
 //! # Without bytes
 //! A source that makes its records itself, such as a generator of rows, hands over their fields as values
-//! ([`DecodeFields`](thalweg_kernel::DecodeFields)); they are read as those of an object with these keys.
+//! ([`DecodeFields`](thalweg_kernel::DecodeFields)). They are read like fields of an object with these
+//! keys.
 //!
 //! # Speed
 //! A decoder remembers which key followed which, with its quotes, colon and white space, and compares them as one

@@ -124,8 +124,8 @@
 //! | 1,000 | 5, a backlog | 213,000, 0.8 us | 208,000, 1.4 us | 0.97, 1.03 |
 //!
 //! What bounds it otherwise: a group is written only after the one before is synced. With a window of W messages
-//! and S for a sync that is at most W / S messages a second, and about half of that if two groups take turns. With
-//! 20 and 0.1 ms it is 100,000 to 200,000; with 20 and a slow card's 5 ms 2,000 to 4,000. Where that is too
+//! and S for a sync that is at most W / S messages a second. It is about half of that if two groups take turns.
+//! With 20 and 0.1 ms it is 100,000 to 200,000; with 20 and a slow card's 5 ms 2,000 to 4,000. Where that is too
 //! little, raise mosquitto's `max_inflight_messages`.
 
 mod client_ids;

@@ -30,8 +30,8 @@ use crate::sink::shared::{Common, SinkShared};
 use crate::sink::writer::MqttWriter;
 use crate::{client_ids, random_id};
 
-/// Results that wait for their epoch, or for the broker since it exists, take at most about this many bytes
-/// of memory and storage on a shard, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
+/// Results wait for their epoch, and since it exists for the broker. They take about this many bytes of memory
+/// and storage on a shard at most, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
 /// more, and the sources wait.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -74,27 +74,26 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 
 /// Publishes each record; `F` says where, `E` makes its payload.
 ///
-/// At QoS 1 and 2 every result arrives at least once: what the broker has not acknowledged when a
+/// At QoS 1 and 2 every result arrives at least once. What the broker has not acknowledged when a
 /// connection breaks is sent again, in order, on the next. (Also at QoS 2: the client keeps no
-/// session, for a broker may lose it.) At QoS 0 a
-/// result is done when it is written to the socket.
+/// session, for a broker may lose it.) At QoS 0 a result is done when it is written to the socket.
 ///
 /// # In a job with checkpoints
-/// Results are part of their epoch and published once it exists, so that nothing is published that a
-/// crash would take back; while the broker is away they wait there, also across restarts. What was published
-/// and not known to be acknowledged when the process ended is published again, with the same id in the
-/// user property `thalweg-id` (MQTT 5): job and sink, epoch, instance, note, number. So a subscriber that keeps the ids
-/// of late sees each result once: what may come again is what was waiting or on its way, at most
-/// [`outbox_bytes_max`](Self::outbox_bytes_max) of results per shard. One id never means two results.
-/// [`at_least_once`](Self::at_least_once) publishes at once instead.
+/// Results are part of their epoch and published once it exists, so that nothing is published that a crash would take
+/// back. While the broker is away they wait there, also across restarts. What was published and not known to be
+/// acknowledged when the process ended is published again. It has the id of before in the user property `thalweg-id`
+/// (MQTT 5): job and sink, epoch, instance, note, number. So a subscriber that keeps the newest ids sees each result
+/// once. What may come again is what was waiting or on its way, at most [`outbox_bytes_max`](Self::outbox_bytes_max)
+/// of results per shard. One id never means two results. [`at_least_once`](Self::at_least_once) publishes at once
+/// instead.
 ///
 /// # What is dropped
-/// A record whose topic is not valid, or whose packet is over `packet_bytes_max` or the broker's
-/// own limit, or that the broker refuses, is dropped: bad data must not end the job. It is counted
-/// by reason in `thalweg_mqtt_dropped_total`, logged, and becomes a dead letter. (What the broker says after the
-/// stream has ended is counted and logged alone, and a crash may lose that letter.) (An MQTT 3.1.1 broker has no way to say
-/// that it refuses a result: most discard it, some close the connection. After the third time the
-/// topic is named in the log; it is not dropped, for the network might be what is bad.)
+/// A record is dropped if its topic is not valid, or its packet over `packet_bytes_max` or the broker's limit, or if
+/// the broker refuses it. Bad data must not end the job. It is counted by reason in `thalweg_mqtt_dropped_total`,
+/// logged, and becomes a dead letter. (What the broker says after the stream has ended is counted and logged alone,
+/// and a crash may lose that letter.) (An MQTT 3.1.1 broker has no way to say that it refuses a result: most discard
+/// it, some close the connection. After the third time the topic is named in the log; it is not dropped, for the
+/// network might be what is bad.)
 ///
 /// The connection's name is the configuration's `client_id` with `-out`, so a source may share the
 /// configuration. A second sink needs a `client_id` of its own, or none: a job with two connectors of one name
@@ -151,13 +150,13 @@ impl<E, F> MqttSink<E, F> {
     /// once: the two are one update. The topic and the encoder are of the rows; where two keys have one topic, the
     /// newer row is seen.
     ///
-    /// The changes of one key must come through one shard, in their order: let the stream be keyed by what the
-    /// topic is made of, or run on one shard. They are published in that order, also after a restart on another
+    /// The changes of one key must come through one shard, in their order. Key the stream by what the topic is
+    /// made of, or let it run on one shard. They are published in that order, also after a restart on another
     /// number of shards. What is published again after a crash begins further back and ends where it was.
     ///
     /// A row whose payload would be empty is dropped and counted (`reason="empty_payload"`). The configuration
-    /// needs a `client_id`: under its name the broker ends the last run's connection before it takes anything from
-    /// the next one, so no row of earlier comes late.
+    /// needs a `client_id`. Under its name the broker ends the last run's connection before it takes anything from
+    /// the next one. So no row of earlier comes late.
     ///
     /// Without this, a stream of changes is published change by change, with its kind as a field (see
     /// [`Changed`]).

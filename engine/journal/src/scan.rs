@@ -21,8 +21,9 @@
 //!   Zeros are written over it and synced before anything else is written, so that (1) and (4) hold again. A crash
 //!   meanwhile leaves a torn tail again.
 //!
-//! Two things in the last group cannot be told from a torn tail: a flipped bit in a record that has a whole sector
-//! of zeros as its content, and damage that turns a sector into zeros. Both are cut, with their bytes reported.
+//! Two things in the last group cannot be told from a torn tail. One is a flipped bit in a record that has a whole
+//! sector of zeros as its content. The other is damage that turns a sector into zeros. Both are cut, with their
+//! bytes reported.
 //!
 //! # After a failed sync
 //! The page cache may show bytes that never reached the disk, and a later sync would succeed without

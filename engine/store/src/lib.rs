@@ -23,9 +23,9 @@
 //!
 //! # The contract of readers
 //! A [reader](Store::reader) sees the newest base, which folding changes while shards run. A shard asks it only
-//! for two kinds of keys: those it has not changed since the job began, and those whose last change is in an epoch
-//! that is [readable](Store::readable). All others are in its memory. Deleting a range counts as a change of every
-//! key in it. So nothing newer or older than the shard's own past is ever read.
+//! for two kinds of keys. Some it has not changed since the job began, and of the others the last change is in an
+//! epoch that is [readable](Store::readable). All others are in its memory. Deleting a range counts as a change of
+//! every key in it. So nothing newer or older than the shard's own past is ever read.
 //!
 //! # Errors and limits
 //! [`StoreError::Full`] means that nothing was written and the call may be tried again. A commit that fails

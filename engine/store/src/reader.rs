@@ -1,9 +1,9 @@
 //! [`StoreReader`]: the base, read in place by the threads of shards.
 //!
 //! # What a reader sees
-//! The base alone, and always the newest one. Folding goes on while shards run, so a value may be newer than the
-//! epoch the job resumed from, and different keys may be of different epochs. That is sound under one contract:
-//! **a shard asks only for keys that it has not changed since the job began, or whose last change is in a
+//! The base alone, and always the newest one. Folding goes on while shards run. So a value may be newer than the
+//! epoch the job resumed from, and different keys may be of different epochs. That is sound under one contract.
+//! **A shard asks only for keys that it has not changed since the job began, or whose last change is in a
 //! [`readable`](StateReader::readable) epoch.** (Deleting a range changes every key in it.) A key of the first
 //! kind has one value in every epoch. A key of the second kind has one value in every base from that epoch on. All
 //! other keys are in the shard's memory, and stay there until they are readable.

@@ -2,9 +2,9 @@
 //!
 //! Two things to know when reading its figures. It aligns a key's windows to the key's first event and not to the
 //! epoch, so a count may fall into the neighbouring row. It drops without a word a key's records that are older
-//! than its first one, which with two cores may come from the faster of them. Its rows do not name their window
-//! either: they are numbered here in the order in which each key's come. So its total is near (two in a thousand
-//! are let pass) and its checksum may differ, and both are reported as they are.
+//! than its first one. With two cores that one may come from the faster of them. Its rows do not name their
+//! window either: they are numbered here in the order in which each key's come. So its total is near (two in a
+//! thousand are let pass) and its checksum may differ, and both are reported as they are.
 
 use anyhow::Context;
 use hashbrown::HashMap;

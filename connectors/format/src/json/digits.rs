@@ -126,7 +126,7 @@ const fn others(word: u64) -> u64 {
 }
 
 /// The number with these eight digits, the first in the lowest byte. Pairs are put together. Then each of the four
-/// pairs is multiplied with its power of ten, two at a time, so that the sum stands in the high half.
+/// pairs is multiplied with its power of ten, two at a time. The sum stands in the high half.
 #[inline]
 const fn eight(ones: u64) -> u64 {
     const EVERY_SECOND: u64 = 0x0000_00ff_0000_00ff;

@@ -1,9 +1,9 @@
 //! [`Backlog`]: what the last run has left in the outboxes, and in which order it leaves. Pure.
 //!
-//! The changes of one topic keep their order if older epochs are published first. In one run a topic belongs to
-//! one shard, whose outbox is in order. What the last run has left may be of another number of shards: then
-//! the outboxes of several shards have notes of one topic. So of what was left only the oldest epoch is published, on
-//! all shards; then the next; and what this run adds when nothing of it is left.
+//! The changes of one topic keep their order if older epochs are published first. In one run a topic belongs to one
+//! shard, whose outbox is in order. What the last run has left may be of another number of shards: then the outboxes
+//! of several shards have notes of one topic. So of what was left only the oldest epoch is published, on all shards,
+//! and then the next. What this run adds comes when nothing of it is left.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -176,7 +176,7 @@ impl Ledger {
         }
     }
 
-    /// Acknowledges what may be by now, with `ack`; the number of those. Trims the journal, and tells the
+    /// Acknowledges what may be by now, with `ack`; how many that is. Trims the journal, and tells the
     /// shard how far it is durable.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Ledger {
         Ok(count)
     }
 
-    /// The connection has gone: what is owed is not owed any more. The number of those.
+    /// The connection has gone: what is owed is not owed any more. How many that is.
     pub(crate) fn disconnected(&mut self) -> u64 {
         let stale = self.owed.len() as u64;
         if !seeded(Defect::MqttAcksOldConnection) {

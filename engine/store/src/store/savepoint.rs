@@ -11,9 +11,9 @@
 //! ```
 //! Numbers are little-endian. Entries are in the order of their stored keys: by state, by key group, by key. Each
 //! state's key group begins a section, and a section a block, so that one can be looked into without reading the
-//! others. Checksums are CRC32C: of the header's bytes but the checksum itself, of a block's length and entries,
-//! of the index, and of the footer before its checksum. Sections follow each other without gaps, so a reader that
-//! has read them all has seen every byte.
+//! others. Checksums are CRC32C. They cover the header's bytes but the checksum itself, a block's length and
+//! entries, the index, and the footer before its checksum. Sections follow each other without gaps, so a reader
+//! that has read them all has seen every byte.
 //!
 //! A savepoint is written beside its name, synced, and renamed: under its name it is whole. Version 1 will be
 //! readable for ever; a newer one is refused by name.
