@@ -1,13 +1,15 @@
-//! The shape of the workspace, as tests: layers point one way, files stay small and say what they
-//! are for, `unsafe` lives only where it is allowed, and all crates share lints and versions.
+//! The shape of the workspace, as tests. Layers point one way, and so do files. Files stay small,
+//! say what they are for, and say it in short sentences. `unsafe` lives only where it is allowed,
+//! and all crates share lints and versions.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `layers/rules.rs` | pure functions from facts to complaints; the tables to edit are at its top |
 //! | `layers/circles.rs` | the rule that files do not need each other in circles |
+//! | `layers/prose.rs` | the rules for comments: phrases and the length of sentences |
 //! | `layers/facts.rs` | gathers the facts from `cargo metadata` and the files |
 //! | `layers/code.rs`, `layers/names.rs` | read a file as code, and find which names of which file it uses |
-//! | `layers/rules_tests.rs`, `layers/circles_tests.rs` | show each rule a violation and something innocent |
+//! | `layers/*_tests.rs` | show each rule a violation and something innocent |
 
 #[path = "layers/circles.rs"]
 mod circles;
@@ -19,6 +21,8 @@ mod code;
 mod facts;
 #[path = "layers/names.rs"]
 mod names;
+#[path = "layers/prose.rs"]
+mod prose;
 #[path = "layers/rules.rs"]
 mod rules;
 
@@ -57,6 +61,11 @@ fn files_open_by_saying_what_they_are_for() {
 #[test]
 fn files_do_not_need_each_other_in_circles() {
     check("circles", &circles::circles(&facts::sources(), &facts::crates()));
+}
+
+#[test]
+fn prose_names_its_subjects_in_short_sentences() {
+    check("prose", &prose::prose(&facts::sources()));
 }
 
 #[test]

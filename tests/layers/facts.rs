@@ -1,5 +1,6 @@
 //! Gathers what the rules judge: the workspace's crates from `cargo metadata`, and its Rust files
-//! from the disk (tracked by git or not, so that a new file is judged before it is committed).
+//! from the disk. A file that git does not track is among them, so that it is judged before it is
+//! committed.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! Which file of a crate uses which names of which other file. It reads the module tree of one root
-//! (a library, a program, a test), and follows each `use` and each path in code through
+//! Which file of a crate uses which names of which other file. It reads the module tree of one
+//! root: a library, a program, a test. It follows each `use` and each path in code through
 //! re-exports to the file that defines the name. It leaves out what `#[cfg(test)]` marks.
 //!
-//! It reads tokens, not syntax trees, and so has limits: it sees no method calls, no names that a
+//! It reads tokens, not syntax trees, and so has limits. It sees no method calls, no names that a
 //! macro makes, and no names that only a comment links to.
 
 use std::collections::{BTreeMap, BTreeSet};
