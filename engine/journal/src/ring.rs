@@ -82,7 +82,7 @@ impl Ring {
                 && !passes(&error)
             {
                 // The kernel may hold on to the buffer, and there is no way to find out: to return
-                // would free it. The process ends, as it does after a failed sync.
+                // would free it. So the process ends.
                 tracing::error!(%error, "io_uring failed while a group was being written; the process ends");
                 std::process::abort();
             }
