@@ -31,18 +31,20 @@
 //! One epoch is open at a time; its number goes through these words in this order, and through no other.
 //!
 //! ```text
-//!  Supervision        begun ──────────────────────────► complete ──► stored ──► announced
-//!  (the job)            │ orders                       ▲ all shards    │ the       │ orders
-//!                       ▼                              │ have          │ store     ▼
-//!  Follower, Shard   barrier ──► sealed ──► handed over┘               │        committed ──► acknowledged, trimmed
-//!  (each shard)      passes      by sinks   positions and              ▼        by sinks      by sources
-//!                    operators              sealed results     folded: readable
-//!                                           are durable        in the base
+//!  Supervision      begun ───────────────────────────────────► complete ──► stored ──► announced
+//!  (the job)          │ orders                              ▲ all shards    │ the       │ orders
+//!                     ▼                                     │ have          │ store     ▼
+//!  Follower, Shard  noted ──► barrier ──► sealed ──► handed over            │        committed ──► acknowledged, trimmed
+//!  (each shard)     by        passes      by sinks   positions and          ▼        by sinks      by sources
+//!                   sources   operators              sealed results      folded: readable
+//!                                                    are durable         in the base
 //! ```
-//! - *begun*: the orders name it, and sources note their positions and emit its barrier when they see that.
+//! - *begun*: the orders name it. Sources *note* their positions and emit its barrier when they see that.
+//! - *sealed*: sinks have noted what it takes to commit its results. *Durable* is what would survive a crash now.
 //! - *complete*: each shard that has not ended has handed over. From here on nothing of the shards can stop it.
 //! - *stored*: the store's one transaction has committed. The epoch exists if and only if it has.
-//! - *announced*: savepoints that waited for it are written, and the orders name it as stored.
+//! - *announced*: savepoints that waited for it are written, and the orders name it as stored. So shards are told.
+//! - *committed*: its results may be seen. What sources hold for it is acknowledged, and journals are trimmed.
 //! - An epoch that is *late* is complete later than its timeout. It counts as failed, and is stored nevertheless.
 //! - An epoch that finds no room stays complete, and is tried again after [`FULL_RETRY`].
 
