@@ -1,5 +1,5 @@
-//! The dead-letter output of a job: where its sources put what could not become a record, its operators what
-//! they cannot keep, and its sinks what they cannot pass on. A barrier passes when all of them have got it. What comes
+//! The dead-letter output of a job. Its sources put there what could not become a record, its operators what they
+//! cannot keep, and its sinks what they cannot pass on. A barrier passes when all of them have got it. What comes
 //! once its operator's stream has ended is counted and logged, and not read.
 
 mod stream;
@@ -26,8 +26,8 @@ pub(crate) struct DeadLetters {
     latest: RefCell<Option<DeadLetter>>,
     watermark: Cell<Timestamp>,
     writers_open: Cell<usize>,
-    /// The newest epoch whose barrier any operator has got, and the newest whose has gone on; how many operators have got the next one, and what
-    /// they wrote behind it.
+    /// The newest epoch whose barrier any operator has got, and the newest whose barrier has gone on. How many
+    /// operators have got the next barrier, and what they wrote behind it.
     begun: Cell<Epoch>,
     aligned: Cell<Epoch>,
     waiting: Cell<usize>,

@@ -163,7 +163,8 @@ impl Flow {
         node
     }
 
-    /// Gives a new node its stable name: what it is, and its number among those that are the same.
+    /// Gives a new node its stable name: what it is, and its number among operators of one
+    /// description.
     fn name_stably(&self, node: u32) {
         let graph = self.0.graph.borrow();
         let what = &graph.nodes[node as usize].description;
@@ -235,7 +236,7 @@ impl Flow {
         self.0.unused.borrow_mut().remove(&node);
     }
 
-    /// Fails the description if a stream leads nowhere: what it carries would be lost in silence,
+    /// Fails the description if a stream leads nowhere. What it carries would be lost in silence,
     /// and who waits for its operator would wait for ever.
     fn check_all_used(&self) {
         if let Some(&node) = self.0.unused.borrow().first() {

@@ -49,7 +49,7 @@ impl<T> Receiver<T> {
 pub struct Watermark(Merge);
 
 impl Watermark {
-    /// Of so many inputs.
+    /// Of this many inputs.
     pub fn of(inputs: usize) -> Self {
         Self(Merge::new(inputs))
     }

@@ -32,9 +32,9 @@
 //! more to draw the [`Graph`].
 //!
 //! # How it is fast
-//! Operators fuse: a [`Stream`] carries its chain of operators as a type, and closing it with a
-//! sink or an exchange yields one pipeline behind one `dyn` call per step. Within it a record
-//! passes from operator to operator by inlined calls.
+//! Operators fuse. A [`Stream`] carries its chain of operators as a type. Closing it with a sink or
+//! an exchange yields one pipeline behind one `dyn` call per step. Within it a record passes from
+//! operator to operator by inlined calls.
 //!
 //! # How it stays bounded
 //! A pipeline runs only when everything behind it has room, so pressure travels back to the

@@ -48,7 +48,7 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// The same, but awake when something is due at a time of the machine's clock.
+    /// As it is, but awake when something is due at a time of the machine's clock.
     fn or_at(self, due_at: Option<Timestamp>, now: Now) -> Self {
         match (self, due_at) {
             (Self::Idle(at), Some(due_at)) => {
@@ -151,7 +151,7 @@ pub trait Chain: 'static {
     #[doc(hidden)]
     fn barrier(&mut self, epoch: Epoch, out: impl Collector<Self::Out>);
 
-    /// Begins a step: lets its operators emit what is due because of the clock, and go on with what they have put
+    /// Begins a step. Lets its operators emit what is due because of the clock, and go on with what they have put
     /// down, the last one first. When more will be due by the clock.
     #[doc(hidden)]
     fn tick(&mut self, cx: &StepContext, out: impl Collector<Self::Out>) -> Option<Timestamp>;
@@ -244,9 +244,9 @@ pub(crate) trait Pipeline {
 /// A chain with its terminal.
 ///
 /// # Its end
-/// In a job with checkpoints, a chain that has ended still takes part in one: the position behind the
-/// last record, the windows that the end has fired, and the last results of a transactional sink are
-/// news like any other. So it lets one more barrier pass, and is done when that epoch exists.
+/// In a job with checkpoints, a chain that has ended still takes part in one. It has the position
+/// behind the last record, the windows that the end has fired, and the last results of a
+/// transactional sink. So it lets one more barrier pass, and is done when that epoch exists.
 pub(crate) struct Closed<C, S> {
     chain: C,
     terminal: S,

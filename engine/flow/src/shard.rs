@@ -63,8 +63,8 @@ impl Shard {
     /// Builds one shard's copy of `job`, and opens its sources and sinks.
     ///
     /// # Errors
-    /// If a source or sink does not open, or the description is faulty: a stream that is never used,
-    /// or a job that describes itself differently on each shard.
+    /// If a source or sink does not open, or the description is faulty. A stream may never be used,
+    /// or a job may describe itself differently on each shard.
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
@@ -256,8 +256,8 @@ impl Shard {
     }
 }
 
-/// Compares this shard's graph with that of the first shard that was built: shards find each other
-/// by the numbers of operators, so these must mean the same everywhere.
+/// Compares this shard's graph with that of the first shard that was built. Shards find each other
+/// by the numbers of operators, so a number must mean one operator everywhere.
 fn check_same_everywhere(graph: &Graph, cx: &BuildContext) -> Result<(), ConnectorError> {
     let first = cx.shared.get_or_try_init(u32::MAX, || Ok(graph.clone()))?;
     let Some((here, there)) = graph.first_difference(&first) else { return Ok(()) };

@@ -11,7 +11,7 @@ pub fn table_hash<K: Key>(key: &K) -> u64 {
     }
 }
 
-/// The same, where the key's fixed hash is at hand.
+/// The hash for tables, where the key's fixed hash is at hand.
 #[inline(always)]
 pub(crate) fn table_hash_from<K: Key>(key: &K, fixed: u64) -> u64 {
     match K::TABLE_HASH {

@@ -18,12 +18,12 @@ pub struct Tuning {
     /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
     /// more is read from storage, in a job that has stored state.
     pub state_memory_bytes_max: usize,
-    /// On top of that, state of a shard may take about this many bytes that storage cannot give back yet, since they
-    /// have changed: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
+    /// On top of that, state of a shard may take about this many bytes that have changed and that storage cannot give
+    /// back: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.
     /// (While an epoch is on its way to storage, its changes are in memory twice more.)
     pub state_pending_bytes_max: usize,
-    /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process function
-    /// with such a state wait for each other within a step, and what is kept of their keys is fetched together.
+    /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process
+    /// function with such a state wait for each other within a step. What is kept of their keys is fetched together.
     pub state_cache_bytes: usize,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A generator belongs to one partition of a source. It is pure: what it says depends on the records, on the
 //! clocks that a step brings, and on what it keeps. What it keeps is stored with the partition's position, and
-//! so is the last watermark: a record that was late before a restart is late after it.
+//! so is the last watermark. A record that was late before a restart is late after it.
 //!
 //! | strategy | where a watermark stands |
 //! |---|---|
@@ -94,8 +94,8 @@ pub trait WatermarkGenerator<T>: Clone + 'static {
     }
 }
 
-/// Records come up to a bound behind the latest one: the watermark is the latest event time minus the bound
-/// minus one millisecond, so that a record *at* the bound is not late. (Flink's definition.)
+/// Records come up to a bound behind the latest one. The watermark is the latest event time minus the bound
+/// minus one millisecond. So a record *at* the bound is not late. (Flink's definition.)
 #[derive(Clone, Copy, Debug)]
 pub struct BoundedDisorder {
     pub(crate) lateness_ms: i64,
@@ -110,7 +110,8 @@ impl<T> WatermarkGenerator<T> for BoundedDisorder {
     }
 }
 
-/// Some records say themselves how far time has come: a function returns the watermark behind those.
+/// Some records say themselves how far time has come: a function returns the watermark behind such
+/// records.
 #[derive(Clone, Copy, Debug)]
 pub struct Punctuated<F>(pub(crate) F);
 

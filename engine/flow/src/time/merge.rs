@@ -1,8 +1,8 @@
 //! The watermark of several inputs: the minimum over those that are neither idle nor ended.
 //!
 //! Inputs that go back to the same stream fall idle and wake up *together*, but one of them is always the first to
-//! say so. Those that are still idle then have records on their way that no watermark of the first may overtake: of
-//! such inputs none is left out until all are idle.
+//! say so. Those that are still idle then have records on their way that no watermark of the first may overtake. So
+//! of such inputs none is left out until all are idle.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Mark, Timestamp};
@@ -14,8 +14,8 @@ struct Input {
     ended: bool,
 }
 
-/// Merges the marks of several inputs into those of one stream, which keep the same grammar: its
-/// watermarks only grow, and it is idle while every input that has not ended is idle.
+/// Merges the marks of several inputs into those of one stream, which keep the grammar of a
+/// channel. Its watermarks only grow, and it is idle while every input that has not ended is idle.
 pub(crate) struct Merge {
     inputs: Vec<Input>,
     watermark: Timestamp,

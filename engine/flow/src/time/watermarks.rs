@@ -1,13 +1,13 @@
-//! Watermark strategies: which field is the event time, how far out of order records may come,
-//! when a silent partition stops counting, and how far ahead of the clock a record may be.
+//! Watermark strategies. They say which field is the event time, and how far out of order or ahead
+//! of the clock records may be. They say when a silent partition stops counting.
 //!
 //! A watermark follows every record that moves it, so lateness is decided record by record,
 //! whatever the batch size. Where it stands is a [generator](super::generator)'s to say.
 //!
-//! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late: a
-//! record further ahead of this machine's clock than the guard allows never moves a watermark; it
-//! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by
-//! that much: set the guard to what your devices' clocks can be trusted with. (While this machine's own
+//! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late. A
+//! record further ahead of this machine's clock than the guard allows never moves a watermark. It
+//! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by that
+//! much. Set the guard to what your devices' clocks can be trusted with. (While this machine's own
 //! clock is behind, as before its first time synchronisation, the guard refuses everything.)
 //!
 //! Silence is measured in steady time: a jump of this machine's clock makes no partition idle.
