@@ -32,7 +32,7 @@ pub(crate) mod failure;
 mod function;
 mod keep_key;
 pub(crate) mod keyed;
-pub(crate) mod side;
+mod side;
 pub(crate) mod timers;
 mod unkeyed;
 
@@ -44,6 +44,6 @@ pub use self::function::Process;
 pub use self::keep_key::KeepKey;
 pub(crate) use self::keep_key::ProcessedKeyed;
 pub use self::keyed::KeyedProcessing;
-pub use self::side::{SideTag, Tagged};
+pub use self::side::Tagged;
 pub use self::timers::{Fired, TIMERS_MAX, TimerSpace};
 pub use self::unkeyed::Processing;

@@ -23,9 +23,9 @@ use thalweg_kernel::{Collector, Key, Timestamp};
 
 use super::inbox::{Inbox, Port};
 use super::route::{ByKey, InputId, Routed};
+use super::side::Sides;
 use crate::graph::Edge;
 use crate::pipeline::{Chain, Operator, Then};
-use crate::process::side::Sides;
 use crate::state::bounds::Bounds;
 use crate::stream::{At, Stream};
 
@@ -34,7 +34,7 @@ use crate::stream::{At, Stream};
 pub struct KeyedStream<C: Chain, P> {
     pub(crate) stream: Stream<C>,
     pub(crate) placement: P,
-    /// For a process function.
+    /// For the operator that follows.
     pub(crate) bounds: Bounds,
     pub(crate) sides: Sides,
 }

@@ -13,10 +13,10 @@ use crate::exchange::connected::{Connected, Together, TwoInputs};
 use crate::exchange::inbox::Port;
 use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
 use crate::exchange::route::{Broadcast, Route};
+use crate::exchange::side::Sides;
 use crate::flow::Flow;
 use crate::graph::Edge;
 use crate::pipeline::Chain;
-use crate::process::side::Sides;
 use crate::state::bounds::Bounds;
 use crate::stream::{At, Stream};
 
@@ -162,11 +162,6 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self,
         other: KeyedStream<D, Q>,
     ) -> ConnectedKeyed<C, P, D, Q> {
-        if !other.sides.is_empty() {
-            let what = "side outputs come out of the left one of two connected streams; call side_output() on the \
-                        stream on which connect() is called";
-            self.stream.flow.fail(thalweg_kernel::ConnectorError::new("job", what));
-        }
         ConnectedKeyed { left: self, right: other }
     }
 

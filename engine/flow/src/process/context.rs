@@ -4,8 +4,8 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
 use super::failure::FunctionError;
-use super::side::SideTag;
 use super::timers::{AllTimers, Fired, TimerSpace};
+use crate::exchange::side::SideTag;
 use crate::state::TimeDomain;
 
 /// Stands for the key where there is none: in functions of streams that are not partitioned, and in calls for no
