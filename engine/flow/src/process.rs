@@ -31,8 +31,10 @@ mod context;
 pub(crate) mod failure;
 mod function;
 mod keep_key;
+mod key_clocks;
 pub(crate) mod keyed;
 mod side;
+mod silence;
 pub(crate) mod timers;
 mod unkeyed;
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod generator;
 pub(crate) mod merge;
+pub(crate) mod per_key;
 pub(crate) mod watermarks;

@@ -96,7 +96,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             flow.fail(ConnectorError::new("job", format!("{windows} is not allowed; {problem}")));
         }
         let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
-        WindowedStream { keyed: self, windows, layout: W::Layout::new(), limits, late: None }
+        let keyed = self.without_clock("a window");
+        WindowedStream { keyed, windows, layout: W::Layout::new(), limits, late: None }
     }
 }
 
@@ -117,7 +118,7 @@ impl<C: Chain, P: Placement<C>, W: Assigner, L> WindowedStream<C, P, W, L> {
                 "a window has late_output() twice; call it once and split() the stream",
             ));
         }
-        let (tag, late) = self.keyed.sides.open(&flow, "Late records", flow.shards());
+        let (tag, late) = self.keyed.follower.sides.open(&flow, "Late records", flow.shards());
         self.late = Some(tag);
         (self, late)
     }

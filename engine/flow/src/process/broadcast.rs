@@ -170,9 +170,9 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<BroadcastProcessed<P::Key, P::Value, D::Out, F>> {
-        self.make("Process", |flow, at, (bounds, sides)| {
+        self.make("Process", |flow, at, follower| {
             let make = |states: &mut States<'_, P::Key>| LeftOf(make(states), PhantomData);
-            OfBroadcast(KeyedProcessing::new(flow, at, bounds, sides, make))
+            OfBroadcast(KeyedProcessing::new(flow, at, follower, make))
         })
     }
 }

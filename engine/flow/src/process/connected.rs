@@ -12,7 +12,7 @@ use super::function::Process;
 use super::keyed::KeyedProcessing;
 use super::unkeyed::Processing;
 use crate::exchange::connected::{Connected, Input, Inputs, TwoInputs};
-use crate::exchange::key_by::{Keyed, Placement};
+use crate::exchange::key_by::{Follower, Keyed, Placement};
 use crate::operators::connect::{ConnectedKeyed, ConnectedStreams, KeyedHead, connect_keyed};
 use crate::pipeline::{Budget, Chain, Now, Operator};
 use crate::state::States;
@@ -239,9 +239,10 @@ impl<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D, Key = P::Key>>
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<KeyedCoProcessed<C, P, D, Q, F>> {
         let Self { left, right } = self;
-        let (bounds, sides) = (left.bounds, left.sides);
+        let Follower { bounds, sides, .. } = left.follower;
+        let follower = Follower { bounds, sides, clock: None };
         connect_keyed((left.stream, left.placement), right, "Process", |flow, at| {
-            OfBoth(KeyedProcessing::new(flow, at, bounds, sides, |states| Both(make(states))))
+            OfBoth(KeyedProcessing::new(flow, at, follower, |states| Both(make(states))))
         })
     }
 }

@@ -57,10 +57,17 @@ impl<K> Context<'_, K> {
         self.time
     }
 
-    /// The watermark: no record of this time or an earlier one is expected any more.
+    /// The watermark: no record of this time or an earlier one is expected any more. It is that of the key where the stream
+    /// has a [clock per key](crate::KeyedStream::clock_per_key), and of all keys otherwise.
     #[inline]
     pub fn watermark(&self) -> Timestamp {
         self.watermark
+    }
+
+    /// Whether the record at hand has come behind the watermark, when no record of its time was expected any more.
+    #[inline]
+    pub fn is_late(&self) -> bool {
+        self.time <= self.watermark
     }
 
     /// This machine's clock, as of the step.

@@ -1,17 +1,17 @@
 //! How a function gets its [side outputs](crate::exchange::side): from the stream that it is put on.
 
 use crate::exchange::inbox::Inbox;
-use crate::exchange::key_by::KeyedStream;
+use crate::exchange::key_by::{KeyedStream, Placement};
 use crate::exchange::side::{SideTag, Sides};
 use crate::pipeline::Chain;
 use crate::stream::Stream;
 
-impl<C: Chain, P> KeyedStream<C, P> {
+impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// A second output of the function that follows, a process function or that of a window, with the watermarks of its
     /// operator. Give the tag to the function.
     pub fn side_tag<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
         let flow = &self.stream.flow;
-        let (tag, side) = self.sides.open(flow, name, flow.shards());
+        let (tag, side) = self.follower.sides.open(flow, name, flow.shards());
         (self, tag, side)
     }
 }

@@ -7,8 +7,6 @@
 
 use super::keyed::{AllKeyed, Holds};
 use super::{Overflow, STATE_BYTES_MAX, STATE_KEYS_MAX};
-use crate::exchange::key_by::KeyedStream;
-use crate::pipeline::Chain;
 
 /// A record drops so many keys at most to make room.
 pub(crate) const EVICTED_KEYS_MAX: usize = 16;
@@ -25,24 +23,6 @@ impl Default for Bounds {
     fn default() -> Self {
         let (keys_max, bytes_max) = (STATE_KEYS_MAX, STATE_BYTES_MAX);
         Self { keys_max, bytes_max, overflow: Overflow::default() }
-    }
-}
-
-impl<C: Chain, P> KeyedStream<C, P> {
-    /// Bounds the keys of which a process function keeps state on each shard,
-    /// [`STATE_KEYS_MAX`] by default, and says what happens to a record with one more.
-    pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { keys_max: keys, overflow, ..self.bounds };
-        self
-    }
-
-    /// Bounds the bytes of the state that a process function keeps on each shard, in memory or not, all its
-    /// states together; [`STATE_BYTES_MAX`] by default. Entries and the buffers of lists and maps count as they are,
-    /// what lies inside of other values as it was written of late, on average. Both bounds have one policy: the one
-    /// that was named last.
-    pub fn bytes_max(mut self, bytes: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { bytes_max: bytes, overflow, ..self.bounds };
-        self
     }
 }
 

@@ -61,7 +61,7 @@ where
         function: F,
     ) -> Stream<Self::Windows> {
         let WindowedStream { keyed, windows, limits, late: tag, .. } = windowed;
-        let late = Late { tag, sides: keyed.sides };
+        let late = Late { tag, sides: keyed.follower.sides };
         let Stream { flow, chain, at } = keyed.stream;
         let (aggregate, key, records_in) =
             (Rc::new(aggregate), keyed.placement.0, Counter::default());
@@ -102,7 +102,7 @@ where
         function: F,
     ) -> Stream<Self::Windows> {
         let WindowedStream { keyed, windows, limits, late: tag, .. } = windowed;
-        let late = Late { tag, sides: keyed.sides };
+        let late = Late { tag, sides: keyed.follower.sides };
         let aggregate = Rc::new(aggregate);
         let name = windows.to_string();
         let Stream { flow, chain, at } = keyed.placement.place::<F::Out>(keyed.stream, &name);
@@ -181,7 +181,7 @@ where
         function: F,
     ) -> Stream<AttachPerKey<C, P, W, R, A, F>> {
         let Self { keyed, windows, layout, limits, late: tag } = self;
-        let late = Late { tag, sides: keyed.sides };
+        let late = Late { tag, sides: keyed.follower.sides };
         let name = windows.to_string();
         let Stream { flow, chain, at } = keyed.placement.place::<F::Out>(keyed.stream, &name);
         let node = at.node;
