@@ -236,8 +236,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// # let out = Collected::new();
     /// # let sink = out.sink();
     /// # let job = move |flow: &Flow| {
-    /// # // "b" was offline for an hour and more.
-    /// # let readings = [("a", 5), ("b", 7), ("a", 65), ("a", 5_000), ("b", 9), ("b", 70), ("b", 130)];
+    /// # // "b" was offline for four minutes.
+    /// # let readings = [("a", 5), ("b", 7), ("a", 65), ("a", 250), ("b", 9), ("b", 70), ("b", 130)];
     /// # let watermarks = Watermarks::monotonous().timestamps(|&(_, second)| second * 1_000);
     /// # let readings = flow.source(Collection::new(readings), watermarks);
     /// readings
@@ -248,7 +248,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// # };
     /// # let mut shard = Shard::build(&job, &BuildContext::single("per_key")).unwrap();
     /// # while shard.step(Now::default()).unwrap() != Step::Done {}
-    /// # let rows = [("a", 0, 1), ("a", 1, 1), ("b", 0, 2), ("b", 1, 1), ("b", 2, 1), ("a", 83, 1)];
+    /// # let rows = [("a", 0, 1), ("a", 1, 1), ("b", 0, 2), ("b", 1, 1), ("b", 2, 1), ("a", 4, 1)];
     /// # assert_eq!(out.take(), rows);
     /// ```
     pub fn clock_per_key<G: WatermarkGenerator<P::Value>>(
