@@ -23,7 +23,8 @@
 //! watermark is the end of time; it comes when the stream ends.
 //!
 //! # Failing
-//! A call fails with [`Context::fail`] or with a panic; what becomes of its record is in [`failure`].
+//! What may fail, a function does in [`Context::attempt`]: a closure with `?` in it. Its error, or a panic, fails the call; what
+//! becomes of the record is in [`failure`].
 
 mod broadcast;
 mod connected;

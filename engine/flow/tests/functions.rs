@@ -208,9 +208,11 @@ impl Process<u32, Record> for Calls {
         _: &mut impl Collector<String>,
     ) {
         assert!(self.opened, "a record before it was opened");
-        if key == 3 {
-            cx.fail("threes are not wanted");
-        }
+        let one_more = cx.attempt(|_| match key {
+            3 => Err("threes are not wanted".into()),
+            key => Ok(key + 1),
+        });
+        assert_eq!(one_more, (key != 3).then_some(key + 1));
     }
 
     fn tick(
@@ -226,7 +228,7 @@ impl Process<u32, Record> for Calls {
 
     fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<String>) {
         out.record(cx.time(), "closed".into());
-        cx.fail("it is over anyway");
+        cx.attempt::<()>(|_| Err("it is over anyway".into()));
     }
 }
 

@@ -138,9 +138,7 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
     ///     }
     ///
     ///     fn right(&mut self, limit: i64, cx: &mut Context<'_, NoKey>, _: &mut impl Collector<Self::Out>) {
-    ///         if let Err(full) = self.limits.put(cx, 0, limit) {
-    ///             cx.fail(full);
-    ///         }
+    ///         cx.attempt(|cx| Ok(self.limits.put(cx, 0, limit)?));
     ///     }
     ///
     ///     /// Readings wait until there are limits.
