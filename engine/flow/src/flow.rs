@@ -460,12 +460,12 @@ impl Flow {
     }
 
     /// An inbox whose records are counted under this name.
-    pub(crate) fn counting_inbox<T>(
+    pub(crate) fn counting_inbox<T, P>(
         &self,
         ports: Vec<Port<T>>,
         node: u32,
         count: &'static str,
-    ) -> Inbox<T> {
+    ) -> Inbox<T, P> {
         let records_in = self.counter(count, node);
         let together = self.wakes_together(node);
         Inbox::new(ports, together, records_in, self.watermark("currentInputWatermark", node))

@@ -82,7 +82,7 @@ pub use operators::side_output::{Side, SideOutput};
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
     Both, CoProcess, Context, Fired, FunctionError, KeepKey, KeyedProcessing, LeftOf, NoKey,
-    OfBoth, OfBroadcast, OnError, OneOf, Process, Processing, TIMERS_MAX, Tagged, TimerSpace,
+    OfBoth, OnError, OneOf, Process, Processing, TIMERS_MAX, Tagged, TimerSpace,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

@@ -39,7 +39,7 @@ mod silence;
 pub(crate) mod timers;
 mod unkeyed;
 
-pub use self::broadcast::{LeftOf, OfBroadcast};
+pub use self::broadcast::LeftOf;
 pub use self::connected::{Both, CoProcess, OfBoth, OneOf};
 pub use self::context::{Context, NoKey};
 pub use self::failure::{FunctionError, OnError};
