@@ -156,6 +156,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             restarts: states.counter("numSequenceRestarts"),
         });
         keyed.follower.clock = clock;
+        // Its stable name is that of a process function: stored state knows it by that.
         keyed.name("Deduplicate")
     }
 }

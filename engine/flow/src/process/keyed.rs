@@ -43,8 +43,18 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<Processed<C, P, F>> {
+        self.process_as("Process", make)
+    }
+
+    /// [`process`](Self::process) as an operator called `name`: for those of the engine, which are numbered among their own
+    /// kind and not among the process functions of the user.
+    pub(crate) fn process_as<F: Process<P::Key, P::Value>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut States<'_, P::Key>) -> F,
+    ) -> Stream<Processed<C, P, F>> {
         let Self { stream, placement, follower } = self;
-        let Stream { flow, chain, at } = placement.place::<F::Out>(stream, "Process");
+        let Stream { flow, chain, at } = placement.place::<F::Out>(stream, name);
         let operator = KeyedProcessing::new(&flow, at, follower, make);
         Stream { flow, chain: Then::new(chain, operator), at }
     }

@@ -24,7 +24,16 @@ impl<C: Chain> Stream<C> {
         self,
         make: impl FnOnce(&mut OperatorStates<'_>) -> P,
     ) -> Stream<Then<C, Processing<P>>> {
-        Tagged { stream: self, sides: Sides::default() }.process(make)
+        self.process_as("Process", make)
+    }
+
+    /// [`process`](Self::process) as an operator of the engine called `name`.
+    pub(crate) fn process_as<P: Process<NoKey, C::Out>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut OperatorStates<'_>) -> P,
+    ) -> Stream<Then<C, Processing<P>>> {
+        Tagged { stream: self, sides: Sides::default() }.process_as(name, make)
     }
 }
 
@@ -37,7 +46,7 @@ impl<C: Chain> Tagged<C> {
         self.process_as("Process", make)
     }
 
-    /// [`process`](Self::process) with an operator called `name`.
+    /// See [`Stream::process_as`].
     pub(crate) fn process_as<P: Process<NoKey, C::Out>>(
         self,
         name: &str,
