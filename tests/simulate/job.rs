@@ -162,7 +162,7 @@ pub(crate) fn describe(
             chained.discard();
         }
         if plan.by_hand {
-            let (keyed, side, tens) = hand.key_by(cell).side_output("tens");
+            let (keyed, side, tens) = hand.key_by(cell).side_tag("tens");
             keyed
                 .process(|states| by_hand(states, side))
                 .uid("by hand")

@@ -8,3 +8,4 @@ pub(crate) mod lane;
 pub(crate) mod local;
 pub(crate) mod ports;
 pub(crate) mod route;
+pub(crate) mod side;

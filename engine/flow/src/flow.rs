@@ -42,6 +42,8 @@ struct Inner {
     uids: RefCell<Vec<Uid>>,
     /// Nodes whose stream has not been used yet.
     unused: RefCell<BTreeSet<u32>>,
+    /// Side outputs that no operator has taken over yet.
+    loose_sides: RefCell<BTreeSet<u32>>,
     pipelines: RefCell<Vec<Box<dyn Pipeline>>>,
     metrics: RefCell<Registry>,
     failed: RefCell<Option<ConnectorError>>,
@@ -96,6 +98,7 @@ impl Flow {
             graph: RefCell::default(),
             uids: RefCell::default(),
             unused: RefCell::default(),
+            loose_sides: RefCell::default(),
             pipelines: RefCell::default(),
             metrics: RefCell::new(registry),
             failed: RefCell::default(),
@@ -160,6 +163,13 @@ impl Flow {
         let node = self.0.graph.borrow_mut().add::<T>(name, parallelism, inputs);
         self.0.unused.borrow_mut().insert(node);
         self.name_stably(node);
+        node
+    }
+
+    /// Adds the node of a side output, whose operator takes it over with [`set_inputs`](Self::set_inputs).
+    pub(crate) fn add_side_node<T>(&self, name: &str, parallelism: usize) -> u32 {
+        let node = self.add_node::<T>(name, parallelism, vec![]);
+        self.0.loose_sides.borrow_mut().insert(node);
         node
     }
 
@@ -236,13 +246,21 @@ impl Flow {
         self.0.unused.borrow_mut().remove(&node);
     }
 
-    /// Fails the description if a stream leads nowhere. What it carries would be lost in silence,
-    /// and who waits for its operator would wait for ever.
+    /// Fails the description if a stream leads nowhere, or comes out of nothing. What it carries would be lost in
+    /// silence, and who waits for its operator would wait for ever.
     fn check_all_used(&self) {
         if let Some(&node) = self.0.unused.borrow().first() {
             let what = format!(
                 "the stream out of operator {node}, {:?}, is never used; end it in .sink(..) or \
                  .discard()",
+                self.name_of(node).as_str()
+            );
+            self.fail(ConnectorError::new("job", what));
+        }
+        if let Some(&node) = self.0.loose_sides.borrow().first() {
+            let what = format!(
+                "the side output {:?} comes out of no operator; a process function or a window has to follow on the \
+                 stream that it was asked for on (of two connected streams that is the left one)",
                 self.name_of(node).as_str()
             );
             self.fail(ConnectorError::new("job", what));
@@ -298,6 +316,7 @@ impl Flow {
     }
 
     pub(crate) fn set_inputs(&self, node: u32, inputs: Vec<(u32, Edge)>) {
+        self.0.loose_sides.borrow_mut().remove(&node);
         self.0.graph.borrow_mut().nodes[node as usize].inputs = inputs;
     }
 
@@ -376,12 +395,12 @@ impl Flow {
     }
 
     /// An inbox whose records are counted under this name.
-    pub(crate) fn counting_inbox<T>(
+    pub(crate) fn counting_inbox<T, P>(
         &self,
         ports: Vec<Port<T>>,
         node: u32,
         count: &'static str,
-    ) -> Inbox<T> {
+    ) -> Inbox<T, P> {
         let records_in = self.counter(count, node);
         let together = self.wakes_together(node);
         Inbox::new(ports, together, records_in, self.watermark("currentInputWatermark", node))

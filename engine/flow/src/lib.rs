@@ -77,17 +77,17 @@ pub use counters::{Counter, Gauge, Metric, MetricKind};
 pub use exchange::connected::{Connected, Input, Inputs, TwoInputs};
 pub use exchange::key_by::{Keyed, KeyedStream, Placed, Placement, Unplaced, Values};
 pub use exchange::ports::InputProgress;
+pub use exchange::side::SideTag;
 pub use flow::Flow;
 pub use graph::{Edge, Graph, GraphNode};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
-pub use operators::side_output::Side;
+pub use operators::side_output::{Side, SideOutput};
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{
     Both, CoProcess, Context, Fired, FunctionError, KeepKey, KeyedProcessing, LeftOf, NoKey,
-    OfBoth, OfBroadcast, OnError, OneOf, Process, Processing, SideTag, TIMERS_MAX, Tagged,
-    TimerSpace,
+    OfBoth, OnError, OneOf, Process, Processing, TIMERS_MAX, Tagged, TimerSpace,
 };
 pub use shard::{Shard, Step};
 pub use sink::collected::{Collected, CollectedSink};

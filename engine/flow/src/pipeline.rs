@@ -48,6 +48,15 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
+    /// Of a head that other pipelines feed: whether it has drained anything, and whether all of them have ended.
+    pub(crate) fn of_fed(busy: bool, ended: bool) -> Self {
+        match (busy, ended) {
+            (_, true) => Self::Done,
+            (true, false) => Self::Busy,
+            (false, false) => Self::Idle(None),
+        }
+    }
+
     /// As it is, but awake when something is due at a time of the machine's clock.
     fn or_at(self, due_at: Option<Timestamp>, now: Now) -> Self {
         match (self, due_at) {

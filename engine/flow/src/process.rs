@@ -23,7 +23,8 @@
 //! watermark is the end of time; it comes when the stream ends.
 //!
 //! # Failing
-//! A call fails with [`Context::fail`] or with a panic; what becomes of its record is in [`failure`].
+//! What may fail, a function does in [`Context::attempt`]: a closure with `?` in it. Its error, or a panic, fails the call; what
+//! becomes of the record is in [`failure`].
 
 mod broadcast;
 mod connected;
@@ -31,13 +32,15 @@ mod context;
 pub(crate) mod failure;
 mod function;
 mod keep_key;
+mod key_clocks;
 pub(crate) mod keyed;
 mod on_error;
-pub(crate) mod side;
+mod side;
+mod silence;
 pub(crate) mod timers;
 mod unkeyed;
 
-pub use self::broadcast::{LeftOf, OfBroadcast};
+pub use self::broadcast::LeftOf;
 pub use self::connected::{Both, CoProcess, OfBoth, OneOf};
 pub use self::context::{Context, NoKey};
 pub use self::failure::{FunctionError, OnError};
@@ -45,6 +48,6 @@ pub use self::function::Process;
 pub use self::keep_key::KeepKey;
 pub(crate) use self::keep_key::ProcessedKeyed;
 pub use self::keyed::KeyedProcessing;
-pub use self::side::{SideTag, Tagged};
+pub use self::side::Tagged;
 pub use self::timers::{Fired, TIMERS_MAX, TimerSpace};
 pub use self::unkeyed::Processing;

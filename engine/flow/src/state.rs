@@ -303,6 +303,21 @@ impl<'a, K: Key> States<'a, K> {
         self.keep(name, StateOptions::new(), weigh)
     }
 
+    /// Entries of an operator of the engine, kept as `options` say.
+    pub(crate) fn entries_with<V: Durable>(
+        &mut self,
+        name: &str,
+        options: StateOptions<V>,
+        weigh: fn(&K, &V) -> usize,
+    ) -> Rc<RefCell<Keyed<K, V>>> {
+        self.keep(name, options, weigh)
+    }
+
+    /// How long the entries of each state live that has been asked for.
+    pub(crate) fn ttls(&self) -> impl Iterator<Item = Option<Ttl>> {
+        self.keyed.iter().map(|state| state.borrow().ttl())
+    }
+
     fn keep<V: Durable>(
         &mut self,
         name: &str,

@@ -3,4 +3,5 @@
 pub(crate) mod domain;
 pub(crate) mod generator;
 pub(crate) mod merge;
+pub(crate) mod per_key;
 pub(crate) mod watermarks;

@@ -56,10 +56,9 @@ use self::assigner::{Aligned, Assigner, Layout, PerKey, Slices};
 use self::attach::{AttachPerKey, AttachSlices};
 use self::content::{Rows, ToList, WindowFunction};
 use self::trigger::Trigger;
-use crate::exchange::inbox::{Inbox, Port};
+use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::{KeyedStream, Placement};
-use crate::exchange::local::LocalEdge;
-use crate::graph::At;
+use crate::exchange::side::SideTag;
 use crate::pipeline::Chain;
 use crate::stream::Stream;
 
@@ -78,7 +77,7 @@ pub struct WindowedStream<C: Chain, P: Placement<C>, W, L> {
     windows: W,
     layout: L,
     limits: Limits,
-    late: Option<LateOutput<P::Value>>,
+    late: Option<SideTag<P::Value>>,
 }
 
 /// How much state a window operator may keep on a shard.
@@ -88,28 +87,17 @@ struct Limits {
     windows_max: usize,
 }
 
-/// The late output of a window that is still being described.
-struct LateOutput<T> {
-    edge: LocalEdge<T>,
-    /// The graph node of the late stream, whose input is the window once that has a node.
-    node: u32,
-}
-
 impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Groups each key's records into windows of event time: [`Tumbling`](crate::Tumbling), [`Sliding`](crate::Sliding),
     /// [`Session`](crate::Session), or windows of an [`Assigner`] of your own.
     pub fn window<W: Assigner>(self, windows: W) -> WindowedStream<C, P, W, W::Layout> {
         let flow = &self.stream.flow;
-        if !self.sides.is_empty() {
-            let what = "a keyed stream with side_output() needs process(), which can write to it; a window \
-                        has late_output()";
-            flow.fail(ConnectorError::new("job", what));
-        }
         if let Some(problem) = windows.problem() {
             flow.fail(ConnectorError::new("job", format!("{windows} is not allowed; {problem}")));
         }
         let limits = Limits { keys_max: WINDOW_KEYS_MAX, windows_max: WINDOWS_MAX };
-        WindowedStream { keyed: self, windows, layout: W::Layout::new(), limits, late: None }
+        let keyed = self.without_clock("a window");
+        WindowedStream { keyed, windows, layout: W::Layout::new(), limits, late: None }
     }
 }
 
@@ -130,12 +118,9 @@ impl<C: Chain, P: Placement<C>, W: Assigner, L> WindowedStream<C, P, W, L> {
                 "a window has late_output() twice; call it once and split() the stream",
             ));
         }
-        let (edge, inbox) = LocalEdge::new();
-        let producers = flow.shards();
-        let node = flow.add_node::<P::Value>("Late records", producers, vec![]);
-        let chain = flow.inbox(vec![Port::Local(inbox)], node);
-        self.late = Some(LateOutput { edge, node });
-        (self, Stream { flow, chain, at: At { node, producers } })
+        let (tag, late) = self.keyed.follower.sides.open(&flow, "Late records", flow.shards());
+        self.late = Some(tag);
+        (self, late)
     }
 
     /// Has windows yield results when `trigger` says so. The windows are entries of keyed state then.

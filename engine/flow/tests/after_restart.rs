@@ -191,16 +191,25 @@ fn a_key_that_cannot_be_stored_ends_the_job_before_it_spoils_an_epoch() {
 }
 
 #[test]
-fn a_side_output_without_a_process_function_is_refused() {
+fn a_side_output_that_no_operator_takes_over_is_refused() {
     let (store, a): (Store, Feed) = Default::default();
     let job = move |flow: &Flow| {
-        let source = flow.source_as("feeds", Feeds(vec![a.clone()]), watermarks());
-        let (keyed, _tag, side) = source.key_by(|(key, _)| key.clone()).side_output::<u32>("side");
+        let feeds = || flow.source(Feeds(vec![a.clone()]), watermarks());
+        let (right, _tag, side) = feeds().key_by(|(key, _)| key.clone()).side_tag::<u32>("side");
         side.discard();
-        keyed.window(Tumbling::of(Duration::from_millis(100))).aggregate(Count).discard();
+        feeds().key_by(|(key, _)| key.clone()).connect(right).process(|_| Neither).discard();
     };
     let error = try_build(&job, &store).err().unwrap().to_string();
-    assert!(error.contains("side_output"), "{error}");
+    assert!(error.contains("the side output \"side\" comes out of no operator"), "{error}");
+}
+
+/// Does nothing with the records of two streams.
+struct Neither;
+
+impl CoProcess<String, Reading, Reading> for Neither {
+    type Out = ();
+    fn left(&mut self, _: Reading, _: &mut Context<'_, String>, _: &mut impl Collector<()>) {}
+    fn right(&mut self, _: Reading, _: &mut Context<'_, String>, _: &mut impl Collector<()>) {}
 }
 
 /// Emits what it knew of the key, and remembers the time of the record; forgets at a time that ends in 9.

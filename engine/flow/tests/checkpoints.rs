@@ -112,7 +112,7 @@ fn job(readings: Vec<Vec<Reading>>, late: bool, table: &Table) -> impl Fn(&Flow)
         let source = flow.source(Collection::partitioned(readings.clone()), watermarks);
         let [all, copy, by_key] = source.filter(|&(key, _, _)| key % 7 != 6).split();
         let (by_key, side, tens) =
-            by_key.key_by(|&(key, time, _)| (key, time / 50)).side_output("tens");
+            by_key.key_by(|&(key, time, _)| (key, time / 50)).side_tag("tens");
         let by_hand = by_key.process(|states| by_hand(states, side)).uid("by hand");
         tens.map(|(key, value)| ("ten", key, value)).sink_as("tens", sink.clone());
         if !late {

@@ -208,9 +208,11 @@ impl Process<u32, Record> for Calls {
         _: &mut impl Collector<String>,
     ) {
         assert!(self.opened, "a record before it was opened");
-        if key == 3 {
-            cx.fail("threes are not wanted");
-        }
+        let one_more = cx.attempt(|_| match key {
+            3 => Err("threes are not wanted".into()),
+            key => Ok(key + 1),
+        });
+        assert_eq!(one_more, (key != 3).then_some(key + 1));
     }
 
     fn tick(
@@ -226,7 +228,7 @@ impl Process<u32, Record> for Calls {
 
     fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<String>) {
         out.record(cx.time(), "closed".into());
-        cx.fail("it is over anyway");
+        cx.attempt::<()>(|_| Err("it is over anyway".into()));
     }
 }
 
@@ -258,4 +260,43 @@ fn two_spaces_of_one_name_are_refused() {
     };
     let error = Shard::build(&job, &BuildContext::single("twice")).err().unwrap();
     assert!(error.to_string().contains("event timers of alarms"), "{error}");
+}
+
+/// Passes on how many records a window had, and says aside of which keys that were more than four.
+struct Many(SideTag<u32>);
+
+impl WindowFunction<u32, u64> for Many {
+    type Out = u64;
+
+    fn fire(&mut self, key: u32, window: TimeWindow, count: u64, out: &mut impl Collector<u64>) {
+        out.record(window.last, count);
+        if count > 4 {
+            self.0.emit(window.last, key);
+        }
+    }
+}
+
+/// Goal: the function of a window writes to the side as any other does, and a late output is another side of it.
+#[test]
+fn a_window_has_side_outputs_like_any_function() {
+    let (counts, many, late) = (Collected::new(), Collected::new(), Collected::new());
+    let sinks = (counts.sink(), many.sink(), late.sink());
+    let job = move |flow: &Flow| {
+        let all = [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 12), (2, 3)];
+        let all = flow.source(
+            Collection::new(all),
+            Watermarks::monotonous().timestamps(|record: &Record| record.1).without_clock_guard(),
+        );
+        let (keyed, tag, many) = all.key_by(|record| record.0).side_tag("many");
+        let (windows, late) =
+            keyed.window(Tumbling::of(std::time::Duration::from_millis(10))).late_output();
+        windows.aggregate_with(Count, Many(tag)).sink(sinks.0.clone());
+        many.sink(sinks.1.clone());
+        late.sink(sinks.2.clone());
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("sides")).unwrap();
+    while shard.step(Now::default()).unwrap() != Step::Done {}
+    let mut counts = counts.take();
+    counts.sort_unstable();
+    assert_eq!((counts, many.take(), late.take()), (vec![1, 1, 5], vec![1], vec![(2, 3)]));
 }

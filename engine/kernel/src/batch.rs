@@ -102,6 +102,11 @@ impl<T> Batch<T> {
         &self.times
     }
 
+    /// The records, in order.
+    pub fn values(&self) -> &[T] {
+        &self.values
+    }
+
     /// The marks: each stands before the record at its position.
     pub fn marks(&self) -> &[(u32, Mark)] {
         &self.marks

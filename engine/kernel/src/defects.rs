@@ -142,6 +142,8 @@ defects! {
     FlowSkipsAfterFailure,
     /// A timer of a space of its own is set among those of the function.
     FlowTimerLosesItsSpace,
+    /// Where keys have clocks of their own, timers fire by the watermark of the stream.
+    FlowKeyGoesByStream,
     /// A shard restores of broadcast state what lies under its own groups.
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.

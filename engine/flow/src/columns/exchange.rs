@@ -4,23 +4,23 @@
 use std::marker::PhantomData;
 use std::mem::replace;
 
-use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, KeyGroups, Mark, Timestamp};
+use thalweg_kernel::{Batch, Collector, ConnectorError, KeyGroups, Mark, Timestamp};
 
 use super::chunk::Chunk;
 use super::column::DataType;
 use super::rows::ColumnKey;
 use super::{CHUNK_ROWS_MAX, ChunkPool, ColumnStream, KeyedColumns};
-use crate::counters::{Counter, WatermarkGauge};
-use crate::exchange::inbox::Port;
+use crate::counters::Counter;
+use crate::exchange::inbox::{Inbox, Passing};
 use crate::exchange::lane::LaneSender;
 use crate::exchange::ports::Ports;
 use crate::exchange::route::Route;
 use crate::graph::{At, Edge};
-use crate::pipeline::{Chain, Head, Operator, Progress, StepContext, Then};
+use crate::pipeline::{Chain, Operator, Then};
 use crate::stream::Stream;
 
 /// A chunk on its way to a shard.
-pub(crate) struct Addressed {
+pub struct Addressed {
     shard: usize,
     chunk: Chunk,
 }
@@ -70,15 +70,7 @@ impl<C: Chain<Out = Chunk>> ColumnStream<C> {
         let divided = Stream { flow: flow.clone(), chain: Then::new(chain, divide), at };
         let sources = divided.send((node, 0), ToShard);
         flow.adopt_counter("numNullKeysDropped", node, &dropped);
-        let together = flow.wakes_together(node);
-        let chain = ChunkInbox {
-            ports: Ports::one(sources.len(), together),
-            sources,
-            batch: Batch::default(),
-            first: 0,
-            records_in: flow.counter("numRecordsIn", node),
-            watermark: flow.watermark("currentInputWatermark", node),
-        };
+        let chain: ChunkInbox = flow.counting_inbox(sources, node, "numRecordsIn");
         let stream = Stream { flow, chain, at: At { node, producers: shards } };
         KeyedColumns {
             columns: ColumnStream { stream, columns, pool },
@@ -186,96 +178,31 @@ impl<K: ColumnKey> Operator<Chunk> for Divide<K> {
     }
 }
 
-/// The head of a pipeline that is fed with chunks: an [inbox](crate::exchange::inbox) that also merges the watermarks
-/// within them.
-pub struct ChunkInbox {
-    sources: Vec<Port<Addressed>>,
-    ports: Ports,
-    batch: Batch<Addressed>,
-    /// The port to begin with, so that none is favoured.
-    first: usize,
-    /// Counts rows.
-    records_in: Counter,
-    watermark: WatermarkGauge,
-}
+/// The head of a pipeline that is fed with chunks: an [inbox](Inbox) that also merges the watermarks within them.
+pub type ChunkInbox = Inbox<Addressed, WithWatermarks>;
 
-#[allow(private_interfaces, reason = "sealed: see the trait")]
-impl Chain for ChunkInbox {
+/// Each chunk is passed on with the watermarks that those of all ports come to.
+pub struct WithWatermarks(());
+
+impl Passing<Addressed> for WithWatermarks {
     type Out = Chunk;
 
-    fn step<C: Collector<Chunk>>(
-        &mut self,
-        _cx: &StepContext,
-        mut out: C,
-    ) -> Result<Progress, ConnectorError> {
-        let count = self.sources.len();
-        let mut busy = false;
-        for n in 0..count {
-            let port = (self.first + n) % count;
-            if self.ports.is_blocked(port) || !self.sources[port].take(&mut self.batch) {
-                continue;
-            }
-            busy = true;
-            let Self { ports, batch, records_in, .. } = self;
-            batch.drain_into(&mut Merging { port, ports, records_in, out: &mut out });
-        }
-        self.first = (self.first + 1) % count.max(1);
-        if busy {
-            self.watermark.set(self.ports.watermark());
-        }
-        Ok(if self.ports.ended() {
-            Progress::Done
-        } else if busy {
-            Progress::Busy
-        } else {
-            Progress::Idle(None)
-        })
+    /// Counts rows.
+    fn records(batch: &Batch<Addressed>) -> usize {
+        batch.values().iter().map(|addressed| addressed.chunk.len()).sum()
     }
 
-    fn ready(&self) -> bool {
-        true
-    }
-
-    fn barrier(&mut self, epoch: Epoch, mut out: impl Collector<Chunk>) {
-        out.mark(Mark::Barrier(epoch));
-    }
-
-    fn tick(&mut self, _cx: &StepContext, _out: impl Collector<Chunk>) -> Option<Timestamp> {
-        None
-    }
-
-    fn settle(&mut self, _out: impl Collector<Chunk>) {}
-
-    fn source(&mut self) -> Option<&mut dyn Head> {
-        None
-    }
-}
-
-/// Passes one port's chunks on, with the watermarks that all ports make of its own.
-struct Merging<'a, C> {
-    port: usize,
-    ports: &'a mut Ports,
-    records_in: &'a Counter,
-    out: &'a mut C,
-}
-
-impl<C: Collector<Chunk>> Collector<Addressed> for Merging<'_, C> {
-    fn record(&mut self, time: Timestamp, Addressed { mut chunk, .. }: Addressed) {
-        debug_assert!(self.ports.may_send_records(self.port), "a chunk after idle, end or barrier");
-        self.records_in.add(chunk.len());
+    #[allow(private_interfaces, reason = "see the trait")]
+    fn pass(ports: &mut Ports, port: usize, Addressed { mut chunk, .. }: Addressed) -> Chunk {
         chunk.merge_watermarks(|watermark| {
             let mut merged = None;
-            self.ports.mark(self.port, Mark::Watermark(watermark), |_, mark| {
+            ports.mark(port, Mark::Watermark(watermark), |_, mark| {
                 if let Mark::Watermark(watermark) = mark {
                     merged = Some(watermark);
                 }
             });
             merged
         });
-        self.out.record(time, chunk);
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        self.ports.mark(self.port, mark, |_, mark| self.out.mark(mark));
+        chunk
     }
 }

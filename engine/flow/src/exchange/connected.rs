@@ -360,13 +360,7 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
         if busy {
             self.watermark.set(self.core.ports.watermark());
         }
-        Ok(if self.core.ports.ended() {
-            Progress::Done
-        } else if busy {
-            Progress::Busy
-        } else {
-            Progress::Idle(None)
-        })
+        Ok(Progress::of_fed(busy, self.core.ports.ended()))
     }
 
     fn ready(&self) -> bool {

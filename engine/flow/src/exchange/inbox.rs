@@ -1,5 +1,8 @@
 //! The head of a pipeline that is fed by other pipelines: drains its ports in the order in which batches arrive. What
-//! becomes of their marks is the business of [`Ports`].
+//! becomes of their marks is the business of [`Ports`], and what becomes of a record is said by [`Passing`]: an inbox of chunks
+//! looks into each of them.
+
+use std::marker::PhantomData;
 
 use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 
@@ -35,8 +38,40 @@ impl<T> Port<T> {
     }
 }
 
-/// A head that drains its ports.
-pub struct Inbox<T> {
+/// How an inbox passes on what its ports bring.
+pub trait Passing<T>: 'static {
+    /// What it passes on.
+    type Out: 'static;
+
+    /// How many records of the stream a batch has.
+    fn records(batch: &Batch<T>) -> usize;
+
+    /// Passes on what one of the ports has brought.
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "sealed: see `AsTheyCome`")]
+    fn pass(ports: &mut Ports, port: usize, value: T) -> Self::Out;
+}
+
+/// Records are passed on as they come.
+pub struct AsTheyCome(());
+
+impl<T: 'static> Passing<T> for AsTheyCome {
+    type Out = T;
+
+    #[inline(always)]
+    fn records(batch: &Batch<T>) -> usize {
+        batch.len()
+    }
+
+    #[allow(private_interfaces, reason = "see the trait")]
+    #[inline(always)]
+    fn pass(_ports: &mut Ports, _port: usize, value: T) -> T {
+        value
+    }
+}
+
+/// A head that drains its ports. `P` is its [`Passing`].
+pub struct Inbox<T, P = AsTheyCome> {
     sources: Vec<Port<T>>,
     ports: Ports,
     /// The buffers of the last batch, empty, to be swapped for the next.
@@ -45,9 +80,10 @@ pub struct Inbox<T> {
     first: usize,
     records_in: Counter,
     watermark: WatermarkGauge,
+    passing: PhantomData<fn(P)>,
 }
 
-impl<T> Inbox<T> {
+impl<T, P> Inbox<T, P> {
     /// `together` says that its ports go back to one set of streams.
     pub(crate) fn new(
         sources: Vec<Port<T>>,
@@ -56,15 +92,16 @@ impl<T> Inbox<T> {
         watermark: WatermarkGauge,
     ) -> Self {
         let ports = Ports::one(sources.len(), together);
-        Self { sources, ports, batch: Batch::default(), first: 0, records_in, watermark }
+        let (batch, passing) = (Batch::default(), PhantomData);
+        Self { sources, ports, batch, first: 0, records_in, watermark, passing }
     }
 }
 
 #[allow(private_interfaces, reason = "sealed: see the trait")]
-impl<T: 'static> Chain for Inbox<T> {
-    type Out = T;
+impl<T: 'static, P: Passing<T>> Chain for Inbox<T, P> {
+    type Out = P::Out;
 
-    fn step<C: Collector<T>>(
+    fn step<C: Collector<P::Out>>(
         &mut self,
         _cx: &StepContext,
         mut out: C,
@@ -77,36 +114,31 @@ impl<T: 'static> Chain for Inbox<T> {
                 continue;
             }
             busy = true;
-            self.records_in.add(self.batch.len());
+            self.records_in.add(P::records(&self.batch));
             let Self { ports, batch, .. } = self;
-            batch.drain_into(&mut Merging { port, ports, out: &mut out });
+            let passing = PhantomData::<P>;
+            batch.drain_into(&mut Merging { port, ports, passing, out: &mut out });
         }
         self.first = (self.first + 1) % count.max(1);
         if busy {
             self.watermark.set(self.ports.watermark());
         }
-        Ok(if self.ports.ended() {
-            Progress::Done
-        } else if busy {
-            Progress::Busy
-        } else {
-            Progress::Idle(None)
-        })
+        Ok(Progress::of_fed(busy, self.ports.ended()))
     }
 
     fn ready(&self) -> bool {
         true
     }
 
-    fn barrier(&mut self, epoch: Epoch, mut out: impl Collector<T>) {
+    fn barrier(&mut self, epoch: Epoch, mut out: impl Collector<P::Out>) {
         out.mark(Mark::Barrier(epoch));
     }
 
-    fn tick(&mut self, _cx: &StepContext, _out: impl Collector<T>) -> Option<Timestamp> {
+    fn tick(&mut self, _cx: &StepContext, _out: impl Collector<P::Out>) -> Option<Timestamp> {
         None
     }
 
-    fn settle(&mut self, _out: impl Collector<T>) {}
+    fn settle(&mut self, _out: impl Collector<P::Out>) {}
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         None
@@ -114,20 +146,21 @@ impl<T: 'static> Chain for Inbox<T> {
 }
 
 /// Passes one port's records on, and its marks through the merge.
-struct Merging<'a, C> {
+struct Merging<'a, P, C> {
     port: usize,
     ports: &'a mut Ports,
+    passing: PhantomData<P>,
     out: &'a mut C,
 }
 
-impl<T, C: Collector<T>> Collector<T> for Merging<'_, C> {
+impl<T, P: Passing<T>, C: Collector<P::Out>> Collector<T> for Merging<'_, P, C> {
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T) {
         debug_assert!(
             self.ports.may_send_records(self.port),
             "a record after idle, end or barrier"
         );
-        self.out.record(time, value);
+        self.out.record(time, P::pass(self.ports, self.port, value));
     }
 
     #[inline]

@@ -19,25 +19,39 @@
 
 use std::rc::Rc;
 
-use thalweg_kernel::{Collector, Key, Timestamp};
+use thalweg_kernel::{Collector, ConnectorError, Key, Timestamp};
 
 use super::inbox::{Inbox, Port};
 use super::route::{ByKey, Routed};
+use super::side::Sides;
 use crate::graph::{At, Edge, InputId};
 use crate::pipeline::{Chain, Operator, Then};
-use crate::process::side::Sides;
 use crate::state::Overflow;
 use crate::state::bounds::Bounds;
 use crate::stream::Stream;
+use crate::time::generator::WatermarkGenerator;
+use crate::time::per_key::ClockPerKey;
+use crate::time::watermarks::{Received, Watermarks};
 
 /// A stream partitioned by key: what windows and keyed state work on. `P` is its [`Placement`].
 #[must_use = "a keyed stream does nothing until an operator uses it"]
-pub struct KeyedStream<C: Chain, P> {
+pub struct KeyedStream<C: Chain, P: Placement<C>> {
     pub(crate) stream: Stream<C>,
     pub(crate) placement: P,
-    /// For a process function.
+    pub(crate) follower: Follower<P::Key, P::Value>,
+}
+
+/// What has been said of the operator that follows on a keyed stream.
+pub(crate) struct Follower<K, T> {
     pub(crate) bounds: Bounds,
     pub(crate) sides: Sides,
+    pub(crate) clock: Option<ClockPerKey<K, T>>,
+}
+
+impl<K, T> Default for Follower<K, T> {
+    fn default() -> Self {
+        Self { bounds: Bounds::default(), sides: Sides::default(), clock: None }
+    }
 }
 
 /// A record with its key.
@@ -146,31 +160,114 @@ impl<C: Chain> Stream<C> {
     pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(
         self,
         key: F,
-    ) -> KeyedStream<C, Unplaced<F>> {
+    ) -> KeyedStream<C, Unplaced<F>>
+    where
+        C::Out: Send,
+    {
         KeyedStream::new(self, Unplaced(Rc::new(key)))
     }
 }
 
-impl<C: Chain, P> KeyedStream<C, P> {
+impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     fn new(stream: Stream<C>, placement: P) -> Self {
-        Self { stream, placement, bounds: Bounds::default(), sides: Sides::default() }
+        Self { stream, placement, follower: Follower::default() }
     }
-}
 
-impl<C: Chain, P> KeyedStream<C, P> {
     /// Bounds the keys of which a process function keeps state on each shard,
     /// [`STATE_KEYS_MAX`](crate::STATE_KEYS_MAX) by default, and says what happens to a record with one more.
     pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { keys_max: keys, overflow, ..self.bounds };
+        let bounds = &mut self.follower.bounds;
+        (bounds.keys_max, bounds.overflow) = (keys, overflow);
         self
     }
 
     /// Bounds the bytes of the state that a process function keeps on each shard, in memory or not, all its
-    /// states together; [`STATE_BYTES_MAX`](crate::STATE_BYTES_MAX) by default. Entries and the buffers of lists and maps count as they are,
-    /// what lies inside of other values as it was written last, on average. Both bounds have one policy: the one
-    /// that was named last.
+    /// states together; [`STATE_BYTES_MAX`](crate::STATE_BYTES_MAX) by default. Entries and the buffers of lists and maps
+    /// count as they are, what lies inside of other values as recent ones were written, on average. Both bounds have one
+    /// policy: the one that was named last.
     pub fn bytes_max(mut self, bytes: usize, overflow: Overflow) -> Self {
-        self.bounds = Bounds { bytes_max: bytes, overflow, ..self.bounds };
+        let bounds = &mut self.follower.bounds;
+        (bounds.bytes_max, bounds.overflow) = (bytes, overflow);
+        self
+    }
+
+    /// Gives each key a clock of its own in the process function that follows: the watermark of a key, by which its records
+    /// are [late](crate::Context::is_late) and its event timers fire, follows from the records of that key alone, as
+    /// `strategy` says. So a device that was offline for hours brings its backlog, and nothing of it is late, while the
+    /// others go on. (The event time of a record and the clock guard are a matter of the source.)
+    ///
+    /// The timers of a key that is silent wait until it speaks or the stream ends, or, with
+    /// [`idle_after`](Watermarks::idle_after), until it has been silent for so long: then they fire as far as the watermark of
+    /// the stream has passed them.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use thalweg_flow::*;
+    /// # use thalweg_kernel::Collector;
+    /// /// How many readings each device has in each minute.
+    /// struct PerMinute {
+    ///     counts: MapState<&'static str, i64, u32>,
+    /// }
+    ///
+    /// impl Process<&'static str, (&'static str, i64)> for PerMinute {
+    ///     type Out = (&'static str, i64, u32);
+    ///
+    ///     fn record(
+    ///         &mut self,
+    ///         (_, second): (&'static str, i64),
+    ///         cx: &mut Context<'_, &'static str>,
+    ///         _: &mut impl Collector<Self::Out>,
+    ///     ) {
+    ///         if !cx.is_late() {
+    ///             let minute = second / 60;
+    ///             let count = self.counts.get(cx, &minute).unwrap_or_default();
+    ///             self.counts.put(cx, minute, count + 1);
+    ///             cx.event_timer(((minute + 1) * 60_000).into());
+    ///         }
+    ///     }
+    ///
+    ///     fn timer(&mut self, cx: &mut Context<'_, &'static str>, out: &mut impl Collector<Self::Out>) {
+    ///         let minute = cx.time().as_millis() / 60_000 - 1;
+    ///         let count = self.counts.get(cx, &minute).unwrap_or_default();
+    ///         out.record(cx.time(), (cx.key(), minute, count));
+    ///         self.counts.remove(cx, &minute);
+    ///     }
+    /// }
+    /// # let out = Collected::new();
+    /// # let sink = out.sink();
+    /// # let job = move |flow: &Flow| {
+    /// # // "b" was offline for four minutes.
+    /// # let readings = [("a", 5), ("b", 7), ("a", 65), ("a", 250), ("b", 9), ("b", 70), ("b", 130)];
+    /// # let watermarks = Watermarks::monotonous().timestamps(|&(_, second)| second * 1_000);
+    /// # let readings = flow.source(Collection::new(readings), watermarks);
+    /// readings
+    ///     .key_by(|&(device, _)| device)
+    ///     .clock_per_key(Watermarks::bounded_out_of_orderness(Duration::from_secs(2)))
+    ///     .process(|states| PerMinute { counts: states.map("counts") })
+    /// #   .sink(sink.clone());
+    /// # };
+    /// # let mut shard = Shard::build(&job, &BuildContext::single("per_key")).unwrap();
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
+    /// # let rows = [("a", 0, 1), ("a", 1, 1), ("b", 0, 2), ("b", 1, 1), ("b", 2, 1), ("a", 4, 1)];
+    /// # assert_eq!(out.take(), rows);
+    /// ```
+    pub fn clock_per_key<G: WatermarkGenerator<P::Value>>(
+        mut self,
+        strategy: Watermarks<Received, G>,
+    ) -> Self {
+        self.follower.clock = Some(ClockPerKey::new(strategy));
+        self
+    }
+
+    /// Refuses a clock per key in front of an operator that goes by the stream's watermark alone.
+    pub(crate) fn without_clock(mut self, operator: &str) -> Self {
+        if self.follower.clock.take().is_some() {
+            let what = format!(
+                "{operator} goes by the watermark of the stream, and a stream with clock_per_key() has one for each key; put \
+                 a process function on it, whose timers go by the clock of their key"
+            );
+            self.stream.flow.fail(ConnectorError::new("job", what));
+        }
         self
     }
 }

@@ -64,8 +64,8 @@ impl<C: Chain> Stream<C> {
 impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> KeyedStream<C, Placed> {
     /// This stream as a type that can be named: see [`Stream::boxed`].
     pub fn boxed(self) -> BoxedKeyedStream<K, T> {
-        let Self { stream, placement, bounds, sides } = self;
-        KeyedStream { stream: stream.boxed(), placement, bounds, sides }
+        let Self { stream, placement, follower } = self;
+        KeyedStream { stream: stream.boxed(), placement, follower }
     }
 }
 

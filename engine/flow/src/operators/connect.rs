@@ -11,14 +11,12 @@
 
 use crate::exchange::connected::{Connected, TwoInputs};
 use crate::exchange::inbox::Port;
-use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
+use crate::exchange::key_by::{Follower, Keyed, KeyedStream, Placement};
 use crate::exchange::ports::Together;
 use crate::exchange::route::{Broadcast, Route};
 use crate::flow::Flow;
 use crate::graph::{At, Edge};
 use crate::pipeline::Chain;
-use crate::process::side::Sides;
-use crate::state::bounds::Bounds;
 use crate::stream::Stream;
 
 /// Two streams in front of an operator with two inputs.
@@ -30,14 +28,14 @@ pub struct ConnectedStreams<C: Chain, D: Chain> {
 
 /// Two streams, partitioned by keys of one type, in front of an operator with two inputs.
 #[must_use = "connected streams do nothing until an operator takes them"]
-pub struct ConnectedKeyed<C: Chain, P, D: Chain, Q> {
+pub struct ConnectedKeyed<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D>> {
     pub(crate) left: KeyedStream<C, P>,
     pub(crate) right: KeyedStream<D, Q>,
 }
 
 /// A keyed stream, and one that every shard has, in front of an operator with two inputs.
 #[must_use = "connected streams do nothing until an operator takes them"]
-pub struct ConnectedBroadcast<C: Chain, P, D: Chain> {
+pub struct ConnectedBroadcast<C: Chain, P: Placement<C>, D: Chain> {
     pub(crate) left: KeyedStream<C, P>,
     pub(crate) right: Stream<D>,
 }
@@ -163,12 +161,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self,
         other: KeyedStream<D, Q>,
     ) -> ConnectedKeyed<C, P, D, Q> {
-        if !other.sides.is_empty() {
-            let what = "side outputs come out of the left one of two connected streams; call side_output() on the \
-                        stream on which connect() is called";
-            self.stream.flow.fail(thalweg_kernel::ConnectorError::new("job", what));
-        }
-        ConnectedKeyed { left: self, right: other }
+        let operator = "an operator with two keyed inputs";
+        ConnectedKeyed { left: self.without_clock(operator), right: other.without_clock(operator) }
     }
 
     /// Gives every record of `other`, the right one, to all shards of this stream, the left one: rules, say, that
@@ -252,22 +246,23 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
         name: &str,
         operator: O,
     ) -> Stream<BroadcastHead<C, P, D, O>> {
-        self.make(name, |_, _, _| operator)
+        let left = self.left.without_clock(name);
+        Self { left, ..self }.make(name, |_, _, _| operator)
     }
 
     pub(crate) fn make<O: TwoInputs<Keyed<P::Key, P::Value>, D::Out>>(
         self,
         name: &str,
-        make: impl FnOnce(&Flow, At, (Bounds, Sides)) -> O,
+        make: impl FnOnce(&Flow, At, Follower<P::Key, P::Value>) -> O,
     ) -> Stream<BroadcastHead<C, P, D, O>> {
-        let Self { left: KeyedStream { stream: left, placement, bounds, sides }, right } = self;
+        let Self { left: KeyedStream { stream: left, placement, follower }, right } = self;
         let (flow, producers) = (left.flow.clone(), left.flow.shards());
         let broadcast = <Broadcast as Route<D::Out>>::EDGE;
         let inputs = vec![(left.at.node, P::EDGE), (right.at.node, broadcast)];
         let at = At { node: flow.add_node::<O::Out>(name, producers, inputs), producers };
         let left = placement.ports(left, (at.node, 0));
         let right = right.send((at.node, 1), Broadcast);
-        let operator = make(&flow, at, (bounds, sides));
+        let operator = make(&flow, at, follower);
         flow.connected((left, right), operator, at)
     }
 }

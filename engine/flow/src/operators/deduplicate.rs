@@ -142,17 +142,21 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
 
     /// The same with another window: so many numbers below the highest.
     pub fn deduplicate_within<S: Fn(&P::Value) -> u64 + 'static>(
-        self,
+        mut self,
         window: usize,
         sequence: S,
     ) -> Deduplicated<C, P, S> {
-        let keyed = self.process_keyed(|states| Deduplicate {
+        // It looks at no time. So a clock per key is for what follows.
+        let clock = self.follower.clock.take();
+        let mut keyed = self.process_keyed(|states| Deduplicate {
             sequence,
             window,
             seen: states.value("seen"),
             repeated: states.counter("numRepetitionsDropped"),
             restarts: states.counter("numSequenceRestarts"),
         });
+        keyed.follower.clock = clock;
+        // Its stable name is that of a process function: stored state knows it by that.
         keyed.name("Deduplicate")
     }
 }

@@ -1,34 +1,29 @@
-//! `side_output`: a second stream out of one operator.
+//! `side_output`: a closure that turns each record into at most one other, and may write to a second stream.
 
-use std::convert::Infallible;
+use thalweg_kernel::{Collector, Timestamp};
 
-use thalweg_kernel::{Collector, Mark, Timestamp};
-
-use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::local::LocalEdge;
-use crate::graph::{At, Edge};
-use crate::pipeline::{Chain, Operator, Then};
-use crate::process::failure::Failures;
+use crate::exchange::inbox::Inbox;
+use crate::exchange::side::SideTag;
+use crate::pipeline::{Chain, Then};
+use crate::process::{Context, NoKey, Process, Processing};
 use crate::stream::Stream;
 
 /// See [`Stream::side_output`].
 pub struct SideOutput<F, E> {
     function: F,
-    side: LocalEdge<E>,
-    failures: Failures,
+    tag: SideTag<E>,
 }
 
-/// Where an operator puts the records of its side output; they get the event time of the record
-/// that caused them.
+/// Where the closure of a side output puts records; they get the event time of the record that caused them.
 pub struct Side<'a, E> {
-    edge: &'a LocalEdge<E>,
+    tag: &'a SideTag<E>,
     time: Timestamp,
 }
 
 impl<E> Side<'_, E> {
     /// Emits to the side.
     pub fn emit(&mut self, value: E) {
-        self.edge.push(self.time, value);
+        self.tag.emit(self.time, value);
     }
 }
 
@@ -60,24 +55,18 @@ impl<C: Chain> Stream<C> {
     pub fn side_output<U, E, F>(
         self,
         function: F,
-    ) -> (Stream<Then<C, SideOutput<F, E>>>, Stream<Inbox<E>>)
+    ) -> (Stream<Then<C, Processing<SideOutput<F, E>>>>, Stream<Inbox<E>>)
     where
         U: 'static,
         E: 'static,
         F: FnMut(C::Out, &mut Side<'_, E>) -> Option<U> + 'static,
     {
-        let (side, inbox) = LocalEdge::new();
-        let main =
-            self.then_failing("SideOutput", |failures| SideOutput { function, side, failures });
-        let At { node, producers } = main.at;
-        let flow = main.flow.clone();
-        let node = flow.add_node::<E>("Side", producers, vec![(node, Edge::Local)]);
-        let inbox = flow.inbox(vec![Port::Local(inbox)], node);
-        (main, Stream { flow, chain: inbox, at: At { node, producers } })
+        let (tagged, tag, side) = self.side_tag("Side");
+        (tagged.process_as("SideOutput", |_| SideOutput { function, tag }), side)
     }
 }
 
-impl<T, U, E, F> Operator<T> for SideOutput<F, E>
+impl<T, U, E, F> Process<NoKey, T> for SideOutput<F, E>
 where
     U: 'static,
     E: 'static,
@@ -85,22 +74,11 @@ where
 {
     type Out = U;
 
-    #[inline]
-    fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<U>) {
-        let mut side = Side { edge: &self.side, time };
-        let call = || Ok::<_, Infallible>((self.function)(value, &mut side));
-        if let Some(Some(value)) = self.failures.call(time, call) {
-            out.record(time, value);
+    #[inline(always)]
+    fn record(&mut self, value: T, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<U>) {
+        let mut side = Side { tag: &self.tag, time: cx.time() };
+        if let Some(value) = (self.function)(value, &mut side) {
+            out.record(cx.time(), value);
         }
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut impl Collector<U>) {
-        self.failures.mark(mark);
-        self.side.push_mark(mark);
-        out.mark(mark);
-    }
-
-    fn ready(&self) -> bool {
-        self.side.has_room() && self.failures.have_room()
     }
 }

@@ -5,16 +5,16 @@
 
 use std::marker::PhantomData;
 
-use thalweg_kernel::{Collector, Key, Mark, Timestamp};
+use thalweg_kernel::{Collector, Key, Timestamp};
 
-use super::connected::CoProcess;
+use super::connected::{CoProcess, OfBoth, TakesBoth, pass_on_calls};
 use super::context::{Context, NoKey};
 use super::function::Process;
 use super::keyed::KeyedProcessing;
-use crate::exchange::connected::{Connected, Input, Inputs, TwoInputs};
+use crate::exchange::connected::{Connected, Input, Inputs};
 use crate::exchange::key_by::{Keyed, Placement};
 use crate::operators::connect::ConnectedBroadcast;
-use crate::pipeline::{Budget, Chain, Now, Operator};
+use crate::pipeline::{Chain, Operator};
 use crate::state::States;
 use crate::stream::Stream;
 
@@ -24,87 +24,39 @@ pub struct LeftOf<F, R>(F, PhantomData<fn(R)>);
 impl<K, L, R: 'static, F: CoProcess<K, L, R, NoKey>> Process<K, L> for LeftOf<F, R> {
     type Out = F::Out;
 
-    fn open(&mut self) {
-        self.0.open();
-    }
-
     #[inline(always)]
     fn record(&mut self, record: L, cx: &mut Context<'_, K>, out: &mut impl Collector<F::Out>) {
         self.0.left(record, cx, out);
     }
 
-    fn timer(&mut self, cx: &mut Context<'_, K>, out: &mut impl Collector<F::Out>) {
-        self.0.timer(cx, out);
-    }
-
-    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
-        self.0.watermark(cx, out);
-    }
-
-    fn tick(
-        &mut self,
-        cx: &mut Context<'_, NoKey>,
-        out: &mut impl Collector<F::Out>,
-    ) -> Option<Timestamp> {
-        self.0.tick(cx, out)
-    }
-
-    fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
-        self.0.close(cx, out);
-    }
+    pass_on_calls!(K);
 }
 
-/// The operator of a function of a keyed stream and one that every shard has.
-pub struct OfBroadcast<K, L, R, F>(KeyedProcessing<K, L, LeftOf<F, R>>);
-
-impl<K, L, R, F> TwoInputs<Keyed<K, L>, R> for OfBroadcast<K, L, R, F>
+impl<K, L, R, F> TakesBoth<Keyed<K, L>, R, Keyed<K, L>> for KeyedProcessing<K, L, LeftOf<F, R>>
 where
     K: Key,
     L: 'static,
     R: 'static,
     F: CoProcess<K, L, R, NoKey>,
 {
-    type Out = F::Out;
-
-    const PUTS_DOWN: bool = true;
-
     #[inline]
     fn left(&mut self, time: Timestamp, keyed: Keyed<K, L>, out: &mut impl Collector<F::Out>) {
-        self.0.record(time, keyed, out);
+        self.record(time, keyed, out);
     }
 
     fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<F::Out>) {
-        self.0.call_behind(time, out, |function, cx, out| function.0.right(value, cx, out));
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut impl Collector<F::Out>) {
-        self.0.mark(mark, out);
-    }
-
-    fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<F::Out>) -> bool {
-        self.0.due(mark, budget, out)
+        self.call_behind(time, out, |function, cx, out| function.0.right(value, cx, out));
     }
 
     #[inline]
     fn holds(&self, inputs: &Inputs) -> Option<Input> {
-        self.0.function().0.holds(inputs)
-    }
-
-    fn tick(&mut self, now: Now, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
-        self.0.tick(now, out)
-    }
-
-    fn settle(&mut self, out: &mut impl Collector<F::Out>) {
-        self.0.settle(out);
-    }
-
-    fn ready(&self) -> bool {
-        self.0.ready()
+        self.function().0.holds(inputs)
     }
 }
 
 /// A chain that begins with a function of a keyed stream and one that every shard has.
-type BroadcastProcessed<K, L, R, F> = Connected<Keyed<K, L>, R, OfBroadcast<K, L, R, F>>;
+type BroadcastProcessed<K, L, R, F> =
+    Connected<Keyed<K, L>, R, OfBoth<KeyedProcessing<K, L, LeftOf<F, R>>, Keyed<K, L>>>;
 
 impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<C, P, D> {
     /// Calls a process function with the records of both streams: those of the keyed one on the shard that owns their
@@ -138,9 +90,7 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
     ///     }
     ///
     ///     fn right(&mut self, limit: i64, cx: &mut Context<'_, NoKey>, _: &mut impl Collector<Self::Out>) {
-    ///         if let Err(full) = self.limits.put(cx, 0, limit) {
-    ///             cx.fail(full);
-    ///         }
+    ///         cx.attempt(|cx| Ok(self.limits.put(cx, 0, limit)?));
     ///     }
     ///
     ///     /// Readings wait until there are limits.
@@ -170,9 +120,9 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<BroadcastProcessed<P::Key, P::Value, D::Out, F>> {
-        self.make("Process", |flow, at, (bounds, sides)| {
+        self.make("Process", |flow, at, follower| {
             let make = |states: &mut States<'_, P::Key>| LeftOf(make(states), PhantomData);
-            OfBroadcast(KeyedProcessing::new(flow, at, bounds, sides, make))
+            OfBoth::new(KeyedProcessing::new(flow, at, follower, make))
         })
     }
 }

@@ -5,6 +5,8 @@
 //! like any other. Records come out of their ports as they are. The two kinds become one type here, in an inlined
 //! call: records that are put aside stay in order across both inputs.
 
+use std::marker::PhantomData;
+
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::context::{Context, NoKey};
@@ -12,7 +14,7 @@ use super::function::Process;
 use super::keyed::KeyedProcessing;
 use super::unkeyed::Processing;
 use crate::exchange::connected::{Connected, Input, Inputs, TwoInputs};
-use crate::exchange::key_by::{Keyed, Placement};
+use crate::exchange::key_by::{Follower, Keyed, Placement};
 use crate::operators::connect::{ConnectedKeyed, ConnectedStreams, KeyedHead, connect_keyed};
 use crate::pipeline::{Budget, Chain, Now, Operator};
 use crate::state::States;
@@ -71,12 +73,38 @@ pub enum OneOf<L, R> {
 /// A function of two streams as one of one.
 pub struct Both<F>(F);
 
+/// Those calls of a [`Process`] that a [`CoProcess`] has under the same names: passes them on to `self.0`.
+macro_rules! pass_on_calls {
+    ($key:ty) => {
+        fn open(&mut self) {
+            self.0.open();
+        }
+
+        fn timer(&mut self, cx: &mut Context<'_, $key>, out: &mut impl Collector<F::Out>) {
+            self.0.timer(cx, out);
+        }
+
+        fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
+            self.0.watermark(cx, out);
+        }
+
+        fn tick(
+            &mut self,
+            cx: &mut Context<'_, NoKey>,
+            out: &mut impl Collector<F::Out>,
+        ) -> Option<Timestamp> {
+            self.0.tick(cx, out)
+        }
+
+        fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
+            self.0.close(cx, out);
+        }
+    };
+}
+pub(super) use pass_on_calls;
+
 impl<K, L, R, F: CoProcess<K, L, R>> Process<K, OneOf<L, R>> for Both<F> {
     type Out = F::Out;
-
-    fn open(&mut self) {
-        self.0.open();
-    }
 
     #[inline(always)]
     fn record(
@@ -91,112 +119,118 @@ impl<K, L, R, F: CoProcess<K, L, R>> Process<K, OneOf<L, R>> for Both<F> {
         }
     }
 
-    fn timer(&mut self, cx: &mut Context<'_, K>, out: &mut impl Collector<F::Out>) {
-        self.0.timer(cx, out);
-    }
+    pass_on_calls!(K);
+}
 
-    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
-        self.0.watermark(cx, out);
-    }
+/// An operator over records `X`, as one with two inputs.
+pub struct OfBoth<O, X>(O, PhantomData<fn(X)>);
 
-    fn tick(
-        &mut self,
-        cx: &mut Context<'_, NoKey>,
-        out: &mut impl Collector<F::Out>,
-    ) -> Option<Timestamp> {
-        self.0.tick(cx, out)
-    }
-
-    fn close(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
-        self.0.close(cx, out);
+impl<O, X> OfBoth<O, X> {
+    pub(super) fn new(operator: O) -> Self {
+        Self(operator, PhantomData)
     }
 }
 
-/// An operator over [`OneOf`] two kinds of records, as one with two inputs.
-pub struct OfBoth<O>(O);
+/// How an operator over records `X` takes those of two inputs.
+pub trait TakesBoth<L, R, X>: Operator<X> {
+    /// Takes a record of the left input.
+    fn left(&mut self, time: Timestamp, value: L, out: &mut impl Collector<Self::Out>);
 
-impl<L: 'static, R: 'static, F: CoProcess<NoKey, L, R>> TwoInputs<L, R>
-    for OfBoth<Processing<Both<F>>>
-{
-    type Out = F::Out;
+    /// Takes a record of the right input.
+    fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<Self::Out>);
+
+    /// Which input its function wishes to be held back.
+    fn holds(&self, inputs: &Inputs) -> Option<Input>;
+}
+
+impl<L: 'static, R: 'static, X: 'static, O: TakesBoth<L, R, X>> TwoInputs<L, R> for OfBoth<O, X> {
+    type Out = O::Out;
+
+    const PUTS_DOWN: bool = O::PUTS_DOWN;
 
     #[inline]
-    fn left(&mut self, time: Timestamp, value: L, out: &mut impl Collector<F::Out>) {
-        self.0.record(time, OneOf::<L, R>::Left(value), out);
+    fn left(&mut self, time: Timestamp, value: L, out: &mut impl Collector<O::Out>) {
+        self.0.left(time, value, out);
     }
 
     #[inline]
-    fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<F::Out>) {
-        self.0.record(time, OneOf::<L, R>::Right(value), out);
+    fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<O::Out>) {
+        self.0.right(time, value, out);
     }
 
-    fn mark(&mut self, mark: Mark, out: &mut impl Collector<F::Out>) {
-        Operator::<OneOf<L, R>>::mark(&mut self.0, mark, out);
+    fn mark(&mut self, mark: Mark, out: &mut impl Collector<O::Out>) {
+        self.0.mark(mark, out);
+    }
+
+    fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<O::Out>) -> bool {
+        self.0.due(mark, budget, out)
     }
 
     #[inline]
     fn holds(&self, inputs: &Inputs) -> Option<Input> {
-        self.0.function().0.holds(inputs)
+        self.0.holds(inputs)
     }
 
-    fn tick(&mut self, now: Now, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
-        Operator::<OneOf<L, R>>::tick(&mut self.0, now, out)
+    fn tick(&mut self, now: Now, out: &mut impl Collector<O::Out>) -> Option<Timestamp> {
+        self.0.tick(now, out)
+    }
+
+    fn settle(&mut self, out: &mut impl Collector<O::Out>) {
+        self.0.settle(out);
     }
 
     fn ready(&self) -> bool {
-        Operator::<OneOf<L, R>>::ready(&self.0)
+        self.0.ready()
     }
 }
 
-/// The operator of a function of two keyed streams.
-type KeyedBoth<K, L, R, F> = KeyedProcessing<K, OneOf<L, R>, Both<F>>;
+/// Without keys.
+impl<L: 'static, R: 'static, F: CoProcess<NoKey, L, R>> TakesBoth<L, R, OneOf<L, R>>
+    for Processing<Both<F>>
+{
+    #[inline]
+    fn left(&mut self, time: Timestamp, value: L, out: &mut impl Collector<F::Out>) {
+        self.record(time, OneOf::<L, R>::Left(value), out);
+    }
 
-impl<K, L, R, F> TwoInputs<Keyed<K, L>, Keyed<K, R>> for OfBoth<KeyedBoth<K, L, R, F>>
+    #[inline]
+    fn right(&mut self, time: Timestamp, value: R, out: &mut impl Collector<F::Out>) {
+        self.record(time, OneOf::<L, R>::Right(value), out);
+    }
+
+    #[inline]
+    fn holds(&self, inputs: &Inputs) -> Option<Input> {
+        self.function().0.holds(inputs)
+    }
+}
+
+/// A record of one of two streams with the key of both.
+type KeyedOneOf<K, L, R> = Keyed<K, OneOf<L, R>>;
+
+/// With one key.
+impl<K, L, R, F> TakesBoth<Keyed<K, L>, Keyed<K, R>, KeyedOneOf<K, L, R>>
+    for KeyedProcessing<K, OneOf<L, R>, Both<F>>
 where
     K: Key,
     L: 'static,
     R: 'static,
     F: CoProcess<K, L, R>,
 {
-    type Out = F::Out;
-
-    const PUTS_DOWN: bool = <KeyedBoth<K, L, R, F> as Operator<Keyed<K, OneOf<L, R>>>>::PUTS_DOWN;
-
     #[inline]
     fn left(&mut self, time: Timestamp, keyed: Keyed<K, L>, out: &mut impl Collector<F::Out>) {
         let Keyed { hash, key, value } = keyed;
-        self.0.record(time, Keyed { hash, key, value: OneOf::Left(value) }, out);
+        self.record(time, Keyed { hash, key, value: OneOf::Left(value) }, out);
     }
 
     #[inline]
     fn right(&mut self, time: Timestamp, keyed: Keyed<K, R>, out: &mut impl Collector<F::Out>) {
         let Keyed { hash, key, value } = keyed;
-        self.0.record(time, Keyed { hash, key, value: OneOf::Right(value) }, out);
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut impl Collector<F::Out>) {
-        self.0.mark(mark, out);
-    }
-
-    fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<F::Out>) -> bool {
-        self.0.due(mark, budget, out)
+        self.record(time, Keyed { hash, key, value: OneOf::Right(value) }, out);
     }
 
     #[inline]
     fn holds(&self, inputs: &Inputs) -> Option<Input> {
-        self.0.function().0.holds(inputs)
-    }
-
-    fn tick(&mut self, now: Now, out: &mut impl Collector<F::Out>) -> Option<Timestamp> {
-        self.0.tick(now, out)
-    }
-
-    fn settle(&mut self, out: &mut impl Collector<F::Out>) {
-        self.0.settle(out);
-    }
-
-    fn ready(&self) -> bool {
-        self.0.ready()
+        self.function().0.holds(inputs)
     }
 }
 
@@ -206,12 +240,15 @@ impl<C: Chain, D: Chain> ConnectedStreams<C, D> {
     pub fn process<F: CoProcess<NoKey, C::Out, D::Out>>(
         self,
         make: impl FnOnce(&mut OperatorStates<'_>) -> F,
-    ) -> Stream<Connected<C::Out, D::Out, OfBoth<Processing<Both<F>>>>> {
+    ) -> Stream<Connected<C::Out, D::Out, OfBoth<Processing<Both<F>>, OneOf<C::Out, D::Out>>>> {
         self.make("Process", |flow, at| {
-            OfBoth(Processing::new(flow, at, |states| Both(make(states))))
+            OfBoth::new(Processing::new(flow, at, |states| Both(make(states))))
         })
     }
 }
+
+/// The operator of a function of two keyed streams.
+type KeyedBoth<K, L, R, F> = OfBoth<KeyedProcessing<K, OneOf<L, R>, Both<F>>, KeyedOneOf<K, L, R>>;
 
 /// A chain that begins with a function of two keyed streams.
 type KeyedCoProcessed<C, P, D, Q, F> = KeyedHead<
@@ -219,14 +256,7 @@ type KeyedCoProcessed<C, P, D, Q, F> = KeyedHead<
     P,
     D,
     Q,
-    OfBoth<
-        KeyedBoth<
-            <P as Placement<C>>::Key,
-            <P as Placement<C>>::Value,
-            <Q as Placement<D>>::Value,
-            F,
-        >,
-    >,
+    KeyedBoth<<P as Placement<C>>::Key, <P as Placement<C>>::Value, <Q as Placement<D>>::Value, F>,
 >;
 
 impl<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D, Key = P::Key>>
@@ -239,9 +269,10 @@ impl<C: Chain, P: Placement<C>, D: Chain, Q: Placement<D, Key = P::Key>>
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<KeyedCoProcessed<C, P, D, Q, F>> {
         let Self { left, right } = self;
-        let (bounds, sides) = (left.bounds, left.sides);
+        let Follower { bounds, sides, .. } = left.follower;
+        let follower = Follower { bounds, sides, clock: None };
         connect_keyed((left.stream, left.placement), right, "Process", |flow, at| {
-            OfBoth(KeyedProcessing::new(flow, at, bounds, sides, |states| Both(make(states))))
+            OfBoth::new(KeyedProcessing::new(flow, at, follower, |states| Both(make(states))))
         })
     }
 }

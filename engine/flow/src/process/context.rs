@@ -4,8 +4,8 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
 use super::failure::FunctionError;
-use super::side::SideTag;
 use super::timers::{AllTimers, Fired, TimerSpace};
+use crate::exchange::side::SideTag;
 use crate::state::TimeDomain;
 
 /// Stands for the key where there is none: in functions of streams that are not partitioned, and in calls for no
@@ -57,10 +57,17 @@ impl<K> Context<'_, K> {
         self.time
     }
 
-    /// The watermark: no record of this time or an earlier one is expected any more.
+    /// The watermark: no record of this time or an earlier one is expected any more. It is that of the key where the stream
+    /// has a [clock per key](crate::KeyedStream::clock_per_key), and of all keys otherwise.
     #[inline]
     pub fn watermark(&self) -> Timestamp {
         self.watermark
+    }
+
+    /// Whether the record at hand has come behind the watermark, when no record of its time was expected any more.
+    #[inline]
+    pub fn is_late(&self) -> bool {
+        self.time <= self.watermark
     }
 
     /// This machine's clock, as of the step.
@@ -74,11 +81,69 @@ impl<K> Context<'_, K> {
         tag.emit(self.time, value);
     }
 
-    /// The call has failed: [`on_error`](crate::Stream::on_error) says what becomes of its record. The last error of a
-    /// call counts, and what the function does after this still happens.
+    /// Does what may fail, with `?` as anywhere. With an error the call of the function has failed, and
+    /// [`on_error`](crate::Stream::on_error) says what becomes of its record. The function goes on behind this, without a
+    /// result; the last error of a call counts.
+    ///
+    /// ```
+    /// # use thalweg_flow::*;
+    /// # use thalweg_kernel::Collector;
+    /// /// The sum of each meter's readings, which come as text.
+    /// struct Sum {
+    ///     sum: ValueState<char, i64>,
+    /// }
+    ///
+    /// impl Process<char, &'static str> for Sum {
+    ///     type Out = i64;
+    ///
+    ///     fn record(
+    ///         &mut self,
+    ///         text: &'static str,
+    ///         cx: &mut Context<'_, char>,
+    ///         out: &mut impl Collector<i64>,
+    ///     ) {
+    ///         cx.attempt(|cx| {
+    ///             let reading: i64 = text[1..].parse()?;
+    ///             let sum = self.sum.get(cx).unwrap_or_default();
+    ///             let sum = sum.checked_add(reading).ok_or("the sum is too large")?;
+    ///             self.sum.set(cx, sum);
+    ///             out.record(cx.time(), sum);
+    ///             Ok(())
+    ///         });
+    ///     }
+    /// }
+    /// # let out = Collected::new();
+    /// # let sink = out.sink();
+    /// # let job = move |flow: &Flow| {
+    /// # let texts = ["a1", "b7", "ax", "b9223372036854775807", "a3"];
+    /// # let readings = flow.source(Collection::new(texts), Watermarks::monotonous());
+    /// readings
+    ///     .key_by(|text| text.chars().next().unwrap_or_default())
+    ///     .process(|states| Sum { sum: states.value("sum") })
+    ///     .on_error(OnError::Skip)
+    /// #   .sink(sink.clone());
+    /// # };
+    /// # let mut shard = Shard::build(&job, &BuildContext::single("attempt")).unwrap();
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
+    /// # assert_eq!(out.take(), [1, 7, 4]);
+    /// ```
+    #[inline]
+    pub fn attempt<R>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<R, FunctionError>,
+    ) -> Option<R> {
+        match act(self) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.failed(error);
+                None
+            }
+        }
+    }
+
     #[cold]
-    pub fn fail(&mut self, error: impl Into<FunctionError>) {
-        self.failure = Some(error.into());
+    fn failed(&mut self, error: FunctionError) {
+        self.failure = Some(error);
     }
 }
 

@@ -122,6 +122,15 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> ProcessedKeyed<C, P, F> {
-        KeyedStream::placed(self.process(|states| KeepKey(make(states))))
+        self.process_keyed_as("Process", make)
+    }
+
+    /// [`process_keyed`](Self::process_keyed) as an operator of the engine called `name`.
+    pub(crate) fn process_keyed_as<F: Process<P::Key, P::Value>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut States<'_, P::Key>) -> F,
+    ) -> ProcessedKeyed<C, P, F> {
+        KeyedStream::placed(self.process_as(name, |states| KeepKey(make(states))))
     }
 }

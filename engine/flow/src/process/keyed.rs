@@ -4,17 +4,19 @@ use std::cell::RefCell;
 use std::mem::take;
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Cause, Collector, Key, Mark, Timestamp};
 
 use super::context::{Context, NoKey};
 use super::failure::{Emits, Failures, failure_of};
 use super::function::Process;
-use super::side::Sides;
+use super::key_clocks::ClocksOfKeys;
 use super::timers::{AllTimers, Fired};
 use super::unkeyed::call_for_none;
 use crate::checkpoint::{Checkpoints, Stateful};
 use crate::counters::Counter;
-use crate::exchange::key_by::{Keyed, KeyedStream, Placement};
+use crate::exchange::key_by::{Follower, Keyed, KeyedStream, Placement};
+use crate::exchange::side::Sides;
 use crate::flow::Flow;
 use crate::graph::At;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then};
@@ -42,9 +44,19 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self,
         make: impl FnOnce(&mut States<'_, P::Key>) -> F,
     ) -> Stream<Processed<C, P, F>> {
-        let Self { stream, placement, bounds, sides } = self;
-        let Stream { flow, chain, at } = placement.place::<F::Out>(stream, "Process");
-        let operator = KeyedProcessing::new(&flow, at, bounds, sides, make);
+        self.process_as("Process", make)
+    }
+
+    /// [`process`](Self::process) as an operator called `name`: for those of the engine, which are numbered among their own
+    /// kind and not among the process functions of the user.
+    pub(crate) fn process_as<F: Process<P::Key, P::Value>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut States<'_, P::Key>) -> F,
+    ) -> Stream<Processed<C, P, F>> {
+        let Self { stream, placement, follower } = self;
+        let Stream { flow, chain, at } = placement.place::<F::Out>(stream, name);
+        let operator = KeyedProcessing::new(&flow, at, follower, make);
         Stream { flow, chain: Then::new(chain, operator), at }
     }
 }
@@ -54,15 +66,17 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     pub(super) fn new(
         flow: &Flow,
         at: At,
-        bounds: Bounds,
-        sides: Sides,
+        Follower { bounds, sides, clock }: Follower<K, T>,
         make: impl FnOnce(&mut States<'_, K>) -> P,
     ) -> Self {
         sides.come_out_of(flow, at.node);
         let mut states = States::new(flow, at.node);
         let function = make(&mut states);
+        let clocks = clock.map(|clock| ClocksOfKeys::open(clock, flow, &mut states));
         let (states, parts) = states.into_parts();
-        let timers = AllTimers::new(flow, at.node, bounds.overflow, &parts.timer_spaces);
+        // Keys that give way take their timers with them.
+        let known_by_key = clocks.is_some() || bounds.overflow == Overflow::EvictLeastRecentlyUsed;
+        let timers = AllTimers::new(flow, at.node, known_by_key, &parts.timer_spaces);
         let failures = flow.failures_of(at.node);
         failures.write_letters(flow.dead_letters_from(at.node, at.producers));
         Self {
@@ -77,6 +91,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             watermark: Timestamp::MIN,
             reached: Timestamp::MIN,
             processing_time: Timestamp::MIN,
+            clocks,
             checkpoints: Rc::clone(flow.checkpoints()),
             evicted: flow.counter("numKeysEvicted", at.node),
             gathers: false,
@@ -99,14 +114,16 @@ pub struct KeyedProcessing<K, T, P> {
     opened: bool,
     states: AllKeyed<K>,
     lists: Vec<Rc<RefCell<dyn Stateful>>>,
-    timers: AllTimers<K>,
+    pub(super) timers: AllTimers<K>,
     bounds: Bounds,
     sides: Sides,
-    watermark: Timestamp,
+    pub(super) watermark: Timestamp,
     /// The event time that has been dealt with: the watermark, but while timers fire the time of the latest, and
     /// never the end of time. What lives until then is there for whoever comes.
     reached: Timestamp,
     processing_time: Timestamp,
+    /// Where each key has a clock of its own.
+    pub(super) clocks: Option<ClocksOfKeys<K, T>>,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
     /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is
@@ -115,7 +132,7 @@ pub struct KeyedProcessing<K, T, P> {
     gathers: bool,
     cache_bytes: usize,
     /// Of processing-time timers in a step.
-    work_max: usize,
+    pub(super) work_max: usize,
     gathered: Vec<(Timestamp, K, T)>,
     /// Of their keys.
     hashes: Vec<u64>,
@@ -132,29 +149,32 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         if !self.admits(&key, hash) {
             return;
         }
+        if self.clocks.is_some() {
+            return self.process_by_its_clock((time, key, hash), record, out);
+        }
         let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
             function.record(record, cx, out);
         };
-        self.call(time, (&key, hash), None, out, call);
+        self.call((time, self.watermark, self.reached), (&key, hash), None, out, call);
     }
 
-    /// Calls the function for a key.
+    /// Calls the function for a key, at this event time, with this watermark, when event time has reached that.
     #[inline(always)]
-    fn call<C: Collector<P::Out>>(
+    pub(super) fn call<C: Collector<P::Out>>(
         &mut self,
-        time: Timestamp,
+        (time, watermark, reached): (Timestamp, Timestamp, Timestamp),
         (key, hash): (&K, u64),
         fired: Option<Fired>,
         out: &mut C,
         call: impl FnOnce(&mut P, &mut Context<'_, K>, &mut Emits<'_, C>),
     ) {
-        let Self { function, failures, timers, watermark, reached, processing_time, .. } = self;
+        let Self { function, failures, timers, processing_time, .. } = self;
         let mut cx = Context {
             key,
             hash,
             time,
-            watermark: *watermark,
-            reached: *reached,
+            watermark,
+            reached,
             processing_time: *processing_time,
             timers: Some(timers),
             fired,
@@ -256,7 +276,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         false
     }
 
-    fn at<'a>(&self, key: &'a K, hash: u64) -> AtKey<'a, K> {
+    pub(super) fn at<'a>(&self, key: &'a K, hash: u64) -> AtKey<'a, K> {
         let Self { reached, processing_time, .. } = *self;
         AtKey { key, hash, time: reached, reached, processing_time }
     }
@@ -289,7 +309,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
             function.timer(cx, out);
         };
-        self.call(time, (&key, table_hash(&key)), Some(fired), &mut budget.meter(out), call);
+        let at = (time, self.watermark, self.reached);
+        self.call(at, (&key, table_hash(&key)), Some(fired), &mut budget.meter(out), call);
     }
 
     /// Event time has gone on to there.
@@ -341,6 +362,11 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
         self.release(out);
         let Mark::Watermark(watermark) = mark else { return true };
         self.watermark = watermark;
+        let by_their_clocks = self.clocks.is_some() && !seeded(Defect::FlowKeyGoesByStream);
+        if by_their_clocks && watermark < Timestamp::MAX {
+            self.reach(watermark);
+            return true;
+        }
         self.fire_events(budget, out)
     }
 
@@ -376,12 +402,13 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
         {
             self.fire(due, &mut budget, out);
         }
+        let silent_at = self.fire_silent(now, out);
         let due_at = self.call_for_none(out, |function, cx, out| function.tick(cx, out)).flatten();
         for state in &self.states {
             state.borrow_mut().expire(self.reached, now.wall);
         }
         let timer_at = self.timers.earliest(TimeDomain::ProcessingTime).map(|(time, _)| time);
-        [due_at, timer_at].into_iter().flatten().min()
+        [due_at, timer_at, silent_at].into_iter().flatten().min()
     }
 
     #[inline]

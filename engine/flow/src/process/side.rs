@@ -1,81 +1,17 @@
-//! Side outputs of process functions: further streams out of the same operator, with its watermarks.
+//! How a function gets its [side outputs](crate::exchange::side): from the stream that it is put on.
 
-use thalweg_kernel::{Mark, Timestamp};
-
-use crate::exchange::inbox::{Inbox, Port};
-use crate::exchange::key_by::KeyedStream;
-use crate::exchange::local::LocalEdge;
-use crate::flow::Flow;
-use crate::graph::{At, Edge};
+use crate::exchange::inbox::Inbox;
+use crate::exchange::key_by::{KeyedStream, Placement};
+use crate::exchange::side::{SideTag, Sides};
 use crate::pipeline::Chain;
 use crate::stream::Stream;
 
-/// A second output of a process function. See [`KeyedStream::side_output`] and [`Stream::side_tag`].
-pub struct SideTag<E>(LocalEdge<E>);
-
-impl<E> SideTag<E> {
-    /// Emits to the side.
-    pub fn emit(&self, time: Timestamp, value: E) {
-        self.0.push(time, value);
-    }
-}
-
-/// The side outputs of an operator, as it sees them.
-#[derive(Default)]
-pub(crate) struct Sides(Vec<SideEdge>);
-
-struct SideEdge {
-    node: u32,
-    mark: Box<dyn Fn(Mark)>,
-    has_room: Box<dyn Fn() -> bool>,
-}
-
-impl Sides {
-    /// One more, called `name`, of an operator that runs on shards `0..producers`.
-    fn open<E: 'static>(
-        &mut self,
-        flow: &Flow,
-        name: &str,
-        producers: usize,
-    ) -> (SideTag<E>, Stream<Inbox<E>>) {
-        let (edge, inbox) = LocalEdge::new();
-        let node = flow.add_node::<E>(name, producers, vec![]);
-        let chain = flow.inbox(vec![Port::Local(inbox)], node);
-        let (mark, room) = (edge.clone(), edge.clone());
-        self.0.push(SideEdge {
-            node,
-            mark: Box::new(move |to| mark.push_mark(to)),
-            has_room: Box::new(move || room.has_room()),
-        });
-        (SideTag(edge), Stream { flow: flow.clone(), chain, at: At { node, producers } })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The operator has its place in the job: draws the edges.
-    pub(super) fn come_out_of(&self, flow: &Flow, node: u32) {
-        for side in &self.0 {
-            flow.set_inputs(side.node, vec![(node, Edge::Local)]);
-        }
-    }
-
-    pub(super) fn mark(&self, mark: Mark) {
-        self.0.iter().for_each(|side| (side.mark)(mark));
-    }
-
-    pub(super) fn have_room(&self) -> bool {
-        self.0.iter().all(|side| (side.has_room)())
-    }
-}
-
-impl<C: Chain, P> KeyedStream<C, P> {
-    /// A second output of the process function that follows, with the same watermarks. Give the tag to the
-    /// function.
-    pub fn side_output<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
+impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
+    /// A second output of the function that follows, a process function or that of a window, with the watermarks of its
+    /// operator. Give the tag to the function.
+    pub fn side_tag<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
         let flow = &self.stream.flow;
-        let (tag, side) = self.sides.open(flow, name, flow.shards());
+        let (tag, side) = self.follower.sides.open(flow, name, flow.shards());
         (self, tag, side)
     }
 }
@@ -88,8 +24,45 @@ pub struct Tagged<C: Chain> {
 }
 
 impl<C: Chain> Stream<C> {
-    /// A second output of the process function that follows, with the same watermarks. Give the tag to the
+    /// A second output of the process function that follows, with the watermarks of its operator. Give the tag to the
     /// function.
+    ///
+    /// ```
+    /// # use thalweg_flow::*;
+    /// # use thalweg_kernel::Collector;
+    /// /// Passes numbers on, and what is no number aside.
+    /// struct Numbers {
+    ///     refused: SideTag<&'static str>,
+    /// }
+    ///
+    /// impl Process<NoKey, &'static str> for Numbers {
+    ///     type Out = i32;
+    ///
+    ///     fn record(
+    ///         &mut self,
+    ///         text: &'static str,
+    ///         cx: &mut Context<'_, NoKey>,
+    ///         out: &mut impl Collector<i32>,
+    ///     ) {
+    ///         match text.parse() {
+    ///             Ok(number) => out.record(cx.time(), number),
+    ///             Err(_) => cx.side(&self.refused, text),
+    ///         }
+    ///     }
+    /// }
+    /// # let (good, bad) = (Collected::new(), Collected::new());
+    /// # let (good_sink, bad_sink) = (good.sink(), bad.sink());
+    /// # let job = move |flow: &Flow| {
+    /// # let texts = flow.source(Collection::new(["1", "x", "3"]), Watermarks::monotonous());
+    /// let (texts, refused, side) = texts.side_tag("refused");
+    /// let numbers = texts.process(|_states| Numbers { refused });
+    /// # numbers.sink(good_sink.clone());
+    /// # side.sink(bad_sink.clone());
+    /// # };
+    /// # let mut shard = Shard::build(&job, &BuildContext::single("side")).unwrap();
+    /// # while shard.step(Now::default()).unwrap() != Step::Done {}
+    /// # assert_eq!((good.take(), bad.take()), (vec![1, 3], vec!["x"]));
+    /// ```
     pub fn side_tag<E: 'static>(self, name: &str) -> (Tagged<C>, SideTag<E>, Stream<Inbox<E>>) {
         Tagged { stream: self, sides: Sides::default() }.side_tag(name)
     }

@@ -13,8 +13,8 @@ use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
 use crate::pipeline::Budget;
+use crate::state::TimeDomain;
 use crate::state::timers::{Inserted, Timers};
-use crate::state::{Overflow, TimeDomain};
 
 /// An operator has at most so many timers of each kind on a shard; one more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
@@ -25,7 +25,7 @@ pub(crate) struct OneTimers<K> {
     pub(crate) timers: Timers<K>,
     /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
     after_end: Option<Timers<K>>,
-    /// Whether all of a key can be deleted.
+    /// Whether they can be found by their keys.
     knows_keys: bool,
     id: StateId,
     checkpoints: Rc<Checkpoints>,
@@ -40,20 +40,20 @@ pub(crate) struct BothTimers<K> {
 
 impl<K: Key> BothTimers<K> {
     /// The timers of `node`, registered as states of it.
-    pub(crate) fn new(flow: &Flow, node: u32, overflow: Overflow) -> Self {
+    pub(crate) fn new(flow: &Flow, node: u32) -> Self {
         let over_limit = flow.counter("numTimersOverLimitDropped", node);
-        Self::of_space(flow, node, (overflow, &over_limit), "")
+        Self::of_space(flow, node, (false, &over_limit), "")
     }
 
     /// The same, whose states have names that end in `space`.
     fn of_space(
         flow: &Flow,
         node: u32,
-        (overflow, over_limit): (Overflow, &Counter),
+        (known_by_key, over_limit): (bool, &Counter),
         space: &str,
     ) -> Self {
         let timers = |domain: &str| {
-            let timers = OneTimers::new(flow.checkpoints(), over_limit.clone(), overflow);
+            let timers = OneTimers::new(flow.checkpoints(), over_limit.clone(), known_by_key);
             let timers = Rc::new(RefCell::new(timers));
             let name = format!("{domain}{space}");
             let describe = Description::of::<K, ()>(node, &name, StateKind::Timers);
@@ -91,10 +91,11 @@ pub struct Fired {
 pub(super) struct AllTimers<K>(Vec<BothTimers<K>>);
 
 impl<K: Key> AllTimers<K> {
-    /// The timers of `node`, registered as states of it; with these spaces beside its own.
-    pub(super) fn new(flow: &Flow, node: u32, overflow: Overflow, spaces: &[Str]) -> Self {
+    /// The timers of `node`, registered as states of it; with these spaces beside its own. `known_by_key` says that they
+    /// can be found by their keys.
+    pub(super) fn new(flow: &Flow, node: u32, known_by_key: bool, spaces: &[Str]) -> Self {
         let over_limit = flow.counter("numTimersOverLimitDropped", node);
-        let rules = (overflow, &over_limit);
+        let rules = (known_by_key, &over_limit);
         let own = BothTimers::of_space(flow, node, rules, "");
         let others = spaces
             .iter()
@@ -127,6 +128,35 @@ impl<K: Key> AllTimers<K> {
         earliest.min_by_key(|&(time, _)| time)
     }
 
+    /// The earliest event timer of a key, and its space.
+    pub(super) fn earliest_of(&self, hash: u64, key: &K) -> Option<(Timestamp, TimerSpace)> {
+        let spaces = self.0.iter().enumerate().filter_map(|(space, timers)| {
+            let earliest = timers.event.borrow().timers.earliest_of(hash, key);
+            earliest.map(|time| (time, TimerSpace(space)))
+        });
+        spaces.min_by_key(|&(time, _)| time)
+    }
+
+    /// Takes out the earliest event timer of a key, if it is not after `until`.
+    pub(super) fn pop_due_of(
+        &self,
+        hash: u64,
+        key: &K,
+        until: Timestamp,
+    ) -> Option<(Timestamp, Fired)> {
+        let (time, space) = self.earliest_of(hash, key).filter(|&(time, _)| time <= until)?;
+        let domain = TimeDomain::EventTime;
+        self.of(space, domain).borrow_mut().delete(time, hash, key);
+        Some((time, Fired { space, domain }))
+    }
+
+    /// Gives `each` the keys that have event timers, once for each timer.
+    pub(super) fn keys(&self, mut each: impl FnMut(&K)) {
+        for space in &self.0 {
+            space.event.borrow().timers.keys().for_each(&mut each);
+        }
+    }
+
     /// Takes out the earliest timer of a domain, if it is not after `until`.
     ///
     /// # Errors
@@ -149,8 +179,7 @@ impl<K: Key> AllTimers<K> {
 }
 
 impl<K: Key> OneTimers<K> {
-    fn new(checkpoints: &Rc<Checkpoints>, over_limit: Counter, overflow: Overflow) -> Self {
-        let knows_keys = overflow == Overflow::EvictLeastRecentlyUsed;
+    fn new(checkpoints: &Rc<Checkpoints>, over_limit: Counter, knows_keys: bool) -> Self {
         Self {
             timers: timers(knows_keys),
             after_end: None,

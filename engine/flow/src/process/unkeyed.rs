@@ -8,8 +8,9 @@ use thalweg_kernel::{Collector, Mark, Timestamp};
 use super::context::{Context, NoKey};
 use super::failure::{Emits, Failures, failure_of};
 use super::function::Process;
-use super::side::{Sides, Tagged};
+use super::side::Tagged;
 use crate::checkpoint::{Checkpoints, Stateful};
+use crate::exchange::side::Sides;
 use crate::flow::Flow;
 use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Now, Operator, Then};
@@ -23,7 +24,16 @@ impl<C: Chain> Stream<C> {
         self,
         make: impl FnOnce(&mut OperatorStates<'_>) -> P,
     ) -> Stream<Then<C, Processing<P>>> {
-        Tagged { stream: self, sides: Sides::default() }.process(make)
+        self.process_as("Process", make)
+    }
+
+    /// [`process`](Self::process) as an operator of the engine called `name`.
+    pub(crate) fn process_as<P: Process<NoKey, C::Out>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut OperatorStates<'_>) -> P,
+    ) -> Stream<Then<C, Processing<P>>> {
+        Tagged { stream: self, sides: Sides::default() }.process_as(name, make)
     }
 }
 
@@ -33,9 +43,18 @@ impl<C: Chain> Tagged<C> {
         self,
         make: impl FnOnce(&mut OperatorStates<'_>) -> P,
     ) -> Stream<Then<C, Processing<P>>> {
+        self.process_as("Process", make)
+    }
+
+    /// See [`Stream::process_as`].
+    pub(crate) fn process_as<P: Process<NoKey, C::Out>>(
+        self,
+        name: &str,
+        make: impl FnOnce(&mut OperatorStates<'_>) -> P,
+    ) -> Stream<Then<C, Processing<P>>> {
         let Self { stream: Stream { flow, chain, at }, sides } = self;
         flow.used(at.node);
-        let node = flow.add_node::<P::Out>("Process", at.producers, vec![(at.node, Edge::Chained)]);
+        let node = flow.add_node::<P::Out>(name, at.producers, vec![(at.node, Edge::Chained)]);
         sides.come_out_of(&flow, node);
         let at = At { node, ..at };
         let operator = Processing { sides, ..Processing::new(&flow, at, make) };

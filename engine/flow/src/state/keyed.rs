@@ -91,6 +91,8 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn drop_key(&mut self, at: &AtKey<'_, K>);
     /// A key that was not used for long.
     fn least_recently_used(&mut self) -> Option<K>;
+    /// How long its entries live; `None` for ever.
+    fn ttl(&self) -> Option<Ttl>;
     /// Frees some of what has expired; whether anything ever does.
     fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool;
 }
@@ -450,6 +452,10 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
             return Some(key);
         }
         with!(&mut self.table, table => table.least_recently_used())
+    }
+
+    fn ttl(&self) -> Option<Ttl> {
+        self.options.ttl
     }
 
     fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool {

@@ -101,7 +101,8 @@ impl<K: Key> Timers<K> {
         Self { ranges, front, len: 0, gone: Vec::new(), of_keys: None, timers_max }
     }
 
-    /// The same, such that [all of a key](Self::delete_key) can be deleted. That takes as much memory again.
+    /// The same, such that timers can be found by their keys: to [delete](Self::delete_key) all of a key, or for the
+    /// [earliest](Self::earliest_of). That takes as much memory again.
     #[must_use]
     pub fn known_by_key(mut self) -> Self {
         self.of_keys = Some(OfKeys::new());
@@ -210,6 +211,17 @@ impl<K: Key> Timers<K> {
                 return;
             }
         }
+    }
+
+    /// The earliest timer of a key. Timers must be [known by their keys](Self::known_by_key).
+    pub fn earliest_of(&self, hash: u64, key: &K) -> Option<Timestamp> {
+        debug_assert!(self.of_keys.is_some(), "timers are not known by their keys");
+        self.of_keys.as_ref()?.earliest(hash, key)
+    }
+
+    /// The keys that have timers, once for each timer. They must be [known by it](Self::known_by_key).
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.of_keys.iter().flat_map(OfKeys::keys)
     }
 
     /// Takes out the earliest timer, if its time is not after `until`. Those of equal times come in an

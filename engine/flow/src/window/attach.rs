@@ -10,7 +10,7 @@ use super::assigner::{Aligned, Assigner, PerKey, Slices};
 use super::content::WindowFunction;
 use super::kept::Kepts;
 use super::local::{LocalAggregate, Slice};
-use super::operator::{WindowOperator, Windows};
+use super::operator::{Late, WindowOperator, Windows};
 use super::per_key::{Clock, WindowsPerKey};
 use super::placed::PlacedWindows;
 use super::reached::Reached;
@@ -18,15 +18,13 @@ use super::sessions::Sessions;
 use super::state::{Dropped, WindowState};
 use super::timers::WindowTimers;
 use super::trigger::Trigger;
-use super::{LateOutput, Limits, WindowedStream};
+use super::{Limits, WindowedStream};
 use crate::checkpoint::Description;
 use crate::counters::Counter;
 use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::{Keyed, Placed, Placement, Unplaced};
-use crate::exchange::local::LocalEdge;
 use crate::exchange::route::ByKey;
 use crate::flow::Flow;
-use crate::graph::Edge;
 use crate::pipeline::{Chain, Then};
 use crate::state::States;
 use crate::stream::Stream;
@@ -62,14 +60,15 @@ where
         aggregate: A,
         function: F,
     ) -> Stream<Self::Windows> {
-        let WindowedStream { keyed, windows, limits, late, .. } = windowed;
+        let WindowedStream { keyed, windows, limits, late: tag, .. } = windowed;
+        let late = Late { tag, sides: keyed.follower.sides };
         let Stream { flow, chain, at } = keyed.stream;
         let (aggregate, key, records_in) =
             (Rc::new(aggregate), keyed.placement.0, Counter::default());
         let (state, dropped) = open(&flow, &aggregate, &windows, limits);
         let functions = (Rc::clone(&key), Rc::clone(&aggregate));
         let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
-        let own = (own, flow.shards() == 1, late.is_some());
+        let own = (own, flow.shards() == 1, late.tag.is_some());
         let slicing = windows.slicing();
         let local =
             LocalAggregate::new(functions, slicing, own, Rc::clone(&state), records_in.clone());
@@ -102,7 +101,8 @@ where
         aggregate: A,
         function: F,
     ) -> Stream<Self::Windows> {
-        let WindowedStream { keyed, windows, limits, late, .. } = windowed;
+        let WindowedStream { keyed, windows, limits, late: tag, .. } = windowed;
+        let late = Late { tag, sides: keyed.follower.sides };
         let aggregate = Rc::new(aggregate);
         let name = windows.to_string();
         let Stream { flow, chain, at } = keyed.placement.place::<F::Out>(keyed.stream, &name);
@@ -146,8 +146,8 @@ fn describe<K: Key, T: 'static, A: Aggregate<T>>(
     windows: &impl Assigner,
     state: &Rc<RefCell<WindowState<K, T, A>>>,
     dropped: &Dropped,
-    late: Option<LateOutput<T>>,
-) -> Option<LocalEdge<T>> {
+    late: Late<T>,
+) -> Late<T> {
     let kind = StateKind::Windows;
     let mut describe = Description::of::<K, A::Accumulator>(node, "windows", kind);
     // Windows of another length are others.
@@ -156,19 +156,12 @@ fn describe<K: Key, T: 'static, A: Aggregate<T>>(
     adopt(flow, node, dropped, late)
 }
 
-fn adopt<T: 'static>(
-    flow: &Flow,
-    node: u32,
-    dropped: &Dropped,
-    late: Option<LateOutput<T>>,
-) -> Option<LocalEdge<T>> {
+fn adopt<T: 'static>(flow: &Flow, node: u32, dropped: &Dropped, late: Late<T>) -> Late<T> {
     flow.adopt_counter("numKeysOverLimitDropped", node, &dropped.keys_over_limit);
     flow.adopt_counter("numWindowsOverLimitDropped", node, &dropped.windows_over_limit);
     flow.adopt_counter("numLateRecordsDropped", node, &dropped.late);
-    late.map(|late| {
-        flow.set_inputs(late.node, vec![(node, Edge::Local)]);
-        late.edge
-    })
+    late.sides.come_out_of(flow, node);
+    late
 }
 
 /// The chain with windows in keyed state.
@@ -187,7 +180,8 @@ where
         aggregate: A,
         function: F,
     ) -> Stream<AttachPerKey<C, P, W, R, A, F>> {
-        let Self { keyed, windows, layout, limits, late } = self;
+        let Self { keyed, windows, layout, limits, late: tag } = self;
+        let late = Late { tag, sides: keyed.follower.sides };
         let name = windows.to_string();
         let Stream { flow, chain, at } = keyed.placement.place::<F::Out>(keyed.stream, &name);
         let node = at.node;

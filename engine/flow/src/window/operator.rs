@@ -12,7 +12,7 @@ use super::local::Slice;
 use super::pane::InTime;
 use super::state::{Refusal, Refused, WindowState};
 use crate::checkpoint::Checkpoints;
-use crate::exchange::local::LocalEdge;
+use crate::exchange::side::{SideTag, Sides};
 use crate::pipeline::{Budget, Operator};
 use crate::table_hash::table_hash_from;
 
@@ -26,8 +26,14 @@ pub struct WindowOperator<K, T, Q, A: Aggregate<T>, F> {
 pub(super) struct Windows<K, T, A: Aggregate<T>, F> {
     function: F,
     pub(super) state: Rc<RefCell<WindowState<K, T, A>>>,
-    late: Option<LocalEdge<T>>,
+    late: Late<T>,
     checkpoints: Rc<Checkpoints>,
+}
+
+/// Where windows send what is late, and what their function writes aside.
+pub(super) struct Late<T> {
+    pub(super) tag: Option<SideTag<T>>,
+    pub(super) sides: Sides,
 }
 
 impl<K, T, A, F> Windows<K, T, A, F>
@@ -40,7 +46,7 @@ where
     pub(super) fn new(
         function: F,
         state: Rc<RefCell<WindowState<K, T, A>>>,
-        late: Option<LocalEdge<T>>,
+        late: Late<T>,
         checkpoints: Rc<Checkpoints>,
     ) -> Self {
         Self { function, state, late, checkpoints }
@@ -56,9 +62,9 @@ where
         value: T,
     ) {
         let added = state.add(time, (state.watermark, InTime::ForOne), key, value);
-        match (added, &self.late) {
+        match (added, &self.late.tag) {
             (Ok(()), _) => {}
-            (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => late.push(time, value),
+            (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => late.emit(time, value),
             (Err(Refused { why, .. }), _) => state.dropped(why, 1),
         }
     }
@@ -85,14 +91,12 @@ where
             self.checkpoints.take(&*self.state, epoch);
             self.state.borrow_mut().barrier_arrived();
         }
-        if let Some(late) = &self.late {
-            late.push_mark(mark);
-        }
+        self.late.sides.mark(mark);
         out.mark(mark);
     }
 
     pub(super) fn ready(&self) -> bool {
-        self.late.as_ref().is_none_or(LocalEdge::has_room)
+        self.late.sides.have_room()
     }
 }
 

@@ -26,6 +26,7 @@ use super::aggregate::Aggregate;
 use super::assigner::{Assigner, TimeWindow};
 use super::content::WindowFunction;
 use super::in_window::{InWindow, hash_in};
+use super::operator::Late;
 use super::reached::Reached;
 use super::sessions::{Open, Sessions};
 use super::state::Dropped;
@@ -33,7 +34,6 @@ use super::timers::WindowTimers;
 use super::trigger::{Fires, SetTimers, Trigger, TriggerContext};
 use crate::checkpoint::Checkpoints;
 use crate::exchange::key_by;
-use crate::exchange::local::LocalEdge;
 use crate::pipeline::{Budget, Now, Operator};
 use crate::state::keyed::{AnyKeyed, Keyed};
 use crate::state::{AtKey, TimeDomain};
@@ -59,7 +59,7 @@ pub struct WindowsPerKey<K: Key, T, W, R: Trigger<T>, A: Aggregate<T>, F> {
     pub(super) reached: Rc<RefCell<Reached>>,
     pub(super) keys_max: usize,
     pub(super) dropped: Dropped,
-    pub(super) late: Option<LocalEdge<T>>,
+    pub(super) late: Late<T>,
     pub(super) checkpoints: Rc<Checkpoints>,
     pub(super) work_max: usize,
     pub(super) clock: Clock,
@@ -239,8 +239,8 @@ where
 
     #[cold]
     fn is_late(&self, time: Timestamp, record: T) {
-        match &self.late {
-            Some(late) => late.push(time, record),
+        match &self.late.tag {
+            Some(late) => late.emit(time, record),
             None => self.dropped.late.add(1),
         }
     }
@@ -411,9 +411,7 @@ where
             self.timers.take(&self.checkpoints, epoch);
             self.checkpoints.take(&*self.reached, epoch);
         }
-        if let Some(late) = &self.late {
-            late.push_mark(mark);
-        }
+        self.late.sides.mark(mark);
         out.mark(mark);
     }
 
@@ -432,6 +430,6 @@ where
     }
 
     fn ready(&self) -> bool {
-        self.late.as_ref().is_none_or(LocalEdge::has_room)
+        self.late.sides.have_room()
     }
 }

@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoints;
 use crate::flow::Flow;
 use crate::pipeline::Budget;
 use crate::process::timers::{BothTimers, Spent};
-use crate::state::{Overflow, TimeDomain};
+use crate::state::TimeDomain;
 
 /// See the module.
 pub(super) struct WindowTimers<K>(BothTimers<InWindow<K>>);
@@ -15,7 +15,7 @@ pub(super) struct WindowTimers<K>(BothTimers<InWindow<K>>);
 impl<K: Key> WindowTimers<K> {
     /// The timers of `node`, registered as states of it.
     pub(super) fn new(flow: &Flow, node: u32) -> Self {
-        Self(BothTimers::new(flow, node, Overflow::DeadLetter))
+        Self(BothTimers::new(flow, node))
     }
 
     /// Sets a timer; `hash` is the one of `at` for tables.

@@ -1,0 +1,389 @@
+//! Functions whose keys have clocks of their own: a device that is hours late, silence, crashes and other numbers of
+//! shards, against a naive reading of each key's records.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+#[path = "common/scripted.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod scripted;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::world::{Store, Table};
+use common::{Ended, Life, Random};
+use scripted::{Act, Rec, Scripted, at, build, settle};
+use thalweg_flow::*;
+use thalweg_kernel::{Collector, Timestamp};
+
+const WINDOW_MS: i64 = 30;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Counts the records of each key in windows, by hand, and says which are late.
+struct Windows {
+    counts: MapState<u32, i64, u64>,
+}
+
+impl Windows {
+    fn new(states: &mut States<'_, u32>) -> Self {
+        Self { counts: states.map("counts") }
+    }
+}
+
+impl Process<u32, Rec> for Windows {
+    type Out = String;
+
+    fn record(
+        &mut self,
+        (key, time, _): Rec,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<String>,
+    ) {
+        assert_eq!(cx.is_late(), cx.time() <= cx.watermark());
+        let start = time - time.rem_euclid(WINDOW_MS);
+        let last = Timestamp::from(start + WINDOW_MS - 1);
+        if last <= cx.watermark() {
+            return out.record(cx.time(), format!("late {key} {time}"));
+        }
+        let count = self.counts.get(cx, &start).unwrap_or_default();
+        self.counts.put(cx, start, count + 1);
+        cx.event_timer(last);
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<String>) {
+        assert!(cx.time() <= cx.watermark(), "a timer ahead of its key's clock");
+        let start = cx.time().as_millis() + 1 - WINDOW_MS;
+        let count = self.counts.get(cx, &start).unwrap_or_default();
+        out.record(cx.time(), format!("{} {start} {count}", cx.key()));
+        self.counts.remove(cx, &start);
+    }
+}
+
+/// What [`Windows`] says, in order, computed record by record with a watermark for each key.
+fn naive(
+    records: &[Rec],
+    mut watermark_behind: impl FnMut(&mut (u64, i64), &Rec) -> Option<i64>,
+) -> Vec<String> {
+    let (mut clocks, mut rows) = (BTreeMap::<u32, (i64, (u64, i64))>::new(), Vec::new());
+    let mut counts = BTreeMap::<(u32, i64), u64>::new();
+    for record @ &(key, time, _) in records {
+        let (watermark, state) = clocks.entry(key).or_insert((i64::MIN, (0, i64::MIN)));
+        let start = time - time.rem_euclid(WINDOW_MS);
+        if start + WINDOW_MS - 1 <= *watermark {
+            rows.push(format!("late {key} {time}"));
+        } else {
+            *counts.entry((key, start)).or_default() += 1;
+        }
+        *watermark = (*watermark).max(watermark_behind(state, record).unwrap_or(i64::MIN));
+    }
+    rows.extend(counts.iter().map(|((key, start), count)| format!("{key} {start} {count}")));
+    rows.sort();
+    rows
+}
+
+fn by_record() -> Watermarks<impl EventTime<Rec>> {
+    Watermarks::monotonous().timestamps(|record: &Rec| record.1).without_clock_guard()
+}
+
+fn disordered(ms: u64) -> Watermarks {
+    Watermarks::bounded_out_of_orderness(Duration::from_millis(ms))
+}
+
+/// Device 9 is offline while the others send three hours of readings, and brings its backlog then.
+fn three_hours() -> (Vec<Rec>, Vec<Rec>) {
+    let others = (0..300).flat_map(|n| (1..4).map(move |key| (key, n * (HOUR_MS / 100), n as u64)));
+    // Up to four milliseconds out of order.
+    let backlog = (1..300).map(|n| (9, n * 7 - n % 5, n as u64));
+    ([(9, 0, 0)].into_iter().chain(others).collect(), backlog.collect())
+}
+
+/// Goal: every window of a device that is three hours late is right, none of its readings is late, and the others have not
+/// waited. The same on 1, 2 and 3 shards, placed or not.
+#[test]
+fn a_device_that_is_three_hours_late_has_all_of_its_windows() {
+    let (others, backlog) = three_hours();
+    let all = [others.clone(), backlog].concat();
+    let mut expected = naive(&all, |(_, latest), &(_, time, _)| {
+        *latest = time.max(*latest);
+        Some(*latest - 5)
+    });
+    assert!(expected.iter().all(|row| !row.starts_with("late")) && expected.len() > 3 * 300);
+    expected.sort();
+    for (shards, placed) in [(1, false), (2, false), (3, false), (1, true), (3, true)] {
+        let out = Collected::new();
+        let (sink, source) = (out.sink(), Collection::new(all.clone()));
+        let job = move |flow: &Flow| {
+            let keyed = flow.source(source.clone(), by_record()).key_by(|record| record.0);
+            let keyed = keyed.clock_per_key(disordered(4));
+            let rows = match placed {
+                false => keyed.process(Windows::new).boxed(),
+                // What looks at no time leaves the clock to what follows.
+                true => keyed.deduplicate(|record| record.2).boxed().process(Windows::new).boxed(),
+            };
+            rows.sink(sink.clone());
+        };
+        let mut running = build(shards, Tuning::default(), &job);
+        let mut done = vec![false; shards];
+        while !done.iter().all(|&done| done) {
+            for (shard, done) in running.iter_mut().zip(&mut done).filter(|(_, done)| !**done) {
+                *done = shard.step(Now::default()).unwrap() == Step::Done;
+            }
+        }
+        let rows = out.take();
+        if shards == 1 {
+            let of_nine = rows.iter().position(|row| row.starts_with("9 ")).unwrap();
+            let others_first = rows[..of_nine].iter().filter(|row| !row.starts_with("9 ")).count();
+            assert!(others_first >= 3 * 299, "the others waited: {others_first}");
+        }
+        let mut rows = rows;
+        rows.sort();
+        assert_eq!(rows, expected, "{shards} shards, placed: {placed}");
+    }
+}
+
+/// After each third record of a key its watermark stands 10 ms behind the latest one.
+#[derive(Clone, Default)]
+struct EachThird {
+    count: u8,
+    latest: i64,
+}
+
+impl WatermarkGenerator<Rec> for EachThird {
+    fn record(&mut self, _: &Rec, time: Timestamp) -> Option<Timestamp> {
+        self.latest = self.latest.max(time.as_millis());
+        self.count = (self.count + 1) % 3;
+        (self.count == 0).then(|| Timestamp::from(self.latest - 10))
+    }
+
+    fn save(&self, out: &mut Vec<u8>) {
+        out.push(self.count);
+        out.extend_from_slice(&self.latest.to_le_bytes());
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
+        let (count, latest) = saved.split_first().ok_or("nothing was saved")?;
+        self.count = *count;
+        self.latest = i64::from_le_bytes(latest.try_into().map_err(|_| "it has no nine bytes")?);
+        Ok(())
+    }
+}
+
+/// Readings of keys that are hours apart, each up to 40 ms out of order by its own clock.
+fn readings(random: &mut Random) -> Vec<Rec> {
+    let mut times = [0; 6];
+    let reading = |n| {
+        let key = random.below(6);
+        times[key] += random.below(25) as i64;
+        let at = (times[key] - random.below(40) as i64).max(0);
+        (key as u32, at + key as i64 * HOUR_MS, n)
+    };
+    (0..300).map(reading).collect()
+}
+
+/// Runs the windows with this strategy on seeded readings, through crashes, on as many shards as each life has.
+fn check<G: WatermarkGenerator<Rec>>(
+    strategy: &Watermarks<Received, G>,
+    watermark_behind: impl Fn(&mut (u64, i64), &Rec) -> Option<i64>,
+) {
+    let (mut crashes, mut late) = (0, 0);
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let readings = readings(&mut random);
+        let expected = naive(&readings, |state, reading| watermark_behind(state, reading));
+        late += expected.iter().filter(|row| row.starts_with("late")).count();
+        for shards in [1, 2, 3] {
+            let (store, table) = (Store::default(), Table::default());
+            let (source, sink, strategy) = (readings.clone(), table.sink(), strategy.clone());
+            let job = move |flow: &Flow| {
+                flow.source(Collection::new(source.clone()), by_record())
+                    .key_by(|record| record.0)
+                    .clock_per_key(strategy.clone())
+                    .process(Windows::new)
+                    .sink_as("rows", sink.clone());
+            };
+            for life in 0.. {
+                let moves_max = if life < 4 { 5 + random.below(150) } else { 900_000 };
+                let shards = if life == 0 { shards } else { 1 + random.below(5) };
+                let random = &mut random;
+                let life = Life { shards, store: &store, random, moves_max, epoch_every: 30 };
+                if life.live(&job) == Ended::Done {
+                    break;
+                }
+                crashes += 1;
+            }
+            let text = |row: &String| row.split_once(' ').unwrap().1.trim_matches('"').to_owned();
+            let mut rows: Vec<_> = table.rows().iter().map(text).collect();
+            rows.sort();
+            assert_eq!(rows, expected, "seed {seed}, {shards} shards");
+        }
+    }
+    assert!(crashes > 100 && late > 150, "only {crashes} crashes, and {late} are late");
+}
+
+/// Goal: through crashes and on any number of shards each key has the windows and late records that its own records make.
+#[test]
+fn each_key_is_as_if_it_were_alone() {
+    check(&disordered(15), |(_, latest), &(_, time, _)| {
+        *latest = time.max(*latest);
+        Some(*latest - 16)
+    });
+}
+
+/// Goal: what a generator of one's own keeps is kept for each key.
+#[test]
+fn a_generator_goes_on_in_each_key_where_it_was() {
+    check(&Watermarks::generated_by(EachThird::default()), |(count, latest), &(_, time, _)| {
+        *count += 1;
+        *latest = time.max(*latest);
+        (*count % 3 == 0).then(|| *latest - 10)
+    });
+}
+
+/// Keys that are silent for five seconds, and what comes out of the windows of these records.
+fn silent_job(script: Vec<Act>) -> (impl Fn(&Flow), Collected<String>) {
+    let (out, source) = (Collected::new(), Scripted(vec![script], false));
+    let sink = out.sink();
+    let job = move |flow: &Flow| {
+        flow.source_as("script", source.clone(), by_record())
+            .key_by(|record| record.0)
+            .clock_per_key(disordered(0).idle_after(Duration::from_secs(5)))
+            .process(Windows::new)
+            .uid("windows")
+            .sink(sink.clone());
+    };
+    (job, out)
+}
+
+/// Goal: the timers of a silent key fire as far as the stream has passed them, and make late only what they have closed.
+#[test]
+fn silence_ends_what_a_key_has_open_and_no_more() {
+    let script = vec![
+        Act::R((1, 10, 0)),
+        Act::R((1, 100, 0)),
+        Act::R((2, 95, 0)),
+        Act::R((2, 130, 0)),
+        Act::At(3_000),
+        Act::R((2, 131, 0)),
+        Act::At(6_000),
+        // The window from 90 to 119 is closed. Nothing else is.
+        Act::R((1, 119, 0)),
+        Act::R((1, 120, 0)),
+        Act::R((1, 200, 0)),
+        Act::At(20_000),
+        Act::R((2, 1_000, 0)),
+    ];
+    let (job, out) = silent_job(script);
+    let mut shards = build(1, Tuning::default(), &job);
+    settle(&mut shards, at(0));
+    assert_eq!(out.take(), ["1 0 1", "2 90 1"]);
+    settle(&mut shards, at(3_000));
+    settle(&mut shards, at(4_999));
+    assert!(out.take().is_empty());
+    // Key 2 has spoken since, and its window ends at 149, which the stream has not reached.
+    settle(&mut shards, at(5_000));
+    assert_eq!(out.take(), ["1 90 1"]);
+    settle(&mut shards, at(6_000));
+    assert_eq!(out.take(), ["late 1 119", "1 120 1"]);
+    settle(&mut shards, at(8_500));
+    // The stream is at 199: it has passed the window of key 2, and not that of key 1 that ends at 209.
+    assert_eq!(out.take(), ["2 120 2"]);
+    settle(&mut shards, at(19_000));
+    assert!(out.take().is_empty());
+    settle(&mut shards, at(20_000));
+    settle(&mut shards, at(25_000));
+    assert_eq!(out.take(), ["1 180 1"]);
+}
+
+/// Goal: a key that is not heard of any more after a restart is silent since the restart.
+#[test]
+fn a_key_is_silent_from_a_restart_on() {
+    let store = Store::default();
+    let shard = |job: &dyn Fn(&Flow)| {
+        let storage = Some(store.storage());
+        Shard::build(job, &BuildContext { storage, ..BuildContext::single("silent") }).unwrap()
+    };
+    let (job, out) = silent_job(vec![Act::R((1, 10, 0)), Act::R((2, 95, 0))]);
+    let mut first = [shard(&job)];
+    settle(&mut first, at(0));
+    first[0].begin(store.epoch().next());
+    settle(&mut first, at(1));
+    store.commit(store.epoch().next(), &[first[0].snapshot().unwrap().unwrap()]);
+    assert!(out.take().is_empty());
+
+    let (job, out) = silent_job(vec![Act::R((2, 96, 0))]);
+    let mut second = [shard(&job)];
+    settle(&mut second, at(100_000));
+    settle(&mut second, at(104_999));
+    assert!(out.take().is_empty());
+    settle(&mut second, at(105_000));
+    assert_eq!(out.take(), ["1 0 1"]);
+}
+
+/// Goal: a clock goes with the state of its key, and with the timers of the key.
+#[test]
+fn the_clock_of_a_key_that_gives_way_begins_anew() {
+    let run = |keys_max: usize| {
+        let out = Collected::new();
+        let (sink, records) = (out.sink(), [(1, 100, 0), (2, 100, 0), (1, 10, 0)]);
+        let job = move |flow: &Flow| {
+            flow.source(Collection::new(records), by_record())
+                .key_by(|record| record.0)
+                .keys_max(keys_max, Overflow::EvictLeastRecentlyUsed)
+                .clock_per_key(disordered(0).idle_after(Duration::from_secs(5)))
+                .process(Windows::new)
+                .sink(sink.clone());
+        };
+        let mut shard = Shard::build(&job, &BuildContext::single("evicted")).unwrap();
+        while shard.step(Now::default()).unwrap() != Step::Done {}
+        let mut rows = out.take();
+        rows.sort();
+        rows
+    };
+    assert_eq!(run(1), ["1 0 1"]);
+    assert_eq!(run(2), ["1 90 1", "2 90 1", "late 1 10"]);
+}
+
+/// Remembers nothing but what has a time to live.
+struct Forgets(#[allow(dead_code, reason = "it is there to be kept")] ValueState<u32, i64>);
+
+impl Process<u32, Rec> for Forgets {
+    type Out = ();
+    fn record(&mut self, _: Rec, _: &mut Context<'_, u32>, _: &mut impl Collector<()>) {}
+}
+
+#[test]
+fn what_goes_by_the_watermark_of_the_stream_is_refused() {
+    let second = Duration::from_secs(1);
+    let jobs: [(&str, &dyn Fn(&Flow)); 3] = [
+        ("a window goes by the watermark of the stream", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let windows = keyed.clock_per_key(disordered(4)).window(Tumbling::of(second));
+            windows.aggregate(Count).discard();
+        }),
+        ("two keyed inputs goes by the watermark of the stream", &|flow| {
+            let source = || flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            source().connect(source().clock_per_key(disordered(4))).process(|_| Nothing).discard();
+        }),
+        ("use Ttl::processing_time", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let options = StateOptions::new().ttl(Ttl::event_time(second));
+            let forgets =
+                |states: &mut States<'_, u32>| Forgets(states.value_with("value", options));
+            keyed.clock_per_key(disordered(4)).process(forgets).discard();
+        }),
+    ];
+    for (why, job) in jobs {
+        let error = Shard::build(job, &BuildContext::single("refused")).err().unwrap().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+/// Does nothing with two streams.
+struct Nothing;
+
+impl CoProcess<u32, Rec, Rec> for Nothing {
+    type Out = ();
+    fn left(&mut self, _: Rec, _: &mut Context<'_, u32>, _: &mut impl Collector<()>) {}
+    fn right(&mut self, _: Rec, _: &mut Context<'_, u32>, _: &mut impl Collector<()>) {}
+}
