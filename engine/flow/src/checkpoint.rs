@@ -90,6 +90,11 @@ impl Stored<'_> {
         self.reader.states().iter().find(|state| state.id == id).map(|state| state.schema)
     }
 
+    /// What a state was stored as, if it was.
+    pub(crate) fn kind(&self, id: StateId) -> Option<StateKind> {
+        self.reader.states().iter().find(|state| state.id == id).map(|state| state.kind)
+    }
+
     /// Gives `each` the entries of the shard's own groups: group, own part of the key, value.
     pub(crate) fn own(
         &self,
@@ -426,7 +431,8 @@ impl Checkpoints {
                 continue;
             };
             let windows = here.kind == StateKind::Windows && here.types != there.types;
-            if here.schema < there.schema || here.kind != there.kind || windows {
+            let kinds = here.kind == there.kind || here.kind.was_whole(there.kind);
+            if here.schema < there.schema || !kinds || windows {
                 let what = format!(
                     "its state {name:?} was stored with schema {} ({}), and the job has schema {} \
                      ({}); start a version of the job that can read it",

@@ -92,8 +92,9 @@ pub use state::operator::{
     Items, LIST_BYTES_MAX, LIST_ITEMS_MAX, ListFull, ListOptions, OperatorListState, OperatorStates,
 };
 pub use state::{
-    AggregatingState, ListState, MapState, Overflow, ReducingState, Refresh, STATE_BYTES_MAX,
-    STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,
+    AggregatingState, ListItems, ListState, MapEntries, MapState, Overflow, ReducingState, Refresh,
+    STATE_BYTES_MAX, STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl,
+    ValueState,
 };
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};

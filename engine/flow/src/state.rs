@@ -8,16 +8,17 @@
 //! | handle | for a key |
 //! |---|---|
 //! | [`ValueState`] | one value |
-//! | [`ListState`] | values in the order they were added |
-//! | [`MapState`] | values by a key of its own |
+//! | [`ListState`] | values in the order they were added, each kept by itself |
+//! | [`MapState`] | values by a key of its own, in order, each kept by itself ([`entries`]) |
 //! | [`ReducingState`] | one value, into which others are reduced |
 //! | [`AggregatingState`] | an [accumulator](crate::Aggregate) |
 //!
 //! # Bounds
 //! An operator keeps at most [`STATE_KEYS_MAX`] keys and [`STATE_BYTES_MAX`] bytes on a shard, unless told
 //! otherwise, and [`Overflow`] says what happens to a record that would be one more. Lists and maps have at most
-//! [`STATE_ENTRIES_MAX`] entries for a key. An entry is written whole when any of it has changed, so
-//! what grows without bound belongs into a key of the stream.
+//! [`STATE_ENTRIES_MAX`] entries for a key. A barrier costs the values, entries and items that have changed since
+//! the last one, each by itself. A value is written whole when any of it has changed, so what grows belongs into a map
+//! or a list.
 //!
 //! # Memory and the store
 //! Entries that the store has need not stay in memory. When state takes more of it than
@@ -31,6 +32,8 @@
 //! in the store alone: a job with checkpoints looks through some thousand stored entries a second.
 
 pub(crate) mod bounds;
+mod cursor;
+pub(crate) mod entries;
 mod handles;
 pub(crate) mod keyed;
 pub(crate) mod operator;
@@ -38,14 +41,18 @@ pub(crate) mod table;
 pub(crate) mod timers;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    Durable, Key, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
+    Durable, Key, OrderedKey, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
 };
 
-pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
+use self::entries::{Entries, EntryRules, ReadWhole};
+pub use self::handles::{
+    AggregatingState, ListItems, ListState, MapEntries, MapState, ReducingState, ValueState,
+};
 use self::keyed::{AllKeyed, AnyKeyed, Keyed};
 use self::operator::OperatorStates;
 use crate::checkpoint::{Description, Stateful};
@@ -60,8 +67,8 @@ pub const STATE_KEYS_MAX: usize = 1_000_000;
 /// The default bound on the bytes of one operator's state on one shard, in memory or not: 1 GiB.
 pub const STATE_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
 
-/// A list or map of one key has at most so many entries; what would be one more is counted and not added.
-pub const STATE_ENTRIES_MAX: usize = 65_536;
+/// A list or map of one key has at most this many entries; what would be one more is counted and not added.
+pub const STATE_ENTRIES_MAX: usize = 1_048_576;
 
 /// What happens to a record whose key, or bytes, would be more than the operator may keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -245,49 +252,87 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         options: StateOptions<V>,
     ) -> ValueState<K, V> {
-        ValueState(self.keep(name, options, |_, _| 0))
+        ValueState(self.keep(name, options))
     }
 
     /// A list of values for each key.
-    pub fn list<V>(&mut self, name: &str) -> ListState<K, V>
+    pub fn list<V: Durable>(&mut self, name: &str) -> ListState<K, V>
     where
         Vec<V>: Durable,
     {
         self.list_with(name, StateOptions::new())
     }
 
-    /// A list of values for each key, kept as `options` say.
-    pub fn list_with<V>(&mut self, name: &str, options: StateOptions<Vec<V>>) -> ListState<K, V>
+    /// A list of values for each key, whose items are kept as `options` say.
+    pub fn list_with<V: Durable>(&mut self, name: &str, options: StateOptions<V>) -> ListState<K, V>
     where
         Vec<V>: Durable,
     {
-        ListState(
-            self.keep(name, options, |_, list| list.capacity() * size_of::<V>()),
-            self.flow.counter("numEntriesOverLimitDropped", self.node),
-        )
+        // Up to release 0.1 a list was one value.
+        let read_whole: ReadWhole<u64, V> = |bytes| Ok((0..).zip(Vec::<V>::read(bytes)?).collect());
+        let rules = self.entry_rules(options, Some(read_whole));
+        ListState(self.entries(name, StateKind::List, rules))
     }
 
     /// A map for each key.
-    pub fn map<M: Ord, V>(&mut self, name: &str) -> MapState<K, M, V>
+    pub fn map<M: OrderedKey, V: Durable>(&mut self, name: &str) -> MapState<K, M, V>
     where
         Vec<(M, V)>: Durable,
     {
         self.map_with(name, StateOptions::new())
     }
 
-    /// A map for each key, kept as `options` say. It is stored as its entries in order.
-    pub fn map_with<M: Ord, V>(
+    /// A map for each key, whose values are kept as `options` say.
+    pub fn map_with<M: OrderedKey, V: Durable>(
         &mut self,
         name: &str,
-        options: StateOptions<Vec<(M, V)>>,
+        options: StateOptions<V>,
     ) -> MapState<K, M, V>
     where
         Vec<(M, V)>: Durable,
     {
-        MapState(
-            self.keep(name, options, |_, map| map.capacity() * size_of::<(M, V)>()),
-            self.flow.counter("numEntriesOverLimitDropped", self.node),
-        )
+        // Up to release 0.1 a map was one value.
+        let rules = self.entry_rules(options, Some(Vec::<(M, V)>::read as ReadWhole<M, V>));
+        MapState(self.entries(name, StateKind::Map, rules))
+    }
+
+    fn entry_rules<N, V>(
+        &self,
+        options: StateOptions<V>,
+        read_whole: Option<ReadWhole<N, V>>,
+    ) -> EntryRules<N, V> {
+        let over_limit = self.flow.counter("numEntriesOverLimitDropped", self.node);
+        EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, read_whole }
+    }
+
+    /// Entries under a key of their own for each key: what operators keep of which there are several.
+    pub(crate) fn entries<N: OrderedKey, V: Durable>(
+        &mut self,
+        name: &str,
+        kind: StateKind,
+        rules: EntryRules<N, V>,
+    ) -> Rc<RefCell<Entries<K, N, V>>> {
+        let mut describe = Description::of::<(K, N), V>(self.node, name, kind);
+        describe.schema = rules.options.schema;
+        let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
+        let entries = Entries::new(rules, self.flow.checkpoints(), reader, own);
+        let entries = Rc::new(RefCell::new(entries));
+        self.register(describe, &entries);
+        entries
+    }
+
+    fn own_groups(&self) -> Range<u16> {
+        self.flow.key_groups().groups_of(self.flow.shard(), self.flow.shards())
+    }
+
+    fn register<S: AnyKeyed<K> + 'static>(
+        &mut self,
+        describe: Description,
+        state: &Rc<RefCell<S>>,
+    ) {
+        let here = self.flow.runs_here(self.flow.shards());
+        self.flow.checkpoints().register(describe, here.then(|| Rc::clone(state) as _));
+        self.keyed.push(Rc::clone(state) as _);
     }
 
     /// One value for each key, into which others are reduced by `reduce`.
@@ -299,7 +344,7 @@ impl<'a, K: Key> States<'a, K> {
     where
         Option<V>: Durable,
     {
-        ReducingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), reduce }
+        ReducingState { kept: self.keep(name, StateOptions::new()), reduce }
     }
 
     /// What `aggregate` has made of the records that were added for each key.
@@ -308,7 +353,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         aggregate: A,
     ) -> AggregatingState<K, T, A> {
-        AggregatingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), aggregate }
+        AggregatingState { kept: self.keep(name, StateOptions::new()), aggregate }
     }
 
     /// A value for each key, for an operator of the engine.
@@ -329,22 +374,19 @@ impl<'a, K: Key> States<'a, K> {
         &mut self,
         name: &str,
         options: StateOptions<V>,
-        weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
         describe.schema = options.schema;
-        let (flow, checkpoints) = (self.flow, self.flow.checkpoints());
-        let own = flow.key_groups().groups_of(flow.shard(), flow.shards());
-        let keyed = Keyed::new(options, checkpoints, flow.reader().cloned(), own, weigh);
+        let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
+        let keyed = Keyed::new(options, self.flow.checkpoints(), reader, own);
         let keyed = Rc::new(RefCell::new(keyed));
-        let here = self.flow.runs_here(self.flow.shards());
-        self.flow.checkpoints().register(describe, here.then(|| Rc::clone(&keyed) as _));
-        self.keyed.push(Rc::clone(&keyed) as _);
+        self.register(describe, &keyed);
         keyed
     }
 }
 
 /// The key at hand, with what handles need beside it.
+#[derive(Clone, Copy)]
 pub(crate) struct AtKey<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.

@@ -88,6 +88,12 @@ defects! {
     FlowForgetsPending,
     /// A value that was stored once is not stored again when it changes.
     FlowForgetsDirtyMark,
+    /// An entry of a map or list that was stored once is not stored again when it changes.
+    FlowForgetsEntryChange,
+    /// A range of entries that is removed is not removed in the store.
+    FlowForgetsRemovedRange,
+    /// An entry that has left memory, while others of its key stay, counts as absent.
+    FlowForgetsColdEntry,
     /// A removed key is not removed in the store.
     FlowForgetsRemovedKey,
     /// Memory drops a key before the store can read what it was.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: event time in milliseconds |
 //! | [`key`] | [`Key`], its fixed hash, key groups and their owners |
+//! | [`ordered`] | [`OrderedKey`]: keys whose stored bytes sort as they do |
 //! | [`batch`] | [`Batch`] and [`Mark`]: what flows along a channel, and its grammar |
 //! | [`source`] | [`SourceSpec`], [`Source`], [`Emit`]: where records come from |
 //! | [`partition`] | [`PartitionId`], [`Discover`]: the partitions of a source, and how they are found |
@@ -46,6 +47,7 @@ pub mod metadata;
 pub mod options;
 pub mod partition;
 pub mod refused;
+pub mod ordered;
 pub mod sink;
 pub mod source;
 pub mod state;
@@ -67,6 +69,7 @@ pub use key::{Key, KeyGroups, Owned};
 pub use metadata::{Metadata, WithMetadata};
 pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use refused::RefusedResults;
+pub use ordered::OrderedKey;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};
 pub use state::{StateError, StateId, StateInfo, StateKind, StateReader};

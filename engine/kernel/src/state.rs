@@ -55,8 +55,12 @@ impl StateId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateKind {
-    /// A value, list or map per key.
+    /// A value per key. (Up to release 0.1 a list or map per key, too.)
     Keyed,
+    /// A map per key, entry by entry.
+    Map,
+    /// A list per key, item by item.
+    List,
     /// Timers.
     Timers,
     /// Open windows.
@@ -67,6 +71,13 @@ pub enum StateKind {
     Sink,
     /// The items of an operator's list. They belong to no key: each is under a group of the shard that added it.
     Operator,
+}
+
+impl StateKind {
+    /// Whether state that is written in this form now may have been written in the other by an earlier release.
+    pub fn was_whole(self, earlier: Self) -> bool {
+        matches!((self, earlier), (Self::Map | Self::List, Self::Keyed))
+    }
 }
 
 /// One state of a job: for those who look into it from outside, and to notice that a job has changed.

@@ -114,7 +114,7 @@ impl<F: Fn(u64, u64) -> u64 + 'static> KeyedProcess<String, u64> for Everything<
         let entry = (n % 23) as i32 - 11;
         let before = self.map.get(cx, &entry).unwrap_or_default();
         self.map.put(cx, entry, format!("{before}{n} "));
-        if n % 13 == 0 {
+        if n.is_multiple_of(13) {
             self.map.remove(cx, &(entry - 1));
         }
         self.sum.add(cx, n);
@@ -206,7 +206,7 @@ fn writes_state_for_later_releases() {
     let (table, reached) = (Table::default(), Arc::new(AtomicU64::new(0)));
     let numbers = Numbers { end: WRITTEN, ends: false, reached: Arc::clone(&reached) };
     let running =
-        job(&table, &numbers).start(&config(StateDirectory::new(&to.join("directory")), 2));
+        job(&table, &numbers).start(&config(StateDirectory::new(to.join("directory")), 2));
     let running = running.unwrap();
     while reached.load(SeqCst) < WRITTEN || running.checkpoints().completed < 3 {
         thread::sleep(Duration::from_millis(1));
@@ -237,7 +237,7 @@ fn what_an_earlier_release_wrote_is_opened_and_goes_on() {
             let dir = tempfile::tempdir().unwrap();
             let mut directory = StateDirectory::new(dir.path());
             if from_savepoint {
-                directory = directory.from_savepoint(&golden.join("savepoint"));
+                directory = directory.from_savepoint(golden.join("savepoint"));
             } else {
                 copy(&golden.join("directory"), dir.path());
             }

@@ -17,7 +17,7 @@ use thalweg_kernel::{
     Durable, Epoch, Key, StateError, StateId, StateReader, StateWriter, Timestamp, ValueDamaged,
 };
 
-use self::cold::{Cursor, Sweep};
+use super::cursor::{Cursor, Sweep};
 use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
@@ -105,17 +105,16 @@ pub(crate) struct Holds {
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
-    /// Of these groups. `weigh` says what of a value lies outside of it.
+    /// Of these groups.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,
         reader: Option<Rc<dyn StateReader>>,
         own: Range<u16>,
-        weigh: fn(&K, &V) -> usize,
     ) -> Self {
         let table = match options.ttl {
-            None => Tables::Plain(KeyedTable::weighed_by(weigh)),
-            Some(_) => Tables::Expiring(KeyedTable::weighed_by(weigh)),
+            None => Tables::Plain(KeyedTable::new()),
+            Some(_) => Tables::Expiring(KeyedTable::new()),
         };
         Self {
             table,
@@ -138,18 +137,9 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         now_of(self.options.ttl, at.reached, at.processing_time)
     }
 
-    /// The last millisecond of what is written now.
     #[inline]
     fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
-        let Some(ttl) = self.options.ttl else { return NEVER };
-        let written_at = match ttl.domain {
-            // The watermark is behind the record, and at the beginning of time before the first one. What a timer
-            // at the end of time writes is of the time that was reached.
-            TimeDomain::EventTime if at.time < Timestamp::MAX => at.reached.max(at.time),
-            TimeDomain::EventTime => at.reached,
-            TimeDomain::ProcessingTime => at.processing_time,
-        };
-        written_at.plus_ms(ttl.lives_ms)
+        lives_until(self.options.ttl, at)
     }
 
     /// What there is of a key, to read.
@@ -208,12 +198,6 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         })
     }
 
-    /// A value has grown by so many bytes that lie outside of it, or shrunk.
-    #[inline]
-    pub(crate) fn grow_by(&mut self, bytes: isize) {
-        with!(&mut self.table, table => table.grow_by(bytes));
-    }
-
     /// Drops what there is of a key; whether there was anything.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm(at);
@@ -261,7 +245,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     /// The bytes that entries in memory hold outside of the table.
     fn outside_bytes(&self) -> usize {
         let each = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
-        with!(&self.table, table => table.weight_bytes()).max(self.keys_here() * each)
+        self.keys_here() * each
     }
 
     /// Weighs some values before any snapshot does.
@@ -302,7 +286,27 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     }
 }
 
-fn now_of(ttl: Option<Ttl>, reached: Timestamp, processing_time: Timestamp) -> Timestamp {
+/// The last millisecond of what is written now.
+#[inline]
+pub(super) fn lives_until<K>(ttl: Option<Ttl>, at: &AtKey<'_, K>) -> Timestamp {
+    let Some(ttl) = ttl else { return NEVER };
+    let written_at = match ttl.domain {
+        // The watermark is behind the record, and at the beginning of time before the first one. What a timer at the
+        // end of time writes is of the time that was reached.
+        TimeDomain::EventTime if at.time < Timestamp::MAX => at.reached.max(at.time),
+        TimeDomain::EventTime => at.reached,
+        TimeDomain::ProcessingTime => at.processing_time,
+    };
+    written_at.plus_ms(ttl.lives_ms)
+}
+
+/// The time by which what expires is judged.
+#[inline]
+pub(super) fn now_of(
+    ttl: Option<Ttl>,
+    reached: Timestamp,
+    processing_time: Timestamp,
+) -> Timestamp {
     match ttl.map(|ttl| ttl.domain) {
         None => Timestamp::MIN,
         Some(TimeDomain::EventTime) => reached,
@@ -310,19 +314,19 @@ fn now_of(ttl: Option<Ttl>, reached: Timestamp, processing_time: Timestamp) -> T
     }
 }
 
-fn read_key<K: Key>(mut rest: &[u8]) -> Option<K> {
+pub(super) fn read_key<K: Key>(mut rest: &[u8]) -> Option<K> {
     K::read_key(&mut rest).filter(|_| rest.is_empty())
 }
 
 /// The last millisecond, and the bytes of the value.
-fn split_value(stored: &[u8]) -> Result<(Timestamp, &[u8]), StateError> {
+pub(super) fn split_value(stored: &[u8]) -> Result<(Timestamp, &[u8]), StateError> {
     let Some((until, value)) = stored.split_first_chunk() else {
         return Err(StateError::Other("a stored value is too short to be one".into()));
     };
     Ok((Timestamp::from_millis(i64::from_le_bytes(*until)), value))
 }
 
-fn read_value<V>(
+pub(super) fn read_value<V>(
     stored: &[u8],
     read: impl Fn(&[u8]) -> Result<V, ValueDamaged>,
 ) -> Result<(Timestamp, V), StateError> {
@@ -388,8 +392,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     }
 
     fn memory_bytes(&self) -> usize {
-        let table = with!(&self.table, table => table.memory_bytes() - table.weight_bytes());
-        table + self.outside_bytes()
+        with!(&self.table, table => table.memory_bytes()) + self.outside_bytes()
     }
 
     fn takes(&mut self) -> Takes {

@@ -78,7 +78,7 @@ impl Rig {
         let options = StateOptions::new().ttl(ttl);
         let reader: Rc<dyn StateReader> = Rc::new(Reader(Arc::clone(&entries), before));
         let own = KeyGroups::default().groups_of(0, 1);
-        let mut keyed = Keyed::new(options, &checkpoints, Some(reader), own, |_, _| 0);
+        let mut keyed = Keyed::new(options, &checkpoints, Some(reader), own);
         keyed.restore(StateId::of("last", "value"), None).unwrap();
         Self { keyed, entries, epoch: Epoch::NONE.next(), now: 0, domain }
     }
@@ -167,7 +167,7 @@ fn texts(entries: &Entries, checkpoints: &Rc<Checkpoints>) -> Keyed<u64, String>
     let own = KeyGroups::default().groups_of(0, 1);
     let stored = Stored { reader: &*reader, groups: own.clone() };
     let (options, reader) = (StateOptions::new(), Some(Rc::clone(&reader)));
-    let mut keyed = Keyed::new(options, checkpoints, reader, own, |_, _| 0);
+    let mut keyed = Keyed::new(options, checkpoints, reader, own);
     keyed.restore(StateId::of("texts", "value"), Some(&stored)).unwrap();
     keyed
 }
