@@ -20,9 +20,10 @@
 //! the same: operators of other kinds may come and go. With one more of its own kind nobody can tell which of them
 //! was there, so such a job does not start from stored state until they are named.
 
-use std::any::type_name;
+mod catalogue;
+
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -31,9 +32,11 @@ use std::sync::Arc;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Changes, ConnectorError, Durable, Epoch, Journals, KeyGroups, Lineage, StateError, StateId,
-    StateInfo, StateKind, StateReader, StateWriter, Str, ValueDamaged,
+    StateInfo, StateKind, StateReader, StateWriter, ValueDamaged,
 };
 
+use self::catalogue::Fate;
+pub(crate) use self::catalogue::{Description, types_of};
 use crate::flow::Uid;
 use crate::pressure::Takes;
 
@@ -49,8 +52,18 @@ pub struct Storage {
     pub journals: Option<Arc<dyn Journals>>,
     /// Whose epochs they are.
     pub lineage: Lineage,
-    /// Whether stored state that the job has no operator for is dropped. If not, the job does not start.
+    /// What may be dropped of stored state.
+    pub allowed: Permissions,
+}
+
+/// What may be dropped of stored state for which a job has no use. Without a permission such a job does not start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Whether stored state that the job has no operator for is dropped.
     pub drop_unknown: bool,
+    /// The states that begin anew, as `OPERATOR/STATE`, if what is stored of them does not fit the job. Those that
+    /// fit are kept.
+    pub begin_anew: Vec<String>,
 }
 
 /// Opens stored state for one shard.
@@ -181,24 +194,6 @@ impl Outgoing {
             })
         });
         failed.map_or(Ok(()), Err)
-    }
-}
-
-/// What a state is, as it is registered.
-#[derive(Clone)]
-pub(crate) struct Description {
-    pub(crate) node: u32,
-    pub(crate) name: Str,
-    pub(crate) kind: StateKind,
-    pub(crate) schema: u32,
-    pub(crate) types: String,
-}
-
-impl Description {
-    /// A state of `node` with keys and values of these types.
-    pub(crate) fn of<K, V>(node: u32, name: &str, kind: StateKind) -> Self {
-        let types = format!("{} -> {}", type_name::<K>(), type_name::<V>());
-        Self { node, name: name.into(), kind, schema: 1, types }
     }
 }
 
@@ -371,31 +366,43 @@ impl Checkpoints {
     pub(crate) fn complete(
         &self,
         uids: &[Uid],
-        storage: Option<(&dyn StateReader, bool)>,
+        storage: Option<(&dyn StateReader, &Permissions)>,
         shards: usize,
     ) -> Result<Arc<[StateInfo]>, ConnectorError> {
         let mut known = HashMap::new();
-        let mut infos = Vec::new();
+        let mut ours = Vec::new();
         for state in self.states.borrow_mut().iter_mut() {
-            let Description { node, name, kind, schema, types } = state.description.clone();
+            let description = state.description.clone();
+            let Description { node, name, kind, schema, types, layout, .. } = description.clone();
             let operator = uids[node as usize].name.clone();
             state.id = StateId::of(&operator, &name);
             if let Some(other) = known.insert(state.id, (operator.clone(), name.clone())) {
-                return Err(twice(&other, &(operator, name)));
+                return Err(catalogue::twice(&other, &(operator, name)));
             }
-            infos.push(StateInfo { id: state.id, operator, name, kind, schema, types });
+            let (id, layout) = (state.id, Some(layout));
+            ours.push((StateInfo { id, operator, name, kind, schema, types, layout }, description));
         }
-        let stored = storage.map(|(reader, drop_unknown)| {
-            (Stored { reader, groups: self.groups.groups_of(self.shard, shards) }, drop_unknown)
+        let mut dropped = HashSet::new();
+        if let Some((reader, allowed)) = storage {
+            for stored in reader.states() {
+                if catalogue::fate(stored, &ours, allowed)? == Fate::Dropped {
+                    dropped.insert(stored.id);
+                    self.drop_stored(stored.id);
+                }
+            }
+        }
+        let infos: Vec<_> = ours.into_iter().map(|(info, _)| info).collect();
+        let stored = storage.map(|(reader, _)| Stored {
+            reader,
+            groups: self.groups.groups_of(self.shard, shards),
         });
-        if let Some((stored, drop_unknown)) = &stored {
-            self.compare(stored.reader.states(), &infos, *drop_unknown)?;
-            check_numbered(stored.reader.states(), uids, &infos)?;
+        if let Some(stored) = &stored {
+            catalogue::check_numbered(stored.reader.states(), uids, &infos)?;
         }
         for (state, info) in self.states.borrow().iter().zip(&infos) {
             let Some(part) = state.part() else { continue };
-            let restored =
-                part.borrow_mut().restore(state.id, stored.as_ref().map(|(stored, _)| stored));
+            let stored = stored.as_ref().filter(|_| !dropped.contains(&state.id));
+            let restored = part.borrow_mut().restore(state.id, stored);
             restored.map_err(|error| {
                 let what = format!("its state {:?} cannot be restored", info.name.as_str());
                 ConnectorError::new(info.operator.as_str(), what).caused_by(error)
@@ -404,98 +411,14 @@ impl Checkpoints {
         Ok(infos.into())
     }
 
-    /// Compares stored states with those of the job.
-    fn compare(
-        &self,
-        stored: &[StateInfo],
-        ours: &[StateInfo],
-        drop_unknown: bool,
-    ) -> Result<(), ConnectorError> {
-        for there in stored {
-            let (operator, name) = (there.operator.as_str(), there.name.as_str());
-            let Some(here) = ours.iter().find(|here| here.id == there.id) else {
-                if !drop_unknown {
-                    let what = format!(
-                        "there is stored state {name:?} of an operator {operator:?}, which the job \
-                         does not have; give operators stable names with .uid(..), or allow stored \
-                         state to be dropped (state.drop_unknown)"
-                    );
-                    return Err(ConnectorError::new("job", what));
-                }
-                if self.shard == 0 {
-                    let (from, _) = there.id.range(0..0);
-                    let (_, mut to) = there.id.range(0..u16::MAX);
-                    to.push(u8::MAX);
-                    self.out.borrow_mut().changes.delete_range(&from, &to);
-                }
-                continue;
-            };
-            let windows = here.kind == StateKind::Windows && here.types != there.types;
-            let kinds = here.kind == there.kind || here.kind.was_whole(there.kind);
-            if here.schema < there.schema || !kinds || windows {
-                let what = format!(
-                    "its state {name:?} was stored with schema {} ({}), and the job has schema {} \
-                     ({}); start a version of the job that can read it",
-                    there.schema, there.types, here.schema, here.types
-                );
-                return Err(ConnectorError::new(operator, what));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The name of an operator without its number among its like.
-fn kind_of(operator: &str) -> &str {
-    match operator.rsplit_once(" #") {
-        Some((kind, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kind,
-        _ => operator,
-    }
-}
-
-/// Checks that operators which are told apart by their number alone have not become more: had one been added
-/// before another, each would go on with the state of its neighbour.
-fn check_numbered(
-    stored: &[StateInfo],
-    uids: &[Uid],
-    ours: &[StateInfo],
-) -> Result<(), ConnectorError> {
-    let given: HashSet<_> = uids.iter().filter(|uid| uid.given).map(|uid| &uid.name).collect();
-    let names = |of: &[StateInfo], kind: &str| -> BTreeSet<Str> {
-        let alike = of.iter().filter(|info| kind_of(&info.operator) == kind);
-        alike.map(|info| info.operator.clone()).filter(|name| !given.contains(name)).collect()
-    };
-    for kind in ours.iter().map(|info| kind_of(&info.operator)) {
-        let (there, here) = (names(stored, kind), names(ours, kind));
-        if !there.is_empty() && here.len() > there.len() {
-            let names =
-                |of: &BTreeSet<Str>| of.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>();
-            let what = format!(
-                "the job has {} of an operator that stored state has {} of ({}), and only their order would \
-                 tell which is which; give those that were there these names with .uid(..), or \
-                 .source_as(..) and .sink_as(..), and others to the new ones",
-                here.len(),
-                there.len(),
-                names(&there).join(", ")
-            );
-            return Err(ConnectorError::new("job", what));
+    /// Drops all that is stored of a state with the next epoch. (The block of the first shard is the first one: what
+    /// any shard writes anew stands behind it.)
+    fn drop_stored(&self, id: StateId) {
+        if self.shard == 0 {
+            let (from, _) = id.range(0..0);
+            let (_, mut to) = id.range(0..u16::MAX);
+            to.push(u8::MAX);
+            self.out.borrow_mut().changes.delete_range(&from, &to);
         }
     }
-    Ok(())
-}
-
-#[cold]
-fn twice(first: &(Str, Str), second: &(Str, Str)) -> ConnectorError {
-    let what = if first == second {
-        format!(
-            "two operators have the stable name {:?}, or one has two states called {:?}; give each \
-             its own with .uid(..)",
-            first.0, first.1
-        )
-    } else {
-        format!(
-            "{first:?} and {second:?} have the same number in storage; rename one with .uid(..)"
-        )
-    };
-    ConnectorError::new("job", what)
 }

@@ -63,7 +63,7 @@ mod testing;
 mod time;
 mod window;
 
-pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
+pub use checkpoint::{OpenReader, Permissions, ShardSnapshot, Storage};
 pub use columns::{
     CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
     KeyedColumns, KeyedRows, Nulls, Project, TextColumn, ToColumns, ToRows,

@@ -49,13 +49,13 @@ use thalweg_kernel::{
     Durable, Key, OrderedKey, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
 };
 
-use self::entries::{Entries, EntryRules, ReadWhole};
+use self::entries::{Entries, EntryRules, ReadWhole, Whole};
 pub use self::handles::{
     AggregatingState, ListItems, ListState, MapEntries, MapState, ReducingState, ValueState,
 };
 use self::keyed::{AllKeyed, AnyKeyed, Keyed};
 use self::operator::OperatorStates;
-use crate::checkpoint::{Description, Stateful};
+use crate::checkpoint::{Description, Stateful, types_of};
 use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 use crate::process::TimerSpace;
@@ -136,7 +136,15 @@ pub(crate) type Migrate<V> = Rc<dyn Fn(&[u8]) -> Result<V, ValueDamaged>>;
 pub struct StateOptions<V> {
     pub(crate) ttl: Option<Ttl>,
     pub(crate) schema: u32,
-    migrations: Vec<(u32, Migrate<V>)>,
+    migrations: Vec<Migration<V>>,
+}
+
+/// How an earlier schema is read.
+struct Migration<V> {
+    schema: u32,
+    migrate: Migrate<V>,
+    /// The type of the values then, as [`Durable::archived`] says.
+    reads: (&'static str, usize),
 }
 
 impl<V> Default for StateOptions<V> {
@@ -174,22 +182,31 @@ impl<V: 'static> StateOptions<V> {
         number: u32,
         migrate: impl Fn(Old) -> V + 'static,
     ) -> Self {
-        self.migrations.push((number, Rc::new(move |bytes| Old::read(bytes).map(&migrate))));
+        let migrate = Rc::new(move |bytes: &_| Old::read(bytes).map(&migrate));
+        self.migrations.push(Migration { schema: number, migrate, reads: Old::archived() });
         self
     }
 
     /// How to read what was stored with schema `stored`; `None` if it is of the job's own.
     pub(crate) fn migration(&self, stored: Option<u32>) -> Result<Option<Migrate<V>>, StateError> {
         let Some(stored) = stored.filter(|&stored| stored != self.schema) else { return Ok(None) };
-        let known = self.migrations.iter().find(|(number, _)| *number == stored);
-        let (_, migrate) = known.ok_or_else(|| {
+        let known = self.migrations.iter().find(|migration| migration.schema == stored);
+        let known = known.ok_or_else(|| {
+            let own = self.schema;
             StateError::Other(format!(
-                "it was stored with schema {stored}, and the job has schema {}; say how to read it \
-                 with StateOptions::migrate({stored}, ..)",
-                self.schema
+                "it was stored with schema {stored}, and the job has schema {own}"
             ))
         })?;
-        Ok(Some(Rc::clone(migrate)))
+        Ok(Some(Rc::clone(&known.migrate)))
+    }
+
+    /// Adds schema and migrations to a state's description.
+    pub(crate) fn describe(&self, describe: &mut Description) {
+        describe.schema = self.schema;
+        let reads = |migration: &Migration<V>| {
+            (migration.schema, describe.layout.with_values_of(migration.reads))
+        };
+        describe.migrations = self.migrations.iter().map(reads).collect();
     }
 }
 
@@ -269,8 +286,8 @@ impl<'a, K: Key> States<'a, K> {
         Vec<V>: Durable,
     {
         // Up to release 0.1 a list was one value.
-        let read_whole: ReadWhole<u64, V> = |bytes| Ok((0..).zip(Vec::<V>::read(bytes)?).collect());
-        let rules = self.entry_rules(options, Some(read_whole));
+        let read: ReadWhole<u64, V> = |bytes| Ok((0..).zip(Vec::<V>::read(bytes)?).collect());
+        let rules = self.entry_rules(options, Some(Whole { read, types: types_of::<K, Vec<V>>() }));
         ListState(self.entries(name, StateKind::List, rules))
     }
 
@@ -292,17 +309,18 @@ impl<'a, K: Key> States<'a, K> {
         Vec<(M, V)>: Durable,
     {
         // Up to release 0.1 a map was one value.
-        let rules = self.entry_rules(options, Some(Vec::<(M, V)>::read as ReadWhole<M, V>));
+        let (read, types) = (Vec::<(M, V)>::read, types_of::<K, Vec<(M, V)>>());
+        let rules = self.entry_rules(options, Some(Whole { read, types }));
         MapState(self.entries(name, StateKind::Map, rules))
     }
 
     fn entry_rules<N, V>(
         &self,
         options: StateOptions<V>,
-        read_whole: Option<ReadWhole<N, V>>,
+        whole: Option<Whole<N, V>>,
     ) -> EntryRules<N, V> {
         let over_limit = self.flow.counter("numEntriesOverLimitDropped", self.node);
-        EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, read_whole }
+        EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, whole }
     }
 
     /// Entries under a key of their own for each key: what operators keep of which there are several.
@@ -313,7 +331,8 @@ impl<'a, K: Key> States<'a, K> {
         rules: EntryRules<N, V>,
     ) -> Rc<RefCell<Entries<K, N, V>>> {
         let mut describe = Description::of::<(K, N), V>(self.node, name, kind);
-        describe.schema = rules.options.schema;
+        rules.options.describe(&mut describe);
+        describe.whole_types = rules.whole.as_ref().map(|whole| whole.types.clone());
         let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
         let entries = Entries::new(rules, self.flow.checkpoints(), reader, own);
         let entries = Rc::new(RefCell::new(entries));
@@ -376,7 +395,7 @@ impl<'a, K: Key> States<'a, K> {
         options: StateOptions<V>,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
-        describe.schema = options.schema;
+        options.describe(&mut describe);
         let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
         let keyed = Keyed::new(options, self.flow.checkpoints(), reader, own);
         let keyed = Rc::new(RefCell::new(keyed));

@@ -543,7 +543,10 @@ fn a_list_without_its_operator_stops_the_start_unless_that_is_allowed() {
     };
     let error = Job::try_start(&store, 2, &without).err().expect("state without an operator");
     assert!(error.to_string().contains(r#"stored state "list" of an operator "list""#), "{error}");
-    let storage = Storage { drop_unknown: true, ..store.storage() };
+    let storage = Storage {
+        allowed: Permissions { drop_unknown: true, ..Permissions::default() },
+        ..store.storage()
+    };
     assert_eq!(entries(&store).len(), 5);
     let mut job = Job::start_with(storage, &store, 2, &without).unwrap();
     job.run().epoch();

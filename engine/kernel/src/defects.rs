@@ -100,6 +100,8 @@ defects! {
     FlowEvictsUnreadable,
     /// A value's last millisecond is not stored: it lives for ever after a restart.
     FlowForgetsTimeToLive,
+    /// Stored state of another layout than the job's is read.
+    FlowAcceptsOtherLayout,
     /// A timer is not stored.
     FlowForgetsTimer,
     /// A timer that was stored and then deleted is not deleted in the store.

@@ -24,6 +24,7 @@
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
 //! | [`changed`] | [`Changed`], [`RowKind`]: a row of a changelog, and what it does |
+//! | [`layout`] | [`Layout`]: what the stored bytes of a state mean |
 //! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
 //! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
@@ -44,6 +45,7 @@ pub mod format;
 pub mod journal;
 pub mod key;
 pub mod metadata;
+pub mod layout;
 pub mod options;
 pub mod partition;
 pub mod refused;
@@ -69,6 +71,7 @@ pub use key::{Key, KeyGroups, Owned};
 pub use metadata::{Metadata, WithMetadata};
 pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use refused::RefusedResults;
+pub use layout::Layout;
 pub use ordered::OrderedKey;
 pub use sink::{Pending, PendingId, Sink, SinkSpec};
 pub use source::{Emit, Generated, Origin, Source, SourceSpec, SourceStatus};

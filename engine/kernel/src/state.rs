@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{ChangesDamaged, Epoch, Str, ValueDamaged};
+use crate::{ChangesDamaged, Epoch, Layout, Str, ValueDamaged};
 
 /// The number of a state of an operator in storage: a fixed hash of their names, so that it is the same
 /// wherever in the job the operator stands.
@@ -95,6 +95,9 @@ pub struct StateInfo {
     pub schema: u32,
     /// The Rust types of key and value when it was written: for people.
     pub types: String,
+    /// What its bytes mean. Catalogues of release 0.1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
 }
 
 /// Stored state, as of the last epoch before the job began. Shards read it when they are built, and

@@ -107,7 +107,14 @@ pub(crate) struct EntryRules<N, V> {
     /// Counts the entries that would have been more.
     pub(crate) over_limit: Counter,
     /// How an earlier release wrote them, if it did.
-    pub(crate) read_whole: Option<ReadWhole<N, V>>,
+    pub(crate) whole: Option<Whole<N, V>>,
+}
+
+/// How an earlier release wrote the entries of a key: as one value.
+pub(crate) struct Whole<N, V> {
+    pub(crate) read: ReadWhole<N, V>,
+    /// The types by which its catalogue knows them.
+    pub(crate) types: String,
 }
 
 /// See the module.

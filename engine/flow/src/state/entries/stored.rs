@@ -54,9 +54,9 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
 
     /// Entries that an earlier release wrote as one value for each key.
     fn restore_whole(&mut self, stored: &Stored<'_>) -> Result<(), StateError> {
-        let Some(read) = self.rules.read_whole else {
-            let what = "an earlier release stored it as one value for each key, and the job's operator has never \
-                        done so; begin this state anew, or give the operator another name with .uid(..)";
+        let Some(read) = self.rules.whole.as_ref().map(|whole| whole.read) else {
+            let what =
+                "it was stored as one value for each key, and the operator has never done so";
             return Err(StateError::Other(what.into()));
         };
         self.delete_whole = true;
@@ -126,15 +126,6 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         self.id = id;
         let Some(stored) = stored else { return Ok(()) };
         if stored.kind(id) == Some(StateKind::Keyed) {
-            let (there, here) = (stored.schema(id), self.rules.options.schema);
-            if there != Some(here) {
-                let what = format!(
-                    "an earlier release stored it as one value for each key, with schema {}, and the job has \
-                     schema {here}; start the job once with the earlier schema, or begin this state anew",
-                    there.unwrap_or_default()
-                );
-                return Err(StateError::Other(what));
-            }
             return self.restore_whole(stored);
         }
         let migration = self.rules.options.migration(stored.schema(id))?;

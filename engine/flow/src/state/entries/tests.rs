@@ -110,6 +110,7 @@ fn info() -> StateInfo {
         kind: StateKind::Map,
         schema: 1,
         types: String::new(),
+        layout: None,
     }
 }
 
@@ -137,7 +138,7 @@ impl Rig {
         let mut options = StateOptions::new();
         options.ttl = ttl;
         let over_limit = over_limit.clone();
-        let rules = EntryRules { options, entries_max: ENTRIES_MAX, over_limit, read_whole: None };
+        let rules = EntryRules { options, entries_max: ENTRIES_MAX, over_limit, whole: None };
         let mut entries = Entries::new(rules, checkpoints, Some(Rc::clone(&reader)), own.clone());
         let stored = Stored { reader: &*reader, groups: own };
         let stored = restored.map(|_| &stored);
