@@ -23,7 +23,7 @@
 mod catalogue;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -42,6 +42,8 @@ use crate::pressure::Takes;
 
 /// A block up to this size is copied, and its buffer used again; a larger one is given away, so that there is one of it.
 const BLOCK_COPIED_BYTES_MAX: usize = 64 * 1_024;
+/// What was handed over in this many epochs is told apart while storage cannot give it back.
+const UNREADABLE_EPOCHS_MAX: usize = 64;
 
 /// Where a job's state lives. Without one a job takes no checkpoints.
 #[derive(Clone)]
@@ -144,19 +146,20 @@ pub(crate) trait Stateful {
     /// Writes what has changed since the epoch before. What changes from now on belongs to the next one.
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged>;
 
-    /// About how many bytes of memory it takes, as far as it could give any back.
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-
-    /// The same, but at hand at any time, without the room for more; and how much of it has changed since the last
-    /// snapshot.
+    /// What it takes of the shard's account of memory: at hand at any time, without the room for more. By default
+    /// nothing, for what is as small as its operator.
     fn takes(&mut self) -> Takes {
         Takes::default()
     }
 
+    /// How many bytes of memory it takes, as far as storage could give them back one day; with the room for more, so
+    /// this may take a walk over a part of it.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
     /// Drops from memory what can be read from storage, because it changed last in an epoch that is
-    /// `readable` there, until about so many bytes are left.
+    /// `readable` there, until about this many bytes are left.
     fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) {}
 }
 
@@ -222,6 +225,8 @@ pub(crate) struct Checkpoints {
     failed: Cell<Option<StateError>>,
     memory_bytes_max: usize,
     readable: Cell<Epoch>,
+    /// About how many bytes of state had changed in each epoch that storage could not give back yet, the oldest first.
+    handed_over: RefCell<VecDeque<(Epoch, usize)>>,
 }
 
 impl Checkpoints {
@@ -240,6 +245,7 @@ impl Checkpoints {
             failed: Cell::new(None),
             memory_bytes_max,
             readable: Cell::new(Epoch::NONE),
+            handed_over: RefCell::default(),
         }
     }
 
@@ -267,24 +273,35 @@ impl Checkpoints {
         }
     }
 
-    fn memory_bytes(&self) -> usize {
+    /// How much memory is taken by what could leave it, and how much that may be: what windows, timers and lists of
+    /// operators leave of the shard's account.
+    fn account(&self) -> (usize, usize) {
         let states = self.states.borrow();
         let parts = states.iter().filter_map(Registered::part);
-        parts.map(|part| part.borrow().memory_bytes()).sum()
+        let used = parts.map(|part| part.borrow().memory_bytes()).sum();
+        (used, self.memory_bytes_max.saturating_sub(self.parts_take().fixed))
     }
 
-    /// What state takes, about. Cheap: for every step.
-    pub(crate) fn takes(&self) -> Takes {
+    fn parts_take(&self) -> Takes {
         let states = self.states.borrow();
-        states.iter().filter_map(Registered::part).fold(Takes::default(), |sum, part| {
-            let Takes { bytes, changed } = part.borrow_mut().takes();
-            Takes { bytes: sum.bytes + bytes, changed: sum.changed + changed }
-        })
+        let parts = states.iter().filter_map(Registered::part);
+        parts.fold(Takes::default(), |sum, part| sum.and(part.borrow_mut().takes()))
     }
 
-    /// Whether state takes more memory than it may.
+    /// What state takes, about, where storage can give back what was changed up to `readable`. Cheap: for every step.
+    pub(crate) fn takes(&self, readable: Epoch) -> Takes {
+        let mut handed_over = self.handed_over.borrow_mut();
+        while handed_over.front().is_some_and(|(epoch, _)| *epoch <= readable) {
+            handed_over.pop_front();
+        }
+        let unreadable = handed_over.iter().map(|(_, bytes)| bytes).sum();
+        Takes { unreadable, ..self.parts_take() }
+    }
+
+    /// Whether state takes more memory than it may, and could give some back one day.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.memory_bytes() > self.memory_bytes_max
+        let (used, may) = self.account();
+        used > may
     }
 
     /// Whether the job takes checkpoints.
@@ -314,8 +331,22 @@ impl Checkpoints {
     }
 
     /// Hands over what a state has changed: its operator has got the barrier.
-    pub(crate) fn take(&self, part: &RefCell<dyn Stateful>, epoch: Epoch) {
-        self.write(|out| part.borrow_mut().snapshot(epoch, out));
+    pub(crate) fn take<S: Stateful + ?Sized>(&self, part: &RefCell<S>, epoch: Epoch) {
+        let mut part = part.borrow_mut();
+        self.note_handed_over(epoch, part.takes().changed);
+        self.write(|out| part.snapshot(epoch, out));
+    }
+
+    fn note_handed_over(&self, epoch: Epoch, bytes: usize) {
+        let mut handed_over = self.handed_over.borrow_mut();
+        let epochs = handed_over.len();
+        match handed_over.back_mut() {
+            // Where folding is far behind, the newest ones count as one.
+            Some(last) if last.0 == epoch || epochs >= UNREADABLE_EPOCHS_MAX => {
+                *last = (epoch, last.1 + bytes);
+            }
+            _ => handed_over.push_back((epoch, bytes)),
+        }
     }
 
     /// Writes to the open epoch.
@@ -350,13 +381,14 @@ impl Checkpoints {
 
     /// Drops from memory what is over its bound and can be read from storage.
     pub(crate) fn shrink(&self, readable: Epoch) {
-        let used = self.memory_bytes();
-        if used <= self.memory_bytes_max {
+        let (used, may) = self.account();
+        if used <= may {
             return;
         }
+        // Each keeps its share.
         for part in self.states.borrow().iter().filter_map(Registered::part) {
             let mut part = part.borrow_mut();
-            let bytes = part.memory_bytes() as u128 * self.memory_bytes_max as u128 / used as u128;
+            let bytes = part.memory_bytes() as u128 * may as u128 / used as u128;
             part.shrink_to(readable, bytes as usize);
         }
     }
@@ -420,5 +452,84 @@ impl Checkpoints {
             to.push(u8::MAX);
             self.out.borrow_mut().changes.delete_range(&from, &to);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes memory that can leave it, or not.
+    struct Part {
+        takes: Takes,
+        kept: usize,
+    }
+
+    impl Stateful for Part {
+        fn restore(&mut self, _: StateId, _: Option<&Stored<'_>>) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn snapshot(&mut self, _: Epoch, _: &mut Outgoing) -> Result<(), ValueDamaged> {
+            Ok(())
+        }
+
+        fn takes(&mut self) -> Takes {
+            self.takes
+        }
+
+        fn memory_bytes(&self) -> usize {
+            self.takes.bytes
+        }
+
+        fn shrink_to(&mut self, _: Epoch, bytes: usize) {
+            self.kept = bytes;
+        }
+    }
+
+    /// Goal: what can leave memory shares what the rest leaves of the account, in proportion.
+    #[test]
+    fn all_state_is_in_one_account() {
+        for (fixed, kept, crowded) in [
+            (0, [usize::MAX; 2], false),
+            (600, [usize::MAX; 2], false),
+            (800, [150, 50], true),
+            (1_000, [0, 0], true),
+            (9_000, [0, 0], true),
+        ] {
+            let checkpoints = Checkpoints::new(true, KeyGroups::default(), 0, 1_000);
+            let part = |takes| Rc::new(RefCell::new(Part { takes, kept: usize::MAX }));
+            let bytes = |bytes| part(Takes { bytes, ..Takes::default() });
+            let (parts, windows) = ([bytes(300), bytes(100)], part(Takes::fixed(fixed)));
+            for (n, part) in parts.iter().chain([&windows]).enumerate() {
+                let describe = Description::of::<u8, u8>(0, &n.to_string(), StateKind::Keyed);
+                checkpoints.register(describe, Some(Rc::clone(part) as _));
+            }
+            let all = Takes { bytes: 400, fixed, ..Takes::default() };
+            assert_eq!(checkpoints.takes(Epoch::NONE), all);
+            assert_eq!(checkpoints.is_crowded(), crowded, "{fixed}");
+            checkpoints.shrink(Epoch::NONE);
+            assert_eq!([0, 1].map(|n: usize| parts[n].borrow().kept), kept, "{fixed}");
+        }
+    }
+
+    /// Goal: what a part hands over awaits storage until storage can give it back, however many epochs that takes.
+    #[test]
+    fn what_was_handed_over_counts_until_it_is_readable() {
+        let checkpoints = Checkpoints::new(true, KeyGroups::default(), 0, 1_000);
+        let takes = Takes { bytes: 400, changed: 7, ..Takes::default() };
+        let part = RefCell::new(Part { takes, kept: usize::MAX });
+        let unreadable = |readable| checkpoints.takes(Epoch::new(readable)).unreadable;
+        for epoch in 1..=2 {
+            checkpoints.take(&part, Epoch::new(epoch));
+            checkpoints.take(&part, Epoch::new(epoch));
+        }
+        assert_eq!([0, 1, 2].map(unreadable), [28, 14, 0]);
+        let epochs = UNREADABLE_EPOCHS_MAX as u64 + 5;
+        (1..=epochs).for_each(|epoch| checkpoints.take(&part, Epoch::new(epoch)));
+        assert_eq!(unreadable(0), epochs as usize * 7);
+        assert_eq!(checkpoints.handed_over.borrow().len(), UNREADABLE_EPOCHS_MAX);
+        assert_eq!(unreadable(epochs - 1), 6 * 7, "the newest six count as one");
+        assert_eq!(unreadable(epochs), 0);
     }
 }

@@ -269,7 +269,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         options: StateOptions<V>,
     ) -> ValueState<K, V> {
-        ValueState(self.keep(name, options))
+        ValueState(self.keep(name, options, |_, _| 0))
     }
 
     /// A list of values for each key.
@@ -288,7 +288,7 @@ impl<'a, K: Key> States<'a, K> {
         // Up to release 0.1 a list was one value.
         let read: ReadWhole<u64, V> = |bytes| Ok((0..).zip(Vec::<V>::read(bytes)?).collect());
         let rules = self.entry_rules(options, Some(Whole { read, types: types_of::<K, Vec<V>>() }));
-        ListState(self.entries(name, StateKind::List, rules))
+        ListState(self.parts(name, StateKind::List, rules))
     }
 
     /// A map for each key.
@@ -311,7 +311,7 @@ impl<'a, K: Key> States<'a, K> {
         // Up to release 0.1 a map was one value.
         let (read, types) = (Vec::<(M, V)>::read, types_of::<K, Vec<(M, V)>>());
         let rules = self.entry_rules(options, Some(Whole { read, types }));
-        MapState(self.entries(name, StateKind::Map, rules))
+        MapState(self.parts(name, StateKind::Map, rules))
     }
 
     fn entry_rules<N, V>(
@@ -324,7 +324,7 @@ impl<'a, K: Key> States<'a, K> {
     }
 
     /// Entries under a key of their own for each key: what operators keep of which there are several.
-    pub(crate) fn entries<N: OrderedKey, V: Durable>(
+    pub(crate) fn parts<N: OrderedKey, V: Durable>(
         &mut self,
         name: &str,
         kind: StateKind,
@@ -363,7 +363,7 @@ impl<'a, K: Key> States<'a, K> {
     where
         Option<V>: Durable,
     {
-        ReducingState { kept: self.keep(name, StateOptions::new()), reduce }
+        ReducingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), reduce }
     }
 
     /// What `aggregate` has made of the records that were added for each key.
@@ -372,7 +372,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         aggregate: A,
     ) -> AggregatingState<K, T, A> {
-        AggregatingState { kept: self.keep(name, StateOptions::new()), aggregate }
+        AggregatingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), aggregate }
     }
 
     /// A value for each key, for an operator of the engine.
@@ -393,11 +393,12 @@ impl<'a, K: Key> States<'a, K> {
         &mut self,
         name: &str,
         options: StateOptions<V>,
+        weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
         options.describe(&mut describe);
         let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
-        let keyed = Keyed::new(options, self.flow.checkpoints(), reader, own);
+        let keyed = Keyed::new(options, self.flow.checkpoints(), reader, own, weigh);
         let keyed = Rc::new(RefCell::new(keyed));
         self.register(describe, &keyed);
         keyed

@@ -18,9 +18,7 @@ struct Last<K, V, M: OrderedKey> {
     make: fn(u64) -> (V, M),
 }
 
-impl<K: Key + Debug, V: Durable + Debug, M: OrderedKey + Debug> KeyedProcess<K, u64>
-    for Last<K, V, M>
-{
+impl<K: Key + Debug, V: Durable + Debug, M: OrderedKey + Debug> Process<K, u64> for Last<K, V, M> {
     type Out = String;
 
     fn record(&mut self, n: u64, cx: &mut Context<'_, K>, out: &mut impl Collector<String>) {

@@ -124,6 +124,8 @@ defects! {
     FlowReadsEndedPartition,
     /// A shard does not restore the last of its key groups.
     FlowForgetsKeyGroup,
+    /// Sources wait for room that no epoch makes.
+    FlowWaitsInVain,
     /// A batch is sent to another shard, which is not woken.
     FlowForgetsWakeUp,
     /// A slice that overlapping windows share is merged twice.

@@ -190,7 +190,8 @@ options! {
         drop_unknown: bool = false,
         /// The states that begin anew where what is stored of them does not fit the job, as `OPERATOR/STATE`. The rest
         /// is kept; the error that asks for it names the state.
-        #[example = ["deduplicate/seen"]]
+        #[absent = "none"]
+        #[example = "[\"deduplicate/seen\"]"]
         begin_anew: Option<Vec<String>>,
         /// Go on in a database for this state directory, which is lost or whose savepoint this is.
         take_over: Option<String>,

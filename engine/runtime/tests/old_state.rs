@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, Source, SourceSpec,
-    SourceStatus, Timestamp,
+    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source,
+    SourceSpec, SourceStatus, Timestamp,
 };
 use thalweg_runtime::*;
 use world::Table;
@@ -51,7 +51,7 @@ impl SourceSpec for Numbers {
         "numbers".into()
     }
 
-    fn open(&self, _: usize, cx: &OpenContext) -> Result<Counting, ConnectorError> {
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Counting, ConnectorError> {
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
         Ok(Counting { spec: self.clone(), next })
@@ -103,7 +103,7 @@ fn everything(states: &mut States<'_, String>) -> Everything<impl Fn(u64, u64) -
     }
 }
 
-impl<F: Fn(u64, u64) -> u64 + 'static> KeyedProcess<String, u64> for Everything<F> {
+impl<F: Fn(u64, u64) -> u64 + 'static> Process<String, u64> for Everything<F> {
     type Out = String;
 
     fn record(&mut self, n: u64, cx: &mut Context<'_, String>, out: &mut impl Collector<String>) {
@@ -139,10 +139,10 @@ struct Holds {
     passed: OperatorListState<u64>,
 }
 
-impl Process<u64> for Holds {
+impl Process<NoKey, u64> for Holds {
     type Out = String;
 
-    fn record(&mut self, n: u64, cx: &ProcessContext, out: &mut impl Collector<String>) {
+    fn record(&mut self, n: u64, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<String>) {
         self.held.push(n).unwrap();
         if self.held.len() > 7 {
             let n = self.held.pop_front().unwrap();

@@ -153,7 +153,7 @@ pub(super) fn fate(
 ) -> Result<Fate, ConnectorError> {
     let (operator, name) = (stored.operator.as_str(), stored.name.as_str());
     let path = format!("{operator}/{name}");
-    let begin_anew = allowed.begin_anew.iter().any(|named| *named == path);
+    let begin_anew = allowed.begin_anew.contains(&path);
     let Some((_, here)) = ours.iter().find(|(info, _)| info.id == stored.id) else {
         if allowed.drop_unknown || begin_anew {
             return Ok(Fate::Dropped);

@@ -105,16 +105,17 @@ pub(crate) struct Holds {
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
-    /// Of these groups.
+    /// Of these groups. `weigh` says what of a value lies outside of it.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,
         reader: Option<Rc<dyn StateReader>>,
         own: Range<u16>,
+        weigh: fn(&K, &V) -> usize,
     ) -> Self {
         let table = match options.ttl {
-            None => Tables::Plain(KeyedTable::new()),
-            Some(_) => Tables::Expiring(KeyedTable::new()),
+            None => Tables::Plain(KeyedTable::weighed_by(weigh)),
+            Some(_) => Tables::Expiring(KeyedTable::weighed_by(weigh)),
         };
         Self {
             table,
@@ -198,6 +199,12 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         })
     }
 
+    /// A value has grown by this many bytes that lie outside of it, or shrunk.
+    #[inline]
+    pub(crate) fn grow_by(&mut self, bytes: isize) {
+        with!(&mut self.table, table => table.grow_by(bytes));
+    }
+
     /// Drops what there is of a key; whether there was anything.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm(at);
@@ -245,7 +252,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     /// The bytes that entries in memory hold outside of the table.
     fn outside_bytes(&self) -> usize {
         let each = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
-        self.keys_here() * each
+        with!(&self.table, table => table.weight_bytes()).max(self.keys_here() * each)
     }
 
     /// Weighs some values before any snapshot does.
@@ -392,7 +399,8 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     }
 
     fn memory_bytes(&self) -> usize {
-        with!(&self.table, table => table.memory_bytes()) + self.outside_bytes()
+        let table = with!(&self.table, table => table.memory_bytes() - table.weight_bytes());
+        table + self.outside_bytes()
     }
 
     fn takes(&mut self) -> Takes {
@@ -404,7 +412,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
             with!(&self.table, table => (table.entries_bytes(), table.changed()));
         let bytes = entries + self.outside_bytes();
         let changed = bytes as u128 * changed as u128 / keys.max(1) as u128;
-        Takes { bytes, changed: changed as usize }
+        Takes { bytes, changed: changed as usize, ..Takes::default() }
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {

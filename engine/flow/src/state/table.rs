@@ -60,6 +60,8 @@ pub struct KeyedTable<K, V, L = Timestamp> {
     hand: Place,
     sweep: Place,
     barren: Barren,
+    weigh: fn(&K, &V) -> usize,
+    weight: usize,
 }
 
 /// The first and the last field are the first and the last bytes.
@@ -159,6 +161,13 @@ impl<K: Key, V, L: Lives> Default for KeyedTable<K, V, L> {
 impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// An empty one, in the first epoch.
     pub fn new() -> Self {
+        Self::weighed_by(|_, _| 0)
+    }
+
+    /// An empty one that keeps account of the bytes that keys and values hold outside of it, as `weigh`
+    /// estimates them. It is called when an entry comes or goes; [`grow_by`](Self::grow_by) is for
+    /// values that change.
+    pub fn weighed_by(weigh: fn(&K, &V) -> usize) -> Self {
         Self {
             entries: Segments::new(),
             removed: Removed::new(),
@@ -167,6 +176,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
             hand: Place::default(),
             sweep: Place::default(),
             barren: Barren::default(),
+            weigh,
+            weight: 0,
         }
     }
 
@@ -192,12 +203,18 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.evicted
     }
 
-    /// The bytes of its buffers. This takes a walk over about a thousandth of the entries.
+    /// An estimate of its memory, in bytes: its own buffers, which takes a walk over about a
+    /// thousandth of the entries, and what `weigh` has found.
     pub fn memory_bytes(&self) -> usize {
-        self.entries.memory_bytes() + self.removed.memory_bytes()
+        self.entries.memory_bytes() + self.removed.memory_bytes() + self.weight
     }
 
-    /// The bytes of its entries alone: at hand at any time.
+    /// What `weigh` has found, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight
+    }
+
+    /// The bytes of its entries alone, without what `weigh` has found: at hand at any time.
     pub fn entries_bytes(&self) -> usize {
         self.len() * size_of::<Entry<K, V, L>>()
     }
@@ -206,6 +223,12 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// overlap, as they would not with work in between.
     pub fn look_ahead(&self, hashes: &[u64]) {
         std::hint::black_box(self.entries.touch(hashes));
+    }
+
+    /// A value has grown by so many bytes where it lies, or shrunk.
+    #[inline]
+    pub fn grow_by(&mut self, bytes: isize) {
+        self.weight = self.weight.saturating_add_signed(bytes);
     }
 
     /// The value of a key, to read.
@@ -256,7 +279,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         match looked {
             Looked::Here(entry) => Found::Here(&mut entry.held),
             Looked::Dead(entry) => {
-                forget(&mut self.removed, self.epoch, entry);
+                let Self { removed, weight, weigh, epoch, .. } = self;
+                forget(removed, weight, *weigh, *epoch, entry);
                 Found::Absent
             }
             Looked::Absent if self.evicted && !self.removed.contains(hash, key) => Found::Cold,
@@ -278,6 +302,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         let stored = self.removed.take(hash, &key) || self.evicted;
         let stored = if stored { STORED } else { 0 };
         let marks = self.epoch.number() << EPOCH_SHIFT | DIRTY | USED | stored;
+        self.weight += (self.weigh)(&key, &value);
         let held = Held { value, lives_until: L::until(lives_until) };
         &mut self.entries.insert(Entry { key, marks, held }, true).held
     }
@@ -285,9 +310,12 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// Sets the value of a key, whatever it was.
     #[inline]
     pub fn put(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) {
+        let weigh = self.weigh;
         // What has expired is overwritten, too.
         if let Found::Here(held) = self.get_mut(hash, &key, Timestamp::MIN) {
+            let (before, after) = (weigh(&key, &held.value), weigh(&key, &value));
             *held = Held { value, lives_until: L::until(lives_until) };
+            self.weight = (self.weight + after).saturating_sub(before);
         } else {
             self.insert(hash, key, value, lives_until);
         }
@@ -297,6 +325,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     #[inline]
     pub fn load(&mut self, hash: u64, key: K, value: V, lives_until: Timestamp) -> &mut Held<V, L> {
         debug_assert!(self.entries.find(hash, |entry| entry.key == key).is_none(), "it is here");
+        self.weight += (self.weigh)(&key, &value);
         self.barren.buckets = 0;
         let held = Held { value, lives_until: L::until(lives_until) };
         &mut self.entries.insert(Entry { key, marks: STORED | USED, held }, false).held
@@ -313,7 +342,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
             return Found::Absent;
         };
         let expired = !entry.lives_at(now);
-        let value = forget(&mut self.removed, self.epoch, entry);
+        let Self { removed, weight, weigh, epoch, .. } = self;
+        let value = forget(removed, weight, *weigh, *epoch, entry);
         if expired { Found::Absent } else { Found::Here(value) }
     }
 
@@ -342,14 +372,14 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     /// Frees entries that have expired, from so many buckets at most, going on where the last call ended;
     /// how many they were.
     pub fn expire(&mut self, now: Timestamp, buckets: usize) -> usize {
-        let Self { entries, removed, epoch, sweep, .. } = self;
+        let Self { entries, removed, weight, weigh, epoch, sweep, .. } = self;
         let before = entries.len();
         let judge = |entry: &mut Entry<K, V, L>| match entry.lives_at(now) {
             true => Verdict::Keep,
             false => Verdict::Take,
         };
         entries.walk(sweep, buckets, judge, |entry| {
-            forget(removed, *epoch, entry);
+            forget(removed, weight, *weigh, *epoch, entry);
         });
         before - self.entries.len()
     }
@@ -371,7 +401,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         {
             return 0;
         }
-        let Self { entries, hand, .. } = self;
+        let Self { entries, weight, weigh, hand, .. } = self;
         let mut left = before;
         let judge = |entry: &mut Entry<K, V, L>| {
             if left <= keep {
@@ -386,7 +416,9 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
                 Verdict::Take
             }
         };
-        entries.walk(hand, EVICT_BUCKETS_MAX, judge, drop);
+        entries.walk(hand, EVICT_BUCKETS_MAX, judge, |entry| {
+            *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
+        });
         let evicted = before - self.entries.len();
         self.evicted |= evicted > 0;
         self.barren.buckets = if evicted > 0 { 0 } else { self.barren.buckets + EVICT_BUCKETS_MAX };
@@ -462,7 +494,14 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
 
 /// Keeps account of an entry that was taken out; its value.
 #[inline]
-fn forget<K: Key, V, L>(removed: &mut Removed<K>, epoch: Epoch, entry: Entry<K, V, L>) -> V {
+fn forget<K: Key, V, L>(
+    removed: &mut Removed<K>,
+    weight: &mut usize,
+    weigh: fn(&K, &V) -> usize,
+    epoch: Epoch,
+    entry: Entry<K, V, L>,
+) -> V {
+    *weight = weight.saturating_sub(weigh(&entry.key, &entry.held.value));
     if entry.marks & STORED != 0 && !seeded(Defect::FlowForgetsRemovedKey) {
         removed.insert(entry.key, epoch);
     }

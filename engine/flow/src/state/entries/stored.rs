@@ -236,7 +236,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         }
         let each = self.entry_bytes();
         let bytes = self.groups.len() * size_of::<Group<K, N, V>>() + here * each;
-        Takes { bytes, changed: self.tally.dirty * each }
+        Takes { bytes, changed: self.tally.dirty * each, ..Takes::default() }
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {

@@ -330,8 +330,9 @@ fn step(rig: &mut Rig, random: &mut Random) {
         }
         17 => {
             let odd = random.below(5) as u16 + 1;
-            at!(rig, key, at => rig.entries.retain(at, |entry, _| (entry / odd) % 3 > 0));
-            rig.model.retain(|(other, entry), _| *other != key || (entry / odd) % 3 > 0);
+            let kept = |entry: &u16| !(entry / odd).is_multiple_of(3);
+            at!(rig, key, at => rig.entries.retain(at, |entry, _| kept(entry)));
+            rig.model.retain(|(other, entry), _| *other != key || kept(entry));
         }
         18 if random.below(3) == 0 => {
             at!(rig, key, at => rig.entries.clear(at));

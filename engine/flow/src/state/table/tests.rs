@@ -60,7 +60,7 @@ struct Rig<K> {
 impl<K: Key + Ord + std::fmt::Debug> Rig<K> {
     fn new(evicts: bool) -> Self {
         Self {
-            table: KeyedTable::new(),
+            table: KeyedTable::weighed_by(|_, _| 3),
             model: BTreeMap::new(),
             written: Store::new(),
             readable: Store::new(),
@@ -137,7 +137,7 @@ impl<K: Key + Ord + std::fmt::Debug> Rig<K> {
     }
 
     fn restart(&mut self, mut key: impl FnMut(&mut &[u8]) -> Option<K>) {
-        (self.table, self.evicts) = (KeyedTable::new(), false);
+        (self.table, self.evicts) = (KeyedTable::weighed_by(|_, _| 3), false);
         self.behind.clear();
         self.readable = self.written.clone();
         for (stored, value) in &self.written {
@@ -220,6 +220,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(seed: u64, steps: u64, mut key: impl FnMu
             }
             _ => rig.barrier(lag),
         }
+        assert_eq!(rig.table.weight_bytes(), rig.table.len() * 3);
     }
     rig.barrier(lag);
     for number in 0..keys {
