@@ -260,6 +260,7 @@ fn commit(store: &mut Store, epoch: u64) -> Result<()> {
         kind: StateKind::Keyed,
         schema: 1,
         types: "u64 -> bytes".to_owned(),
+        layout: None,
     };
     let record = EpochRecord {
         epoch: Epoch::new(epoch),

@@ -124,7 +124,8 @@ impl<F: Fn(i64, i64) -> i64 + 'static> Process<Cell, Message> for ByHand<F> {
         assert_eq!(self.due.get(cx), Some(cx.time().as_millis()), "a timer that is not due");
         let mut values = self.values.get(cx);
         values.sort_unstable();
-        let thirds = self.thirds.with(cx, |thirds| thirds.to_vec());
+        let thirds: Vec<_> =
+            self.thirds.with(cx, |thirds| thirds.map(|(third, count)| (*third, *count)).collect());
         let (sum, count) = (self.sum.get(cx), self.count.get(cx));
         out.record(cx.time(), by_hand_row(*cx.key(), &values, &thirds, sum, count));
         self.due.clear(cx);

@@ -182,7 +182,7 @@ impl World {
             reader: self.store.open(),
             journals: Some(std::sync::Arc::new(journals)),
             lineage: Lineage::default(),
-            drop_unknown: false,
+            allowed: Default::default(),
         }
     }
 

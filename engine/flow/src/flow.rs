@@ -119,7 +119,7 @@ impl Flow {
         let uids = inner.uids.take();
         let stored = storage.as_ref().and_then(|storage| {
             let reader = inner.reader.as_deref()?;
-            reader.restored().map(|_| (reader, storage.drop_unknown))
+            reader.restored().map(|_| (reader, &storage.allowed))
         });
         let states = inner.checkpoints.complete(&uids, stored, shards)?;
         Ok(Described {

@@ -68,7 +68,7 @@ mod uid;
 mod window;
 
 pub use build::BuildContext;
-pub use checkpoint::{OpenReader, ShardSnapshot, Storage};
+pub use checkpoint::{OpenReader, Permissions, ShardSnapshot, Storage};
 pub use columns::{
     CHUNK_ROWS_MAX, Chunk, ChunkInbox, Column, ColumnKey, ColumnStream, DataType, Fields, Keep,
     KeyedColumns, KeyedRows, Nulls, Project, TextColumn, ToColumns, ToRows,
@@ -97,8 +97,9 @@ pub use state::operator::{
     Items, LIST_BYTES_MAX, LIST_ITEMS_MAX, ListFull, ListOptions, OperatorListState, OperatorStates,
 };
 pub use state::{
-    AggregatingState, ListState, MapState, Overflow, ReducingState, Refresh, STATE_BYTES_MAX,
-    STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl, ValueState,
+    AggregatingState, ListItems, ListState, MapEntries, MapState, Overflow, ReducingState, Refresh,
+    STATE_BYTES_MAX, STATE_ENTRIES_MAX, STATE_KEYS_MAX, StateOptions, States, TimeDomain, Ttl,
+    ValueState,
 };
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};

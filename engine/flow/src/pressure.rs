@@ -7,14 +7,27 @@
 //! |---|---|
 //! | half of it has changed since the last epoch | the shard asks for an epoch at once |
 //! | more than all of it has | sources wait for that epoch |
-//! | state takes more than all of it and its memory, and can drop nothing | sources wait for epochs and folding |
+//! | state takes more than all of it and its memory, and more than all of it awaits storage | sources wait for epochs and folding |
 //!
 //! The sources of all shards wait, since any of them may send to the one that is full. What they have emitted flows on,
 //! barriers pass, timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
 //!
-//! It is looked at once in a step, so a step's records come on top. Timers and lists of operators do not count:
-//! they are never dropped, so waiting would not help. If nothing becomes readable in spite of new
-//! epochs for [`PATIENCE`], waiting does not help either, and sources go on until something does.
+//! # What sources wait for
+//! Sources wait only for what an epoch makes durable, or folding makes readable. That is what *awaits storage*: what has
+//! changed since the last epoch, and in epochs that storage cannot give back yet. Epochs and folding bring it down to
+//! nothing while sources wait, so waiting ends. Everything else that stays in memory holds no source back, however much
+//! it is: epochs do not make it smaller.
+//!
+//! State may change by itself, by timers, faster than it is folded; or a store may never fold. If what awaits storage
+//! does not fall below its least for [`PATIENCE`], in spite of new epochs, sources go on until it does.
+//!
+//! # One account
+//! All state of a shard is in one account, of [`Tuning::state_memory_bytes_max`](crate::Tuning). Some of it never leaves
+//! memory: timers, lists of operators, and the runs that overlapping windows share. The rest shares what those leave of
+//! the account, each part in proportion to its size; if they leave nothing, it keeps what awaits storage alone. What the
+//! state of a shard takes beyond its limits is counted as `stateBytesOverLimit`, and the log tells of it once.
+//!
+//! The account is looked at once in a step, so a step's records come on top.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,26 +35,55 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Shared};
 
-use crate::counters::{Counter, MetricKind, Registry};
+use crate::counters::{Counter, Gauge, MetricKind, Registry};
 use crate::tuning::Tuning;
 
-/// How long sources wait while epochs are stored and none becomes readable,
+/// How long sources wait while epochs are stored and what awaits storage does not become less,
 const PATIENCE: Duration = Duration::from_secs(60);
 /// and for how many epochs at least.
 const PATIENCE_EPOCHS: u32 = 16;
+/// Where dropping was in vain it is tried again after state has grown by this part of the pending bytes.
+const GROWN_PART: usize = 16;
 
-/// What the keyed states of a shard take, in bytes, about.
+/// What the states of a shard take, in bytes, about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Takes {
-    /// In memory.
+    /// In memory, of what can leave it once storage has it.
     pub(crate) bytes: usize,
     /// Of that, what has changed since the last epoch.
     pub(crate) changed: usize,
+    /// And what changed in epochs that storage cannot give back yet: at most, since one entry may be in several of them.
+    pub(crate) unreadable: usize,
+    /// In memory, of what never leaves it.
+    pub(crate) fixed: usize,
 }
 
-/// What a shard needs that holds so much.
+impl Takes {
+    /// This many bytes that never leave memory.
+    pub(crate) fn fixed(bytes: usize) -> Self {
+        Self { fixed: bytes, ..Self::default() }
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            changed: self.changed + other.changed,
+            unreadable: self.unreadable + other.unreadable,
+            fixed: self.fixed + other.fixed,
+        }
+    }
+
+    /// What storage cannot give back yet.
+    fn awaits_storage(self) -> usize {
+        (self.changed + self.unreadable).min(self.bytes)
+    }
+}
+
+/// What a shard needs, with what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// Nothing.
@@ -62,10 +104,23 @@ struct Limits {
 }
 
 impl Limits {
+    /// By how much state that can leave memory is more than the rest leaves it.
+    fn crowded_by(self, takes: Takes) -> usize {
+        let left = self.memory_bytes.saturating_sub(takes.fixed);
+        takes.bytes.saturating_sub(left.saturating_add(self.pending_bytes))
+    }
+
+    /// By how much all state together is over its limits.
+    fn over_by(self, takes: Takes) -> usize {
+        let all = takes.bytes.saturating_add(takes.fixed);
+        all.saturating_sub(self.memory_bytes.saturating_add(self.pending_bytes))
+    }
+
     fn need(self, takes: Takes) -> Need {
+        let in_vain = takes.awaits_storage() <= self.pending_bytes;
         if takes.changed > self.pending_bytes {
             Need::Barrier
-        } else if takes.bytes > self.memory_bytes.saturating_add(self.pending_bytes) {
+        } else if self.crowded_by(takes) > 0 && (!in_vain || seeded(Defect::FlowWaitsInVain)) {
             Need::Room
         } else if takes.changed > self.pending_bytes / 2 {
             Need::Epoch
@@ -81,11 +136,18 @@ struct Gate {
     wakers: Arc<[Waker]>,
 }
 
-/// Waiting for room that does not come.
+/// Waiting for room.
 struct Waiting {
+    /// When what awaits storage was the least for the first time, and the number of epochs since then.
     since: Duration,
-    readable: Epoch,
     epochs: u32,
+    least: usize,
+}
+
+/// State was too large still after all had been dropped that could be.
+struct Stuck {
+    readable: Epoch,
+    bytes: usize,
 }
 
 /// See the module: one shard's part. Pure but for the count that shards share.
@@ -95,6 +157,9 @@ pub(crate) struct Pressure {
     /// This shard is one of those that are full; the steady time of the last look.
     full: Option<Duration>,
     waiting: Option<Waiting>,
+    stuck: Option<Stuck>,
+    /// By how many bytes state is over its limits.
+    over: Gauge,
     /// Milliseconds for which this shard was full, and nanoseconds that are not counted yet.
     time_ms: Counter,
     rest: Duration,
@@ -111,6 +176,9 @@ impl Pressure {
         let time_ms = Counter::default();
         let (name, operator) = ("accumulateStateBackPressuredTimeMs", (u32::MAX, "State".into()));
         metrics.register(name, MetricKind::Counter, operator, None, Rc::clone(&time_ms.0));
+        let over = Gauge::default();
+        let (name, operator) = ("stateBytesOverLimit", (u32::MAX, "State".into()));
+        metrics.register(name, MetricKind::Gauge, operator, None, Rc::clone(&over.0));
         let Tuning { state_memory_bytes_max, state_pending_bytes_max, .. } = tuning;
         let gate = || {
             let (full, wakers) = (AtomicUsize::new(0), Arc::clone(wakers));
@@ -125,6 +193,8 @@ impl Pressure {
             gate,
             full: None,
             waiting: None,
+            stuck: None,
+            over,
             time_ms,
             rest: Duration::ZERO,
         }
@@ -142,12 +212,30 @@ impl Pressure {
         }
     }
 
-    /// A step begins, with so much state and this `readable`: whether sources are to wait.
-    pub(crate) fn sources_wait(&mut self, need: Need, readable: Epoch, steady: Duration) -> bool {
+    /// Whether state is too large, and some of it may leave memory: since the last time that this was in vain, something
+    /// has become readable, or state has grown.
+    pub(crate) fn is_to_shrink(&self, takes: Takes, readable: Epoch) -> bool {
+        let grown = self.limits.pending_bytes / GROWN_PART;
+        self.limits.crowded_by(takes) > 0
+            && self.stuck.as_ref().is_none_or(|stuck| {
+                stuck.readable != readable || takes.bytes > stuck.bytes.saturating_add(grown)
+            })
+    }
+
+    /// All has left memory that could; this is left.
+    pub(crate) fn shrunk(&mut self, takes: Takes, readable: Epoch) {
+        let bytes = takes.bytes;
+        self.stuck = (self.limits.crowded_by(takes) > 0).then_some(Stuck { readable, bytes });
+    }
+
+    /// A step begins, with this much state: whether sources are to wait.
+    pub(crate) fn sources_wait(&mut self, takes: Takes, steady: Duration) -> bool {
+        self.over.set(i64::try_from(self.limits.over_by(takes)).unwrap_or(i64::MAX));
+        let need = self.need(takes);
         let full = match need {
             Need::Nothing | Need::Epoch => false,
             Need::Barrier => true,
-            Need::Room => self.is_worth_waiting(readable, steady),
+            Need::Room => self.is_worth_waiting(takes.awaits_storage(), steady),
         };
         if need != Need::Room {
             self.waiting = None;
@@ -156,10 +244,10 @@ impl Pressure {
         self.gate.full.load(Ordering::Acquire) > 0
     }
 
-    fn is_worth_waiting(&mut self, readable: Epoch, steady: Duration) -> bool {
-        let begin = || Waiting { since: steady, readable, epochs: 0 };
+    fn is_worth_waiting(&mut self, awaits_storage: usize, steady: Duration) -> bool {
+        let begin = || Waiting { since: steady, epochs: 0, least: awaits_storage };
         let waiting = self.waiting.get_or_insert_with(begin);
-        if waiting.readable != readable {
+        if awaits_storage < waiting.least {
             *waiting = begin();
         }
         waiting.epochs < PATIENCE_EPOCHS || steady.saturating_sub(waiting.since) < PATIENCE
@@ -183,6 +271,11 @@ impl Pressure {
     /// Whether this shard is full.
     pub(crate) fn is_full(&self) -> bool {
         self.full.is_some()
+    }
+
+    /// Whether state is over its limits, and nothing that storage does makes it smaller.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.0.get() > 0 && !self.is_full()
     }
 }
 
@@ -213,56 +306,105 @@ mod tests {
             gate: Arc::clone(&gate),
             full: None,
             waiting: None,
+            stuck: None,
+            over: Gauge::default(),
             time_ms: Counter::default(),
             rest: Duration::ZERO,
         };
         (one(), one(), woken)
     }
 
+    fn takes(bytes: usize, changed: usize, unreadable: usize, fixed: usize) -> Takes {
+        Takes { bytes, changed, unreadable, fixed }
+    }
+
     #[test]
     fn an_epoch_is_asked_for_before_anybody_has_to_wait() {
         let limits = Limits { memory_bytes: 1_000, pending_bytes: 100 };
-        for (bytes, changed, need) in [
-            (0, 0, Need::Nothing),
-            (1_100, 50, Need::Nothing),
-            (1_100, 51, Need::Epoch),
-            (1_101, 51, Need::Room),
-            (1_000, 101, Need::Barrier),
-            (2_000, 101, Need::Barrier),
+        for (takes, need) in [
+            (takes(0, 0, 0, 0), Need::Nothing),
+            (takes(1_100, 50, 900, 0), Need::Nothing),
+            (takes(1_100, 51, 900, 0), Need::Epoch),
+            (takes(1_101, 51, 50, 0), Need::Room),
+            (takes(1_000, 101, 0, 0), Need::Barrier),
+            (takes(2_000, 101, 0, 0), Need::Barrier),
+            (takes(500, 0, 500, 600), Need::Nothing),
+            (takes(501, 0, 500, 600), Need::Room),
+            (takes(100, 50, 90, 5_000), Need::Nothing),
+            (takes(101, 50, 90, 5_000), Need::Room),
+            (takes(0, 0, 0, 5_000), Need::Nothing),
         ] {
-            assert_eq!(limits.need(Takes { bytes, changed }), need, "{bytes} {changed}");
+            assert_eq!(limits.need(takes), need, "{takes:?}");
         }
         let all = Limits { memory_bytes: usize::MAX, pending_bytes: 100 };
-        assert_eq!(all.need(Takes { bytes: usize::MAX, changed: 0 }), Need::Nothing);
+        assert_eq!(all.need(takes(usize::MAX, 0, 200, 0)), Need::Nothing);
+    }
+
+    /// Goal: nobody waits for what no epoch makes smaller.
+    #[test]
+    fn what_does_not_await_storage_keeps_no_source_waiting() {
+        let (mut a, _, _) = two();
+        for (bytes, changed, unreadable, fixed, waits) in [
+            (900, 0, 101, 1_000, true),
+            (900, 1, 100, 1_000, true),
+            (900, 0, 100, 1_000, false),
+            (900, 40, 60, 9_000, false),
+            (9_000, 0, 0, 0, false),
+            (9_000, 0, 0, 9_000, false),
+            // More than all of it cannot await storage.
+            (90, 40, 800, 9_000, false),
+        ] {
+            let takes = takes(bytes, changed, unreadable, fixed);
+            assert_eq!(a.sources_wait(takes, S(1)), waits, "{takes:?}");
+            assert_eq!(a.over.0.get() as usize, (bytes + fixed).saturating_sub(1_100));
+            assert_eq!(a.is_over(), !waits && bytes + fixed > 1_100);
+        }
+    }
+
+    #[test]
+    fn dropping_is_tried_again_only_where_it_may_help() {
+        let (mut a, _, _) = two();
+        let (three, four) = (Epoch::new(3), Epoch::new(4));
+        assert!(!a.is_to_shrink(takes(1_100, 0, 0, 0), three));
+        assert!(a.is_to_shrink(takes(1_101, 0, 0, 0), three));
+        a.shrunk(takes(1_000, 0, 0, 0), three);
+        assert!(a.is_to_shrink(takes(1_200, 0, 0, 0), three), "it has helped");
+        a.shrunk(takes(1_200, 0, 0, 0), three);
+        assert!(!a.is_to_shrink(takes(1_206, 0, 0, 0), three));
+        assert!(a.is_to_shrink(takes(1_207, 0, 0, 0), three), "it has grown");
+        assert!(a.is_to_shrink(takes(1_200, 0, 0, 0), four), "more is readable");
     }
 
     #[test]
     fn all_wait_until_nobody_is_full_and_are_woken_then() {
         let (mut a, mut b, woken) = two();
-        assert!(!a.sources_wait(Need::Epoch, Epoch::NONE, S(0)));
-        assert!(a.sources_wait(Need::Barrier, Epoch::NONE, S(1)));
-        assert!(b.sources_wait(Need::Nothing, Epoch::NONE, S(1)), "a may be sent to by b");
-        assert!(b.sources_wait(Need::Barrier, Epoch::NONE, S(2)));
-        assert!(a.sources_wait(Need::Nothing, Epoch::NONE, S(3)), "b is full");
+        let changed = |changed| Takes { bytes: 500, changed, ..Takes::default() };
+        assert!(!a.sources_wait(changed(60), S(0)));
+        assert!(a.sources_wait(changed(101), S(1)));
+        assert!(b.sources_wait(changed(0), S(1)), "a may be sent to by b");
+        assert!(b.sources_wait(changed(101), S(2)));
+        assert!(a.sources_wait(changed(0), S(3)), "b is full");
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-        assert!(!b.sources_wait(Need::Nothing, Epoch::NONE, S(5)));
+        assert!(!b.sources_wait(changed(0), S(5)));
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        assert!(!a.sources_wait(Need::Nothing, Epoch::NONE, S(6)));
+        assert!(!a.sources_wait(changed(0), S(6)));
         assert_eq!((a.time_ms.0.get(), b.time_ms.0.get()), (2_000, 3_000));
     }
 
     #[test]
-    fn nobody_waits_for_ever_for_what_never_becomes_readable() {
+    fn nobody_waits_for_ever_for_what_is_never_stored() {
         let (mut a, _, _) = two();
         let wait =
-            |a: &mut Pressure, readable, at| a.sources_wait(Need::Room, Epoch::new(readable), at);
-        assert!(wait(&mut a, 3, S(0)));
-        assert!(wait(&mut a, 3, S(1_000)), "no epoch was stored: the disk may be full");
+            |a: &mut Pressure, unreadable, at| a.sources_wait(takes(2_000, 0, unreadable, 0), at);
+        assert!(wait(&mut a, 500, S(0)));
+        assert!(wait(&mut a, 600, S(1_000)), "no epoch was stored: the disk may be full");
         (0..PATIENCE_EPOCHS).for_each(|_| a.committed());
-        assert!(!wait(&mut a, 3, S(1_001)));
-        assert!(wait(&mut a, 4, S(1_002)), "something has become readable");
+        assert!(!wait(&mut a, 500, S(1_001)));
+        assert!(wait(&mut a, 499, S(1_002)), "something has become readable");
         (0..PATIENCE_EPOCHS).for_each(|_| a.committed());
-        assert!(wait(&mut a, 4, S(1_061)));
-        assert!(!wait(&mut a, 4, S(1_062)));
+        assert!(wait(&mut a, 700, S(1_061)));
+        assert!(!wait(&mut a, 700, S(1_062)), "it changes as fast as it is stored");
+        assert!(!wait(&mut a, 100, S(1_063)));
+        assert!(wait(&mut a, 700, S(1_064)), "it was less in between");
     }
 }

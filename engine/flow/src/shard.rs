@@ -199,13 +199,14 @@ impl Shard {
     fn sources_wait(&mut self, steady: Duration) -> bool {
         let readable = self.readable();
         let Some(pressure) = &mut self.pressure else { return false };
-        let mut need = pressure.need(self.checkpoints.takes());
-        if need == Need::Room {
+        let mut takes = self.checkpoints.takes(readable);
+        if pressure.is_to_shrink(takes, readable) {
             // What was only read since the last epoch can be dropped.
             self.checkpoints.shrink(readable);
-            need = pressure.need(self.checkpoints.takes());
+            takes = self.checkpoints.takes(readable);
+            pressure.shrunk(takes, readable);
         }
-        pressure.sources_wait(need, readable, steady)
+        pressure.sources_wait(takes, steady)
     }
 
     /// Whether so much has changed that the next epoch should begin at once. To be asked for after
@@ -214,7 +215,7 @@ impl Shard {
         let Some(pressure) = self.pressure.as_ref().filter(|_| self.open.is_none()) else {
             return false;
         };
-        match pressure.need(self.checkpoints.takes()) {
+        match pressure.need(self.checkpoints.takes(self.readable())) {
             Need::Nothing => false,
             Need::Epoch | Need::Barrier => true,
             // Where waiting was of no use, more epochs are not either.
@@ -225,6 +226,11 @@ impl Shard {
     /// Whether the sources of all shards wait, since so much has changed on this one that is not in storage yet.
     pub fn is_full(&self) -> bool {
         self.pressure.as_ref().is_some_and(Pressure::is_full)
+    }
+
+    /// Whether state takes more than it may, and neither epochs nor what leaves memory make it less: the job goes on.
+    pub fn is_over_limit(&self) -> bool {
+        self.pressure.as_ref().is_some_and(Pressure::is_over)
     }
 
     /// Whether all its streams have ended, and an epoch is missing that holds their end.

@@ -8,16 +8,17 @@
 //! | handle | for a key |
 //! |---|---|
 //! | [`ValueState`] | one value |
-//! | [`ListState`] | values in the order they were added |
-//! | [`MapState`] | values by a key of its own |
+//! | [`ListState`] | values in the order they were added, each kept by itself |
+//! | [`MapState`] | values by a key of its own, in order, each kept by itself ([`entries`]) |
 //! | [`ReducingState`] | one value, into which others are reduced |
 //! | [`AggregatingState`] | an [accumulator](crate::Aggregate) |
 //!
 //! # Bounds
 //! An operator keeps at most [`STATE_KEYS_MAX`] keys and [`STATE_BYTES_MAX`] bytes on a shard, unless told
 //! otherwise, and [`Overflow`] says what happens to a record that would be one more. Lists and maps have at most
-//! [`STATE_ENTRIES_MAX`] entries for a key. An entry is written whole when any of it has changed, so
-//! what grows without bound belongs into a key of the stream.
+//! [`STATE_ENTRIES_MAX`] entries for a key. A barrier costs the values, entries and items that have changed since
+//! the last one, each by itself. A value is written whole when any of it has changed, so what grows belongs into a map
+//! or a list.
 //!
 //! # Memory and the store
 //! Entries that the store has need not stay in memory. When state takes more of it than
@@ -31,6 +32,8 @@
 //! in the store alone: a job with checkpoints looks through some thousand stored entries a second.
 
 pub(crate) mod bounds;
+mod cursor;
+pub(crate) mod entries;
 mod full;
 mod handles;
 pub(crate) mod keyed;
@@ -40,27 +43,31 @@ pub(crate) mod table;
 pub(crate) mod timers;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    Durable, Key, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
+    Durable, Key, OrderedKey, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
 };
 
 pub use self::bounds::{STATE_BYTES_MAX, STATE_KEYS_MAX};
-pub use self::handles::{AggregatingState, ListState, MapState, ReducingState, ValueState};
+use self::entries::{Entries, EntryRules, ReadWhole, Whole};
+pub use self::handles::{
+    AggregatingState, ListItems, ListState, MapEntries, MapState, ReducingState, ValueState,
+};
 use self::keyed::{AllKeyed, AnyKeyed, Keyed};
 use self::operator::OperatorStates;
 pub use self::overflow::Overflow;
-use crate::checkpoint::{Description, Stateful};
+use crate::checkpoint::{Description, Stateful, types_of};
 use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 use crate::process::TimerSpace;
 pub use crate::time::domain::TimeDomain;
 use crate::window::aggregate::Aggregate;
 
-/// A list or map of one key has at most so many entries; what would be one more is counted and not added.
-pub const STATE_ENTRIES_MAX: usize = 65_536;
+/// A list or map of one key has at most this many entries; what would be one more is counted and not added.
+pub const STATE_ENTRIES_MAX: usize = 1_048_576;
 
 /// What begins an entry's time to live anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +114,15 @@ pub(crate) type Migrate<V> = Rc<dyn Fn(&[u8]) -> Result<V, ValueDamaged>>;
 pub struct StateOptions<V> {
     pub(crate) ttl: Option<Ttl>,
     pub(crate) schema: u32,
-    migrations: Vec<(u32, Migrate<V>)>,
+    migrations: Vec<Migration<V>>,
+}
+
+/// How an earlier schema is read.
+struct Migration<V> {
+    schema: u32,
+    migrate: Migrate<V>,
+    /// The type of the values then, as [`Durable::archived`] says.
+    reads: (&'static str, usize),
 }
 
 impl<V> Default for StateOptions<V> {
@@ -145,22 +160,31 @@ impl<V: 'static> StateOptions<V> {
         number: u32,
         migrate: impl Fn(Old) -> V + 'static,
     ) -> Self {
-        self.migrations.push((number, Rc::new(move |bytes| Old::read(bytes).map(&migrate))));
+        let migrate = Rc::new(move |bytes: &_| Old::read(bytes).map(&migrate));
+        self.migrations.push(Migration { schema: number, migrate, reads: Old::archived() });
         self
     }
 
     /// How to read what was stored with schema `stored`; `None` if it is of the job's own.
     pub(crate) fn migration(&self, stored: Option<u32>) -> Result<Option<Migrate<V>>, StateError> {
         let Some(stored) = stored.filter(|&stored| stored != self.schema) else { return Ok(None) };
-        let known = self.migrations.iter().find(|(number, _)| *number == stored);
-        let (_, migrate) = known.ok_or_else(|| {
+        let known = self.migrations.iter().find(|migration| migration.schema == stored);
+        let known = known.ok_or_else(|| {
+            let own = self.schema;
             StateError::Other(format!(
-                "it was stored with schema {stored}, and the job has schema {}; say how to read it \
-                 with StateOptions::migrate({stored}, ..)",
-                self.schema
+                "it was stored with schema {stored}, and the job has schema {own}"
             ))
         })?;
-        Ok(Some(Rc::clone(migrate)))
+        Ok(Some(Rc::clone(&known.migrate)))
+    }
+
+    /// Adds schema and migrations to a state's description.
+    pub(crate) fn describe(&self, describe: &mut Description) {
+        describe.schema = self.schema;
+        let reads = |migration: &Migration<V>| {
+            (migration.schema, describe.layout.with_values_of(migration.reads))
+        };
+        describe.migrations = self.migrations.iter().map(reads).collect();
     }
 }
 
@@ -227,45 +251,85 @@ impl<'a, K: Key> States<'a, K> {
     }
 
     /// A list of values for each key.
-    pub fn list<V>(&mut self, name: &str) -> ListState<K, V>
+    pub fn list<V: Durable>(&mut self, name: &str) -> ListState<K, V>
     where
         Vec<V>: Durable,
     {
         self.list_with(name, StateOptions::new())
     }
 
-    /// A list of values for each key, kept as `options` say.
-    pub fn list_with<V>(&mut self, name: &str, options: StateOptions<Vec<V>>) -> ListState<K, V>
+    /// A list of values for each key, whose items are kept as `options` say.
+    pub fn list_with<V: Durable>(&mut self, name: &str, options: StateOptions<V>) -> ListState<K, V>
     where
         Vec<V>: Durable,
     {
-        ListState(
-            self.keep(name, options, |_, list| list.capacity() * size_of::<V>()),
-            self.flow.counter("numEntriesOverLimitDropped", self.node),
-        )
+        // Up to release 0.1 a list was one value.
+        let read: ReadWhole<u64, V> = |bytes| Ok((0..).zip(Vec::<V>::read(bytes)?).collect());
+        let rules = self.entry_rules(options, Some(Whole { read, types: types_of::<K, Vec<V>>() }));
+        ListState(self.parts(name, StateKind::List, rules))
     }
 
     /// A map for each key.
-    pub fn map<M: Ord, V>(&mut self, name: &str) -> MapState<K, M, V>
+    pub fn map<M: OrderedKey, V: Durable>(&mut self, name: &str) -> MapState<K, M, V>
     where
         Vec<(M, V)>: Durable,
     {
         self.map_with(name, StateOptions::new())
     }
 
-    /// A map for each key, kept as `options` say. It is stored as its entries in order.
-    pub fn map_with<M: Ord, V>(
+    /// A map for each key, whose values are kept as `options` say.
+    pub fn map_with<M: OrderedKey, V: Durable>(
         &mut self,
         name: &str,
-        options: StateOptions<Vec<(M, V)>>,
+        options: StateOptions<V>,
     ) -> MapState<K, M, V>
     where
         Vec<(M, V)>: Durable,
     {
-        MapState(
-            self.keep(name, options, |_, map| map.capacity() * size_of::<(M, V)>()),
-            self.flow.counter("numEntriesOverLimitDropped", self.node),
-        )
+        // Up to release 0.1 a map was one value.
+        let (read, types) = (Vec::<(M, V)>::read, types_of::<K, Vec<(M, V)>>());
+        let rules = self.entry_rules(options, Some(Whole { read, types }));
+        MapState(self.parts(name, StateKind::Map, rules))
+    }
+
+    fn entry_rules<N, V>(
+        &self,
+        options: StateOptions<V>,
+        whole: Option<Whole<N, V>>,
+    ) -> EntryRules<N, V> {
+        let over_limit = self.flow.counter("numEntriesOverLimitDropped", self.node);
+        EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, whole }
+    }
+
+    /// Entries under a key of their own for each key: what operators keep of which there are several.
+    pub(crate) fn parts<N: OrderedKey, V: Durable>(
+        &mut self,
+        name: &str,
+        kind: StateKind,
+        rules: EntryRules<N, V>,
+    ) -> Rc<RefCell<Entries<K, N, V>>> {
+        let mut describe = Description::of::<(K, N), V>(self.node, name, kind);
+        rules.options.describe(&mut describe);
+        describe.whole_types = rules.whole.as_ref().map(|whole| whole.types.clone());
+        let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
+        let entries = Entries::new(rules, self.flow.checkpoints(), reader, own);
+        let entries = Rc::new(RefCell::new(entries));
+        self.register(describe, &entries);
+        entries
+    }
+
+    fn own_groups(&self) -> Range<u16> {
+        self.flow.key_groups().groups_of(self.flow.shard(), self.flow.shards())
+    }
+
+    fn register<S: AnyKeyed<K> + 'static>(
+        &mut self,
+        describe: Description,
+        state: &Rc<RefCell<S>>,
+    ) {
+        let here = self.flow.runs_here(self.flow.shards());
+        self.flow.checkpoints().register(describe, here.then(|| Rc::clone(state) as _));
+        self.keyed.push(Rc::clone(state) as _);
     }
 
     /// One value for each key, into which others are reduced by `reduce`.
@@ -325,19 +389,17 @@ impl<'a, K: Key> States<'a, K> {
         weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
-        describe.schema = options.schema;
-        let (flow, checkpoints) = (self.flow, self.flow.checkpoints());
-        let own = flow.key_groups().groups_of(flow.shard(), flow.shards());
-        let keyed = Keyed::new(options, checkpoints, flow.reader().cloned(), own, weigh);
+        options.describe(&mut describe);
+        let (reader, own) = (self.flow.reader().cloned(), self.own_groups());
+        let keyed = Keyed::new(options, self.flow.checkpoints(), reader, own, weigh);
         let keyed = Rc::new(RefCell::new(keyed));
-        let here = self.flow.runs_here(self.flow.shards());
-        self.flow.checkpoints().register(describe, here.then(|| Rc::clone(&keyed) as _));
-        self.keyed.push(Rc::clone(&keyed) as _);
+        self.register(describe, &keyed);
         keyed
     }
 }
 
 /// The key at hand, with what handles need beside it.
+#[derive(Clone, Copy)]
 pub(crate) struct AtKey<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.

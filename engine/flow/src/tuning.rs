@@ -15,8 +15,9 @@ pub struct Tuning {
     pub batch_records: usize,
     /// A lane from one shard to another holds this many batches: 16.
     pub lane_batches: usize,
-    /// Keyed state of process functions takes about this many bytes of memory on a shard: 128 MiB. What is
-    /// more is read from storage, in a job that has stored state.
+    /// State takes about this many bytes of memory on a shard, all of it together: 128 MiB. Keyed state and windows that
+    /// are more are read from storage, in a job that has stored state. Timers and lists of operators stay in memory, and
+    /// leave the rest the less; the job goes on if they alone are more.
     pub state_memory_bytes_max: usize,
     /// On top of that, state of a shard may take about this many bytes that have changed and that storage cannot give
     /// back: 32 MiB. With half as many changed bytes an epoch begins at once; with more than that sources wait.

@@ -114,7 +114,7 @@ impl CoProcess<u32, Reading, Reading> for Versioned {
         let time = cx.time().as_millis();
         let reading = self.readings.get(cx, &time).unwrap();
         let version = self.versions.with(cx, |versions| {
-            let until = versions.iter().filter(|&(at, _)| *at <= time);
+            let until = versions.filter(|&(at, _)| *at <= time);
             until.max_by_key(|&(at, _)| *at).map(|(_, number)| *number)
         });
         out.record(cx.time(), (*cx.key(), reading, version));

@@ -88,12 +88,20 @@ defects! {
     FlowForgetsPending,
     /// A value that was stored once is not stored again when it changes.
     FlowForgetsDirtyMark,
+    /// An entry of a map or list that was stored once is not stored again when it changes.
+    FlowForgetsEntryChange,
+    /// A range of entries that is removed is not removed in the store.
+    FlowForgetsRemovedRange,
+    /// An entry that has left memory, while others of its key stay, counts as absent.
+    FlowForgetsColdEntry,
     /// A removed key is not removed in the store.
     FlowForgetsRemovedKey,
     /// Memory drops a key before the store can read what it was.
     FlowEvictsUnreadable,
     /// A value's last millisecond is not stored: it lives for ever after a restart.
     FlowForgetsTimeToLive,
+    /// Stored state of another layout than the job's is read.
+    FlowAcceptsOtherLayout,
     /// A timer is not stored.
     FlowForgetsTimer,
     /// A timer that was stored and then deleted is not deleted in the store.
@@ -116,6 +124,8 @@ defects! {
     FlowReadsEndedPartition,
     /// A shard does not restore the last of its key groups.
     FlowForgetsKeyGroup,
+    /// Sources wait for room that no epoch makes.
+    FlowWaitsInVain,
     /// A batch is sent to another shard, which is not woken.
     FlowForgetsWakeUp,
     /// A slice that overlapping windows share is merged twice.

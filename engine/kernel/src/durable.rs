@@ -17,8 +17,8 @@
 //! ```
 //!
 //! The format is rkyv's, little-endian, with 32-bit offsets and *unaligned*, so that a value can be read
-//! in place wherever it lies. It knows nothing of schemas: a state that changes its type changes its
-//! schema number too.
+//! in place wherever it lies. The bytes say nothing of their type: the catalogue holds that beside each state
+//! ([`Layout`](crate::Layout)).
 
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -40,6 +40,10 @@ pub trait Durable: Sized + 'static {
     /// # Errors
     /// If they are no such value: of another type, or damaged.
     fn read(bytes: &[u8]) -> Result<Self, ValueDamaged>;
+
+    /// The name of the type of the archived form, and its size in bytes without what it points to: what a
+    /// [`Layout`](crate::Layout) knows of a value.
+    fn archived() -> (&'static str, usize);
 }
 
 impl<T> Durable for T
@@ -59,6 +63,10 @@ where
     fn read(bytes: &[u8]) -> Result<Self, ValueDamaged> {
         let read = rkyv::from_bytes::<T, Error>(bytes);
         read.map_err(|error| ValueDamaged::new::<T>("cannot be read", &error))
+    }
+
+    fn archived() -> (&'static str, usize) {
+        (std::any::type_name::<T::Archived>(), size_of::<T::Archived>())
     }
 }
 

@@ -152,7 +152,7 @@ byte_keys! {
 /// It is never freed, since `'static` promises that. That is bounded nevertheless. A key of this type was written
 /// by a program that had it as a literal, or had leaked it itself. So the distinct ones are few. Keys that input
 /// makes up are `Str`.
-fn interned(text: &str) -> &'static str {
+pub(crate) fn interned(text: &str) -> &'static str {
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known.get(text) {

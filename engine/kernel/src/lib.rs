@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: event time in milliseconds |
 //! | [`key`] | [`Key`], its fixed hash, key groups and their owners |
+//! | [`ordered`] | [`OrderedKey`]: keys whose stored bytes sort as they do |
 //! | [`batch`] | [`Batch`] and [`Mark`]: what flows along a channel, and its grammar |
 //! | [`source`] | [`SourceSpec`], [`Source`], [`Emit`]: where records come from |
 //! | [`partition`] | [`PartitionId`], [`Discover`]: the partitions of a source, and how they are found |
@@ -23,6 +24,7 @@
 //! | [`epoch`] | [`Epoch`]: the number of a checkpoint |
 //! | [`durable`] | [`Durable`]: what can be kept in state |
 //! | [`changed`] | [`Changed`], [`RowKind`]: a row of a changelog, and what it does |
+//! | [`layout`] | [`Layout`]: what the stored bytes of a state mean |
 //! | [`changes`] | [`Changes`]: what an epoch changes, as one flat block |
 //! | [`state`] | [`StateReader`], [`StateInfo`]: what was kept, read back |
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
@@ -42,8 +44,10 @@ pub mod field;
 pub mod format;
 pub mod journal;
 pub mod key;
+pub mod layout;
 pub mod metadata;
 pub mod options;
+pub mod ordered;
 pub mod partition;
 pub mod pending;
 pub mod refused;
@@ -65,7 +69,9 @@ pub use field::{Column, DecodeFields, Field, FieldKind, Record};
 pub use format::{Decode, Encode, Header, Message};
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
+pub use layout::Layout;
 pub use metadata::{Metadata, WithMetadata};
+pub use ordered::OrderedKey;
 pub use partition::{Discover, Discovery, KnownPartition, PartitionId, PartitionNews, Partitions};
 pub use pending::{Pending, PendingId};
 pub use refused::RefusedResults;

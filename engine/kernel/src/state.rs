@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{ChangesDamaged, Epoch, Str, ValueDamaged};
+use crate::{ChangesDamaged, Epoch, Layout, Str, ValueDamaged};
 
 /// The number of a state of an operator in storage. It is a fixed hash of their names, so that it does
 /// not depend on where in the job the operator stands.
@@ -55,8 +55,12 @@ impl StateId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateKind {
-    /// A value, list or map per key.
+    /// A value per key. (Up to release 0.1 a list or map per key, too.)
     Keyed,
+    /// A map per key, entry by entry.
+    Map,
+    /// A list per key, item by item.
+    List,
     /// Timers.
     Timers,
     /// Open windows.
@@ -67,6 +71,13 @@ pub enum StateKind {
     Sink,
     /// The items of an operator's list. They belong to no key: each is under a group of the shard that added it.
     Operator,
+}
+
+impl StateKind {
+    /// Whether state that is written in this form now may have been written in the other by an earlier release.
+    pub fn was_whole(self, earlier: Self) -> bool {
+        matches!((self, earlier), (Self::Map | Self::List, Self::Keyed))
+    }
 }
 
 /// One state of a job: for those who look into it from outside, and to notice that a job has changed.
@@ -84,6 +95,9 @@ pub struct StateInfo {
     pub schema: u32,
     /// The Rust types of key and value when it was written: for people.
     pub types: String,
+    /// What its bytes mean. Catalogues of release 0.1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
 }
 
 /// Stored state, as of the last epoch before the job began. Shards read it when they are built, and

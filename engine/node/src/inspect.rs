@@ -65,7 +65,7 @@ pub(crate) enum StateCommand {
         #[arg(value_name = "PATH")]
         path: PathBuf,
     },
-    /// Print the entries of a state: key group, key (of an operator's list the item's number) and value, escaped
+    /// Print the entries of a state: key group, key (with the own key of an entry, or an item's number) and value, escaped
     Get(GetArgs),
 }
 
@@ -294,6 +294,11 @@ fn own_key(kind: Option<StateKind>, own: &[u8]) -> String {
         (Some(StateKind::Operator), Ok(number)) => {
             format!("item {}", u64::from_be_bytes(number))
         }
+        (Some(StateKind::List), Err(_)) if own.len() > 8 => {
+            let (key, number) = own.split_at(own.len() - 8);
+            let number = number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            format!("{} item {number}", key.escape_ascii())
+        }
         _ => own.escape_ascii().to_string(),
     }
 }
@@ -328,6 +333,7 @@ mod tests {
     fn items_of_lists_have_numbers_and_other_keys_are_text() {
         let number = 300_u64.to_be_bytes();
         assert_eq!(own_key(Some(StateKind::Operator), &number), "item 300");
+        assert_eq!(own_key(Some(StateKind::List), b"d1\0\0\0\0\0\0\x01\x02"), "d1 item 258");
         assert_eq!(own_key(Some(StateKind::Keyed), b"d1\0"), "d1\\x00");
         assert_eq!(own_key(None, &number), number.escape_ascii().to_string());
     }

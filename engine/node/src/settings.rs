@@ -160,6 +160,11 @@ options! {
         epoch: Option<u64>,
         /// Drop stored state that the job has no operator for.
         drop_unknown: bool = false,
+        /// The states that begin anew where what is stored of them does not fit the job, as `OPERATOR/STATE`. The rest
+        /// is kept; the error that asks for it names the state.
+        #[absent = "none"]
+        #[example = "[\"deduplicate/seen\"]"]
+        begin_anew: Option<Vec<String>>,
         /// Go on in a database for this state directory, which is lost or whose savepoint this is.
         take_over: Option<String>,
     }
@@ -434,7 +439,8 @@ impl State {
         }
         let mut config = StateConfig::new(dir.backend());
         config.checkpoints.interval = self.interval;
-        config.drop_unknown = self.drop_unknown;
+        config.allowed.drop_unknown = self.drop_unknown;
+        config.allowed.begin_anew = self.begin_anew.clone().unwrap_or_default();
         Ok(config)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thalweg_flow::Tuning;
+use thalweg_flow::{Permissions, Tuning};
 use thalweg_kernel::{ConfigError, KeyGroups};
 
 use crate::driver::affinity;
@@ -41,15 +41,15 @@ pub struct StateConfig {
     pub backend: StateBackend,
     /// When checkpoints are taken.
     pub checkpoints: CheckpointRules,
-    /// Whether stored state that the job has no operator for is dropped: no. Otherwise such a job does
-    /// not start.
-    pub drop_unknown: bool,
+    /// What may be dropped of stored state that the job has no use for: nothing. Otherwise such a job does not
+    /// start.
+    pub allowed: Permissions,
 }
 
 impl StateConfig {
     /// State in `backend`, with the defaults.
     pub fn new(backend: StateBackend) -> Self {
-        Self { backend, checkpoints: CheckpointRules::default(), drop_unknown: false }
+        Self { backend, checkpoints: CheckpointRules::default(), allowed: Permissions::default() }
     }
 }
 

@@ -216,8 +216,10 @@ struct Stepped {
     started: Instant,
     /// The steady time of the next publishing.
     publish_at: Duration,
-    /// It has said why sources wait, in this life.
+    /// It has said why sources wait, in this life,
     has_told: bool,
+    /// and that state is over its limit.
+    has_told_over: bool,
 }
 
 impl Stepped {
@@ -225,7 +227,8 @@ impl Stepped {
         let publisher = Publisher::new(&cx.job, seat.shard, shard.metrics());
         let (started, publish_at) = (Instant::now(), Duration::ZERO);
         let follower = Follower::default();
-        Self { shard, follower, seat, publisher, started, publish_at, has_told: false }
+        let (has_told, has_told_over) = (false, false);
+        Self { shard, follower, seat, publisher, started, publish_at, has_told, has_told_over }
     }
 
     /// Takes a turn. The last one publishes: what the job has done stands in its last numbers.
@@ -280,6 +283,17 @@ impl Stepped {
         }
     }
 
+    /// State takes more memory than it may.
+    #[cold]
+    fn tell_over(&mut self) {
+        self.has_told_over = true;
+        tracing::warn!(
+            "state takes more memory than it may, and storage cannot make it less: timers, lists of operators, \
+             or keys with very many entries; the job goes on. Give it more state_memory_bytes_max, or fewer of \
+             them (stateBytesOverLimit says by how much; said once)"
+        );
+    }
+
     /// How to wait until a steady time: spinning while the time for it lasts, then asleep.
     fn wait(&self, until: Duration) -> Turn {
         let left = until.saturating_sub(self.started.elapsed());
@@ -292,6 +306,9 @@ impl Stepped {
 
     fn publish(&mut self, now: Now) {
         self.publish_at = now.steady + PUBLISH_EVERY;
+        if self.shard.is_over_limit() && !self.has_told_over {
+            self.tell_over();
+        }
         self.publisher.publish(&self.shard);
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
         if self.seat.shard == 0 {

@@ -210,15 +210,12 @@ impl Supervisor {
             Some(epochs) => {
                 let newest = Some(epochs.newest().0).filter(|&newest| newest > Epoch::NONE);
                 self.control.stats().restored = newest;
+                let allowed = self.config.state.as_ref().map(|state| state.allowed.clone());
                 Some(Storage {
                     reader: epochs.readers()?,
                     journals: self.journals.clone(),
                     lineage: epochs.lineage(),
-                    drop_unknown: self
-                        .config
-                        .state
-                        .as_ref()
-                        .is_some_and(|state| state.drop_unknown),
+                    allowed: allowed.unwrap_or_default(),
                 })
             }
         };

@@ -54,8 +54,9 @@ pub(crate) struct Meta {
     pub(crate) parent: Option<(Str, Epoch)>,
 }
 
-/// The format that is written.
-pub(crate) const FORMAT: u32 = 1;
+/// The format that is written. Format 2 has maps and lists entry by entry, and layouts of states, in its catalogue;
+/// directories of format 1 are opened, and are of format 2 from their next epoch on.
+pub(crate) const FORMAT: u32 = 2;
 
 /// What an epoch takes on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

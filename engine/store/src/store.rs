@@ -302,7 +302,12 @@ impl Store {
             txn = self.write_txn()?;
         }
         let bytes = self.tables.put_epoch(&mut txn, record, blocks)?;
+        let meta = Meta { format: FORMAT, ..self.meta.clone() };
+        if meta != self.meta {
+            self.tables.put_meta(&mut txn, &meta)?;
+        }
         commit(txn)?;
+        self.meta = meta;
         Ok(bytes)
     }
 

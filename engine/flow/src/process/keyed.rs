@@ -377,9 +377,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
             }
             Mark::Barrier(epoch) => {
                 self.open();
-                for state in &self.states {
-                    self.checkpoints.write(|out| state.borrow_mut().snapshot(epoch, out));
-                }
+                self.states.iter().for_each(|state| self.checkpoints.take(&**state, epoch));
                 self.lists.iter().for_each(|list| self.checkpoints.take(list, epoch));
                 self.timers.iter().for_each(|timers| self.checkpoints.take(&**timers, epoch));
             }

@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoints, Description, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
 use crate::flow::Flow;
 use crate::pipeline::Budget;
+use crate::pressure::Takes;
 use crate::state::TimeDomain;
 use crate::state::timers::{Inserted, Timers};
 
@@ -263,7 +264,8 @@ impl<K: Key> Stateful for OneTimers<K> {
         Ok(())
     }
 
-    fn memory_bytes(&self) -> usize {
-        self.timers.memory_bytes() + self.after_end.as_ref().map_or(0, Timers::memory_bytes)
+    fn takes(&mut self) -> Takes {
+        let after_end = self.after_end.as_ref().map_or(0, Timers::takes_bytes);
+        Takes::fixed(self.timers.takes_bytes() + after_end)
     }
 }

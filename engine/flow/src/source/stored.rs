@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    ConnectorError, Durable, OpenContext, PartitionId, StateError, StateId, StateKind, StateReader,
-    Timestamp,
+    ConnectorError, Durable, Layout, OpenContext, PartitionId, StateError, StateId, StateKind,
+    StateReader, Timestamp,
 };
 
 use crate::checkpoint::{Description, Outgoing};
@@ -46,8 +46,12 @@ struct FirstStored {
 
 /// Describes the state, for the job's catalogue.
 pub(crate) fn describe(node: u32) -> Description {
-    let kind = StateKind::Source;
-    Description { schema: 2, ..Description::of::<String, StoredPartition>(node, "positions", kind) }
+    Description {
+        schema: 2,
+        // What schema 1 left is read here, and not by a migration of a value.
+        migrations: vec![(1, Layout::of::<u16, FirstStored>())],
+        ..Description::of::<String, StoredPartition>(node, "positions", StateKind::Source)
+    }
 }
 
 /// What was found of a partition.

@@ -17,7 +17,7 @@ use thalweg_kernel::{
     Durable, Epoch, Key, StateError, StateId, StateReader, StateWriter, Timestamp, ValueDamaged,
 };
 
-use self::cold::{Cursor, Sweep};
+use super::cursor::{Cursor, Sweep};
 use super::table::{Found, Held, KeyedTable, Lives, NEVER};
 use super::{AtKey, Refresh, StateOptions, TimeDomain, Ttl};
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
@@ -140,18 +140,9 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         now_of(self.options.ttl, at.reached, at.processing_time)
     }
 
-    /// The last millisecond of what is written now.
     #[inline]
     fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
-        let Some(ttl) = self.options.ttl else { return NEVER };
-        let written_at = match ttl.domain {
-            // The watermark is behind the record, and at the beginning of time before the first one. What a timer
-            // at the end of time writes is of the time that was reached.
-            TimeDomain::EventTime if at.time < Timestamp::MAX => at.reached.max(at.time),
-            TimeDomain::EventTime => at.reached,
-            TimeDomain::ProcessingTime => at.processing_time,
-        };
-        written_at.plus_ms(ttl.lives_ms)
+        lives_until(self.options.ttl, at)
     }
 
     /// What there is of a key, to read.
@@ -210,7 +201,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         })
     }
 
-    /// A value has grown by so many bytes that lie outside of it, or shrunk.
+    /// A value has grown by this many bytes that lie outside of it, or shrunk.
     #[inline]
     pub(crate) fn grow_by(&mut self, bytes: isize) {
         with!(&mut self.table, table => table.grow_by(bytes));
@@ -304,7 +295,27 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     }
 }
 
-fn now_of(ttl: Option<Ttl>, reached: Timestamp, processing_time: Timestamp) -> Timestamp {
+/// The last millisecond of what is written now.
+#[inline]
+pub(super) fn lives_until<K>(ttl: Option<Ttl>, at: &AtKey<'_, K>) -> Timestamp {
+    let Some(ttl) = ttl else { return NEVER };
+    let written_at = match ttl.domain {
+        // The watermark is behind the record, and at the beginning of time before the first one. What a timer at the
+        // end of time writes is of the time that was reached.
+        TimeDomain::EventTime if at.time < Timestamp::MAX => at.reached.max(at.time),
+        TimeDomain::EventTime => at.reached,
+        TimeDomain::ProcessingTime => at.processing_time,
+    };
+    written_at.plus_ms(ttl.lives_ms)
+}
+
+/// The time by which what expires is judged.
+#[inline]
+pub(super) fn now_of(
+    ttl: Option<Ttl>,
+    reached: Timestamp,
+    processing_time: Timestamp,
+) -> Timestamp {
     match ttl.map(|ttl| ttl.domain) {
         None => Timestamp::MIN,
         Some(TimeDomain::EventTime) => reached,
@@ -312,19 +323,19 @@ fn now_of(ttl: Option<Ttl>, reached: Timestamp, processing_time: Timestamp) -> T
     }
 }
 
-fn read_key<K: Key>(mut rest: &[u8]) -> Option<K> {
+pub(super) fn read_key<K: Key>(mut rest: &[u8]) -> Option<K> {
     K::read_key(&mut rest).filter(|_| rest.is_empty())
 }
 
 /// The last millisecond, and the bytes of the value.
-fn split_value(stored: &[u8]) -> Result<(Timestamp, &[u8]), StateError> {
+pub(super) fn split_value(stored: &[u8]) -> Result<(Timestamp, &[u8]), StateError> {
     let Some((until, value)) = stored.split_first_chunk() else {
         return Err(StateError::Other("a stored value is too short to be one".into()));
     };
     Ok((Timestamp::from_millis(i64::from_le_bytes(*until)), value))
 }
 
-fn read_value<V>(
+pub(super) fn read_value<V>(
     stored: &[u8],
     read: impl Fn(&[u8]) -> Result<V, ValueDamaged>,
 ) -> Result<(Timestamp, V), StateError> {
@@ -403,7 +414,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
             with!(&self.table, table => (table.entries_bytes(), table.changed()));
         let bytes = entries + self.outside_bytes();
         let changed = bytes as u128 * changed as u128 / keys.max(1) as u128;
-        Takes { bytes, changed: changed as usize }
+        Takes { bytes, changed: changed as usize, ..Takes::default() }
     }
 
     fn shrink_to(&mut self, readable: Epoch, bytes: usize) {

@@ -221,14 +221,10 @@ impl<'a> OperatorStates<'a> {
         options: ListOptions<V>,
         union: bool,
     ) -> OperatorListState<V> {
+        let mut describe = Description::of::<u64, V>(self.node, name, StateKind::Operator);
         let of = std::any::type_name::<V>();
-        let describe = Description {
-            node: self.node,
-            name: name.into(),
-            kind: StateKind::Operator,
-            schema: options.state.schema,
-            types: format!("{} of {of}", if union { "union list" } else { "list" }),
-        };
+        describe.types = format!("{} of {of}", if union { "union list" } else { "list" });
+        options.state.describe(&mut describe);
         let (checkpoints, instances) = (self.flow.checkpoints(), self.instances);
         let list = List::new(options, union, checkpoints, instances, self.refused.clone());
         let list = Rc::new(RefCell::new(list));

@@ -32,7 +32,7 @@ use crate::table_hash::table_hash;
 use removed::Removed;
 pub(in crate::state) use segment::{Hashed, Segment};
 pub(in crate::state) use segments::Segments;
-use segments::{Looked, Place, Verdict};
+pub(in crate::state) use segments::{Looked, Place, Verdict};
 
 /// The last millisecond of what does not expire.
 pub const NEVER: Timestamp = Timestamp::MAX;
@@ -40,7 +40,7 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 /// A call looks at so many buckets at most in search of entries to drop.
 const EVICT_BUCKETS_MAX: usize = 1_024;
 /// The search for the least recently used key ends after so many entries.
-const LEAST_USED_ENTRIES_MAX: usize = 64;
+pub(in crate::state) const LEAST_USED_ENTRIES_MAX: usize = 64;
 
 /// Marks of an entry, below the epoch of its last change.
 const DIRTY: u64 = 1;

@@ -149,9 +149,9 @@ fn describe<K: Key, T: 'static, A: Aggregate<T>>(
     late: Late<T>,
 ) -> Late<T> {
     let kind = StateKind::Windows;
-    let mut describe = Description::of::<K, A::Accumulator>(node, "windows", kind);
+    let describe = Description::of::<K, A::Accumulator>(node, "windows", kind);
     // Windows of another length are others.
-    describe.types = format!("{windows}: {}", describe.types);
+    let describe = describe.with_keys_of(&windows.to_string());
     flow.checkpoints().register(describe, Some(Rc::clone(state) as _));
     adopt(flow, node, dropped, late)
 }
@@ -198,9 +198,9 @@ where
         let timers = WindowTimers::new(&flow, node);
         let checkpoints = Rc::clone(flow.checkpoints());
         let reached = Rc::new(RefCell::new(Reached::new(&checkpoints, flow.shards())));
-        let mut describe = Description::of::<P::Key, ()>(node, "windows", StateKind::Windows);
+        let describe = Description::of::<P::Key, ()>(node, "windows", StateKind::Windows);
         // Windows of another length are others.
-        describe.types = format!("{windows}: {}", describe.types);
+        let describe = describe.with_keys_of(&windows.to_string());
         checkpoints.register(describe, Some(Rc::clone(&reached) as _));
         let operator = WindowsPerKey {
             assigner: windows,

@@ -170,8 +170,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     pub(super) fn memory_bytes_now(&self) -> usize {
         let outside = self.outside_bytes();
         let panes = self.panes.iter();
-        let panes: usize = panes.map(|pane| pane.memory_bytes() + outside * pane.keys.len()).sum();
-        panes + self.running.memory_bytes(outside)
+        panes.map(|pane| pane.memory_bytes() + outside * pane.keys.len()).sum()
     }
 
     pub(super) fn takes_now(&mut self) -> Takes {
@@ -187,8 +186,9 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             entries += pane.keys.len();
             changed += pane.dirty.len();
         }
-        let running = self.running.memory_bytes(self.outside_bytes());
-        Takes { bytes: entries * each + running, changed: changed * each }
+        // Runs are not stored, so storage cannot give them back.
+        let fixed = self.running.memory_bytes(self.outside_bytes());
+        Takes { bytes: entries * each, changed: changed * each, fixed, ..Takes::default() }
     }
 
     /// Weighs some accumulators before any snapshot does.

@@ -46,6 +46,15 @@ impl Store {
         stored.states = Arc::clone(&snapshots[0].states);
     }
 
+    /// Changes what the catalogue says of the states.
+    #[allow(dead_code, reason = "few tests do so")]
+    pub(crate) fn describe(&self, change: impl Fn(&mut StateInfo)) {
+        let mut stored = self.0.lock().unwrap();
+        let mut states = stored.states.to_vec();
+        states.iter_mut().for_each(change);
+        stored.states = states.into();
+    }
+
     pub(crate) fn storage(&self) -> Storage {
         let store = self.clone();
         let reader = move || -> Result<Box<dyn StateReader>, StateError> {
@@ -55,7 +64,7 @@ impl Store {
             reader: Arc::new(reader),
             journals: None,
             lineage: Default::default(),
-            drop_unknown: false,
+            allowed: Default::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file    = header block* index footer
-//! header  = "TWSAVE\r\n" u16:version(1) u16:0 u32:length u32:crc json      the epoch's record
+//! header  = "TWSAVE\r\n" u16:version(2) u16:0 u32:length u32:crc json      the epoch's record
 //! block   = u32:length u32:crc entry*                                     at most 64 KiB, or one entry
 //! entry   = u16:key-length u32:value-length key value
 //! index   = section*
@@ -15,8 +15,9 @@
 //! entries, the index, and the footer before its checksum. Sections follow each other without gaps, so a reader
 //! that has read them all has seen every byte.
 //!
-//! A savepoint is written beside its name, synced, and renamed: under its name it is whole. Version 1 will be
-//! readable for ever; a newer one is refused by name.
+//! A savepoint is written beside its name, synced, and renamed: under its name it is whole. Versions 1 and 2
+//! will be readable for ever; a newer one is refused by name. Version 2 has maps and lists entry by entry, and
+//! layouts of states, in its record.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -36,7 +37,7 @@ use crate::{EpochRecord, StateSummary, Store, StoreError};
 
 const MAGIC: [u8; 8] = *b"TWSAVE\r\n";
 const END_MAGIC: [u8; 8] = *b"\nTWSAVED";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 20;
 const SECTION_BYTES: usize = 34;
 const FOOTER_BYTES: usize = 48;

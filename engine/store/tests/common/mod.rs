@@ -47,6 +47,7 @@ pub(crate) fn record(epoch: u64) -> EpochRecord {
         kind: StateKind::Keyed,
         schema: 1,
         types: "String -> u64".to_owned(),
+        layout: None,
     };
     EpochRecord {
         epoch: Epoch::new(epoch),

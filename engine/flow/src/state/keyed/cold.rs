@@ -1,6 +1,6 @@
 //! Keys that are in the store alone: what of them has expired is deleted there, and they are the first to give way.
 
-use thalweg_kernel::{Durable, Key, StateError, StateId, StateReader, Timestamp, ValueDamaged};
+use thalweg_kernel::{Durable, Key, StateError, StateId, Timestamp, ValueDamaged};
 
 use super::{Keyed, Tables, read_key, split_value};
 use crate::table_hash::table_hash;
@@ -12,45 +12,6 @@ const SWEEP_EVERY_MS: u64 = 100;
 /// One that gives way is looked for among so many stored entries.
 const GIVES_WAY_ENTRIES: usize = 1_024;
 
-/// The search through the store for what has expired there.
-#[derive(Default)]
-pub(super) struct Sweep {
-    cursor: Cursor,
-    /// When it was taken up last.
-    at: Timestamp,
-}
-
-/// The stored key where a search goes on; empty at the beginning.
-#[derive(Default)]
-pub(super) struct Cursor(Vec<u8>);
-
-impl Cursor {
-    /// Shows `each` at most so many entries of the range, from where the last call ended, until it has seen enough. Begins
-    /// anew behind the last one.
-    fn walk(
-        &mut self,
-        reader: &dyn StateReader,
-        (first, end): (Vec<u8>, Vec<u8>),
-        entries_max: usize,
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, StateError>,
-    ) -> Result<(), StateError> {
-        let from = std::mem::take(&mut self.0);
-        let from = if from.is_empty() { first } else { from };
-        let (mut seen, mut enough) = (0, false);
-        let scanned = reader.scan(&from, &end, &mut |stored, value| {
-            if enough || seen == entries_max {
-                self.0 = stored.to_vec();
-                // Nothing has failed: this ends the scan.
-                return Err(StateError::Other(String::new()));
-            }
-            seen += 1;
-            enough = each(stored, value)?;
-            Ok(())
-        });
-        if self.0.is_empty() { scanned } else { Ok(()) }
-    }
-}
-
 fn key_of<K: Key>(stored: &[u8]) -> Result<K, StateError> {
     let key = StateId::split_key(stored).and_then(|(_, rest)| read_key(rest));
     Ok(key.ok_or_else(ValueDamaged::key::<K>)?)
@@ -59,13 +20,11 @@ fn key_of<K: Key>(stored: &[u8]) -> Result<K, StateError> {
 impl<K: Key, V: Durable> Keyed<K, V> {
     /// Frees some of what has expired in the store alone.
     pub(super) fn sweep(&mut self, now: Timestamp, processing_time: Timestamp) {
-        let since = processing_time.as_millis().abs_diff(self.sweep.at.as_millis());
         let Tables::Expiring(table) = &mut self.table else { return };
         let Some(reader) = &self.reader else { return };
-        if !table.has_evicted() || since < SWEEP_EVERY_MS {
+        if !table.has_evicted() || !self.sweep.is_due(processing_time, SWEEP_EVERY_MS) {
             return;
         }
-        self.sweep.at = processing_time;
         let (range, mut expired) = (self.id.range(self.own.clone()), Vec::new());
         let scanned = self.sweep.cursor.walk(&**reader, range, SWEEP_ENTRIES, |stored, value| {
             if split_value(value)?.0 < now {

@@ -204,3 +204,42 @@ fn what_values_hold_is_known_after_a_restart_and_whatever_is_deleted() {
     about(&keyed, 505);
     about(&texts(&entries, &checkpoints(usize::MAX)), 505);
 }
+
+/// Goal: a value that is read lives on where its options say so, and not where they do not; in both domains of time, and
+/// in the store.
+#[test]
+fn reading_begins_a_life_anew_where_the_options_say_so() {
+    let lives = Duration::from_millis(1_000);
+    for ttl in [Ttl::event_time(lives), Ttl::processing_time(lives)] {
+        for refresh in [Refresh::OnWrite, Refresh::OnReadAndWrite] {
+            let renews = refresh == Refresh::OnReadAndWrite;
+            let mut rig = Rig::new(ttl.refresh(refresh), None);
+            let at = |rig: &Rig, now: i64| {
+                rig.keyed.options.ttl.map(|ttl| match ttl.domain {
+                    TimeDomain::EventTime => (Timestamp::from(now), Timestamp::from(7)),
+                    TimeDomain::ProcessingTime => (Timestamp::from(7), Timestamp::from(now)),
+                })
+            };
+            let get = |rig: &mut Rig, key: u64, now: i64| {
+                let (reached, processing_time) = at(rig, now).unwrap();
+                let (hash, time) = (table_hash(&key), reached);
+                let at = AtKey { key: &key, hash, time, reached, processing_time };
+                rig.keyed.get(&at).copied()
+            };
+            (0..2).for_each(|key| rig.set(key));
+            rig.store_and_forget();
+            assert_eq!(get(&mut rig, 0, 900), Some(0));
+            // To ask whether there is anything is no reading.
+            let (reached, processing_time) = at(&rig, 900).unwrap();
+            let (key, hash, time) = (1, table_hash(&1_u64), reached);
+            assert!(rig.keyed.has(&AtKey { key: &key, hash, time, reached, processing_time }));
+            assert_eq!(get(&mut rig, 1, 1_001), None);
+            // What was renewed is stored, so it lives on when it comes back from there.
+            rig.store_and_forget();
+            rig.store_and_forget();
+            assert_eq!(get(&mut rig, 0, 1_900), renews.then_some(0), "{ttl:?} {refresh:?}");
+            assert_eq!(get(&mut rig, 0, 2_900), renews.then_some(0), "{ttl:?} {refresh:?}");
+            assert_eq!(get(&mut rig, 0, 3_901), None);
+        }
+    }
+}

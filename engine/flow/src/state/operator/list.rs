@@ -16,6 +16,7 @@ use thalweg_kernel::{Durable, Epoch, StateError, StateId, StateWriter, ValueDama
 use super::ListOptions;
 use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
 use crate::counters::Counter;
+use crate::pressure::Takes;
 
 /// Multiples of the golden ratio, of which only the fraction is kept, spread evenly over any stretch of numbers.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -214,6 +215,11 @@ impl<V: Durable> Stateful for List<V> {
         self.next = found.last().map_or(0, |last| last.number + 1);
         found.into_iter().for_each(|held| self.add(held));
         Ok(())
+    }
+
+    fn takes(&mut self) -> Takes {
+        let gone = self.gone.capacity() * size_of::<(u16, u64)>();
+        Takes::fixed(self.bytes + self.held.capacity() * size_of::<Held<V>>() + gone)
     }
 
     fn snapshot(&mut self, _epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {

@@ -1,0 +1,387 @@
+//! What entries hand over at a barrier, how they come back, and what an operator asks of them.
+
+use std::ops::Bound;
+
+use thalweg_kernel::defects::{Defect, seeded};
+use thalweg_kernel::{
+    Durable, Epoch, Key, OrderedKey, StateError, StateId, StateKind, Timestamp, ValueDamaged,
+};
+
+use super::body::{Item, Place, Write};
+use super::cold::{read_key, stored_range, write_key};
+use super::{Entries, Group, WHOLE_ENTRIES_MAX, group};
+use crate::checkpoint::{Outgoing, Stateful, Stored};
+use crate::pressure::Takes;
+use crate::state::keyed::{AnyKeyed, Holds, now_of, read_value};
+use crate::state::table::{LEAST_USED_ENTRIES_MAX, Looked, NEVER, Verdict};
+use crate::state::{AtKey, Ttl};
+use crate::table_hash::table_hash;
+
+/// What has expired is freed from this many buckets of the table at a time,
+const EXPIRE_BUCKETS: usize = 64;
+/// and of this many entries.
+const EXPIRE_ENTRIES: usize = 4_096;
+/// Entries are dropped from memory in at most this many pieces at a time,
+const EVICT_PIECES_MAX: usize = 64;
+/// of this many buckets of the table.
+const EVICT_BUCKETS_MAX: usize = 1_024;
+/// While state is restored, its memory is looked at after this many entries,
+const RESTORE_LOOK_EVERY: usize = 4_096;
+/// and after this many bytes of them.
+const RESTORE_LOOK_BYTES: usize = 1 << 20;
+/// At a barrier at most this many keys are looked at whose removed entries may be forgotten.
+const FORGOTTEN_MAX: usize = 4_096;
+
+impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
+    fn restore_item(&mut self, key: K, item: Item<N, V>) {
+        let hash = table_hash(&key);
+        let begin = Timestamp::MIN;
+        let at = AtKey { key: &key, hash, time: begin, reached: begin, processing_time: begin };
+        let tally = &mut self.tally;
+        if let Some(Group { body, .. }) = group(&mut self.groups, &at) {
+            match body.find(&item.entry) {
+                Place::Missing(chunk, place) => _ = body.insert((chunk, place), item, tally),
+                Place::Here(..) => debug_assert!(false, "an entry is stored twice"),
+            }
+            return;
+        }
+        let marked = item.is_dirty();
+        let mut group = Group::new(key);
+        group.marked = marked;
+        group.body.insert((0, 0), item, tally);
+        self.groups.insert(group, marked);
+    }
+
+    /// Entries that an earlier release wrote as one value for each key.
+    fn restore_whole(&mut self, stored: &Stored<'_>) -> Result<(), StateError> {
+        let Some(read) = self.rules.whole.as_ref().map(|whole| whole.read) else {
+            let what =
+                "it was stored as one value for each key, and the operator has never done so";
+            return Err(StateError::Other(what.into()));
+        };
+        self.delete_whole = true;
+        stored.own(self.id, &mut |_, mut rest, value| {
+            let key = K::read_key(&mut rest).filter(|_| rest.is_empty());
+            let key = key.ok_or_else(ValueDamaged::key::<K>)?;
+            let (until, entries) = read_value(value, read)?;
+            for (entry, value) in entries {
+                self.restore_item(key.clone(), Item::new(entry, value, until));
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets what is gone and what the store does not show any more.
+    fn forget(&mut self, readable: Epoch) {
+        let mut again = Vec::new();
+        for _ in 0..FORGOTTEN_MAX {
+            let Some(&(epoch, hash)) = self.waiting.front().filter(|(epoch, _)| *epoch <= readable)
+            else {
+                break;
+            };
+            self.waiting.pop_front();
+            let is = |group: &Group<K, N, V>| group.waits && table_hash(&group.key) == hash;
+            let mut unneeded = false;
+            if let Looked::Here(group) = self.groups.look(hash, is, |_| true, |_| false, |_| false)
+            {
+                group.waits = group.body.purge(readable);
+                unneeded = group.body.is_unneeded();
+                if group.waits {
+                    again.push((epoch.next(), hash));
+                }
+            }
+            if unneeded {
+                let is = |group: &Group<K, N, V>| {
+                    group.body.is_unneeded() && table_hash(&group.key) == hash
+                };
+                self.groups.remove(hash, is);
+            }
+        }
+        self.waiting.extend(again);
+    }
+
+    /// Marks keys that have changed on a walk.
+    fn mark_changed(&mut self) {
+        let mut changed = std::mem::take(&mut self.changed);
+        for hash in changed.drain(..) {
+            let is =
+                |group: &Group<K, N, V>| group.unmarked_change && table_hash(&group.key) == hash;
+            self.groups.look(
+                hash,
+                is,
+                |_| false,
+                |_| false,
+                |group| {
+                    group.unmarked_change = false;
+                    !std::mem::replace(&mut group.marked, true)
+                },
+            );
+        }
+        self.changed = changed;
+    }
+}
+
+impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
+    fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
+        self.id = id;
+        let Some(stored) = stored else { return Ok(()) };
+        if stored.kind(id) == Some(StateKind::Keyed) {
+            return self.restore_whole(stored);
+        }
+        let migration = self.rules.options.migration(stored.schema(id))?;
+        let bytes_max = self.checkpoints.memory_bytes_max();
+        let readable = stored.reader.readable();
+        let (mut entries, mut bytes) = (0, 0);
+        stored.own(id, &mut |_, rest, value| {
+            let (key, entry, entry_bytes) = read_key::<K, N>(rest)?;
+            bytes += entry_bytes + value.len() - size_of::<Timestamp>().min(value.len());
+            let item = match &migration {
+                None => {
+                    let (until, value) = read_value(value, V::read)?;
+                    Item::stored(entry, value, until)
+                }
+                Some(migrate) => {
+                    let (until, value) = read_value(value, &**migrate)?;
+                    Item::migrated(entry, value, until)
+                }
+            };
+            self.restore_item(key, item);
+            entries += 1;
+            if entries == RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES {
+                self.value_bytes = bytes / entries;
+                (entries, bytes) = (0, 0);
+                if migration.is_none() {
+                    self.shrink_to(readable, bytes_max);
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(bytes) = bytes.checked_div(entries)
+            && self.value_bytes == 0
+        {
+            self.value_bytes = bytes;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
+        self.mark_changed();
+        let Outgoing { changes, writer } = out;
+        if std::mem::take(&mut self.delete_whole) {
+            let (from, to) = self.id.range(self.own.clone());
+            changes.delete_range(&from, &to);
+        }
+        let of = (self.id, self.checkpoints.groups());
+        let (mut failed, mut written) = (None, 0);
+        let (mut bytes, mut value_bytes) = (0, 0);
+        let Self { groups, tally, waiting, .. } = self;
+        groups.take_marked(|group| {
+            group.marked = false;
+            let key = &group.key;
+            let mut write = |write: Write<'_, N, V>| match write {
+                Write::DeleteRange(bounds) => {
+                    let (from, to) = stored_range(of, key, bounds);
+                    changes.delete_range(&from, &to);
+                }
+                Write::Delete(entry) => {
+                    changes.delete_with(|out| write_key(of, key, Some(entry), out))
+                }
+                Write::Put(item) => {
+                    changes.put_with(
+                        |out| {
+                            write_key::<K, N>(of, key, None, out);
+                            let before = out.len();
+                            item.entry.write_ordered(out);
+                            bytes += out.len() - before;
+                        },
+                        |mut block| {
+                            let lost = seeded(Defect::FlowForgetsTimeToLive);
+                            let last = if lost { NEVER } else { item.until };
+                            block.extend_from_slice(&last.as_millis().to_le_bytes());
+                            let before = block.len();
+                            let block = writer.write(block, &item.value).unwrap_or_else(|error| {
+                                failed = Some(error);
+                                Vec::new()
+                            });
+                            value_bytes += block.len().saturating_sub(before);
+                            block
+                        },
+                    );
+                    written += 1;
+                }
+            };
+            if group.body.write(epoch, &mut write, tally)
+                && !std::mem::replace(&mut group.waits, true)
+            {
+                waiting.push_back((epoch, table_hash(&group.key)));
+            }
+        });
+        if let Some(bytes) = (bytes + value_bytes).checked_div(written) {
+            let before = if self.value_bytes > 0 { self.value_bytes } else { bytes };
+            self.value_bytes = (before * 3 + bytes).div_ceil(4);
+            self.weighed = usize::MAX;
+        }
+        self.forget(self.checkpoints.readable());
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.groups.memory_bytes() + self.tally.here * self.entry_bytes()
+    }
+
+    fn takes(&mut self) -> Takes {
+        let here = self.tally.here;
+        if here > 0 && (self.value_bytes == 0 || here / 2 >= self.weighed) {
+            self.weigh();
+        }
+        let each = self.entry_bytes();
+        let bytes = self.groups.len() * size_of::<Group<K, N, V>>() + here * each;
+        Takes { bytes, changed: self.tally.dirty * each, ..Takes::default() }
+    }
+
+    fn shrink_to(&mut self, readable: Epoch, bytes: usize) {
+        for _ in 0..EVICT_PIECES_MAX {
+            let used = self.memory_bytes();
+            if self.barren.0 != readable {
+                self.barren = (readable, 0);
+            }
+            // Twice: the first search takes the marks of use away.
+            let in_vain = self.barren.1 > 2 * self.groups.buckets().max(EVICT_BUCKETS_MAX);
+            if self.groups.len() == 0 || used <= bytes || in_vain {
+                return;
+            }
+            let each = self.entry_bytes();
+            let (mut over, mut dropped) = (used - bytes, false);
+            let Self { groups, tally, hand, evicted, cold_keys, cold_entries, .. } = self;
+            let judge = |group: &mut Group<K, N, V>| {
+                if over == 0 {
+                    return Verdict::Stop;
+                }
+                let whole = group.body.len() <= WHOLE_ENTRIES_MAX && group.body.cold() == 0;
+                if std::mem::take(&mut group.used) {
+                    return Verdict::Keep;
+                }
+                if whole {
+                    if !group.body.is_readable(readable) {
+                        return Verdict::Keep;
+                    }
+                    over =
+                        over.saturating_sub(group.body.len() * each + size_of::<Group<K, N, V>>());
+                    return Verdict::Take;
+                }
+                let left = group.body.evict(readable, tally);
+                *evicted |= left > 0;
+                dropped |= left > 0;
+                over = over.saturating_sub(left * each);
+                Verdict::Keep
+            };
+            let mut gone = Vec::new();
+            groups.walk(hand, EVICT_BUCKETS_MAX, judge, |group| gone.push(group));
+            dropped |= !gone.is_empty();
+            self.barren.1 = if dropped { 0 } else { self.barren.1 + EVICT_BUCKETS_MAX };
+            for mut group in gone {
+                if group.body.len() > 0 {
+                    *evicted = true;
+                    *cold_keys += 1;
+                    *cold_entries += group.body.len();
+                }
+                group.body.leave(tally);
+            }
+        }
+    }
+}
+
+impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
+    #[inline]
+    fn holds(&self) -> Holds {
+        let cold = (self.tally.cold + self.cold_entries) * self.value_bytes;
+        let here =
+            self.groups.len() * size_of::<Group<K, N, V>>() + self.tally.here * self.entry_bytes();
+        Holds { keys: self.groups.len() + self.cold_keys, bytes: here + cold }
+    }
+
+    fn has(&mut self, at: &AtKey<'_, K>) -> bool {
+        self.warm_key(at);
+        let now = self.now(at);
+        let Some(Group { body, .. }) = group(&mut self.groups, at) else { return false };
+        body.cold() > 0 || body.range((Bound::Unbounded, Bound::Unbounded), now).next().is_some()
+    }
+
+    fn entries_bytes(&self) -> usize {
+        self.groups.len() * size_of::<Group<K, N, V>>() + self.tally.here * size_of::<Item<N, V>>()
+    }
+
+    fn look_ahead(&self, hashes: &[u64]) {
+        std::hint::black_box(self.groups.touch(hashes));
+    }
+
+    fn drop_key(&mut self, at: &AtKey<'_, K>) {
+        self.clear(at);
+    }
+
+    fn least_recently_used(&mut self) -> Option<K> {
+        // What memory has dropped was not used for longer than what it has.
+        if let Some(key) = self.find_cold() {
+            return Some(key);
+        }
+        let Self { groups, hand, .. } = self;
+        if groups.len() == 0 {
+            return None;
+        }
+        let (mut found, mut seen) = (None, 0);
+        while seen < LEAST_USED_ENTRIES_MAX {
+            let mut unused = false;
+            let judge = |group: &mut Group<K, N, V>| {
+                seen += 1;
+                if group.body.len() > 0 {
+                    unused = !std::mem::take(&mut group.used);
+                    if unused || found.is_none() {
+                        found = Some(group.key.clone());
+                    }
+                }
+                match unused || seen >= LEAST_USED_ENTRIES_MAX {
+                    true => Verdict::Stop,
+                    false => Verdict::Keep,
+                }
+            };
+            groups.walk(hand, EVICT_BUCKETS_MAX, judge, drop);
+            if unused {
+                break;
+            }
+        }
+        found
+    }
+
+    fn ttl(&self) -> Option<Ttl> {
+        self.rules.options.ttl
+    }
+
+    fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool {
+        let ttl = self.rules.options.ttl;
+        if ttl.is_none() {
+            return false;
+        }
+        let now = now_of(ttl, reached, processing_time);
+        let Self { groups, tally, expiring, changed, .. } = self;
+        let mut left = EXPIRE_ENTRIES;
+        let judge = |group: &mut Group<K, N, V>| {
+            if left == 0 {
+                return Verdict::Stop;
+            }
+            let expired = group.body.expire(now, left, tally);
+            left -= expired;
+            if group.body.is_unneeded() {
+                return Verdict::Take;
+            }
+            if expired > 0 && !group.marked && !std::mem::replace(&mut group.unmarked_change, true)
+            {
+                changed.push(table_hash(&group.key));
+            }
+            Verdict::Keep
+        };
+        groups.walk(expiring, EXPIRE_BUCKETS, judge, drop);
+        self.mark_changed();
+        self.sweep(now, processing_time);
+        true
+    }
+}

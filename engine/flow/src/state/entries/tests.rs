@@ -1,0 +1,524 @@
+//! Entries against a plain map, in front of a store that folds when it likes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use thalweg_kernel::{Change, Changes, KeyGroups, StateError, StateInfo, StateKind};
+
+use super::*;
+use crate::checkpoint::{Outgoing, Stateful, Stored};
+use crate::state::Ttl;
+use crate::state::keyed::AnyKeyed;
+
+type Bytes = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What is folded, and up to which epoch.
+#[derive(Clone, Default)]
+struct Base(Arc<Mutex<(Arc<Bytes>, Epoch)>>);
+
+struct Reader {
+    base: Base,
+    restored: Option<Epoch>,
+    states: Vec<StateInfo>,
+}
+
+impl StateReader for Reader {
+    fn restored(&self) -> Option<Epoch> {
+        self.restored
+    }
+
+    fn states(&self) -> &[StateInfo] {
+        &self.states
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        let base = Arc::clone(&self.base.0.lock().unwrap().0);
+        base.range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| each(key, value))
+    }
+
+    fn get(
+        &self,
+        key: &[u8],
+        found: &mut dyn FnMut(&[u8]) -> Result<(), StateError>,
+    ) -> Result<bool, StateError> {
+        let value = self.base.0.lock().unwrap().0.get(key).cloned();
+        value.map_or(Ok(false), |value| found(&value).map(|()| true))
+    }
+
+    fn readable(&self) -> Epoch {
+        self.base.0.lock().unwrap().1
+    }
+}
+
+fn apply(base: &mut Bytes, block: &[u8]) {
+    for change in Changes::read(block) {
+        match change.unwrap() {
+            Change::Put { key, value } => _ = base.insert(key.to_vec(), value.to_vec()),
+            Change::Delete { key } => _ = base.remove(key),
+            Change::DeleteRange { from, to } => {
+                base.retain(|key, _| !(from <= key.as_slice() && key.as_slice() < to));
+            }
+        }
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((u128::from(z ^ (z >> 31)) * bound as u128) >> 64) as usize
+    }
+}
+
+/// What there is by key and entry: the value, and the last millisecond.
+type Model = BTreeMap<(u8, u16), (u32, i64)>;
+
+struct Rig {
+    entries: Entries<u8, u16, u32>,
+    checkpoints: Rc<Checkpoints>,
+    base: Base,
+    /// Stored and not folded.
+    blocks: VecDeque<(Epoch, Vec<u8>)>,
+    epoch: Epoch,
+    model: Model,
+    /// As of the newest stored epoch.
+    stored: Model,
+    now: i64,
+    ttl: Option<Ttl>,
+    over_limit: Counter,
+}
+
+const ENTRIES_MAX: usize = 1_000;
+const ALL: Bounds<'static, u16> = (Bound::Unbounded, Bound::Unbounded);
+
+fn info() -> StateInfo {
+    StateInfo {
+        id: StateId::of("test", "map"),
+        operator: "test".into(),
+        name: "map".into(),
+        kind: StateKind::Map,
+        schema: 1,
+        types: String::new(),
+        layout: None,
+    }
+}
+
+impl Rig {
+    fn new(ttl: Option<Ttl>) -> Self {
+        let base = Base::default();
+        let checkpoints = Rc::new(Checkpoints::new(true, KeyGroups::default(), 0, usize::MAX));
+        let over_limit = Counter::default();
+        let entries = Self::open(&base, &checkpoints, ttl, &over_limit, None);
+        let (blocks, epoch) = (VecDeque::new(), Epoch::NONE.next());
+        let (model, stored) = (Model::new(), Model::new());
+        Self { entries, checkpoints, base, blocks, epoch, model, stored, now: 0, ttl, over_limit }
+    }
+
+    fn open(
+        base: &Base,
+        checkpoints: &Rc<Checkpoints>,
+        ttl: Option<Ttl>,
+        over_limit: &Counter,
+        restored: Option<Epoch>,
+    ) -> Entries<u8, u16, u32> {
+        let states = vec![info()];
+        let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
+        let own = KeyGroups::default().groups_of(0, 1);
+        let mut options = StateOptions::new();
+        options.ttl = ttl;
+        let over_limit = over_limit.clone();
+        let rules = EntryRules { options, entries_max: ENTRIES_MAX, over_limit, whole: None };
+        let mut entries = Entries::new(rules, checkpoints, Some(Rc::clone(&reader)), own.clone());
+        let stored = Stored { reader: &*reader, groups: own };
+        let stored = restored.map(|_| &stored);
+        entries.restore(StateId::of("test", "map"), stored).unwrap();
+        entries
+    }
+
+    fn lives(&self) -> i64 {
+        self.ttl.map_or(i64::MAX, |ttl| self.now + ttl.lives_ms)
+    }
+
+    fn renews(&self) -> bool {
+        self.ttl.is_some_and(|ttl| ttl.refresh == Refresh::OnReadAndWrite)
+    }
+
+    /// The entries of a key that have not expired.
+    fn alive(&self, key: u8, bounds: Bounds<'_, u16>) -> Vec<(u16, u32)> {
+        let range = self.model.range((key, 0)..=(key, u16::MAX));
+        let entries = range.map(|(&(_, entry), &(value, until))| (entry, value, until));
+        let alive = entries.filter(|(entry, _, until)| {
+            *until >= self.now && std::ops::RangeBounds::contains(&bounds, entry)
+        });
+        alive.map(|(entry, value, _)| (entry, value)).collect()
+    }
+
+    fn renew(&mut self, key: u8, entries: &[(u16, u32)]) {
+        let lives = self.lives();
+        if self.renews() {
+            for (entry, _) in entries {
+                self.model.get_mut(&(key, *entry)).unwrap().1 = lives;
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> usize {
+        let mut out = Outgoing::default();
+        self.entries.snapshot(self.epoch, &mut out).unwrap();
+        let block = out.changes.as_bytes().to_vec();
+        let bytes = block.len();
+        self.blocks.push_back((self.epoch, block));
+        self.epoch = self.epoch.next();
+        self.stored = self.model.clone();
+        assert_eq!(self.entries.tally.dirty, 0);
+        bytes
+    }
+
+    fn fold(&mut self, epochs: usize) {
+        for (epoch, block) in self.blocks.drain(..epochs.min(self.blocks.len())) {
+            let mut base = self.base.0.lock().unwrap();
+            apply(Arc::make_mut(&mut base.0), &block);
+            base.1 = epoch;
+        }
+    }
+
+    /// The shard is told what can be read.
+    fn told(&self) {
+        self.checkpoints.committed(self.base.0.lock().unwrap().1);
+    }
+
+    fn restart(&mut self) {
+        self.fold(usize::MAX);
+        self.told();
+        let restored = self.base.0.lock().unwrap().1;
+        let restored = Some(restored).filter(|epoch| *epoch > Epoch::NONE);
+        self.entries =
+            Self::open(&self.base, &self.checkpoints, self.ttl, &self.over_limit, restored);
+        self.model = self.stored.clone();
+    }
+
+    /// Drops from memory what can be.
+    fn forget(&mut self) {
+        for _ in 0..4 {
+            self.entries.barren.1 = 0;
+            self.entries.shrink_to(self.checkpoints.readable(), 0);
+        }
+    }
+
+    fn check_tally(&mut self) {
+        let bodies = self.entries.groups.iter().map(|group| &group.body);
+        let (mut here, mut cold, mut len) = (0, 0, 0);
+        for body in bodies {
+            here += body.range(ALL, Timestamp::MIN).count();
+            cold += body.cold();
+            len += body.len();
+        }
+        assert_eq!((here, cold), (self.entries.tally.here, self.entries.tally.cold));
+        assert_eq!(here + cold, len);
+        self.checkpoints.check().unwrap();
+    }
+}
+
+macro_rules! at {
+    ($rig:ident, $key:expr, $at:ident => $do:expr) => {{
+        let (key, now): (u8, _) = ($key, Timestamp::from($rig.now));
+        let hash = table_hash(&key);
+        let $at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+        $do
+    }};
+}
+
+/// One of: few keys with few entries, one with many.
+fn pick(random: &mut Random) -> (u8, u16) {
+    match random.below(3) {
+        0 => (0, random.below(ENTRIES_MAX + 50) as u16),
+        1 => (1 + random.below(3) as u8, random.below(90) as u16),
+        _ => (10 + random.below(60) as u8, random.below(4) as u16),
+    }
+}
+
+fn step(rig: &mut Rig, random: &mut Random) {
+    let (key, entry) = pick(random);
+    let lives = rig.lives();
+    let (a, b) = (entry, entry.saturating_add(random.below(120) as u16));
+    let bounds = match random.below(4) {
+        0 => (Bound::Included(&a), Bound::Excluded(&b)),
+        1 => (Bound::Excluded(&a), Bound::Included(&b)),
+        2 => (Bound::Unbounded, Bound::Included(&b)),
+        _ => (Bound::Included(&a), Bound::Unbounded),
+    };
+    match random.below(23) {
+        0..7 => {
+            let value = random.below(1 << 20) as u32;
+            let room = rig.alive(key, ALL).len() < ENTRIES_MAX
+                || rig.alive(key, ALL).iter().any(|(other, _)| *other == entry);
+            // What has expired in the store alone may keep others out.
+            let put = at!(rig, key, at => rig.entries.put(at, entry, value));
+            assert!(!put || room);
+            assert!(put || !room || rig.ttl.is_some());
+            if put {
+                rig.model.insert((key, entry), (value, lives));
+            }
+        }
+        7..9 => {
+            let before = rig.alive(key, ALL).into_iter().find(|(other, _)| *other == entry);
+            let changed = at!(rig, key, at => {
+                rig.entries.change(at, entry, || 7, |value| {
+                    *value += 1;
+                    *value
+                })
+            });
+            if let Some(changed) = changed {
+                assert_eq!(changed, before.map_or(7, |(_, value)| value) + 1);
+                rig.model.insert((key, entry), (changed, lives));
+            }
+        }
+        9..11 => {
+            let expected = rig.alive(key, ALL).into_iter().find(|(other, _)| *other == entry);
+            let found = at!(rig, key, at => rig.entries.with(at, &entry, |value| value.copied()));
+            assert_eq!(found, expected.map(|(_, value)| value));
+            rig.renew(key, expected.as_slice());
+        }
+        11..13 => {
+            let expected = rig.alive(key, ALL).into_iter().find(|(other, _)| *other == entry);
+            let taken = at!(rig, key, at => rig.entries.remove(at, &entry));
+            assert_eq!(taken, expected.map(|(_, value)| value));
+            rig.model.remove(&(key, entry));
+        }
+        13 => {
+            let expected = rig.alive(key, bounds);
+            let found: Vec<_> = at!(rig, key, at => {
+                rig.entries.range(at, bounds).map(|(entry, value)| (*entry, *value)).collect()
+            });
+            assert_eq!(found, expected);
+            rig.renew(key, &expected);
+        }
+        14 => {
+            let mut expected = rig.alive(key, bounds);
+            expected.reverse();
+            let found: Vec<_> = at!(rig, key, at => {
+                rig.entries.range(at, bounds).rev().map(|(entry, value)| (*entry, *value)).collect()
+            });
+            assert_eq!(found, expected);
+            rig.renew(key, &expected);
+        }
+        15 => {
+            let alive = rig.alive(key, bounds);
+            let first = at!(rig, key, at => rig.entries.first(at, bounds, |e, v| (*e, *v)));
+            assert_eq!(first, alive.first().copied());
+            rig.renew(key, first.as_slice());
+            let last = at!(rig, key, at => rig.entries.last(at, bounds, |e, v| (*e, *v)));
+            assert_eq!(last, alive.last().copied());
+            rig.renew(key, last.as_slice());
+        }
+        16 => {
+            at!(rig, key, at => rig.entries.remove_range(at, bounds));
+            let bounds = (bounds.0.cloned(), bounds.1.cloned());
+            let gone = |entry: &u16| std::ops::RangeBounds::contains(&bounds, entry);
+            rig.model.retain(|(other, entry), _| *other != key || !gone(entry));
+        }
+        17 => {
+            let odd = random.below(5) as u16 + 1;
+            let kept = |entry: &u16| !(entry / odd).is_multiple_of(3);
+            at!(rig, key, at => rig.entries.retain(at, |entry, _| kept(entry)));
+            rig.model.retain(|(other, entry), _| *other != key || kept(entry));
+        }
+        18 if random.below(3) == 0 => {
+            at!(rig, key, at => rig.entries.clear(at));
+            rig.model.retain(|(other, _), _| *other != key);
+        }
+        19 => {
+            let last = rig.model.range((key, 0)..=(key, u16::MAX)).next_back();
+            let last = last.map(|(&(_, entry), _)| entry);
+            let alive = rig.alive(key, ALL).len();
+            if last.is_none_or(|last| last < 2_000) && alive < ENTRIES_MAX && rig.ttl.is_none() {
+                let mut seen = None;
+                let added = at!(rig, key, at => {
+                    rig.entries.append(at, 5, |last| {
+                        seen = last.copied();
+                        last.map_or(0, |last| last + 1)
+                    })
+                });
+                assert!(added && seen >= last);
+                rig.model.insert((key, seen.map_or(0, |last| last + 1)), (5, lives));
+            }
+        }
+        20 => {
+            rig.snapshot();
+            if random.below(3) == 0 {
+                rig.fold(random.below(3));
+                rig.told();
+            }
+        }
+        21 => {
+            rig.fold(random.below(4));
+            if random.below(2) == 0 {
+                rig.told();
+                rig.forget();
+            }
+        }
+        22 => {
+            if rig.ttl.is_some() {
+                rig.now += random.below(8) as i64;
+                let now = Timestamp::from(rig.now);
+                // The sweep goes by the machine's clock.
+                rig.entries.expire(now, Timestamp::from(random.below(1 << 40) as i64));
+            } else if random.below(20) == 0 {
+                rig.restart();
+            } else {
+                let len = at!(rig, key, at => rig.entries.len(at));
+                assert_eq!(len, rig.alive(key, ALL).len());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn live(seed: u64, ttl: Option<Ttl>) {
+    let (mut rig, mut random) = (Rig::new(ttl), Random(seed));
+    // Sometimes a large map from the beginning.
+    if random.below(2) == 0 {
+        for entry in 0..ENTRIES_MAX as u16 {
+            at!(rig, 0, at => rig.entries.put(at, entry, 1));
+            rig.model.insert((0, entry), (1, rig.lives()));
+        }
+    }
+    for n in 0..1_500 {
+        step(&mut rig, &mut random);
+        if n % 8 == 0 {
+            rig.check_tally();
+        }
+    }
+    // All of it, from memory and from the store.
+    for restart in [false, true] {
+        if restart {
+            rig.snapshot();
+            rig.restart();
+        }
+        for key in 0..80 {
+            let found: Vec<_> =
+                at!(rig, key, at => rig.entries.range(at, ALL).map(|(e, v)| (*e, *v)).collect());
+            let expected = rig.alive(key, ALL);
+            assert_eq!(found, expected, "key {key}");
+            rig.renew(key, &expected);
+        }
+    }
+}
+
+/// Goal: entries are those of a plain map, whatever leaves memory, comes back, expires and is restored.
+#[test]
+fn entries_are_those_of_a_plain_map() {
+    for seed in 0..40 {
+        live(seed, None);
+    }
+}
+
+/// Goal: the same where entries expire after they were written, or written or read.
+#[test]
+fn entries_expire_one_by_one() {
+    for seed in 0..20 {
+        let ttl = Ttl::event_time(Duration::from_millis(30));
+        live(seed, Some(ttl));
+        live(seed, Some(ttl.refresh(Refresh::OnReadAndWrite)));
+    }
+}
+
+/// Goal: a barrier costs the entries that have changed; a range or all of a key goes as one change.
+#[test]
+fn one_entry_of_a_hundred_thousand_costs_few_bytes() {
+    let mut rig = Rig::new(None);
+    rig.entries.rules.entries_max = usize::MAX;
+    (0..60_000).for_each(|entry| at!(rig, 1, at => _ = rig.entries.put(at, entry, 9)));
+    assert!(rig.snapshot() > 60_000 * 20);
+    assert_eq!(rig.snapshot(), 0);
+    at!(rig, 1, at => rig.entries.put(at, 30_000, 10));
+    let bytes = rig.snapshot();
+    assert!(bytes <= 64, "{bytes} bytes");
+    at!(rig, 1, at => rig.entries.remove_range(at, (Bound::Included(&100), Bound::Excluded(&50_000))));
+    let bytes = rig.snapshot();
+    assert!(bytes <= 64, "{bytes} bytes");
+    at!(rig, 1, at => rig.entries.retain(at, |entry, _| *entry < 40 || *entry > 50_100));
+    let bytes = rig.snapshot();
+    assert!(bytes <= 64, "{bytes} bytes");
+    at!(rig, 1, at => rig.entries.clear(at));
+    let bytes = rig.snapshot();
+    assert!(bytes <= 64, "{bytes} bytes");
+    rig.restart();
+    assert_eq!(at!(rig, 1, at => rig.entries.len(at)), 0);
+    assert!(rig.base.0.lock().unwrap().0.is_empty());
+}
+
+/// Goal: what came and went between two barriers is not written.
+#[test]
+fn what_came_and_went_is_not_written() {
+    let mut rig = Rig::new(None);
+    for key in 0..50 {
+        (0..90).for_each(|entry| at!(rig, key, at => _ = rig.entries.put(at, entry, 9)));
+        at!(rig, key, at => rig.entries.clear(at));
+    }
+    assert_eq!(rig.snapshot(), 0);
+    assert_eq!((rig.entries.groups.len(), rig.entries.tally), (0, Tally::default()));
+}
+
+/// Goal: keys of which nothing is left take no memory once the store has forgotten them, too.
+#[test]
+fn keys_of_which_nothing_is_left_are_forgotten() {
+    let mut rig = Rig::new(None);
+    for key in 0..50 {
+        (0..90).for_each(|entry| at!(rig, key, at => _ = rig.entries.put(at, entry, 9)));
+    }
+    rig.snapshot();
+    (0..25).for_each(|key| at!(rig, key, at => _ = rig.entries.clear(at)));
+    for key in 25..50 {
+        (0..90).for_each(|entry| at!(rig, key, at => _ = rig.entries.remove(at, &entry)));
+    }
+    rig.snapshot();
+    assert_eq!(rig.entries.groups.len(), 50, "the store does not know yet");
+    for _ in 0..2 {
+        rig.fold(10);
+        rig.told();
+        rig.snapshot();
+    }
+    assert_eq!(rig.entries.groups.len(), 0);
+    assert_eq!(rig.entries.holds().keys, 0);
+}
+
+/// Goal: of a large map single entries leave memory and come back; one that has changed stays until it is stored.
+#[test]
+fn a_large_map_leaves_memory_but_for_what_has_changed() {
+    let mut rig = Rig::new(None);
+    (0..900).for_each(|entry| at!(rig, 1, at => _ = rig.entries.put(at, entry, 9)));
+    rig.snapshot();
+    rig.fold(1);
+    rig.told();
+    (0..900).step_by(90).for_each(|entry| at!(rig, 1, at => _ = rig.entries.put(at, entry, 10)));
+    rig.forget();
+    assert_eq!((rig.entries.tally.here, rig.entries.tally.cold), (10, 890));
+    rig.snapshot();
+    rig.forget();
+    assert_eq!(rig.entries.tally.here, 10, "they cannot be read yet");
+    let get = |rig: &mut Rig, entry| at!(rig, 1, at => rig.entries.with(at, &entry, |value| value.copied()));
+    assert_eq!(
+        (get(&mut rig, 91), get(&mut rig, 90), get(&mut rig, 901)),
+        (Some(9), Some(10), None)
+    );
+    assert_eq!(rig.entries.tally.here, 11, "one came back");
+    rig.fold(1);
+    rig.told();
+    rig.forget();
+    assert_eq!((rig.entries.tally.here, rig.entries.tally.cold), (0, 900));
+    assert_eq!(at!(rig, 1, at => rig.entries.len(at)), 900);
+    assert_eq!(rig.entries.tally.here, 0, "a count needs no entries");
+    assert_eq!(rig.entries.holds().keys, 1);
+}
