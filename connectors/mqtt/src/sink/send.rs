@@ -89,7 +89,7 @@ impl Send {
 
     async fn serve(setup: Setup) -> Result<(), String> {
         let meters = SinkMeters::new(&setup.cx);
-        let mut desk = Self {
+        let mut sender = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             refused: Drops::new(meters.refused.clone()),
             meters,
@@ -103,10 +103,10 @@ impl Send {
             stopping: None,
             setup,
         };
-        let outcome = desk.work().await;
-        desk.meters.connected.set(0.0);
+        let outcome = sender.work().await;
+        sender.meters.connected.set(0.0);
         if outcome? {
-            desk.link.close().await;
+            sender.link.close().await;
         }
         Ok(())
     }

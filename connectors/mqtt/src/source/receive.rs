@@ -154,7 +154,7 @@ impl Receive {
             Mode::None | Mode::Journal => Keeping::HandOver,
         };
         let ledger = Ledger::new(keeping, Arc::clone(&setup.progress), setup.cx.waker.clone());
-        let mut desk = Self {
+        let mut receiver = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             meters: SourceMeters::new(&setup.cx),
             link: Link::new(Arc::clone(&setup.plan)),
@@ -171,15 +171,15 @@ impl Receive {
             _closing: setup.closing.take(),
             setup,
         };
-        if let Some(place) = desk.setup.place.take()
-            && !desk.resume(&place).await?
+        if let Some(place) = receiver.setup.place.take()
+            && !receiver.resume(&place).await?
         {
             return Ok(());
         }
-        let orderly = desk.receive().await;
-        desk.meters.connected.set(0.0);
+        let orderly = receiver.receive().await;
+        receiver.meters.connected.set(0.0);
         if orderly? {
-            desk.link.close().await;
+            receiver.link.close().await;
         }
         Ok(())
     }
