@@ -246,8 +246,8 @@ impl Flow {
         self.0.unused.borrow_mut().remove(&node);
     }
 
-    /// Fails the description if a stream leads nowhere, or comes out of nothing. What it carries would be lost in
-    /// silence, and who waits for its operator would wait for ever.
+    /// Fails the description if a stream leads nowhere, or comes out of nothing. What it carries would be lost in silence,
+    /// and who waits for its operator would wait for ever.
     fn check_all_used(&self) {
         if let Some(&node) = self.0.unused.borrow().first() {
             let what = format!(

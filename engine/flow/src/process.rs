@@ -9,8 +9,9 @@
 //! # With keys
 //! Records of a key come in the order each sender had them. A timer fires for its key as if it were a
 //! record: an event-time timer when the watermark reaches it, before the watermark goes on; a
-//! processing-time timer when this machine's clock does. Timers that are due together fire in order of
-//! their times, those of one millisecond in no particular order. The same timer registered twice is one. When
+//! processing-time timer when this machine's clock does. (Where each key has a
+//! [clock](crate::KeyedStream::clock_per_key), its event timers fire by that.) Timers that are due together fire in order
+//! of their times, those of one millisecond in no particular order. The same timer registered twice is one. When
 //! its stream ends, all event-time timers fire that are set by then; processing-time timers that are not due do not.
 //! A function that is built of parts gives each part a [space of timers](crate::States::timers), so that they do not collide.
 //!

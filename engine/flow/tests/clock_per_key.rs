@@ -1,5 +1,5 @@
-//! Functions whose keys have clocks of their own: a device that is hours late, silence, crashes and other numbers of
-//! shards, against a naive reading of each key's records.
+//! Functions whose keys have clocks of their own: a device that is hours late, silence, crashes, other numbers of shards. They
+//! are compared with a naive reading of each key's records.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -342,6 +342,46 @@ fn the_clock_of_a_key_that_gives_way_begins_anew() {
     };
     assert_eq!(run(1), ["1 0 1"]);
     assert_eq!(run(2), ["1 90 1", "2 90 1", "late 1 10"]);
+}
+
+/// Says of each record of the left stream whether it is late.
+struct IsLate;
+
+impl CoProcess<u32, Rec, u8, NoKey> for IsLate {
+    type Out = (Rec, bool);
+
+    fn left(
+        &mut self,
+        record: Rec,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Self::Out>,
+    ) {
+        out.record(cx.time(), (record, cx.is_late()));
+    }
+
+    fn right(&mut self, _: u8, _: &mut Context<'_, NoKey>, _: &mut impl Collector<Self::Out>) {}
+}
+
+/// Goal: a function that has rules from everywhere beside its keys sees the clocks of the keys as well.
+#[test]
+fn a_function_with_rules_sees_the_clock_of_its_key() {
+    let out = Collected::new();
+    let (sink, records) =
+        (out.sink(), [(2, 100, 0), (1, 10, 1), (1, 5, 2), (1, 30, 3), (1, 7, 4), (2, 99, 5)]);
+    let job = move |flow: &Flow| {
+        let rules = flow.source(Collection::new([0_u8; 0]), Watermarks::monotonous());
+        flow.source(Collection::new(records), by_record())
+            .key_by(|record| record.0)
+            .clock_per_key(disordered(0))
+            .connect_broadcast(rules)
+            .process(|_| IsLate)
+            .map(|((_, _, number), is_late)| (number, is_late))
+            .sink(sink.clone());
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("rules")).unwrap();
+    while shard.step(Now::default()).unwrap() != Step::Done {}
+    let late: Vec<_> = out.take().into_iter().filter(|row| row.1).map(|row| row.0).collect();
+    assert_eq!(late, [2, 4, 5]);
 }
 
 /// Remembers nothing but what has a time to live.

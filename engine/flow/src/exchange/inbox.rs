@@ -1,6 +1,6 @@
 //! The head of a pipeline that is fed by other pipelines: drains its ports in the order in which batches arrive. What
-//! becomes of their marks is the business of [`Ports`], and what becomes of a record is said by [`Passing`]: an inbox of chunks
-//! looks into each of them.
+//! becomes of their marks is the business of [`Ports`]. [`Passing`] says what becomes of a record: an inbox of chunks looks into each
+//! of them.
 
 use std::marker::PhantomData;
 

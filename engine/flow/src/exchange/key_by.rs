@@ -173,8 +173,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         Self { stream, placement, follower: Follower::default() }
     }
 
-    /// Bounds the keys of which a process function keeps state on each shard,
-    /// [`STATE_KEYS_MAX`](crate::STATE_KEYS_MAX) by default, and says what happens to a record with one more.
+    /// Bounds the keys of which a process function keeps state on each shard, and says what happens to a record with one
+    /// more. By default these are [`STATE_KEYS_MAX`](crate::STATE_KEYS_MAX).
     pub fn keys_max(mut self, keys: usize, overflow: Overflow) -> Self {
         let bounds = &mut self.follower.bounds;
         (bounds.keys_max, bounds.overflow) = (keys, overflow);
@@ -191,14 +191,13 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self
     }
 
-    /// Gives each key a clock of its own in the process function that follows: the watermark of a key, by which its records
-    /// are [late](crate::Context::is_late) and its event timers fire, follows from the records of that key alone, as
-    /// `strategy` says. So a device that was offline for hours brings its backlog, and nothing of it is late, while the
-    /// others go on. (The event time of a record and the clock guard are a matter of the source.)
+    /// Gives each key a clock of its own in the process function that follows. The watermark of a key follows from the
+    /// records of that key alone, as `strategy` says. By it records are [late](crate::Context::is_late) and event timers
+    /// fire. So a device that was offline for hours brings its backlog, and nothing of it is late, while the others go on.
+    /// (The event time of a record and the clock guard are a matter of the source.)
     ///
-    /// The timers of a key that is silent wait until it speaks or the stream ends, or, with
-    /// [`idle_after`](Watermarks::idle_after), until it has been silent for so long: then they fire as far as the watermark of
-    /// the stream has passed them.
+    /// The timers of a silent key wait until it speaks or the stream ends. With [`idle_after`](Watermarks::idle_after) they
+    /// wait no longer than that: those fire that the watermark of the stream has passed.
     ///
     /// ```
     /// # use std::time::Duration;

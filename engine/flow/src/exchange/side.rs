@@ -2,8 +2,8 @@
 //!
 //! # Idea
 //! There is one mechanism. A side output is a [local queue](LocalEdge), a node of the graph, and the marks of the
-//! operator that it comes out of. [`Sides`] has the side outputs of an operator that is still being described, then those of
-//! the operator itself, which gives them its marks and asks them for room. A [`SideTag`] is the end to write to: the
+//! operator that it comes out of. [`Sides`] has the side outputs of an operator, at first while it is being described.
+//! The operator gives them its marks and asks them for room. A [`SideTag`] is the end to write to: the
 //! operator's function has it.
 //!
 //! | side output | who writes to it |
@@ -13,7 +13,7 @@
 //! | `late_output` of windows | the windows, with what is late |
 //!
 //! The job's dead letters are none of these. They are one stream out of *many* operators, in the order in which all of them
-//! write, and a barrier passes there when each of them has got it (`flow/dead_letters.rs`). A port for each writer would
+//! write (`flow/dead_letters.rs`). A barrier passes there when each of the operators has got it. A port for each writer would
 //! merge barriers as well, but letters of two writers would overtake each other, and be late.
 //!
 //! # Limits

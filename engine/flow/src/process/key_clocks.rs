@@ -1,4 +1,4 @@
-//! The process function of a stream that has a [clock per key](crate::time::per_key): the clock of a record's key decides
+//! The process function of a stream that has a [clock per key](crate::time::per_key). The clock of a record's key decides
 //! what is late and which timers fire.
 
 use std::time::Duration;
@@ -96,6 +96,10 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
 
     #[inline(never)]
     fn look_at_silent(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
+        if self.watermark == Timestamp::MAX {
+            // The end fires all that there are.
+            return None;
+        }
         let mut work_left = self.work_max;
         while work_left > 0 {
             let Self { clocks, timers, .. } = &mut *self;
@@ -116,7 +120,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             }
             let Self { clocks, timers, .. } = &mut *self;
             let ClocksOfKeys { silence: Some(silence), .. } = clocks.as_mut()? else { return None };
-            // What is left of its work is done at once; otherwise it is looked at when it has been silent for as long again.
+            // Work that is left is done in the next step. Otherwise the key is looked at when it has been silent for as long
+            // again.
             let since = if work_left > 0 { now.steady } else { Duration::ZERO };
             silence.heard((hash, &key), since, || timers.earliest_of(hash, &key).is_some());
         }

@@ -47,8 +47,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self.process_as("Process", make)
     }
 
-    /// [`process`](Self::process) as an operator called `name`: for those of the engine, which are numbered among their own
-    /// kind and not among the process functions of the user.
+    /// [`process`](Self::process) as an operator of the engine called `name`. Its stable name has its number among its own
+    /// kind, not among the process functions of the user.
     pub(crate) fn process_as<F: Process<P::Key, P::Value>>(
         self,
         name: &str,

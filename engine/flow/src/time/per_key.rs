@@ -10,32 +10,32 @@
 //! it becomes a [`KeyClocks`]: a state of the operator, with an entry for each key.
 //!
 //! - **A record** sees the watermark of its key as the records of that key before it have left it. It is
-//!   [late](crate::Context::is_late) by that watermark. Behind it the clock moves on, and the event timers of the key fire that
-//!   are due by then, in order of their times, before anything else happens to the key.
+//!   [late](crate::Context::is_late) by that watermark. Behind it the clock moves on. The event timers of the key that are due by then
+//!   fire in order of their times, before anything else happens to the key.
 //! - **The stream's watermark** goes on as ever, to the function's `watermark` and to what stands behind. It fires no timer
 //!   before the stream ends. At the end all event timers fire, of all keys, in order of their times.
 //! - **A silent key** keeps its timers until it speaks again or the stream ends. With
-//!   [`idle_after`](crate::Watermarks::idle_after) its timers fire once the key has been silent for so long in steady time,
-//!   as far as the watermark of the stream has passed them. The clock of the key goes to the last timer that fires, and no
-//!   further: what a device brings later is late only where its timers have fired already. A key that stays silent is
+//!   [`idle_after`](crate::Watermarks::idle_after) a key has a timeout in steady time. Once it has been silent for that, those of
+//!   its timers fire that the watermark of the stream has passed. The clock of the key goes to the last timer that fires,
+//!   and no further. What a device brings later is late only where its timers have fired already. A key that stays silent is
 //!   looked at again each time that the timeout has passed.
 //! - **A clock is stored** with the key: its watermark, its latest event time, and what its generator keeps. So it is part of
 //!   each checkpoint, lies in the key's group, is restored on any number of shards, and may leave memory.
 //!
 //! The seam for strategies is that of sources, [`WatermarkGenerator`]. A generator is restored for each record and
 //! saved behind it, unless it keeps nothing, as bounded disorder does. No key is looked at while nothing of it comes, so
-//! `tick` is called behind each record; a strategy with [`every`](crate::Watermarks::every) passes on there what it has held.
+//! `tick` is called behind each record. A strategy with [`every`](crate::Watermarks::every) passes on there what it has held.
 //!
 //! # Limits
 //! - Clocks count as keys of the operator (`keys_max`). They go when their key is evicted. Where all states of the function have
-//!   a time to live, a clock lives as long as the longest of these after the last record of its key; otherwise for ever.
-//! - A time to live in event time is refused: memory is freed by the watermark of the stream, which means nothing to a key that is
-//!   hours behind.
-//! - The clock is that of the function that follows, and of no operator behind it: what it emits for a key that is behind
-//!   is late where the watermark of the stream decides. `process_keyed` gives a stream that may have a clock per key of its own.
+//!   a time to live, a clock has the longest of these, from the last record of its key on. Otherwise it lives for ever.
+//! - A time to live in event time is refused. Memory is freed by the watermark of the stream, which means nothing to a key that
+//!   is hours behind.
+//! - The clock is that of the function that follows, and of no operator behind it. What the function emits for a key that is
+//!   behind is late where the watermark of the stream decides. `process_keyed` gives a stream that may have a clock per key of its own.
 //!   Windows, and an operator with two keyed inputs, refuse a stream that has one.
-//! - All timers that one record makes due fire in the step of that record, at most [`FIRED_MAX`]; those beyond wait for the next
-//!   record of the key.
+//! - All timers that one record makes due fire in the step of that record, at most [`FIRED_MAX`]. Those beyond wait for the
+//!   next record of the key.
 //! - The order of a key's records decides what is late. Several partitions that bring records of one key are merged as they
 //!   come.
 
