@@ -35,6 +35,7 @@ mod kept;
 mod local;
 mod operator;
 mod pane;
+mod parts;
 mod per_key;
 mod placed;
 mod reached;

@@ -14,7 +14,7 @@ use super::operator::{WindowOperator, Windows};
 use super::per_key::{Clock, WindowsPerKey};
 use super::placed::PlacedWindows;
 use super::reached::Reached;
-use super::sessions::Sessions;
+use super::sessions::{Sessions, outside_bytes};
 use super::state::{Dropped, WindowState};
 use super::timers::WindowTimers;
 use super::trigger::Trigger;
@@ -197,9 +197,8 @@ where
         let contents = states.entries("window contents");
         let trigger_states = states.entries("trigger states");
         let sessions = W::MERGES.then(|| {
-            let weigh =
-                |_: &P::Key, set: &Vec<_>| set.capacity() * size_of::<(i64, i64, i64, i64)>();
-            Sessions(States::new(&flow, node).weighed_entries("open windows", weigh))
+            let sets = States::new(&flow, node).weighed_entries("open windows", outside_bytes);
+            Sessions(sets)
         });
         let timers = WindowTimers::new(&flow, node);
         let checkpoints = Rc::clone(flow.checkpoints());

@@ -19,6 +19,7 @@ use super::aggregate::Aggregate;
 use super::firing::Phase;
 use super::kept::{Kept, Kepts, ordered, read_key, write_key};
 use super::pane::Pane;
+use super::parts::Cursor;
 use super::state::WindowState;
 use crate::pipeline::Budget;
 use crate::pressure::Takes;
@@ -149,7 +150,7 @@ impl<K: Key, V: Durable> Pane<K, Kept<V>> {
     /// Drops entries that the store can give back, as far as `budget` allows.
     fn evict(&mut self, readable: Epoch, open: u32, budget: &mut Budget) {
         let before = self.keys.len();
-        let mut cursor = 0;
+        let mut cursor = Cursor::default();
         self.keys.walk(&mut cursor, budget, |_, kept, _| {
             kept.stamp == open || !Kepts::is_readable(kept.stamp, readable)
         });

@@ -16,7 +16,8 @@ use super::assigner::TimeWindow;
 use super::cold::Walk;
 use super::kept::Kept;
 use super::pane::Pane;
-use super::running::{Cursor, Firing};
+use super::parts::Cursor;
+use super::running::Firing;
 use super::state::WindowState;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -26,11 +27,11 @@ pub(super) enum Phase<K, A> {
     /// No window fires.
     Idle,
     /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
-    Merge { firing: Firing, pane: usize, cold: Walk, cursor: usize },
+    Merge { firing: Firing, pane: usize, cold: Walk, cursor: Cursor },
     /// A window yields its rows.
     Rows { firing: Firing, cursor: Cursor },
     /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
-    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cold: Walk, cursor: usize },
+    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cold: Walk, cursor: Cursor },
 }
 
 impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
@@ -139,7 +140,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         &mut self,
         firing: Firing,
         number: usize,
-        (mut cold, mut cursor): (Walk, usize),
+        (mut cold, mut cursor): (Walk, Cursor),
         budget: &mut Budget,
     ) -> Phase<K, A::Accumulator> {
         let Self { aggregate, panes, running, kept: kepts, .. } = self;
@@ -170,7 +171,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     }
 
     fn merge_from(&self, firing: Firing, pane: usize) -> Phase<K, A::Accumulator> {
-        Phase::Merge { firing, pane, cold: Walk::default(), cursor: 0 }
+        Phase::Merge { firing, pane, cold: Walk::default(), cursor: Cursor::default() }
     }
 
     /// Takes out a slice that no later window contains, if there is one more.
@@ -180,7 +181,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let Some(pane) = self.panes.take_closed_by(last) else { return Phase::Idle };
         self.keys -= pane.keys.len() + pane.cold;
         self.kept.forget(&pane);
-        Phase::TakeOut { firing, pane, cold: Walk::default(), cursor: 0 }
+        Phase::TakeOut { firing, pane, cold: Walk::default(), cursor: Cursor::default() }
     }
 }
 

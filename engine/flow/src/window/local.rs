@@ -314,13 +314,13 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             let start = pane.start;
             let mut state = self.state.borrow_mut();
             self.keys -= pane.keys.len();
-            for (key, Sum { accumulator, records }) in pane.keys.drain() {
+            pane.keys.drain(|key, Sum { accumulator, records }| {
                 sent += records as usize;
                 let hash = key.key_hash();
                 let mut partial = Partial { hash, key, accumulator, records, held: false };
                 if self.own.contains(hash) {
                     match state.merge_ahead(start, partial) {
-                        Ok(()) => continue,
+                        Ok(()) => return,
                         Err(refused) => {
                             let held = refused.is_held();
                             partial = Partial { held, ..refused.value };
@@ -328,7 +328,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
                     }
                 }
                 out.record(start, Slice::Partial(partial));
-            }
+            });
+            drop(state);
             self.panes.recycle(pane);
         }
         sent

@@ -26,6 +26,7 @@ use thalweg_kernel::{Durable, Key, Timestamp};
 use super::aggregate::Aggregate;
 use super::kept::{Kept, Kepts};
 use super::pane::{Pane, Panes};
+use super::parts::Cursor;
 use super::table::Table;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -45,20 +46,9 @@ impl<A> Run<A> {
     }
 }
 
-/// Runs lie in this many tables, so that none is large: a table that grows does so within a step.
-const PARTS: usize = 64;
-
 /// The runs of all keys that the next window may have.
 pub(super) struct Running<K, A> {
-    /// By bits of the hash that tables do not look at; none before the first slice is merged.
-    parts: Vec<Table<K, Run<A>>>,
-}
-
-/// How far a walk over all runs has come.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Cursor {
-    part: usize,
-    within: usize,
+    runs: Table<K, Run<A>>,
 }
 
 /// A window that fires.
@@ -72,26 +62,19 @@ pub(super) struct Firing {
 
 impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn new() -> Self {
-        Self { parts: Vec::new() }
+        Self { runs: Table::new() }
     }
 
     /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
     /// each slice that its key is in; two it is here, since nobody counts them.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
         let each = 2 * (size_of::<(Timestamp, A)>() + outside);
-        self.parts.iter().map(|runs| runs.memory_bytes() + runs.len() * each).sum()
-    }
-
-    fn part(&mut self, hash: u64) -> &mut Table<K, Run<A>> {
-        if self.parts.is_empty() {
-            self.parts.resize_with(PARTS, Table::new);
-        }
-        &mut self.parts[(hash >> 40) as usize % PARTS]
+        self.runs.memory_bytes() + self.runs.len() * each
     }
 
     /// A slice that is merged already has changed.
     pub(super) fn make_stale(&mut self, hash: u64, key: &K) {
-        let runs = self.part(hash);
+        let runs = &mut self.runs;
         if let Some(run) = runs.get(hash, key) {
             run.back_from = Timestamp::MIN;
             return;
@@ -107,22 +90,25 @@ impl<K: Key, A: 'static> Running<K, A> {
         (hash, key): (u64, &K),
         accumulator: &A,
     ) {
-        let runs = self.part(hash);
-        if runs.get(hash, key).is_none() {
-            runs.insert(hash, key.clone(), Run::new());
-        }
-        let Some(run) = runs.get(hash, key) else { return };
-        run.back_from = run.back_from.min(slice);
-        if G::GROWS {
-            // To be merged from its slices.
-            run.back_from = Timestamp::MIN;
-            return;
-        }
-        let back = run.back.get_or_insert_with(|| aggregate.create());
-        aggregate.merge(back, accumulator);
-        if seeded(Defect::FlowSliceTwice) {
+        let merge = |run: &mut Run<A>| {
+            run.back_from = run.back_from.min(slice);
+            if G::GROWS {
+                // To be merged from its slices.
+                run.back_from = Timestamp::MIN;
+                return;
+            }
+            let back = run.back.get_or_insert_with(|| aggregate.create());
             aggregate.merge(back, accumulator);
+            if seeded(Defect::FlowSliceTwice) {
+                aggregate.merge(back, accumulator);
+            }
+        };
+        if let Some(run) = self.runs.get(hash, key) {
+            return merge(run);
         }
+        let mut run = Run::new();
+        merge(&mut run);
+        self.runs.insert(hash, key.clone(), run);
     }
 
     /// Gives `row` the value of each key in a window, as far as `budget` allows; whether those were all.
@@ -135,7 +121,7 @@ impl<K: Key, A: 'static> Running<K, A> {
         budget: &mut Budget,
         mut row: impl FnMut(&K, G::Output),
     ) -> bool {
-        let mut each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
+        let each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
             while run.front.pop_if(|(slice, _)| *slice < firing.start).is_some() {}
             if run.back_from < firing.start {
                 let whole = build(aggregate, (panes, kepts), firing, key, run, budget);
@@ -158,16 +144,7 @@ impl<K: Key, A: 'static> Running<K, A> {
             }
             !firing.is_final
         };
-        while let Some(runs) = self.parts.get_mut(cursor.part) {
-            if !runs.walk(&mut cursor.within, budget, &mut each) {
-                return false;
-            }
-            *cursor = Cursor { part: cursor.part + 1, within: 0 };
-            if budget.is_spent() {
-                return false;
-            }
-        }
-        true
+        self.runs.walk(cursor, budget, each)
     }
 }
 
