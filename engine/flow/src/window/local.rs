@@ -48,6 +48,9 @@ use crate::table_hash::{table_hash, table_hash_from};
 /// Sums that are kept before they leave: few enough for the second-level cache. (10,000 keys on two
 /// shards cost 14 ns a record with these, and 45 where they did not fit into a quarter of them.)
 const LOCAL_KEYS_MAX: usize = 16_384;
+/// What sums may take together, as far as their size is known: from the first barrier on, from what windows wrote. (Sums are
+/// in no account of state. With accumulators of a kilobyte, two shards held 36 MiB for them.)
+const LOCAL_BYTES_MAX: usize = 1 << 20;
 /// Fewer records than this per sum, and adding up pauses.
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
@@ -110,6 +113,7 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     /// What is added up, and how many sums that are.
     panes: Panes<K, Sum<A::Accumulator>>,
     keys: usize,
+    keys_max: usize,
     /// Records that go straight before adding up is tried again.
     straight: usize,
     /// On one shard all go straight.
@@ -146,6 +150,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             slicing,
             panes: Panes::new(slicing, LOCAL_KEYS_MAX),
             keys: 0,
+            keys_max: LOCAL_KEYS_MAX,
             straight: 0,
             alone,
             late_output,
@@ -296,7 +301,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         let accumulator = self.aggregate.of(value);
         pane.keys.insert(hash, key, Sum { accumulator, records: 1 });
         self.keys += 1;
-        if self.keys >= LOCAL_KEYS_MAX {
+        if self.keys >= self.keys_max {
             self.make_room(out);
         }
     }
@@ -390,8 +395,11 @@ where
             Mark::Barrier(_) => {
                 self.put_down(out);
                 self.send_due(Timestamp::MAX, out);
+                let mut state = self.state.borrow_mut();
+                let fit = LOCAL_BYTES_MAX.checked_div(state.entry_bytes());
+                self.keys_max = fit.map_or(LOCAL_KEYS_MAX, |fit| fit.clamp(1, LOCAL_KEYS_MAX));
                 if !seeded(Defect::FlowAddsAheadOfBarrier) {
-                    self.state.borrow_mut().barrier_ahead();
+                    state.barrier_ahead();
                 }
             }
             Mark::Active => {}

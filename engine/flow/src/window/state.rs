@@ -220,6 +220,11 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.kept.reached.advance(watermark);
     }
 
+    /// The bytes of a key and its accumulator as they were written, on average; zero if that is not known.
+    pub(super) fn entry_bytes(&self) -> usize {
+        self.kept.entry_bytes
+    }
+
     /// The sender has passed a barrier on.
     pub(super) fn barrier_ahead(&mut self) {
         self.held += 1;
