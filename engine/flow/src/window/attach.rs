@@ -8,14 +8,15 @@ use thalweg_kernel::{ConnectorError, Key, StateKind};
 use super::aggregate::Aggregate;
 use super::assigner::{Aligned, Assigner, PerKey, Slices};
 use super::content::WindowFunction;
-use super::kept::Kepts;
-use super::local::{LocalAggregate, Slice};
+use super::local::LocalAggregate;
 use super::operator::{WindowOperator, Windows};
 use super::per_key::{Clock, WindowsPerKey};
 use super::placed::PlacedWindows;
 use super::reached::Reached;
 use super::sessions::{Sessions, outside_bytes};
+use super::slice::Slice;
 use super::state::{Dropped, WindowState};
+use super::storage::Storage;
 use super::timers::WindowTimers;
 use super::trigger::Trigger;
 use super::{LateOutput, Limits, WindowedStream};
@@ -134,8 +135,8 @@ fn open<K: Key, T: 'static, A: Aggregate<T>>(
         flow.fail(ConnectorError::new("job", what));
     }
     let (dropped, reader) = (Dropped::default(), flow.reader().cloned());
-    let kept = Kepts::new(flow.checkpoints(), reader, flow.shards());
-    let state = WindowState::new(Rc::clone(aggregate), slicing, limits, dropped.clone(), kept);
+    let storage = Storage::new(flow.checkpoints(), reader, flow.shards());
+    let state = WindowState::new(Rc::clone(aggregate), slicing, limits, dropped.clone(), storage);
     (Rc::new(RefCell::new(state)), dropped)
 }
 

@@ -38,10 +38,10 @@ use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::pane::{AtHand, InTime, Opened, Panes};
+use super::slice::{Partial, Slice};
 use super::slicing::Slicing;
 use super::state::{Refused, WindowState};
 use crate::counters::Counter;
-use crate::exchange::route::Routed;
 use crate::pipeline::Operator;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -60,41 +60,6 @@ const BYPASS_RECORDS: usize = 64 * 1_024;
 const GATHERED_MAX: usize = 128;
 /// Records of more bytes than this would cost more to put aside than they save.
 const GATHERED_BYTES_MAX: usize = 64;
-
-/// What goes to the shard that owns a key.
-pub enum Slice<T, K, A> {
-    /// A record as it is.
-    Record {
-        /// The hash of its key.
-        hash: u64,
-        /// The record.
-        value: T,
-        /// The shard that owns its key had no room for it yet: see `state.rs`.
-        held: bool,
-    },
-    /// The records of one key and window of one sender, added up.
-    Partial(Partial<K, A>),
-}
-
-/// Some records of one key and window, added up. Its event time is one in the window.
-pub struct Partial<K, A> {
-    pub(super) hash: u64,
-    pub(super) key: K,
-    pub(super) accumulator: A,
-    /// How many records it stands for.
-    pub(super) records: u64,
-    /// As for a record.
-    pub(super) held: bool,
-}
-
-impl<T: 'static, K: 'static, A: 'static> Routed for Slice<T, K, A> {
-    #[inline]
-    fn hash(&self) -> u64 {
-        match self {
-            Self::Record { hash, .. } | Self::Partial(Partial { hash, .. }) => *hash,
-        }
-    }
-}
 
 /// See the module.
 pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {

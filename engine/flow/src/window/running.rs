@@ -24,9 +24,9 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Durable, Key, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::kept::{Kept, Kepts};
 use super::pane::{Pane, Panes};
 use super::parts::Cursor;
+use super::storage::{Stamped, Storage};
 use super::table::Table;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -115,7 +115,7 @@ impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn rows<T, G: Aggregate<T, Accumulator = A>>(
         &mut self,
         aggregate: &G,
-        (panes, kepts): (&mut Panes<K, Kept<A>>, &Kepts),
+        (panes, storage): (&mut Panes<K, Stamped<A>>, &Storage),
         firing: Firing,
         cursor: &mut Cursor,
         budget: &mut Budget,
@@ -124,7 +124,7 @@ impl<K: Key, A: 'static> Running<K, A> {
         let each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
             while run.front.pop_if(|(slice, _)| *slice < firing.start).is_some() {}
             if run.back_from < firing.start {
-                let whole = build(aggregate, (panes, kepts), firing, key, run, budget);
+                let whole = build(aggregate, (panes, storage), firing, key, run, budget);
                 if G::GROWS {
                     let Some(whole) = whole else { return false };
                     row(key, aggregate.finish(whole));
@@ -151,7 +151,7 @@ impl<K: Key, A: 'static> Running<K, A> {
 /// Builds the run of a key anew from the slices of a window; of what grows, only what it amounts to.
 fn build<K: Key, T, G: Aggregate<T>>(
     aggregate: &G,
-    (panes, kepts): (&mut Panes<K, Kept<G::Accumulator>>, &Kepts),
+    (panes, storage): (&mut Panes<K, Stamped<G::Accumulator>>, &Storage),
     firing: Firing,
     key: &K,
     run: &mut Run<G::Accumulator>,
@@ -165,7 +165,7 @@ fn build<K: Key, T, G: Aggregate<T>>(
         run.back_from = Timestamp::MIN;
         for pane in panes.within(firing.start, firing.last) {
             budget.spend(1);
-            with_slice(pane, kepts, (hash, key), |slice| {
+            with_slice(pane, storage, (hash, key), |slice| {
                 aggregate.merge(whole.get_or_insert_with(|| aggregate.create()), slice);
             });
         }
@@ -174,7 +174,7 @@ fn build<K: Key, T, G: Aggregate<T>>(
     for pane in panes.within(firing.start, firing.last).rev() {
         budget.spend(1);
         let start = pane.start;
-        with_slice(pane, kepts, (hash, key), |slice| {
+        with_slice(pane, storage, (hash, key), |slice| {
             let mut from_here = aggregate.create();
             aggregate.merge(&mut from_here, slice);
             if let Some((_, behind)) = run.front.last() {
@@ -188,8 +188,8 @@ fn build<K: Key, T, G: Aggregate<T>>(
 
 /// Shows `look` the slice of a key, if there is one, in memory or in the store.
 fn with_slice<K: Key, A: Durable>(
-    pane: &mut Pane<K, Kept<A>>,
-    kepts: &Kepts,
+    pane: &mut Pane<K, Stamped<A>>,
+    storage: &Storage,
     (hash, key): (u64, &K),
     look: impl FnOnce(&A),
 ) {
@@ -197,7 +197,7 @@ fn with_slice<K: Key, A: Durable>(
         return look(&kept.accumulator);
     }
     if pane.cold > 0
-        && let Some(accumulator) = kepts.read(pane.start, key)
+        && let Some(accumulator) = storage.read(pane.start, key)
     {
         look(&accumulator);
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use thalweg_kernel::Key;
 use thalweg_kernel::defects::{Defect, seeded};
 
-use super::assigner::TimeWindow;
+use super::time_window::TimeWindow;
 use crate::state::AtKey;
 use crate::state::keyed::Keyed;
 
