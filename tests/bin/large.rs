@@ -19,6 +19,10 @@
 //! MiB were in no file. The disk decides that. In the store numbers lie in the order of their lowest byte, so
 //! each of these keys is on a page of its own.
 //!
+//! With `--windows` the values are the contents of open windows: one for each key, which every phase adds to. All windows
+//! fire at the end, and are held against the truth then. With 512 MiB of windows in 128 MiB, on two cores that others kept
+//! busy, a run took 450 s and had 89 MiB in no file.
+//!
 //! | module | what it does |
 //! |---|---|
 //! | `cgroup` | limits and measures memory |
@@ -70,7 +74,8 @@ const MIB: u64 = 1 << 20;
     name = "large",
     after_help = "Examples:
   large                                128 MiB of memory, 512 MiB of values
-  large --limit-mib 256 --times 8      2 GiB of values in 256 MiB"
+  large --limit-mib 256 --times 8      2 GiB of values in 256 MiB
+  large --windows                      512 MiB of open windows in 128 MiB"
 )]
 struct Options {
     /// What the job's group may have of memory, in MiB.
@@ -100,6 +105,9 @@ struct Options {
     /// Milliseconds between two checkpoints.
     #[arg(long, default_value_t = 100, value_name = "MS")]
     checkpoint_ms: u64,
+    /// Keep the values in windows that are open to the end.
+    #[arg(long)]
+    windows: bool,
     /// Decides which keys are read and changed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -149,6 +157,7 @@ fn be_the_job(options: &Options, dir: &Path, cgroup: &Path) -> Result<()> {
         state_memory_bytes_max: share as usize,
         state_pending_bytes_max: (pending * MIB) as usize / options.shards.max(1),
         checkpoint: Duration::from_millis(options.checkpoint_ms),
+        windows: options.windows,
     })
 }
 
@@ -166,12 +175,13 @@ fn prove(options: &Options, group: &Group) -> Result<ExitCode> {
     );
     let mut process = Process::start(group, dir.path())?;
     let half = plan.steps(Phase::Fill) + plan.steps(Phase::Cold) / 2;
-    let mut anonymous = process.run_until(|| Ok(about_seen(dir.path())? >= half))?;
+    let told = if options.windows { job::given_dir } else { job::out_dir }(dir.path());
+    let mut anonymous = process.run_until(|| Ok(about_told(&told)? >= half))?;
     process.suspend()?;
     let again = Instant::now();
     let mut process = Process::start(group, dir.path())?;
-    let before = about_seen(dir.path())?;
-    anonymous = anonymous.max(process.run_until(|| Ok(about_seen(dir.path())? > before))?);
+    let before = about_told(&told)?;
+    anonymous = anonymous.max(process.run_until(|| Ok(about_told(&told)? > before))?);
     println!(
         "suspended after some {before} steps; said more {:.1} s after its start",
         again.elapsed().as_secs_f64()
@@ -179,7 +189,8 @@ fn prove(options: &Options, group: &Group) -> Result<ExitCode> {
     anonymous = anonymous.max(process.run_to_its_end()?);
 
     let verdict = judge(&plan, dir.path())?;
-    for (phase, took) in PHASES.into_iter().zip(verdict.took_ms) {
+    // Windows say all at the end.
+    for (phase, took) in PHASES.into_iter().zip(verdict.took_ms).filter(|_| !options.windows) {
         let steps = plan.steps(phase);
         let rate = steps as f64 / (took.max(1) as f64 / 1e3);
         println!("{}: {steps} in {:.1} s, {rate:.0} a second", phase.name(), took as f64 / 1e3);
@@ -274,9 +285,8 @@ impl Drop for Process<'_> {
     }
 }
 
-/// The finished parts of what the job has seen.
-fn parts(dir: &Path) -> Result<Vec<PathBuf>> {
-    let out = job::out_dir(dir);
+/// The finished parts of what the job has said in this directory.
+fn parts(out: &Path) -> Result<Vec<PathBuf>> {
     if !out.exists() {
         return Ok(Vec::new());
     }
@@ -290,10 +300,10 @@ fn parts(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(parts)
 }
 
-/// About how many steps can be seen.
-fn about_seen(dir: &Path) -> Result<u64> {
+/// About how many steps the job has told of in this directory.
+fn about_told(out: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for part in parts(dir)? {
+    for part in parts(out)? {
         bytes += fs::metadata(part)?.len();
     }
     Ok(bytes / LINE_BYTES)
@@ -331,7 +341,7 @@ fn judge(plan: &Plan, dir: &Path) -> Result<Verdict> {
     let mut verdict = Verdict { wrong: 0, missing: 0, violations: Vec::new(), took_ms: [0; 4] };
     let mut spans = [(i64::MAX, i64::MIN); PHASES.len()];
     let mut seen: Vec<Vec<bool>> = given.iter().map(|&times| vec![false; times as usize]).collect();
-    for part in parts(dir)? {
+    for part in parts(&job::out_dir(dir))? {
         for line in BufReader::new(File::open(&part)?).lines() {
             let said: Seen =
                 serde_json::from_str(&line?).with_context(|| part.display().to_string())?;

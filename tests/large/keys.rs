@@ -21,6 +21,13 @@ pub(crate) struct Keys {
     pub(crate) rate: u64,
 }
 
+/// A key that is given, and in which step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given {
+    pub(crate) key: u64,
+    pub(crate) step: u64,
+}
+
 /// The one partition.
 pub(crate) struct Giving {
     keys: Keys,
@@ -31,7 +38,7 @@ pub(crate) struct Giving {
 }
 
 impl SourceSpec for Keys {
-    type Item = u64;
+    type Item = Given;
     type Partition = Giving;
 
     fn describe(&self) -> String {
@@ -49,13 +56,13 @@ impl SourceSpec for Keys {
 }
 
 impl Source for Giving {
-    type Item = u64;
+    type Item = Given;
 
     fn poll(
         &mut self,
         now: Timestamp,
         at_most: usize,
-        out: &mut impl Emit<u64>,
+        out: &mut impl Emit<Given>,
     ) -> Result<SourceStatus, ConnectorError> {
         let (began, first) = *self.since.get_or_insert((now, self.next));
         let passed_ms = (now.as_millis() - began.as_millis()).max(0) as u64;
@@ -68,7 +75,8 @@ impl Source for Giving {
             } else if self.next >= due {
                 return Ok(SourceStatus::Waiting(Some(BURST)));
             }
-            out.record(key, Timestamp::from(self.next as i64), &Generated);
+            let step = self.next;
+            out.record(Given { key, step }, Timestamp::from(step as i64), &Generated);
             self.next += 1;
             given += 1;
         }

@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hashbrown::HashMap;
 use thalweg_flow::internals::{Found, KeyedTable, NEVER, Timers, table_hash};
-use thalweg_flow::{
-    BuildContext, Collection, Context, Flow, Now, Process, Shard, Step, Watermarks,
-};
-use thalweg_kernel::{Changes, Collector, Epoch, KeyGroups, StateId, Timestamp};
+use thalweg_kernel::{Changes, Epoch, KeyGroups, StateId, Timestamp};
 
 /// Operations in a measured iteration.
 const STEP: u64 = 1_024;
@@ -200,51 +197,9 @@ fn timers(c: &mut Criterion) {
     group.finish();
 }
 
-/// Sets one timer for each key, all for one time.
-struct Alarm;
-
-impl Process<u64, (u64, i64)> for Alarm {
-    type Out = u64;
-
-    fn record(&mut self, _: (u64, i64), cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {
-        cx.event_timer(ALL_DUE);
-    }
-
-    fn timer(&mut self, cx: &mut Context<'_, u64>, out: &mut impl Collector<u64>) {
-        out.record(cx.time(), *cx.key());
-    }
-}
-
-const ALL_DUE: Timestamp = Timestamp::from_millis(1_000_000_000);
-
-/// A watermark that makes a million timers due: prints the longest step, and how many steps all of it took.
-fn one_watermark(_: &mut Criterion) {
-    let job = |flow: &Flow| {
-        let records = (0..=MANY).map(|n| (n, if n < MANY { 0 } else { ALL_DUE.as_millis() + 1 }));
-        let by_time = Watermarks::monotonous().timestamps(|&(_, time): &(u64, i64)| time);
-        flow.source(Collection::new(records.collect::<Vec<_>>()), by_time.without_clock_guard())
-            .key_by(|&(key, _)| key)
-            .process(|_| Alarm)
-            .discard();
-    };
-    let mut shard = Shard::build(&job, &BuildContext::single("longest step")).unwrap();
-    let (mut longest, mut steps, begun) = (Duration::ZERO, 0_u32, Instant::now());
-    loop {
-        let start = Instant::now();
-        let step = shard.step(Now::default()).unwrap();
-        longest = longest.max(start.elapsed());
-        steps += 1;
-        if step == Step::Done {
-            break;
-        }
-    }
-    let all = begun.elapsed();
-    println!("{MANY} timers due at once: longest step {longest:.2?} of {steps} in {all:.2?}");
-}
-
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
-    targets = update, snapshot, timers, one_watermark
+    targets = update, snapshot, timers
 }
 criterion_main!(benches);

@@ -108,10 +108,11 @@ pub use tuning::Tuning;
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,
 };
-pub use window::assigner::{Aligned, Assigner, Layout, PerKey, Slices, TimeWindow};
+pub use window::assigner::{Aligned, Assigner, Layout, PerKey, Slices};
 pub use window::content::{Rows, ToList, WindowFunction, Windowed};
 pub use window::session::Session;
 pub use window::sliding::Sliding;
+pub use window::time_window::TimeWindow;
 pub use window::trigger::{Fires, OnWatermark, Trigger, TriggerContext};
 pub use window::tumbling::Tumbling;
 pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, WindowedStream};

@@ -18,40 +18,9 @@ use std::fmt;
 
 use thalweg_kernel::Timestamp;
 
-use super::session::Session;
 use super::slicing::Slicing;
-use super::sliding::Sliding;
+use super::time_window::TimeWindow;
 use super::trigger::OnWatermark;
-use super::tumbling::Tumbling;
-
-/// A stretch of event time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TimeWindow {
-    /// The first millisecond.
-    pub start: Timestamp,
-    /// The last millisecond, which rows of the window carry as their event time.
-    pub last: Timestamp,
-}
-
-impl TimeWindow {
-    /// The first millisecond after the window.
-    #[inline]
-    pub fn end(self) -> Timestamp {
-        self.last.plus_ms(1)
-    }
-
-    /// Whether `other` overlaps with this window, or one follows upon the other.
-    #[inline]
-    pub(super) fn meets(self, other: Self) -> bool {
-        self.start <= other.end() && other.start <= self.end()
-    }
-
-    /// The shortest window that contains both.
-    #[inline]
-    pub(super) fn with(self, other: Self) -> Self {
-        Self { start: self.start.min(other.start), last: self.last.max(other.last) }
-    }
-}
 
 /// Says which windows a record is in. Its text is the operator's name in the graph, and part of its state's
 /// description: windows of another text are others.
@@ -128,54 +97,4 @@ pub trait Aligned: Assigner<Layout = Slices> {
     /// Where they lie.
     #[doc(hidden)]
     fn slicing(&self) -> Slicing;
-}
-
-impl Assigner for Tumbling {
-    type Layout = Slices;
-
-    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
-        self.slicing().assign(time, window);
-    }
-
-    fn problem(&self) -> Option<String> {
-        self.slicing().is_empty().then(|| "allowed: 1 ms or more".into())
-    }
-}
-
-impl Aligned for Tumbling {
-    fn slicing(&self) -> Slicing {
-        (*self).slicing()
-    }
-}
-
-impl Assigner for Sliding {
-    type Layout = Slices;
-
-    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
-        self.slicing().assign(time, window);
-    }
-
-    fn problem(&self) -> Option<String> {
-        (*self).problem().map(Into::into)
-    }
-}
-
-impl Aligned for Sliding {
-    fn slicing(&self) -> Slicing {
-        (*self).slicing()
-    }
-}
-
-impl Assigner for Session {
-    type Layout = PerKey<OnWatermark>;
-
-    const MERGES: bool = true;
-
-    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
-        window(self.alone(time));
-    }
-
-    fn problem(&self) -> Option<String> {
-        self.is_empty().then(|| "allowed: gaps of 1 ms or more".into())
-    }
 }

@@ -8,14 +8,15 @@ use thalweg_kernel::{ConnectorError, Key, StateKind};
 use super::aggregate::Aggregate;
 use super::assigner::{Aligned, Assigner, PerKey, Slices};
 use super::content::WindowFunction;
-use super::kept::Kepts;
-use super::local::{LocalAggregate, Slice};
+use super::local::LocalAggregate;
 use super::operator::{Late, WindowOperator, Windows};
 use super::per_key::{Clock, WindowsPerKey};
 use super::placed::PlacedWindows;
 use super::reached::Reached;
-use super::sessions::Sessions;
+use super::sessions::{Sessions, outside_bytes};
+use super::slice::Slice;
 use super::state::{Dropped, WindowState};
+use super::storage::Storage;
 use super::timers::WindowTimers;
 use super::trigger::Trigger;
 use super::{Limits, WindowedStream};
@@ -134,8 +135,8 @@ fn open<K: Key, T: 'static, A: Aggregate<T>>(
         flow.fail(ConnectorError::new("job", what));
     }
     let (dropped, reader) = (Dropped::default(), flow.reader().cloned());
-    let kept = Kepts::new(flow.checkpoints(), reader, flow.shards());
-    let state = WindowState::new(Rc::clone(aggregate), slicing, limits, dropped.clone(), kept);
+    let storage = Storage::new(flow.checkpoints(), reader, flow.shards());
+    let state = WindowState::new(Rc::clone(aggregate), slicing, limits, dropped.clone(), storage);
     (Rc::new(RefCell::new(state)), dropped)
 }
 
@@ -191,9 +192,8 @@ where
         let contents = states.entries("window contents");
         let trigger_states = states.entries("trigger states");
         let sessions = W::MERGES.then(|| {
-            let weigh =
-                |_: &P::Key, set: &Vec<_>| set.capacity() * size_of::<(i64, i64, i64, i64)>();
-            Sessions(States::new(&flow, node).weighed_entries("open windows", weigh))
+            let sets = States::new(&flow, node).weighed_entries("open windows", outside_bytes);
+            Sessions(sets)
         });
         let timers = WindowTimers::new(&flow, node);
         let checkpoints = Rc::clone(flow.checkpoints());

@@ -15,7 +15,7 @@ use serde::Serialize;
 use thalweg_kernel::{Collector, Durable, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::assigner::TimeWindow;
+use super::time_window::TimeWindow;
 
 /// The result of one window of one key.
 #[derive(Clone, Debug, PartialEq, Serialize)]

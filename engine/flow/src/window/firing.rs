@@ -12,26 +12,15 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::assigner::TimeWindow;
-use super::cold::Walk;
-use super::kept::Kept;
 use super::pane::Pane;
-use super::running::{Cursor, Firing};
+use super::parts::Cursor;
+use super::phase::Phase;
+use super::running::Firing;
 use super::state::WindowState;
+use super::storage::Walk;
+use super::time_window::TimeWindow;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
-
-/// Where a firing stands.
-pub(super) enum Phase<K, A> {
-    /// No window fires.
-    Idle,
-    /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
-    Merge { firing: Firing, pane: usize, cold: Walk, cursor: usize },
-    /// A window yields its rows.
-    Rows { firing: Firing, cursor: Cursor },
-    /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
-    TakeOut { firing: Firing, pane: Pane<K, Kept<A>>, cold: Walk, cursor: usize },
-}
 
 impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     /// The last millisecond of the next window that the watermark has passed.
@@ -90,8 +79,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                     self.merge_slice(firing, pane, (cold, cursor), budget)
                 }
                 Phase::Rows { firing, mut cursor } => {
-                    let Self { aggregate, panes, running, kept, .. } = self;
-                    let panes = (panes, &*kept);
+                    let Self { aggregate, panes, running, storage, .. } = self;
+                    let panes = (panes, &*storage);
                     let window = TimeWindow { start: firing.start, last: firing.last };
                     let row = |key: &K, value| row(key.clone(), window, value);
                     match running.rows(&**aggregate, panes, firing, &mut cursor, budget, row) {
@@ -104,7 +93,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                     let (aggregate, overlap) = (&*self.aggregate, self.overlap);
                     if !overlap && pane.cold > 0 && !seeded(Defect::FlowForgetsColdEntries) {
                         let emit = |key, content| row(key, window, aggregate.finish(content));
-                        if !self.kept.scan(pane.start, &mut cold, budget, is_cold(&pane), emit) {
+                        if !self.storage.scan(pane.start, &mut cold, budget, is_cold(&pane), emit) {
                             self.phase = Phase::TakeOut { firing, pane, cold, cursor };
                             return false;
                         }
@@ -139,10 +128,10 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         &mut self,
         firing: Firing,
         number: usize,
-        (mut cold, mut cursor): (Walk, usize),
+        (mut cold, mut cursor): (Walk, Cursor),
         budget: &mut Budget,
     ) -> Phase<K, A::Accumulator> {
-        let Self { aggregate, panes, running, kept: kepts, .. } = self;
+        let Self { aggregate, panes, running, storage, .. } = self;
         let Some(pane) = panes.within(firing.start, firing.last).nth(number) else {
             return Phase::Rows { firing, cursor: Cursor::default() };
         };
@@ -159,7 +148,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                     let merge = |key: K, content: A::Accumulator| {
                         running.merge(&**aggregate, start, (table_hash(&key), &key), &content);
                     };
-                    kepts.scan(start, &mut cold, budget, is_cold(pane), merge)
+                    storage.scan(start, &mut cold, budget, is_cold(pane), merge)
                 });
             if !merged {
                 return Phase::Merge { firing, pane: number, cold, cursor };
@@ -170,7 +159,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     }
 
     fn merge_from(&self, firing: Firing, pane: usize) -> Phase<K, A::Accumulator> {
-        Phase::Merge { firing, pane, cold: Walk::default(), cursor: 0 }
+        Phase::Merge { firing, pane, cold: Walk::default(), cursor: Cursor::default() }
     }
 
     /// Takes out a slice that no later window contains, if there is one more.
@@ -179,8 +168,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let last = if early { firing.last.plus_ms(1_000) } else { firing.last };
         let Some(pane) = self.panes.take_closed_by(last) else { return Phase::Idle };
         self.keys -= pane.keys.len() + pane.cold;
-        self.kept.forget(&pane);
-        Phase::TakeOut { firing, pane, cold: Walk::default(), cursor: 0 }
+        self.storage.forget(&pane);
+        Phase::TakeOut { firing, pane, cold: Walk::default(), cursor: Cursor::default() }
     }
 }
 

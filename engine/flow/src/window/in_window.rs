@@ -2,7 +2,7 @@
 
 use thalweg_kernel::{Key, Timestamp};
 
-use super::assigner::TimeWindow;
+use super::time_window::TimeWindow;
 use crate::table_hash::table_hash;
 
 /// Flipped, it makes times compare as bytes do.

@@ -38,16 +38,19 @@ use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::pane::{AtHand, InTime, Opened, Panes};
+use super::slice::{Partial, Slice};
 use super::slicing::Slicing;
 use super::state::{Refused, WindowState};
 use crate::counters::Counter;
-use crate::exchange::route::Routed;
 use crate::pipeline::Operator;
 use crate::table_hash::{table_hash, table_hash_from};
 
 /// Sums that are kept before they leave: few enough for the second-level cache. (10,000 keys on two
 /// shards cost 14 ns a record with these, and 45 where they did not fit into a quarter of them.)
 const LOCAL_KEYS_MAX: usize = 16_384;
+/// What sums may take together, as far as their size is known: from the first barrier on, from what windows wrote. (Sums are
+/// in no account of state. With accumulators of a kilobyte, two shards held 36 MiB for them.)
+const LOCAL_BYTES_MAX: usize = 1 << 20;
 /// Fewer records than this per sum, and adding up pauses.
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
@@ -57,41 +60,6 @@ const BYPASS_RECORDS: usize = 64 * 1_024;
 const GATHERED_MAX: usize = 128;
 /// Records of more bytes than this would cost more to put aside than they save.
 const GATHERED_BYTES_MAX: usize = 64;
-
-/// What goes to the shard that owns a key.
-pub enum Slice<T, K, A> {
-    /// A record as it is.
-    Record {
-        /// The hash of its key.
-        hash: u64,
-        /// The record.
-        value: T,
-        /// The shard that owns its key had no room for it yet: see `state.rs`.
-        held: bool,
-    },
-    /// The records of one key and window of one sender, added up.
-    Partial(Partial<K, A>),
-}
-
-/// Some records of one key and window, added up. Its event time is one in the window.
-pub struct Partial<K, A> {
-    pub(super) hash: u64,
-    pub(super) key: K,
-    pub(super) accumulator: A,
-    /// How many records it stands for.
-    pub(super) records: u64,
-    /// As for a record.
-    pub(super) held: bool,
-}
-
-impl<T: 'static, K: 'static, A: 'static> Routed for Slice<T, K, A> {
-    #[inline]
-    fn hash(&self) -> u64 {
-        match self {
-            Self::Record { hash, .. } | Self::Partial(Partial { hash, .. }) => *hash,
-        }
-    }
-}
 
 /// See the module.
 pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
@@ -110,6 +78,7 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     /// What is added up, and how many sums that are.
     panes: Panes<K, Sum<A::Accumulator>>,
     keys: usize,
+    keys_max: usize,
     /// Records that go straight before adding up is tried again.
     straight: usize,
     /// On one shard all go straight.
@@ -146,6 +115,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             slicing,
             panes: Panes::new(slicing, LOCAL_KEYS_MAX),
             keys: 0,
+            keys_max: LOCAL_KEYS_MAX,
             straight: 0,
             alone,
             late_output,
@@ -296,7 +266,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         let accumulator = self.aggregate.of(value);
         pane.keys.insert(hash, key, Sum { accumulator, records: 1 });
         self.keys += 1;
-        if self.keys >= LOCAL_KEYS_MAX {
+        if self.keys >= self.keys_max {
             self.make_room(out);
         }
     }
@@ -314,13 +284,13 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             let start = pane.start;
             let mut state = self.state.borrow_mut();
             self.keys -= pane.keys.len();
-            for (key, Sum { accumulator, records }) in pane.keys.drain() {
+            pane.keys.drain(|key, Sum { accumulator, records }| {
                 sent += records as usize;
                 let hash = key.key_hash();
                 let mut partial = Partial { hash, key, accumulator, records, held: false };
                 if self.own.contains(hash) {
                     match state.merge_ahead(start, partial) {
-                        Ok(()) => continue,
+                        Ok(()) => return,
                         Err(refused) => {
                             let held = refused.is_held();
                             partial = Partial { held, ..refused.value };
@@ -328,7 +298,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
                     }
                 }
                 out.record(start, Slice::Partial(partial));
-            }
+            });
+            drop(state);
             self.panes.recycle(pane);
         }
         sent
@@ -389,8 +360,11 @@ where
             Mark::Barrier(_) => {
                 self.put_down(out);
                 self.send_due(Timestamp::MAX, out);
+                let mut state = self.state.borrow_mut();
+                let fit = LOCAL_BYTES_MAX.checked_div(state.entry_bytes());
+                self.keys_max = fit.map_or(LOCAL_KEYS_MAX, |fit| fit.clamp(1, LOCAL_KEYS_MAX));
                 if !seeded(Defect::FlowAddsAheadOfBarrier) {
-                    self.state.borrow_mut().barrier_ahead();
+                    state.barrier_ahead();
                 }
             }
             Mark::Active => {}

@@ -8,8 +8,8 @@ use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::content::WindowFunction;
-use super::local::Slice;
 use super::pane::InTime;
+use super::slice::Slice;
 use super::state::{Refusal, Refused, WindowState};
 use crate::checkpoint::Checkpoints;
 use crate::exchange::side::{SideTag, Sides};

@@ -7,7 +7,7 @@ use thalweg_kernel::{Key, Timestamp};
 use super::slicing::Slicing;
 use super::table::Table;
 
-/// Emptied panes that wait for reuse, this many at most, each with room for so many keys at most: a
+/// Emptied panes that wait for reuse, this many at most, each with room for this many keys at most: a
 /// burst of keys must not hold its memory for ever.
 const SPARE_PANES_MAX: usize = 4;
 const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
@@ -279,7 +279,8 @@ impl<K: Key, A> Panes<K, A> {
 
     /// Gives an emptied pane back for reuse.
     pub(super) fn recycle(&mut self, pane: Pane<K, A>) {
-        if self.spare.len() < SPARE_PANES_MAX && pane.keys.capacity() <= SPARE_PANE_KEYS_MAX {
+        let room = pane.keys.capacity();
+        if self.spare.len() < SPARE_PANES_MAX && (1..=SPARE_PANE_KEYS_MAX).contains(&room) {
             self.spare.push(pane.keys);
         }
     }

@@ -23,13 +23,14 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::assigner::{Assigner, TimeWindow};
+use super::assigner::Assigner;
 use super::content::WindowFunction;
 use super::in_window::{InWindow, hash_in};
 use super::operator::Late;
 use super::reached::Reached;
 use super::sessions::{Open, Sessions};
 use super::state::Dropped;
+use super::time_window::TimeWindow;
 use super::timers::WindowTimers;
 use super::trigger::{Fires, SetTimers, Trigger, TriggerContext};
 use crate::checkpoint::Checkpoints;

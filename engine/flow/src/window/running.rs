@@ -24,8 +24,9 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Durable, Key, Timestamp};
 
 use super::aggregate::Aggregate;
-use super::kept::{Kept, Kepts};
 use super::pane::{Pane, Panes};
+use super::parts::Cursor;
+use super::storage::{Stamped, Storage};
 use super::table::Table;
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
@@ -45,20 +46,9 @@ impl<A> Run<A> {
     }
 }
 
-/// Runs lie in this many tables, so that none is large: a table that grows does so within a step.
-const PARTS: usize = 64;
-
 /// The runs of all keys that the next window may have.
 pub(super) struct Running<K, A> {
-    /// By bits of the hash that tables do not look at; none before the first slice is merged.
-    parts: Vec<Table<K, Run<A>>>,
-}
-
-/// How far a walk over all runs has come.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Cursor {
-    part: usize,
-    within: usize,
+    runs: Table<K, Run<A>>,
 }
 
 /// A window that fires.
@@ -72,26 +62,19 @@ pub(super) struct Firing {
 
 impl<K: Key, A: 'static> Running<K, A> {
     pub(super) fn new() -> Self {
-        Self { parts: Vec::new() }
+        Self { runs: Table::new() }
     }
 
     /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
     /// each slice that its key is in; two it is here, since nobody counts them.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
         let each = 2 * (size_of::<(Timestamp, A)>() + outside);
-        self.parts.iter().map(|runs| runs.memory_bytes() + runs.len() * each).sum()
-    }
-
-    fn part(&mut self, hash: u64) -> &mut Table<K, Run<A>> {
-        if self.parts.is_empty() {
-            self.parts.resize_with(PARTS, Table::new);
-        }
-        &mut self.parts[(hash >> 40) as usize % PARTS]
+        self.runs.memory_bytes() + self.runs.len() * each
     }
 
     /// A slice that is merged already has changed.
     pub(super) fn make_stale(&mut self, hash: u64, key: &K) {
-        let runs = self.part(hash);
+        let runs = &mut self.runs;
         if let Some(run) = runs.get(hash, key) {
             run.back_from = Timestamp::MIN;
             return;
@@ -107,38 +90,41 @@ impl<K: Key, A: 'static> Running<K, A> {
         (hash, key): (u64, &K),
         accumulator: &A,
     ) {
-        let runs = self.part(hash);
-        if runs.get(hash, key).is_none() {
-            runs.insert(hash, key.clone(), Run::new());
-        }
-        let Some(run) = runs.get(hash, key) else { return };
-        run.back_from = run.back_from.min(slice);
-        if G::GROWS {
-            // To be merged from its slices.
-            run.back_from = Timestamp::MIN;
-            return;
-        }
-        let back = run.back.get_or_insert_with(|| aggregate.create());
-        aggregate.merge(back, accumulator);
-        if seeded(Defect::FlowSliceTwice) {
+        let merge = |run: &mut Run<A>| {
+            run.back_from = run.back_from.min(slice);
+            if G::GROWS {
+                // To be merged from its slices.
+                run.back_from = Timestamp::MIN;
+                return;
+            }
+            let back = run.back.get_or_insert_with(|| aggregate.create());
             aggregate.merge(back, accumulator);
+            if seeded(Defect::FlowSliceTwice) {
+                aggregate.merge(back, accumulator);
+            }
+        };
+        if let Some(run) = self.runs.get(hash, key) {
+            return merge(run);
         }
+        let mut run = Run::new();
+        merge(&mut run);
+        self.runs.insert(hash, key.clone(), run);
     }
 
     /// Gives `row` the value of each key in a window, as far as `budget` allows; whether those were all.
     pub(super) fn rows<T, G: Aggregate<T, Accumulator = A>>(
         &mut self,
         aggregate: &G,
-        (panes, kepts): (&mut Panes<K, Kept<A>>, &Kepts),
+        (panes, storage): (&mut Panes<K, Stamped<A>>, &Storage),
         firing: Firing,
         cursor: &mut Cursor,
         budget: &mut Budget,
         mut row: impl FnMut(&K, G::Output),
     ) -> bool {
-        let mut each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
+        let each = |key: &K, run: &mut Run<A>, budget: &mut Budget| {
             while run.front.pop_if(|(slice, _)| *slice < firing.start).is_some() {}
             if run.back_from < firing.start {
-                let whole = build(aggregate, (panes, kepts), firing, key, run, budget);
+                let whole = build(aggregate, (panes, storage), firing, key, run, budget);
                 if G::GROWS {
                     let Some(whole) = whole else { return false };
                     row(key, aggregate.finish(whole));
@@ -158,23 +144,14 @@ impl<K: Key, A: 'static> Running<K, A> {
             }
             !firing.is_final
         };
-        while let Some(runs) = self.parts.get_mut(cursor.part) {
-            if !runs.walk(&mut cursor.within, budget, &mut each) {
-                return false;
-            }
-            *cursor = Cursor { part: cursor.part + 1, within: 0 };
-            if budget.is_spent() {
-                return false;
-            }
-        }
-        true
+        self.runs.walk(cursor, budget, each)
     }
 }
 
 /// Builds the run of a key anew from the slices of a window; of what grows, only what it amounts to.
 fn build<K: Key, T, G: Aggregate<T>>(
     aggregate: &G,
-    (panes, kepts): (&mut Panes<K, Kept<G::Accumulator>>, &Kepts),
+    (panes, storage): (&mut Panes<K, Stamped<G::Accumulator>>, &Storage),
     firing: Firing,
     key: &K,
     run: &mut Run<G::Accumulator>,
@@ -188,7 +165,7 @@ fn build<K: Key, T, G: Aggregate<T>>(
         run.back_from = Timestamp::MIN;
         for pane in panes.within(firing.start, firing.last) {
             budget.spend(1);
-            with_slice(pane, kepts, (hash, key), |slice| {
+            with_slice(pane, storage, (hash, key), |slice| {
                 aggregate.merge(whole.get_or_insert_with(|| aggregate.create()), slice);
             });
         }
@@ -197,7 +174,7 @@ fn build<K: Key, T, G: Aggregate<T>>(
     for pane in panes.within(firing.start, firing.last).rev() {
         budget.spend(1);
         let start = pane.start;
-        with_slice(pane, kepts, (hash, key), |slice| {
+        with_slice(pane, storage, (hash, key), |slice| {
             let mut from_here = aggregate.create();
             aggregate.merge(&mut from_here, slice);
             if let Some((_, behind)) = run.front.last() {
@@ -211,8 +188,8 @@ fn build<K: Key, T, G: Aggregate<T>>(
 
 /// Shows `look` the slice of a key, if there is one, in memory or in the store.
 fn with_slice<K: Key, A: Durable>(
-    pane: &mut Pane<K, Kept<A>>,
-    kepts: &Kepts,
+    pane: &mut Pane<K, Stamped<A>>,
+    storage: &Storage,
     (hash, key): (u64, &K),
     look: impl FnOnce(&A),
 ) {
@@ -220,7 +197,7 @@ fn with_slice<K: Key, A: Durable>(
         return look(&kept.accumulator);
     }
     if pane.cold > 0
-        && let Some(accumulator) = kepts.read(pane.start, key)
+        && let Some(accumulator) = storage.read(pane.start, key)
     {
         look(&accumulator);
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use thalweg_kernel::{Timestamp, time::millis};
 
-use super::assigner::TimeWindow;
+use super::assigner::{Assigner, PerKey};
+use super::time_window::TimeWindow;
+use super::trigger::OnWatermark;
 
 /// Windows of a key's own: a session begins with a record, and ends when none has come for a gap, in event time. Its
 /// last millisecond is the one before the gap after its last record ends.
@@ -48,14 +50,20 @@ impl Session {
     pub fn gap(gap: Duration) -> Self {
         Self { gap_ms: millis(gap) }
     }
+}
 
-    pub(super) fn is_empty(self) -> bool {
-        self.gap_ms == 0
+impl Assigner for Session {
+    type Layout = PerKey<OnWatermark>;
+
+    const MERGES: bool = true;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        // Of a record that is alone.
+        window(TimeWindow { start: time, last: time.plus_ms(self.gap_ms - 1) });
     }
 
-    /// The session of a record that is alone.
-    pub(super) fn alone(self, time: Timestamp) -> TimeWindow {
-        TimeWindow { start: time, last: time.plus_ms(self.gap_ms - 1) }
+    fn problem(&self) -> Option<String> {
+        (self.gap_ms == 0).then(|| "allowed: gaps of 1 ms or more".into())
     }
 }
 

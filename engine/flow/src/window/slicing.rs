@@ -21,7 +21,7 @@
 
 use thalweg_kernel::Timestamp;
 
-use super::assigner::TimeWindow;
+use super::time_window::TimeWindow;
 
 /// Points in time at equal distances, and the cells between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use thalweg_kernel::Timestamp;
 use thalweg_kernel::time::millis;
 
+use super::assigner::{Aligned, Assigner, Slices};
 use super::slicing::Slicing;
+use super::time_window::TimeWindow;
 
 /// Windows of one size, of which one begins every slide, so that they overlap: a record is in each window that
 /// contains its time. They are aligned to the Unix epoch, whatever the first record's time.
@@ -57,20 +60,30 @@ impl Sliding {
         self.offset_ms = millis(offset).checked_rem(self.slide_ms).unwrap_or(0);
         self
     }
+}
 
-    /// Why there can be no such windows.
-    pub(super) fn problem(self) -> Option<&'static str> {
-        let Self { size_ms, slide_ms, .. } = self;
-        if size_ms == 0 || slide_ms == 0 {
-            return Some("allowed: sizes and slides of 1 ms or more");
-        }
-        (slide_ms > size_ms).then_some(
-            "with a slide of more than the size, records between two windows would be in neither; filter them out, and \
-             take windows of one size",
-        )
+impl Assigner for Sliding {
+    type Layout = Slices;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        self.slicing().assign(time, window);
     }
 
-    pub(super) fn slicing(self) -> Slicing {
+    fn problem(&self) -> Option<String> {
+        let Self { size_ms, slide_ms, .. } = *self;
+        if size_ms == 0 || slide_ms == 0 {
+            return Some("allowed: sizes and slides of 1 ms or more".into());
+        }
+        (slide_ms > size_ms).then(|| {
+            "with a slide of more than the size, records between two windows would be in neither; filter them out, and \
+             take windows of one size"
+                .into()
+        })
+    }
+}
+
+impl Aligned for Sliding {
+    fn slicing(&self) -> Slicing {
         Slicing::new(self.size_ms, self.slide_ms, self.offset_ms)
     }
 }

@@ -19,7 +19,7 @@
 //! # Barriers
 //! What follows a barrier must not be in the windows before the operator has handed them over, and
 //! the sender is ahead of it. So the barrier itself counts as something held that is on its way.
-//! What a window then hands over is in `kept.rs`.
+//! What a window then hands over is in `snapshot.rs`.
 
 use std::rc::Rc;
 
@@ -27,12 +27,12 @@ use thalweg_kernel::{Key, Timestamp};
 
 use super::Limits;
 use super::aggregate::Aggregate;
-use super::firing::Phase;
-use super::kept::{Kept, Kepts};
-use super::local::Partial;
 use super::pane::{AtHand, InTime, Opened, Panes};
+use super::phase::Phase;
 use super::running::Running;
+use super::slice::Partial;
 use super::slicing::Slicing;
+use super::storage::{Stamped, Storage};
 use crate::counters::Counter;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -45,14 +45,14 @@ pub(super) struct WindowState<K, T, A: Aggregate<T>> {
     pub(super) slicing: Slicing,
     /// Whether windows overlap.
     pub(super) overlap: bool,
-    pub(super) panes: Panes<K, Kept<A::Accumulator>>,
+    pub(super) panes: Panes<K, Stamped<A::Accumulator>>,
     /// What windows share that overlap.
     pub(super) running: Running<K, A::Accumulator>,
     /// No window fires that ends before this.
     pub(super) fires_next: Timestamp,
     pub(super) phase: Phase<K, A::Accumulator>,
     /// What is to be handed over at the next barrier.
-    pub(super) kept: Kepts,
+    pub(super) storage: Storage,
     /// The operator's watermark.
     pub(super) watermark: Timestamp,
     /// What the sender had no room for, and is on its way to the operator.
@@ -108,7 +108,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         slicing: Slicing,
         limits: Limits,
         dropped: Dropped,
-        kept: Kepts,
+        storage: Storage,
     ) -> Self {
         let Limits { keys_max, windows_max } = limits;
         Self {
@@ -119,7 +119,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             running: Running::new(),
             fires_next: Timestamp::MIN,
             phase: Phase::Idle,
-            kept,
+            storage,
             watermark: Timestamp::MIN,
             held: 0,
             barriers: 0,
@@ -180,7 +180,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         key_of: impl Fn(&T) -> K,
         records: &mut impl Iterator<Item = (Timestamp, T)>,
     ) -> Option<(Timestamp, (u64, K), T)> {
-        let Self { aggregate, panes, kept: Kepts { stamp, .. }, held, .. } = self;
+        let Self { aggregate, panes, storage: Storage { stamp, .. }, held, .. } = self;
         let pane = panes.newest_any();
         let known = *held == 0 && !pane.keys.is_large();
         records.find_map(|(time, value)| {
@@ -217,7 +217,12 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     /// The operator's watermark has moved.
     pub(super) fn advance(&mut self, watermark: Timestamp) {
         self.watermark = self.watermark.max(watermark);
-        self.kept.reached.advance(watermark);
+        self.storage.reached.advance(watermark);
+    }
+
+    /// The bytes of a key and its accumulator as they were written, on average; zero if that is not known.
+    pub(super) fn entry_bytes(&self) -> usize {
+        self.storage.entry_bytes
     }
 
     /// The sender has passed a barrier on.
@@ -260,7 +265,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             }
             if let Some(kept) = pane.keys.get(hash, &key) {
                 self.aggregate.add(&mut kept.accumulator, value);
-                kept.mark(self.kept.stamp, hash, &mut pane.dirty);
+                kept.mark(self.storage.stamp, hash, &mut pane.dirty);
                 return Ok(());
             }
         }
@@ -354,7 +359,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
                 && let Some(kept) = pane.keys.get(hash, &key)
             {
                 aggregate.add(&mut kept.accumulator, value);
-                kept.mark(self.kept.stamp, hash, &mut pane.dirty);
+                kept.mark(self.storage.stamp, hash, &mut pane.dirty);
                 continue;
             }
             let put = self.put(
@@ -388,20 +393,20 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             Opened::Closed => return Err(Refused { why: Refusal::Late, key, value }),
             Opened::TooMany => return Err(Refused { why: Refusal::Windows, key, value }),
         };
-        let stamp = self.kept.stamp;
+        let stamp = self.storage.stamp;
         if pane.is_merged {
             self.running.make_stale(hash, &key);
         }
         if pane.cold > 0 {
-            self.kept.warm(pane, hash, &key);
+            self.storage.warm(pane, hash, &key);
         }
         if let Some(kept) = pane.keys.get(hash, &key) {
             add(&mut kept.accumulator, value);
             kept.mark(stamp, hash, &mut pane.dirty);
         } else if self.keys < self.keys_max {
             self.keys += 1;
-            pane.keys.insert(hash, key, Kept { accumulator: create(value), stamp });
-            if self.kept.is_on() {
+            pane.keys.insert(hash, key, Stamped { accumulator: create(value), stamp });
+            if self.storage.is_on() {
                 pane.dirty.push(hash);
             }
         } else {

@@ -2,14 +2,17 @@
 //!
 //! Few keys, as most jobs have, lie in a list beside an index with eight times as many slots: nearly all
 //! of them are named by the slot of their hash, which costs two loads and a comparison, and no branch
-//! that the processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it.
+//! that the processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it. When that is too large
+//! for the cache, or would grow for longer than a step should take, they lie in many small ones (`parts.rs`).
 //! (Measured with a million keys against two of our own: probing slot by slot is no better, since one
 //! search in four goes on to the next slot, and each of those throws away what the processor had
 //! begun of the next ones; a list beside an index takes a third longer, for the second access.)
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::OccupiedEntry;
 use thalweg_kernel::Key;
 
+use super::parts::{Cursor, Parts, walk_table};
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
 use crate::tuning::CACHE_BYTES;
@@ -18,10 +21,10 @@ use crate::tuning::CACHE_BYTES;
 const FEW_KEYS_MAX: usize = 255;
 /// Slots for each of them.
 const SLOTS_PER_KEY: usize = 8;
+/// One hash table has at most this many keys, and fewer where they are too large for the cache.
+const MANY_KEYS_MAX: usize = 14_336;
 /// The first index has so many.
 const SLOTS_MIN: usize = 16;
-/// Buckets that are looked at for one unit of work.
-const BUCKETS_PER_UNIT: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
@@ -30,25 +33,32 @@ pub(super) struct Table<K, V> {
     slots: Vec<u8>,
     /// In use once there were too many for the list.
     many: HashTable<(K, V)>,
+    /// In use once there were too many for one table.
+    very_many: Parts<K, V>,
 }
 
 impl<K: Key, V> Table<K, V> {
+    const MANY_KEYS_MAX: usize = {
+        let in_cache = CACHE_BYTES / (size_of::<(K, V)>() + 1);
+        if in_cache < MANY_KEYS_MAX { in_cache } else { MANY_KEYS_MAX }
+    };
+
     /// An empty one, without buffers.
     pub(super) fn new() -> Self {
-        Self { few: Vec::new(), slots: Vec::new(), many: HashTable::new() }
+        let (many, very_many) = (HashTable::new(), Parts::new());
+        Self { few: Vec::new(), slots: Vec::new(), many, very_many }
     }
 
     /// The number of keys.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.few.len() + self.many.len()
+        self.few.len() + self.many.len() + self.very_many.len()
     }
 
     /// The bytes of its buffers.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.few.capacity() * size_of::<(K, V)>()
-            + self.slots.capacity()
-            + self.many.allocation_size()
+        let few = self.few.capacity() * size_of::<(K, V)>() + self.slots.capacity();
+        few + self.many.allocation_size() + self.very_many.memory_bytes()
     }
 
     /// Gives back buffers that are mostly empty.
@@ -59,17 +69,18 @@ impl<K: Key, V> Table<K, V> {
         if self.many.len() < self.many.capacity() / 2 {
             self.many.shrink_to(self.many.len(), |entry| table_hash(&entry.0));
         }
+        self.very_many.shrink();
     }
 
     /// How many keys its buffers have room for.
     pub(super) fn capacity(&self) -> usize {
-        self.few.capacity() + self.many.capacity()
+        self.few.capacity() + self.many.capacity() + self.very_many.capacity()
     }
 
     /// Whether a look-up is likely to wait for memory.
     #[inline(always)]
     pub(super) fn is_large(&self) -> bool {
-        self.many.len() > CACHE_BYTES / (size_of::<(K, V)>() + 1)
+        self.very_many.is_in_use()
     }
 
     /// Whether the key is here.
@@ -82,7 +93,7 @@ impl<K: Key, V> Table<K, V> {
     /// Whether the key is here, of a large table.
     #[inline(always)]
     pub(super) fn contains(&self, hash: u64, key: &K) -> bool {
-        self.many.find(hash, |entry| entry.0 == *key).is_some()
+        self.very_many.find(hash, key).is_some()
     }
 
     /// The value of a key that is here.
@@ -102,8 +113,11 @@ impl<K: Key, V> Table<K, V> {
     /// executed for every key.)
     #[inline(never)]
     fn get_elsewhere(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        if self.few.is_empty() {
+        if !self.many.is_empty() {
             return self.many.find_mut(hash, |entry| entry.0 == *key).map(|entry| &mut entry.1);
+        }
+        if self.few.is_empty() {
+            return self.very_many.find_mut(hash, key).map(|entry| &mut entry.1);
         }
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
@@ -128,16 +142,17 @@ impl<K: Key, V> Table<K, V> {
             at = (at + 1) & mask;
         }
         self.many.iter_hash(hash).for_each(|(key, value)| each(key, value));
+        self.very_many.iter_hash(hash).for_each(|(key, value)| each(key, value));
     }
 
     /// All entries, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.few.iter().chain(self.many.iter())
+        self.few.iter().chain(self.many.iter()).chain(self.very_many.iter())
     }
 
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
-        if self.many.capacity() == 0 && self.few.len() < FEW_KEYS_MAX {
+        if self.many.capacity() == 0 && self.few.len() < FEW_KEYS_MAX && !self.is_large() {
             self.few.push((key, value));
             if self.few.len() * SLOTS_PER_KEY > self.slots.len() {
                 self.grow();
@@ -149,7 +164,13 @@ impl<K: Key, V> Table<K, V> {
         if !self.few.is_empty() {
             self.move_to_many();
         }
+        if self.is_large() {
+            return self.very_many.insert(hash, (key, value));
+        }
         self.many.insert_unique(hash, (key, value), |entry| table_hash(&entry.0));
+        if self.many.len() >= Self::MANY_KEYS_MAX {
+            self.very_many = Parts::of(std::mem::take(&mut self.many));
+        }
     }
 
     #[cold]
@@ -180,53 +201,41 @@ impl<K: Key, V> Table<K, V> {
         }
     }
 
-    /// Takes all keys out, and keeps the buffers. A few keys come in the order they went in, many in one
-    /// that depends on their hashes and on what the table held before.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
+    /// Gives all keys to `each`, and keeps the buffers. A few keys come in the order they went in, many in one that depends
+    /// on their hashes and on what the table held before.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(K, V)) {
         self.slots.fill(0);
-        self.few.drain(..).chain(self.many.drain())
+        self.few.drain(..).for_each(|(key, value)| each(key, value));
+        self.many.drain().for_each(|(key, value)| each(key, value));
+        self.very_many.drain(|(key, value)| each(key, value));
     }
 
-    /// Takes keys out as [`drain`](Self::drain) does, but no more than `budget` allows; whether those were all.
-    /// `cursor` is zero at first, and no key may come until all are out.
+    /// Takes keys out as [`drain`](Self::drain) does, but no more than `budget` allows; whether those were all. Buffers of
+    /// many keys are given back. No key may come until all are out.
     pub(super) fn drain_some(
         &mut self,
-        cursor: &mut usize,
+        cursor: &mut Cursor,
         budget: &mut Budget,
         mut each: impl FnMut(K, V),
     ) -> bool {
         budget.spend(self.few.len());
         self.slots.fill(0);
         self.few.drain(..).for_each(|(key, value)| each(key, value));
-        // A little is done whatever the budget, so that it goes on in any case.
-        while *cursor < self.many.num_buckets() && !self.many.is_empty() {
-            budget.spend(1);
-            for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
-                if let Ok(entry) = self.many.get_bucket_entry(bucket) {
-                    let ((key, value), _) = entry.remove();
-                    budget.spend(1);
-                    each(key, value);
-                }
-            }
-            *cursor += BUCKETS_PER_UNIT;
-            if budget.is_spent() {
-                return false;
-            }
-        }
-        // Taking entries out one by one leaves marks behind.
-        drop(self.many.drain());
-        true
+        self.walk_entries(cursor, budget, |entry, _| {
+            let ((key, value), _) = entry.remove();
+            each(key, value);
+        })
     }
 
-    /// Shows `each` the entries from `cursor` on, which is zero at first, as far as `budget` allows; whether those were
-    /// all. An entry that `each` does not want to stay is taken out. No key may come until all were seen.
+    /// Shows `each` the entries from `cursor` on, as far as `budget` allows; whether those were all. An entry that `each`
+    /// does not want to stay is taken out. No key may come until all were seen.
     pub(super) fn walk(
         &mut self,
-        cursor: &mut usize,
+        cursor: &mut Cursor,
         budget: &mut Budget,
         mut each: impl FnMut(&K, &mut V, &mut Budget) -> bool,
     ) -> bool {
-        if *cursor == 0 && !self.few.is_empty() {
+        if cursor.is_at_begin() && !self.few.is_empty() {
             let before = self.few.len();
             self.few.retain_mut(|(key, value)| {
                 budget.spend(1);
@@ -240,24 +249,30 @@ impl<K: Key, V> Table<K, V> {
                 });
             }
         }
-        while *cursor < self.many.num_buckets() && !self.many.is_empty() {
-            budget.spend(1);
-            for bucket in *cursor..*cursor + BUCKETS_PER_UNIT {
-                let Ok(mut entry) = self.many.get_bucket_entry(bucket) else { continue };
-                budget.spend(1);
-                let (key, value) = entry.get_mut();
-                if !each(key, value, budget) {
-                    entry.remove();
-                }
+        let all = self.walk_entries(cursor, budget, |mut entry, budget| {
+            let (key, value) = entry.get_mut();
+            if !each(key, value, budget) {
+                entry.remove();
             }
-            *cursor += BUCKETS_PER_UNIT;
-            if budget.is_spent() {
-                return false;
-            }
+        });
+        if all {
+            // Asked again, it shows none twice.
+            *cursor = Cursor::END;
         }
-        // Asked again, it shows none twice.
-        *cursor = usize::MAX;
-        true
+        all
+    }
+
+    /// Walks over all but the few.
+    fn walk_entries(
+        &mut self,
+        cursor: &mut Cursor,
+        budget: &mut Budget,
+        each: impl FnMut(OccupiedEntry<'_, (K, V)>, &mut Budget),
+    ) -> bool {
+        if self.is_large() {
+            return self.very_many.walk(cursor, budget, each);
+        }
+        walk_table(&mut self.many, &mut cursor.bucket, budget, each)
     }
 }
 
@@ -286,24 +301,11 @@ mod tests {
                 assert_eq!(table.len(), map.len());
                 let absent = Weak(9_999, mask);
                 assert!(table.get(table_hash(&absent), &absent).is_none());
-                for (key, value) in table.drain() {
-                    assert_eq!(Some(value), map.remove(&key));
-                }
+                table.drain(|key, value| assert_eq!(Some(value), map.remove(&key)));
                 assert!(map.is_empty());
                 assert_eq!(table.len(), 0);
                 assert!(table.get(0, &Weak(0, mask)).is_none(), "drained");
             }
-        }
-    }
-
-    #[test]
-    fn what_was_drained_halfway_is_gone() {
-        for keys in [5_u64, 1_000] {
-            let mut table = Table::new();
-            (0..keys).for_each(|key| table.insert(table_hash(&key), key, ()));
-            let _first = table.drain().next();
-            assert_eq!(table.len(), 0);
-            assert!((0..keys).all(|key| table.get(table_hash(&key), &key).is_none()));
         }
     }
 }

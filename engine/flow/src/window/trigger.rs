@@ -14,7 +14,7 @@
 
 use thalweg_kernel::{Durable, Timestamp};
 
-use super::assigner::TimeWindow;
+use super::time_window::TimeWindow;
 
 /// What is to happen with a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

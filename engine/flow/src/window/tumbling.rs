@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use thalweg_kernel::Timestamp;
 use thalweg_kernel::time::millis;
 
+use super::assigner::{Aligned, Assigner, Slices};
 use super::slicing::Slicing;
+use super::time_window::TimeWindow;
 
 /// Windows of one size that follow each other without gap or overlap. They are aligned to the Unix
 /// epoch, whatever the first record's time.
@@ -28,8 +31,22 @@ impl Tumbling {
         self.offset_ms = millis(offset).checked_rem(self.size_ms).unwrap_or(0);
         self
     }
+}
 
-    pub(super) fn slicing(self) -> Slicing {
+impl Assigner for Tumbling {
+    type Layout = Slices;
+
+    fn assign(&self, time: Timestamp, window: &mut impl FnMut(TimeWindow)) {
+        self.slicing().assign(time, window);
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.slicing().is_empty().then(|| "allowed: 1 ms or more".into())
+    }
+}
+
+impl Aligned for Tumbling {
+    fn slicing(&self) -> Slicing {
         Slicing::new(self.size_ms, self.size_ms, self.offset_ms)
     }
 }

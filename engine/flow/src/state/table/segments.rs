@@ -194,8 +194,10 @@ impl<T: Hashed> Segments<T> {
             self.wide = self.wide * 2 + 1;
         }
         let (wide, at) = (self.wide, new & (self.wide >> 1));
-        let halves = self.segments[at].table.len() * 17 / 32;
-        let (mut low, mut high) = (Segment::with_capacity(halves), Segment::with_capacity(halves));
+        // Of the size to which they grow before it is their turn again. All that wait have as many entries, and would grow
+        // at the same time.
+        let room = self.segments[at].table.capacity();
+        let (mut low, mut high) = (Segment::with_capacity(room), Segment::with_capacity(room));
         let is_high = |_: &T, hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
         self.segments[at].empty_into(is_high, &mut [&mut low, &mut high]);
         let listed = self.segments[at].listed;

@@ -15,8 +15,19 @@ use thalweg_kernel::Timestamp;
 use super::super::table::{Hashed, Segment};
 use super::item::Item;
 
-/// A range that has so many is split: as many as fit into 2,048 buckets.
+/// A range that has this many is split: as many as fit into 2,048 buckets.
 const TIMERS_PER_RANGE: usize = 1_792;
+/// Some ranges are split when they have this many fewer. Where ranges grow alike, as those of one millisecond do, all would
+/// be split within a few steps otherwise.
+const SPLIT_EARLIER_MAX: u32 = 448;
+
+/// How many timers a range with this number may have before it is split.
+#[inline(always)]
+fn full_at(number: u32) -> usize {
+    // No pattern in the numbers of ranges that lie side by side.
+    let earlier = (number.wrapping_mul(0x9e37_79b9) >> 16) % SPLIT_EARLIER_MAX;
+    TIMERS_PER_RANGE - earlier as usize
+}
 
 /// What has a place in the order.
 pub(super) trait Ordered: Hashed {
@@ -86,7 +97,9 @@ impl<T: Ordered> Ranges<T> {
     /// places are others, and the answer is true.
     #[inline]
     pub(super) fn insert(&mut self, at: usize, hash: u64, entry: T, marked: bool) -> bool {
-        let is_full = self.table(at).is_full() && self.table(at).len() >= TIMERS_PER_RANGE * 3 / 4;
+        let (table, full_at) = (self.table(at), full_at(self.order[at]));
+        // One that could not be split is tried again when its table is to grow, not with each entry.
+        let is_full = table.len() == full_at || table.is_full() && table.len() > full_at;
         let split = is_full && self.split(at);
         let at = if split { self.range_of(entry.item()) } else { at };
         let number = self.order[at];

@@ -1,0 +1,18 @@
+//! Where a firing stands, between two steps.
+
+use super::pane::Pane;
+use super::parts::Cursor;
+use super::running::Firing;
+use super::storage::{Stamped, Walk};
+
+/// See the module; `firing.rs` goes from one to the next.
+pub(super) enum Phase<K, A> {
+    /// No window fires.
+    Idle,
+    /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
+    Merge { firing: Firing, pane: usize, cold: Walk, cursor: Cursor },
+    /// A window yields its rows.
+    Rows { firing: Firing, cursor: Cursor },
+    /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
+    TakeOut { firing: Firing, pane: Pane<K, Stamped<A>>, cold: Walk, cursor: Cursor },
+}
