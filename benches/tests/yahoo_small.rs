@@ -85,10 +85,18 @@ fn all_engines_count_the_same_on_one_core_and_on_two() {
     let expected = counted(200_000, 10_000, |i| i / 1_000);
     for cores in [1, 2] {
         let (said, lines) = run(&format!(
-            "--cores {cores} --events 200000 --peer plan,handloop,timely --peer renoir --rounds 1 \
-             --driver threads"
+            "--cores {cores} --events 200000 --peer plan,handloop,handloop-gathered,timely,timely-local \
+             --peer renoir --rounds 1 --driver threads"
         ));
-        let engines = ["thalweg", "plan", "handloop", "timely", "renoir"];
+        let engines = [
+            "thalweg",
+            "plan",
+            "handloop",
+            "handloop-gathered",
+            "timely",
+            "timely-local",
+            "renoir",
+        ];
         assert_eq!(lines.len(), engines.len());
         for (line, engine) in lines.iter().zip(engines) {
             assert_report(line, engine, "memory", cores, 200_000);

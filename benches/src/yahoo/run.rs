@@ -3,6 +3,8 @@
 use anyhow::bail;
 
 use super::line::{Line, metered};
+use super::peers::handloop::Views;
+use super::peers::timely::Counting;
 use super::plan::{PLAN, Plan};
 use super::spec::{Engine, Mode, Spec};
 use super::workload::{Answer, event_time, event_times, naive, published};
@@ -34,10 +36,17 @@ impl Spec {
             (Engine::Thalweg, Mode::Json, None) => json::thalweg(self)?,
             (Engine::Handloop, Mode::Json, None) => json::handloop(cores, events, window_ms)?,
             (Engine::Handloop, Mode::Memory, None) => {
-                metered(|| peers::handloop::run(cores, events, window_ms))?
+                metered(|| peers::handloop::run(Views::Branched, cores, events, window_ms))?
+            }
+            (Engine::HandloopGathered, Mode::Memory, None) => {
+                metered(|| peers::handloop::run(Views::Gathered, cores, events, window_ms))?
             }
             (Engine::Timely, Mode::Memory, None) => {
-                metered(|| peers::timely::run(cores, events, window_ms))?
+                let counting = Counting::BehindTheExchange;
+                metered(|| peers::timely::run(counting, cores, events, window_ms))?
+            }
+            (Engine::TimelyLocal, Mode::Memory, None) => {
+                metered(|| peers::timely::run(Counting::OnBothSides, cores, events, window_ms))?
             }
             (Engine::Renoir, Mode::Memory, None) => {
                 metered(|| peers::renoir::run(cores, events, window_ms))?

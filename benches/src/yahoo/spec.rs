@@ -10,7 +10,7 @@ use thalweg::prelude::*;
 
 /// Who counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// This one.
     Thalweg,
@@ -18,8 +18,12 @@ pub enum Engine {
     Plan,
     /// A loop written by hand for this workload.
     Handloop,
+    /// That loop without the branch that no processor can guess.
+    HandloopGathered,
     /// timely dataflow.
     Timely,
+    /// timely dataflow, which adds up in front of the exchange too.
+    TimelyLocal,
     /// renoir.
     Renoir,
 }
@@ -31,7 +35,9 @@ impl Engine {
             Self::Thalweg => "thalweg",
             Self::Plan => "plan",
             Self::Handloop => "handloop",
+            Self::HandloopGathered => "handloop-gathered",
             Self::Timely => "timely",
+            Self::TimelyLocal => "timely-local",
             Self::Renoir => "renoir",
         }
     }
