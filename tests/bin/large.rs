@@ -20,8 +20,8 @@
 //! each of these keys is on a page of its own.
 //!
 //! With `--windows` the values are the contents of open windows: one for each key, which every phase adds to. All windows
-//! fire at the end, and are held against the truth then. With 512 MiB of windows in 128 MiB, on two cores that others kept
-//! busy, a run took 450 s and had 89 MiB in no file.
+//! fire at the end, and are held against the truth then. With 512 MiB of windows in 128 MiB a run took 450 s, on two cores
+//! that others kept busy. 89 MiB were in no file.
 //!
 //! | module | what it does |
 //! |---|---|

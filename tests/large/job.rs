@@ -1,5 +1,5 @@
-//! The job whose state does not fit. It keeps a value for each key, which it reads, holds against what it must be, and
-//! changes; or it keeps a window for each key, whose contents it holds against what they must be when the window fires.
+//! The job whose state does not fit. Either it keeps a value for each key, which it reads, checks and changes. Or it
+//! keeps a window for each key, whose contents it checks when the window fires.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -11,20 +11,11 @@ use crate::facts::{Crate, Source};
 use crate::names::{self, Uses};
 use crate::rules::Complaint;
 
-/// Circles that are still there, by their first file.
-const KNOWN: &[&str] = &[
-    "engine/flow/src/exchange/key_by.rs",
-    "engine/flow/src/window/assigner.rs",
-    "engine/flow/src/window/cold.rs",
-];
-
 /// Within each crate, files use each other one way.
 pub(crate) fn circles(sources: &[Source], crates: &[Crate]) -> Vec<Complaint> {
     let roots = crates.iter().flat_map(|krate| &krate.roots);
-    let mut complaints: Vec<Complaint> = roots
-        .flat_map(|root| of_root(&names::uses(sources, root), root))
-        .filter(|complaint| !KNOWN.contains(&complaint.place.as_str()))
-        .collect();
+    let mut complaints: Vec<Complaint> =
+        roots.flat_map(|root| of_root(&names::uses(sources, root), root)).collect();
     complaints.sort_by(|one, other| one.place.cmp(&other.place));
     complaints.dedup();
     complaints

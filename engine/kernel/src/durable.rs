@@ -41,8 +41,8 @@ pub trait Durable: Sized + 'static {
     /// If they are no such value: of another type, or damaged.
     fn read(bytes: &[u8]) -> Result<Self, ValueDamaged>;
 
-    /// The name of the type of the archived form, and its size in bytes without what it points to: what a
-    /// [`Layout`](crate::Layout) knows of a value.
+    /// What a [`Layout`](crate::Layout) knows of a value: the name of its archived type, and its size in bytes without
+    /// what it points to.
     fn archived() -> (&'static str, usize);
 }
 

@@ -60,8 +60,8 @@ impl Layout {
         self
     }
 
-    /// Whether state that was stored in the layout `stored` may be read in this one by a migration, for which its
-    /// writer vouches: keys are alike, and what is known of the values is.
+    /// Whether a migration may read state of the layout `stored` in this one. The keys must be alike, and so must what
+    /// is known of the values. The migration's writer vouches for the rest.
     pub fn may_migrate(&self, stored: &Self) -> bool {
         self.key == stored.key
             && self.value_bytes == stored.value_bytes

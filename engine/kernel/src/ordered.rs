@@ -1,8 +1,8 @@
 //! [`OrderedKey`]: keys whose stored bytes sort as the keys do, so that a range of keys is a range of bytes.
 //!
-//! A map of keyed state stores each entry under its stream's key followed by its own: entries of one map lie
-//! together in the order of the map, and a scan or a removal of a range is one operation on storage. Nothing of this
-//! form may ever change.
+//! A map of keyed state stores each entry under its stream's key, followed by the entry's own key. So entries of one
+//! map lie together, in the order of the map. A scan or a removal of a range is one operation on storage. Nothing of
+//! this form may ever change.
 //!
 //! | keys | bytes |
 //! |---|---|
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// Goal: bytes sort as keys do, keys come back from their bytes whatever stands behind them, and no key's bytes
+    /// Goal: bytes sort as keys do. Keys come back from their bytes whatever stands behind them. No key's bytes
     /// begin with those of another key.
     fn check<K: OrderedKey + Debug>(keys: impl IntoIterator<Item = K>) {
         let keys: Vec<K> = keys.into_iter().collect();

@@ -25,7 +25,7 @@ use thalweg_kernel::{
 use thalweg_runtime::*;
 use world::Table;
 
-/// So many numbers had been processed when the fixture was written.
+/// How many numbers had been processed when the fixture was written.
 const WRITTEN: u64 = 200;
 /// The job of today goes on to here.
 const END: u64 = 400;

@@ -54,8 +54,8 @@ pub(crate) struct Meta {
     pub(crate) parent: Option<(Str, Epoch)>,
 }
 
-/// The format that is written. Format 2 has maps and lists entry by entry, and layouts of states, in its catalogue;
-/// directories of format 1 are opened, and are of format 2 from their next epoch on.
+/// The format that is written. In format 2 maps and lists lie entry by entry, and the catalogue has the layouts of
+/// states. Directories of format 1 are opened, and are of format 2 from their next epoch on.
 pub(crate) const FORMAT: u32 = 2;
 
 /// What an epoch takes on disk.

@@ -36,8 +36,8 @@ fn epoch(event_time: i64) -> u64 {
 pub enum Counting {
     /// By the worker that has the campaign: every view passes the exchange.
     BehindTheExchange,
-    /// By each worker what it has read, and the sums by the worker that has the campaign: a sum for each campaign
-    /// and window passes the exchange.
+    /// Each worker counts what it has read. The worker that has the campaign adds the counts up: one for each
+    /// campaign, window and worker passes the exchange.
     OnBothSides,
 }
 
