@@ -125,7 +125,7 @@ pub struct KeyedProcessing<K, T, P> {
     reached: Timestamp,
     processing_time: Timestamp,
     /// Where each key has a clock of its own.
-    pub(super) clocks: Option<ClocksOfKeys<K, T>>,
+    clocks: Option<ClocksOfKeys<K, T>>,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
     /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is
