@@ -239,6 +239,17 @@ impl<N: OrderedKey, V> Body<N, V> {
         &mut chunk.items[at]
     }
 
+    /// Adds an entry behind all others, in memory and cold.
+    pub(super) fn push(&mut self, item: Item<N, V>, tally: &mut Tally) {
+        let ((chunk, at), _) = self.end();
+        // The last chunk may have cold entries: all of them stay in it.
+        if self.is_full(chunk) {
+            self.divide(chunk, at, &item.entry);
+        }
+        let (place, _) = self.end();
+        self.insert(place, item, tally);
+    }
+
     /// Divides a chunk in two, for an entry that is to be at this place; its new place.
     #[cold]
     fn divide(&mut self, chunk: usize, at: usize, entry: &N) -> (usize, usize) {

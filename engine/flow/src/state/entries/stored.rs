@@ -33,23 +33,35 @@ const RESTORE_LOOK_BYTES: usize = 1 << 20;
 const FORGOTTEN_MAX: usize = 4_096;
 
 impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
-    fn restore_item(&mut self, key: K, item: Item<N, V>) {
+    /// Adds an entry as it was stored; how many its key has by now.
+    fn restore_item(&mut self, key: K, item: Item<N, V>) -> usize {
         let hash = table_hash(&key);
         let begin = Timestamp::MIN;
         let at = AtKey { key: &key, hash, time: begin, reached: begin, processing_time: begin };
         let tally = &mut self.tally;
         if let Some(Group { body, .. }) = group(&mut self.groups, &at) {
             match body.find(&item.entry) {
+                Place::Missing(chunk, place) if (chunk, place) == body.end().0 => {
+                    body.push(item, tally);
+                }
                 Place::Missing(chunk, place) => _ = body.insert((chunk, place), item, tally),
                 Place::Here(..) => debug_assert!(false, "an entry is stored twice"),
             }
-            return;
+            return body.len();
         }
         let marked = item.is_dirty();
         let mut group = Group::new(key);
         group.marked = marked;
         group.body.insert((0, 0), item, tally);
         self.groups.insert(group, marked);
+        1
+    }
+
+    /// Drops from memory what is over its bound while state is restored.
+    fn shrink_restored(&mut self, readable: Epoch, bytes_max: usize) {
+        // What the last search could not find has been read since.
+        self.barren.1 = 0;
+        self.shrink_to(readable, bytes_max);
     }
 
     /// Entries that an earlier release wrote as one value for each key.
@@ -132,8 +144,14 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         let bytes_max = self.checkpoints.memory_bytes_max();
         let readable = stored.reader.readable();
         let (mut entries, mut bytes) = (0, 0);
+        // A key that may leave memory whole stays until all of it has been read: what came after its beginning would
+        // be taken for all of it.
+        let mut look_behind: Option<K> = None;
         stored.own(id, &mut |_, rest, value| {
             let (key, entry, entry_bytes) = read_key::<K, N>(rest)?;
+            if look_behind.take_if(|behind| *behind != key).is_some() {
+                self.shrink_restored(readable, bytes_max);
+            }
             bytes += entry_bytes + value.len() - size_of::<Timestamp>().min(value.len());
             let item = match &migration {
                 None => {
@@ -145,14 +163,18 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
                     Item::migrated(entry, value, until)
                 }
             };
-            self.restore_item(key, item);
             entries += 1;
-            if entries == RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES {
+            let is_due = entries == RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES;
+            if is_due {
                 self.value_bytes = bytes / entries;
                 (entries, bytes) = (0, 0);
-                if migration.is_none() {
-                    self.shrink_to(readable, bytes_max);
-                }
+            }
+            if is_due && migration.is_none() {
+                look_behind = Some(key.clone());
+            }
+            let of_key = self.restore_item(key, item);
+            if of_key > WHOLE_ENTRIES_MAX && look_behind.take().is_some() {
+                self.shrink_restored(readable, bytes_max);
             }
             Ok(())
         })?;

@@ -199,7 +199,14 @@ impl Rig {
     }
 
     fn restart(&mut self) {
+        self.restart_in(usize::MAX);
+    }
+
+    /// Restarts where state may take this much memory.
+    fn restart_in(&mut self, memory_bytes_max: usize) {
         self.fold(usize::MAX);
+        let groups = KeyGroups::default();
+        self.checkpoints = Rc::new(Checkpoints::new(true, groups, 0, memory_bytes_max));
         self.told();
         let restored = self.base.0.lock().unwrap().1;
         let restored = Some(restored).filter(|epoch| *epoch > Epoch::NONE);
@@ -492,6 +499,36 @@ fn keys_of_which_nothing_is_left_are_forgotten() {
     }
     assert_eq!(rig.entries.groups.len(), 0);
     assert_eq!(rig.entries.holds().keys, 0);
+}
+
+/// Goal: what is read at a restart may leave memory in the middle of a key, small or large, and all of it is found.
+#[test]
+fn all_entries_of_a_key_survive_a_restart_in_no_memory() {
+    // Looked at after 4,096 entries: in the middle of a small key, and of the one that is large.
+    for large in [None, Some(0), Some(100), Some(239)] {
+        let mut rig = Rig::new(None);
+        rig.entries.rules.entries_max = usize::MAX;
+        let entries = |key| if large == Some(key) { 9_001 } else { 18 };
+        for key in 0..240 {
+            (0..entries(key))
+                .for_each(|entry| at!(rig, key, at => _ = rig.entries.put(at, entry, 9)));
+        }
+        rig.snapshot();
+        rig.restart_in(0);
+        rig.check_tally();
+        assert!(rig.entries.tally.here < 4_096, "{} are here", rig.entries.tally.here);
+        for key in 0..240 {
+            let entry = entries(key) / 2;
+            at!(rig, key, at => _ = rig.entries.put(at, entry, 10));
+            let len = at!(rig, key, at => rig.entries.len(at));
+            assert_eq!(len, usize::from(entries(key)), "key {key}");
+            let found: Vec<_> =
+                at!(rig, key, at => rig.entries.range(at, ALL).map(|(e, v)| (*e, *v)).collect());
+            let expected = (0..entries(key)).map(|e| (e, if e == entry { 10 } else { 9 }));
+            assert!(found.into_iter().eq(expected), "key {key}");
+        }
+        rig.check_tally();
+    }
 }
 
 /// Goal: of a large map single entries leave memory and come back; one that has changed stays until it is stored.
