@@ -138,6 +138,43 @@ impl Stored<'_> {
     }
 }
 
+/// Stored state as a state finds it that begins anew in a job that goes on: nothing of it, at that time.
+struct Anew {
+    restored: Option<Epoch>,
+    readable: Epoch,
+}
+
+impl StateReader for Anew {
+    fn restored(&self) -> Option<Epoch> {
+        self.restored
+    }
+
+    fn states(&self) -> &[StateInfo] {
+        &[]
+    }
+
+    fn scan(
+        &self,
+        _: &[u8],
+        _: &[u8],
+        _: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn get(
+        &self,
+        _: &[u8],
+        _: &mut dyn FnMut(&[u8]) -> Result<(), StateError>,
+    ) -> Result<bool, StateError> {
+        Ok(false)
+    }
+
+    fn readable(&self) -> Epoch {
+        self.readable
+    }
+}
+
 /// Something that is kept: part of an operator, shared with whoever fills it.
 pub(crate) trait Stateful {
     /// Its number in storage is known, and what was stored, if the job resumes.
@@ -424,17 +461,19 @@ impl Checkpoints {
             }
         }
         let infos: Vec<_> = ours.into_iter().map(|(info, _)| info).collect();
-        let stored = storage.map(|(reader, _)| Stored {
-            reader,
-            groups: self.groups.groups_of(self.shard, shards),
-        });
+        let groups = self.groups.groups_of(self.shard, shards);
+        let stored = storage.map(|(reader, _)| Stored { reader, groups: groups.clone() });
+        // What begins anew must know the epoch from which the job goes on, too: what it writes now cannot be read yet.
+        let anew = storage
+            .map(|(reader, _)| Anew { restored: reader.restored(), readable: reader.readable() });
+        let anew = anew.as_ref().map(|anew| Stored { reader: anew, groups });
         if let Some(stored) = &stored {
             catalogue::check_numbered(stored.reader.states(), uids, &infos)?;
         }
         for (state, info) in self.states.borrow().iter().zip(&infos) {
             let Some(part) = state.part() else { continue };
-            let stored = stored.as_ref().filter(|_| !dropped.contains(&state.id));
-            let restored = part.borrow_mut().restore(state.id, stored);
+            let from = if dropped.contains(&state.id) { &anew } else { &stored };
+            let restored = part.borrow_mut().restore(state.id, from.as_ref());
             restored.map_err(|error| {
                 let what = format!("its state {:?} cannot be restored", info.name.as_str());
                 ConnectorError::new(info.operator.as_str(), what).caused_by(error)

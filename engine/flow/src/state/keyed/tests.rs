@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use thalweg_kernel::{Change, Changes, KeyGroups, StateInfo};
+use thalweg_kernel::{Change, Changes, KeyGroups, StateInfo, StateKind};
 
 use super::*;
+use crate::checkpoint::{Description, Permissions};
+use crate::uid::Uid;
 
 type Entries = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
@@ -242,4 +244,86 @@ fn reading_begins_a_life_anew_where_the_options_say_so() {
             assert_eq!(get(&mut rig, 0, 3_901), None);
         }
     }
+}
+
+/// A store that nothing is folded into, of a job that goes on from this epoch.
+struct Resumed(Entries, Epoch, Vec<StateInfo>);
+
+impl StateReader for Resumed {
+    fn restored(&self) -> Option<Epoch> {
+        Some(self.1)
+    }
+
+    fn states(&self) -> &[StateInfo] {
+        &self.2
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    ) -> Result<(), StateError> {
+        Reader(Arc::clone(&self.0), None).scan(from, to, each)
+    }
+
+    fn get(
+        &self,
+        key: &[u8],
+        found: &mut dyn FnMut(&[u8]) -> Result<(), StateError>,
+    ) -> Result<bool, StateError> {
+        Reader(Arc::clone(&self.0), None).get(key, found)
+    }
+
+    fn readable(&self) -> Epoch {
+        self.1
+    }
+}
+
+/// Goal: what a state writes that begins anew stays in memory until the store can read it, and what it removes is not
+/// looked for in what was stored before.
+#[test]
+fn what_begins_anew_is_not_looked_for_in_what_was_before() {
+    let describe = Description::of::<u64, u64>(0, "value", StateKind::Keyed);
+    let id = StateId::of("last", "value");
+    let before = StateInfo {
+        id,
+        operator: "last".into(),
+        name: "value".into(),
+        kind: StateKind::Keyed,
+        schema: 1,
+        types: "u64 -> i64".into(),
+        layout: Some(Description::of::<u64, i64>(0, "value", StateKind::Keyed).layout),
+    };
+    // The store has another value of each key.
+    let (entries, groups) = (Entries::default(), KeyGroups::default());
+    for key in 0..2_u64 {
+        let mut stored = Vec::new();
+        id.begin_key(groups.group_of(key.key_hash()), &mut stored);
+        key.write_key(&mut stored);
+        let value = StateWriter::default().write(i64::MAX.to_le_bytes().to_vec(), &-1_i64);
+        entries.lock().unwrap().insert(stored, value.unwrap());
+    }
+    let resumed = || Resumed(Arc::clone(&entries), Epoch::new(100), vec![before.clone()]);
+    let checkpoints = Rc::new(Checkpoints::new(true, groups, 0, 0));
+    let (own, reader) = (groups.groups_of(0, 1), Rc::new(resumed()));
+    let keyed = Keyed::new(StateOptions::new(), &checkpoints, Some(reader), own, |_, _| 0);
+    let keyed = Rc::new(RefCell::new(keyed));
+    checkpoints.register(describe, Some(Rc::clone(&keyed) as _));
+    let uids = [Uid { name: "last".into(), given: true, settled: true }];
+    let begin_anew = vec!["last/value".to_owned()];
+    let allowed = Permissions { begin_anew, ..Permissions::default() };
+    checkpoints.complete(&uids, Some((&resumed(), &allowed)), 1).unwrap();
+    let get = |key: u64| keyed.borrow_mut().get(&text_at(&key)).copied();
+    assert_eq!([0, 1].map(get), [None, None]);
+    (0..2).for_each(|key: u64| keyed.borrow_mut().set(&text_at(&key), 7));
+    for epoch in 101..104 {
+        checkpoints.take(&*keyed, Epoch::new(epoch));
+        (0..9).for_each(|_| checkpoints.committed(Epoch::new(100)));
+        if epoch == 102 {
+            keyed.borrow_mut().clear(&text_at(&1));
+        }
+        assert_eq!([0, 1].map(get), [Some(7), Some(7).filter(|_| epoch < 102)], "{epoch}");
+    }
+    checkpoints.check().unwrap();
 }
