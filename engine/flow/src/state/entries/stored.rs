@@ -29,8 +29,10 @@ const EVICT_BUCKETS_MAX: usize = 1_024;
 const RESTORE_LOOK_EVERY: usize = 4_096;
 /// and after this many bytes of them.
 const RESTORE_LOOK_BYTES: usize = 1 << 20;
-/// At a barrier at most this many keys are looked at whose removed entries may be forgotten.
-const FORGOTTEN_MAX: usize = 4_096;
+/// At a barrier this many keys are looked at whose removed entries may be forgotten,
+const FORGOTTEN_AT_BARRIER: usize = 4_096;
+/// or this many for each that has come to wait for it, if those are more: so that they get fewer.
+const FORGOTTEN_FOR_EACH: usize = 2;
 
 impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
     /// Adds an entry as it was stored; how many its key has by now.
@@ -83,10 +85,10 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         })
     }
 
-    /// Forgets what is gone and what the store does not show any more.
-    fn forget(&mut self, readable: Epoch) {
+    /// Forgets of at most this many keys what is gone and what the store does not show any more.
+    fn forget(&mut self, readable: Epoch, keys_max: usize) {
         let mut again = Vec::new();
-        for _ in 0..FORGOTTEN_MAX {
+        for _ in 0..keys_max {
             let Some(&(epoch, hash)) = self.waiting.front().filter(|(epoch, _)| *epoch <= readable)
             else {
                 break;
@@ -196,6 +198,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         let of = (self.id, self.checkpoints.groups());
         let (mut failed, mut written) = (None, 0);
         let (mut bytes, mut value_bytes) = (0, 0);
+        let waited = self.waiting.len();
         let Self { groups, tally, waiting, .. } = self;
         groups.take_marked(|group| {
             group.marked = false;
@@ -243,7 +246,9 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             self.value_bytes = (before * 3 + bytes).div_ceil(4);
             self.weighed = usize::MAX;
         }
-        self.forget(self.checkpoints.readable());
+        let come = self.waiting.len() - waited;
+        let keys_max = FORGOTTEN_AT_BARRIER.max(come * FORGOTTEN_FOR_EACH);
+        self.forget(self.checkpoints.readable(), keys_max);
         failed.map_or(Ok(()), Err)
     }
 

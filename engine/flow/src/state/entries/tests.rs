@@ -125,13 +125,13 @@ impl Rig {
         Self { entries, checkpoints, base, blocks, epoch, model, stored, now: 0, ttl, over_limit }
     }
 
-    fn open(
+    fn open<K: Key>(
         base: &Base,
         checkpoints: &Rc<Checkpoints>,
         ttl: Option<Ttl>,
         over_limit: &Counter,
         restored: Option<Epoch>,
-    ) -> Entries<u8, u16, u32> {
+    ) -> Entries<K, u16, u32> {
         let states = vec![info()];
         let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
         let own = KeyGroups::default().groups_of(0, 1);
@@ -528,6 +528,34 @@ fn all_entries_of_a_key_survive_a_restart_in_no_memory() {
             assert!(found.into_iter().eq(expected), "key {key}");
         }
         rig.check_tally();
+    }
+}
+
+/// Goal: of keys that come and go for ever those of a few barriers are remembered, however many they are.
+#[test]
+fn keys_that_come_and_go_do_not_pile_up() {
+    const KEYS: u32 = 10_000;
+    let rig = Rig::new(None);
+    let mut entries: Entries<u32, u16, u32> =
+        Rig::open(&rig.base, &rig.checkpoints, None, &rig.over_limit, None);
+    let mut epoch = Epoch::NONE;
+    for round in 0..8 {
+        for to_come in [true, false] {
+            for key in round * KEYS..(round + 1) * KEYS {
+                let (now, hash) = (Timestamp::from(0), table_hash(&key));
+                let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+                if to_come {
+                    entries.put(at, 1, 1);
+                } else {
+                    entries.clear(at);
+                }
+            }
+            epoch = epoch.next();
+            entries.snapshot(epoch, &mut Outgoing::default()).unwrap();
+            rig.checkpoints.committed(epoch);
+        }
+        let (keys, waiting) = (entries.holds().keys, entries.waiting.len());
+        assert!(keys <= 2 * KEYS as usize && waiting <= keys, "{keys} {waiting} in round {round}");
     }
 }
 
