@@ -25,6 +25,9 @@ const EXPIRE_ENTRIES: usize = 4_096;
 const EVICT_PIECES_MAX: usize = 64;
 /// of this many buckets of the table.
 const EVICT_BUCKETS_MAX: usize = 1_024;
+/// A search for them is in vain that has been round this often: the first time takes the marks of keys away that were
+/// used, and the second one those of their chunks.
+const EVICT_ROUNDS: usize = 3;
 /// While state is restored, its memory is looked at after this many entries,
 const RESTORE_LOOK_EVERY: usize = 4_096;
 /// and after this many bytes of them.
@@ -272,8 +275,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             if self.barren.0 != readable {
                 self.barren = (readable, 0);
             }
-            // Twice: the first search takes the marks of use away.
-            let in_vain = self.barren.1 > 2 * self.groups.buckets().max(EVICT_BUCKETS_MAX);
+            let in_vain = self.barren.1 >= EVICT_ROUNDS * self.groups.buckets();
             if self.groups.len() == 0 || used <= bytes || in_vain {
                 return;
             }
@@ -303,9 +305,9 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
                 Verdict::Keep
             };
             let mut gone = Vec::new();
-            groups.walk(hand, EVICT_BUCKETS_MAX, judge, |group| gone.push(group));
+            let walked = groups.walk(hand, EVICT_BUCKETS_MAX, judge, |group| gone.push(group));
             dropped |= !gone.is_empty();
-            self.barren.1 = if dropped { 0 } else { self.barren.1 + EVICT_BUCKETS_MAX };
+            self.barren.1 = if dropped { 0 } else { self.barren.1 + walked };
             for mut group in gone {
                 if group.body.len() > 0 {
                     *evicted = true;

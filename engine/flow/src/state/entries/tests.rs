@@ -559,6 +559,25 @@ fn keys_that_come_and_go_do_not_pile_up() {
     }
 }
 
+/// Goal: a search for what can leave memory goes round a small table few times, and finds all of it.
+#[test]
+fn a_search_in_vain_goes_round_few_times() {
+    let mut rig = Rig::new(None);
+    for key in 0..3 {
+        (0..900).for_each(|entry| at!(rig, key, at => _ = rig.entries.put(at, entry, 9)));
+    }
+    rig.snapshot();
+    rig.entries.shrink_to(Epoch::NONE, 0);
+    let buckets = rig.entries.groups.buckets();
+    let walked = rig.entries.barren.1;
+    assert!(walked <= 3 * buckets, "{walked} of {buckets} buckets");
+    assert_eq!(rig.entries.tally.here, 2_700, "none can be read yet");
+    rig.fold(1);
+    rig.told();
+    rig.entries.shrink_to(rig.checkpoints.readable(), 0);
+    assert_eq!((rig.entries.tally.here, rig.entries.tally.cold), (0, 2_700));
+}
+
 /// Goal: of a large map single entries leave memory and come back; one that has changed stays until it is stored.
 #[test]
 fn a_large_map_leaves_memory_but_for_what_has_changed() {

@@ -38,7 +38,7 @@ pub(in crate::state) struct Segments<T> {
 }
 
 /// Where an entry lies, until something is inserted or removed; or where a walk goes on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::state) struct Place {
     segment: usize,
     bucket: usize,
@@ -223,30 +223,33 @@ impl<T: Hashed> Segments<T> {
         last.empty_into(|_, _| 0, &mut [&mut self.segments[at]]);
     }
 
-    /// Walks over so many buckets at most, from where the last walk ended, round and round. What is taken
-    /// out goes to `taken`.
+    /// Walks over so many buckets at most, and over each of them once, from where the last walk ended; how many they
+    /// were. What is taken out goes to `taken`.
     pub(in crate::state) fn walk(
         &mut self,
         hand: &mut Place,
         buckets: usize,
         mut judge: impl FnMut(&mut T) -> Verdict,
         mut taken: impl FnMut(T),
-    ) {
-        for _ in 0..buckets {
-            if hand.segment >= self.segments.len() {
-                *hand = Place::default();
+    ) -> usize {
+        let mut first = None;
+        for walked in 0..buckets {
+            let segment = self.segments.get(hand.segment);
+            if segment.is_none_or(|segment| hand.bucket >= segment.table.num_buckets()) {
+                let next = hand.segment + 1;
+                let segment = if next < self.segments.len() { next } else { 0 };
+                *hand = Place { segment, bucket: 0 };
             }
+            if first == Some(*hand) {
+                return walked;
+            }
+            first.get_or_insert(*hand);
             let segment = &mut self.segments[hand.segment];
-            let Some(entry) = segment.table.get_bucket_mut(hand.bucket) else {
-                hand.bucket += 1;
-                if hand.bucket >= segment.table.num_buckets() {
-                    *hand = Place { segment: hand.segment + 1, bucket: 0 };
-                }
-                continue;
-            };
-            match judge(entry) {
+            let verdict =
+                segment.table.get_bucket_mut(hand.bucket).map_or(Verdict::Keep, &mut judge);
+            match verdict {
                 Verdict::Keep => {}
-                Verdict::Stop => return,
+                Verdict::Stop => return walked,
                 Verdict::Take => {
                     if let Ok(found) = segment.table.get_bucket_entry(hand.bucket) {
                         let (entry, _) = found.remove();
@@ -258,6 +261,7 @@ impl<T: Hashed> Segments<T> {
             }
             hand.bucket += 1;
         }
+        buckets
     }
 
     /// Gives each marked entry to `each`, and takes its mark away.
@@ -358,6 +362,31 @@ mod tests {
             }
             assert_eq!((table.len(), table.iter().count()), (0, 0));
             assert_eq!(table.segments.len(), 1, "it shrinks back");
+        }
+    }
+
+    /// Goal: a walk goes round once, wherever it begins.
+    #[test]
+    fn a_walk_meets_no_entry_twice() {
+        for len in [0, 1, 4, 10_000] {
+            let (mut table, mut hand) = (Segments::new(), Place::default());
+            (0..len).for_each(|n| _ = table.insert(Number(n, u64::MAX), true));
+            for to_begin in [0, 1, 1, 2, 1_000] {
+                table.walk(&mut hand, to_begin, |_: &mut Number| Verdict::Keep, drop);
+                let mut met = Vec::new();
+                let walked = table.walk(
+                    &mut hand,
+                    1_000_000,
+                    |entry| {
+                        met.push(entry.0);
+                        Verdict::Keep
+                    },
+                    drop,
+                );
+                met.sort_unstable();
+                assert!(met.into_iter().eq(0..len), "{len} from {to_begin}");
+                assert_eq!(walked, table.buckets().max(1));
+            }
         }
     }
 
