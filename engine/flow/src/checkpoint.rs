@@ -196,8 +196,11 @@ pub(crate) trait Stateful {
     }
 
     /// Drops from memory what can be read from storage, because it changed last in an epoch that is
-    /// `readable` there, until about this many bytes are left.
-    fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) {}
+    /// `readable` there, until about this many bytes are left. It ends early where that takes long: whether it has
+    /// found all there is to drop.
+    fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) -> bool {
+        true
+    }
 }
 
 /// The changes of the open epoch, under construction.
@@ -416,18 +419,20 @@ impl Checkpoints {
         self.shrink(readable);
     }
 
-    /// Drops from memory what is over its bound and can be read from storage.
-    pub(crate) fn shrink(&self, readable: Epoch) {
+    /// Drops from memory what is over its bound and can be read from storage; whether that was all there is to drop.
+    pub(crate) fn shrink(&self, readable: Epoch) -> bool {
         let (used, may) = self.account();
         if used <= may {
-            return;
+            return true;
         }
+        let mut all = true;
         // Each keeps its share.
         for part in self.states.borrow().iter().filter_map(Registered::part) {
             let mut part = part.borrow_mut();
             let bytes = part.memory_bytes() as u128 * may as u128 / used as u128;
-            part.shrink_to(readable, bytes as usize);
+            all &= part.shrink_to(readable, bytes as usize);
         }
+        all
     }
 
     /// The description is complete: numbers the states by the stable names of their operators, and
@@ -521,8 +526,9 @@ mod tests {
             self.takes.bytes
         }
 
-        fn shrink_to(&mut self, _: Epoch, bytes: usize) {
+        fn shrink_to(&mut self, _: Epoch, bytes: usize) -> bool {
             self.kept = bytes;
+            self.takes.bytes != 300
         }
     }
 
@@ -547,7 +553,7 @@ mod tests {
             let all = Takes { bytes: 400, fixed, ..Takes::default() };
             assert_eq!(checkpoints.takes(Epoch::NONE), all);
             assert_eq!(checkpoints.is_crowded(), crowded, "{fixed}");
-            checkpoints.shrink(Epoch::NONE);
+            assert_eq!(checkpoints.shrink(Epoch::NONE), !crowded, "one part is not ready");
             assert_eq!([0, 1].map(|n: usize| parts[n].borrow().kept), kept, "{fixed}");
         }
     }

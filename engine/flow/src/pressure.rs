@@ -222,10 +222,10 @@ impl Pressure {
             })
     }
 
-    /// All has left memory that could; this is left.
-    pub(crate) fn shrunk(&mut self, takes: Takes, readable: Epoch) {
-        let bytes = takes.bytes;
-        self.stuck = (self.limits.crowded_by(takes) > 0).then_some(Stuck { readable, bytes });
+    /// State has left memory, `all` that could or a part of it; this is left.
+    pub(crate) fn shrunk(&mut self, takes: Takes, readable: Epoch, all: bool) {
+        let (bytes, is_stuck) = (takes.bytes, all && self.limits.crowded_by(takes) > 0);
+        self.stuck = is_stuck.then_some(Stuck { readable, bytes });
     }
 
     /// A step begins, with this much state: whether sources are to wait.
@@ -367,9 +367,11 @@ mod tests {
         let (three, four) = (Epoch::new(3), Epoch::new(4));
         assert!(!a.is_to_shrink(takes(1_100, 0, 0, 0), three));
         assert!(a.is_to_shrink(takes(1_101, 0, 0, 0), three));
-        a.shrunk(takes(1_000, 0, 0, 0), three);
+        a.shrunk(takes(1_000, 0, 0, 0), three, true);
         assert!(a.is_to_shrink(takes(1_200, 0, 0, 0), three), "it has helped");
-        a.shrunk(takes(1_200, 0, 0, 0), three);
+        a.shrunk(takes(1_200, 0, 0, 0), three, false);
+        assert!(a.is_to_shrink(takes(1_200, 0, 0, 0), three), "the search goes on");
+        a.shrunk(takes(1_200, 0, 0, 0), three, true);
         assert!(!a.is_to_shrink(takes(1_206, 0, 0, 0), three));
         assert!(a.is_to_shrink(takes(1_207, 0, 0, 0), three), "it has grown");
         assert!(a.is_to_shrink(takes(1_200, 0, 0, 0), four), "more is readable");

@@ -202,9 +202,9 @@ impl Shard {
         let mut takes = self.checkpoints.takes(readable);
         if pressure.is_to_shrink(takes, readable) {
             // What was only read since the last epoch can be dropped.
-            self.checkpoints.shrink(readable);
+            let all = self.checkpoints.shrink(readable);
             takes = self.checkpoints.takes(readable);
-            pressure.shrunk(takes, readable);
+            pressure.shrunk(takes, readable, all);
         }
         pressure.sources_wait(takes, steady)
     }

@@ -417,15 +417,17 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
         Takes { bytes, changed: changed as usize, ..Takes::default() }
     }
 
-    fn shrink_to(&mut self, readable: Epoch, bytes: usize) {
+    fn shrink_to(&mut self, readable: Epoch, bytes: usize) -> bool {
         for _ in 0..EVICT_PIECES_MAX {
             let (used, keys) = (self.memory_bytes(), self.keys_here());
-            if used <= bytes || keys == 0 {
-                return;
+            if used <= bytes || keys == 0 || with!(&self.table, table => table.is_barren(readable))
+            {
+                return true;
             }
             let keep = (keys as u128 * bytes as u128 / used as u128) as usize;
             self.cold += with!(&mut self.table, table => table.evict_clean(readable, keep));
         }
+        false
     }
 }
 

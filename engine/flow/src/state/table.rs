@@ -396,9 +396,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         }
         if self.barren.readable != readable {
             self.barren = Barren { buckets: 0, readable };
-        } else if self.barren.buckets > EVICT_BUCKETS_MAX
-            && self.barren.buckets > 2 * self.entries.buckets()
-        {
+        } else if self.is_barren(readable) {
             return 0;
         }
         let Self { entries, weight, weigh, hand, .. } = self;
@@ -423,6 +421,14 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.evicted |= evicted > 0;
         self.barren.buckets = if evicted > 0 { 0 } else { self.barren.buckets + EVICT_BUCKETS_MAX };
         evicted
+    }
+
+    /// Whether all were searched in vain for what can be read in the store.
+    pub(in crate::state) fn is_barren(&self, readable: Epoch) -> bool {
+        // Twice: the first search takes the marks of use away.
+        self.barren.readable == readable
+            && self.barren.buckets > EVICT_BUCKETS_MAX
+            && self.barren.buckets > 2 * self.entries.buckets()
     }
 
     /// A key that was not used for long, to make room where nothing may be dropped; `None` of an empty

@@ -86,24 +86,28 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.storage.entry_bytes = block.len().checked_div(weighed).unwrap_or(0);
     }
 
-    /// Drops from memory what the store can give back, the oldest slices first, until about this much is left.
-    pub(super) fn evict(&mut self, readable: Epoch, bytes: usize) {
+    /// Drops from memory what the store can give back, the oldest slices first, until about this much is left;
+    /// whether to search on would be of no use.
+    pub(super) fn evict(&mut self, readable: Epoch, bytes: usize) -> bool {
         // A firing stands in the middle of a table.
         if !self.storage.is_on() || !matches!(self.phase, Phase::Idle) {
-            return;
+            return !self.storage.is_on();
         }
         self.add_deferred();
         let (open, mut budget) = (self.storage.stamp, Budget::of(EVICTED_UNITS_MAX));
         let (outside, mut used) = (self.outside_bytes(), self.memory_bytes_now());
+        let used_before = used;
         for pane in self.panes.iter_mut() {
             if used <= bytes || budget.is_spent() {
-                return;
+                break;
             }
             let takes = |pane: &Pane<_, _>| pane.memory_bytes() + outside * pane.keys.len();
             let before = takes(pane);
             pane.evict(readable, open, &mut budget);
             used -= before.saturating_sub(takes(pane)).min(used);
         }
+        // The next search begins with the oldest slice as well: it gets further only where this one has dropped some.
+        used <= bytes || !budget.is_spent() || used == used_before
     }
 
     /// After entries of an earlier run were read: whether there are so many that some must leave memory again.

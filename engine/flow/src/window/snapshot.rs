@@ -103,7 +103,7 @@ impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {
         self.takes_now()
     }
 
-    fn shrink_to(&mut self, readable: Epoch, bytes: usize) {
-        self.evict(readable, bytes);
+    fn shrink_to(&mut self, readable: Epoch, bytes: usize) -> bool {
+        self.evict(readable, bytes)
     }
 }

@@ -269,7 +269,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         Takes { bytes, changed: self.tally.dirty * each, ..Takes::default() }
     }
 
-    fn shrink_to(&mut self, readable: Epoch, bytes: usize) {
+    fn shrink_to(&mut self, readable: Epoch, bytes: usize) -> bool {
         for _ in 0..EVICT_PIECES_MAX {
             let used = self.memory_bytes();
             if self.barren.0 != readable {
@@ -277,7 +277,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             }
             let in_vain = self.barren.1 >= EVICT_ROUNDS * self.groups.buckets();
             if self.groups.len() == 0 || used <= bytes || in_vain {
-                return;
+                return true;
             }
             let each = self.entry_bytes();
             let (mut over, mut dropped) = (used - bytes, false);
@@ -317,6 +317,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
                 group.body.leave(tally);
             }
         }
+        false
     }
 }
 

@@ -327,3 +327,21 @@ fn what_begins_anew_is_not_looked_for_in_what_was_before() {
     }
     checkpoints.check().unwrap();
 }
+
+/// Goal: a search that ends early says so, and the next one goes on; one in vain ends.
+#[test]
+fn a_long_search_for_what_can_leave_memory_is_told_from_one_in_vain() {
+    const MANY: u64 = 200_000;
+    let mut rig = Rig::new(Ttl::event_time(Duration::from_secs(1)), None);
+    (0..MANY).for_each(|key| rig.set(key));
+    store(&mut rig.keyed, rig.epoch, &rig.entries);
+    let mut calls = 1;
+    while !rig.keyed.shrink_to(Epoch::NONE, 0) {
+        calls += 1;
+        assert!(calls < 20, "it is in vain");
+    }
+    assert_eq!(rig.keyed.keys_here(), MANY as usize, "none can be read yet");
+    assert!(!rig.keyed.shrink_to(rig.epoch, 0), "there are more");
+    while !rig.keyed.shrink_to(rig.epoch, 0) {}
+    assert_eq!(rig.keyed.keys_here(), 0);
+}
