@@ -184,6 +184,54 @@ fn a_migration_reads_another_layout() {
     assert!(error.contains("an earlier one"), "{error}");
 }
 
+/// Holds some state of its operator, to which `add` adds a number.
+struct Holds<S> {
+    state: S,
+    add: fn(&S, u64, &Context<'_, NoKey>),
+}
+
+impl<S: 'static> Process<NoKey, u64> for Holds<S> {
+    type Out = u64;
+
+    fn record(&mut self, n: u64, cx: &mut Context<'_, NoKey>, _: &mut impl Collector<u64>) {
+        (self.add)(&self.state, n, cx);
+    }
+}
+
+fn holds<S: 'static>(
+    make: fn(&mut OperatorStates<'_>) -> S,
+    add: fn(&S, u64, &Context<'_, NoKey>),
+) -> impl Fn(&Flow) {
+    move |flow| {
+        let watermarks = Watermarks::monotonous().timestamps(|&n: &u64| n as i64);
+        flow.source_as("source", Collection::new(0..3), watermarks)
+            .process(move |states| Holds { state: make(states), add })
+            .uid("holder")
+            .discard();
+    }
+}
+
+/// Goal: a list of an operator's and a broadcast state with numbers for keys, which are stored in unlike forms, are not
+/// taken for each other; a list may become a union list.
+#[test]
+fn a_list_is_not_read_as_a_broadcast_state() {
+    let add = |list: &OperatorListState<u64>, n, _: &Context<'_, NoKey>| list.push(n).unwrap();
+    let list = holds(|states| states.list("held"), add);
+    let union_list = holds(|states| states.union_list("held"), add);
+    let broadcast = holds(
+        |states| states.broadcast::<u64, u64>("held"),
+        |map, n, cx| map.put(cx, n, n).unwrap(),
+    );
+    let (lists, maps) = (Store::default(), Store::default());
+    run(&list, &lists, &nothing()).unwrap();
+    run(&broadcast, &maps, &nothing()).unwrap();
+    for error in [refusal(&broadcast, &lists), refusal(&list, &maps)] {
+        assert!(error.contains("\"held\"") && error.contains("broadcast"), "{error}");
+    }
+    assert!(build(&union_list, lists.storage()).is_ok());
+    assert!(build(&broadcast, maps.storage()).is_ok());
+}
+
 /// Goal: a state that the job does not have any more is dropped by name, and others are not.
 #[test]
 fn a_state_that_nobody_has_is_dropped_by_name() {

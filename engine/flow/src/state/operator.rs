@@ -206,6 +206,8 @@ impl<'a> OperatorStates<'a> {
     pub fn broadcast<M: Key + Ord, V: Durable>(&mut self, name: &str) -> BroadcastState<M, V> {
         let mut describe = Description::of::<M, V>(self.node, name, StateKind::Operator);
         describe.types = format!("broadcast of {}", describe.types);
+        // Else it would be taken for a list of the operator's where its keys are numbers, which lists store otherwise.
+        describe.layout = describe.layout.with_keys_of("broadcast");
         let checkpoints = self.flow.checkpoints();
         let map = Broadcast::new(checkpoints, self.instances, self.refused.clone());
         let map = Rc::new(RefCell::new(map));
