@@ -341,12 +341,17 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         self.warm_last(at);
         let (now, until) = (self.now(at), self.lives_until(at));
         let Self { groups, tally, rules, .. } = self;
+        if let Some(Group { body, .. }) = group_to_change(groups, at)
+            && body.len() >= rules.entries_max
+            && body.expire(now, usize::MAX, tally) > 0
+        {
+            // The last chunk may have been joined with one before it.
+            self.warm_last(at);
+        }
+        let Self { groups, tally, rules, .. } = self;
         let Some(Group { body, .. }) = group_to_change(groups, at) else {
             return self.put(at, after(None), value);
         };
-        if body.len() >= rules.entries_max {
-            body.expire(now, usize::MAX, tally);
-        }
         if body.len() >= rules.entries_max {
             rules.over_limit.add(1);
             return false;

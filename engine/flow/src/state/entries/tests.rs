@@ -578,6 +578,34 @@ fn a_search_in_vain_goes_round_few_times() {
     assert_eq!((rig.entries.tally.here, rig.entries.tally.cold), (0, 2_700));
 }
 
+/// Goal: what is added behind all others is behind those that memory has dropped, too, where the last ones have just
+/// expired.
+#[test]
+fn what_is_added_after_the_last_ones_have_expired_is_behind_all_others() {
+    let mut rig = Rig::new(Some(Ttl::event_time(Duration::from_millis(30))));
+    // Two chunks: few entries that live on, and many that do not.
+    (0..228).for_each(|entry| at!(rig, 1, at => _ = rig.entries.put(at, entry, 9)));
+    (10..128).for_each(|other| at!(rig, 1, at => _ = rig.entries.remove(at, &other)));
+    rig.now = 20;
+    (0..10).for_each(|entry| at!(rig, 1, at => _ = rig.entries.put(at, entry, 9)));
+    rig.snapshot();
+    rig.fold(1);
+    rig.told();
+    rig.forget();
+    assert_eq!((rig.entries.tally.here, rig.entries.tally.cold), (0, 110));
+    (rig.now, rig.entries.rules.entries_max) = (35, 110);
+    let mut behind = None;
+    let added = at!(rig, 1, at => rig.entries.append(at, 5, |last| {
+        behind = last.copied();
+        last.map_or(0, |last| last + 1)
+    }));
+    assert!(added && behind >= Some(9), "it is behind {behind:?}");
+    let found: Vec<_> =
+        at!(rig, 1, at => rig.entries.range(at, ALL).map(|(_, value)| *value).collect());
+    assert_eq!(found, [[9; 10].as_slice(), &[5]].concat());
+    rig.check_tally();
+}
+
 /// Goal: of a large map single entries leave memory and come back; one that has changed stays until it is stored.
 #[test]
 fn a_large_map_leaves_memory_but_for_what_has_changed() {
