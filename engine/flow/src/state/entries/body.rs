@@ -518,11 +518,9 @@ impl<N: OrderedKey, V> Body<N, V> {
 
     /// Drops chunks of which nothing is left, and joins small ones.
     fn drop_unneeded(&mut self, first: usize, last: usize) {
-        for chunk in (first.max(1)..=last).rev() {
-            if self.chunk(chunk).is_unneeded() {
-                self.rest.remove(chunk - 1);
-            }
-        }
+        // All at once: each that is taken out by itself would move all behind it.
+        let looked = first.max(1) - 1..last;
+        self.rest.extract_if(looked, |(_, part)| part.is_unneeded()).for_each(drop);
         self.tidy(first.min(self.rest.len()));
     }
 
