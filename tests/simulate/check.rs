@@ -6,6 +6,7 @@ use thalweg_kernel::StateKind;
 
 use super::naive::{Expected, expected};
 use super::process::HELD;
+use super::shapes::{ONLY, OWN, RULED};
 use super::sinks::Outlet;
 use super::world::World;
 
@@ -73,7 +74,7 @@ fn look_for_leaks(world: &World) {
         // Who must know devices for good; and windows keep how far they have fired, for each of four shards.
         let known = ["numbered", "runs"].contains(&operator.as_str())
             || state == "windows" && entries <= 4
-            || (operator.as_str(), state.as_str()) == HELD;
+            || [HELD, ONLY, RULED, OWN].contains(&(operator.as_str(), state.as_str()));
         if !known {
             world.ledger.violation(format!(
                 "the job has ended, and {operator} has {entries} entries left in {state:?}"

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use thalweg_flow::{
     Aggregate, Average, Chain, Count, Flow, Fold, Max, Min, Reduce, Session, Sliding, Stream, Sum,
-    Tumbling, Watermarks, Windowed,
+    Tumbling, Windowed,
 };
 use thalweg_kernel::DeadLetter;
 
 use super::broker::Message;
 use super::faults::Defect;
+use super::marks::{Marks, read};
 use super::process::{Bursts, HELD, Held, Numbered, OnOne, Paired, Runs, by_hand, cell};
 use super::random::Random;
+use super::shapes::{raw_columns, shapes};
 use super::sinks::{Loose, Shared, Table};
 use super::source::Fleet;
 
@@ -34,6 +36,7 @@ pub(crate) enum Of {
 pub(crate) struct JobPlan {
     pub(crate) partitions: usize,
     pub(crate) disorder_ms: i64,
+    pub(crate) marks: Marks,
     /// Some messages are late; only parts that do not mind read them.
     pub(crate) late: bool,
     /// Raw messages, duplicates and all, are windowed in the order of the one partition.
@@ -55,6 +58,13 @@ pub(crate) struct JobPlan {
     pub(crate) once: bool,
     pub(crate) loose: bool,
     pub(crate) letters: bool,
+    /// See `shapes`.
+    pub(crate) columns: bool,
+    pub(crate) dealt: bool,
+    pub(crate) only: bool,
+    pub(crate) ruled: bool,
+    /// Keys with clocks of their own, which go on with every so many records.
+    pub(crate) own: Option<u32>,
 }
 
 impl JobPlan {
@@ -65,11 +75,18 @@ impl JobPlan {
         let [raw, windows, chained, by_hand] = [(); 4].map(|()| part());
         let [bursts, merged, once, loose, letters, filter] = [(); 6].map(|()| part());
         let [paired, everywhere, sliding, sessions] = [(); 4].map(|()| part());
+        let [columns, dealt, only, ruled, own] = [(); 5].map(|()| part());
+        let own = own.then(|| random.one_of([1, 3]));
+        let marks = [Marks::Bounded, Marks::Periodic, Marks::Punctuated, Marks::Counting(4)];
+        let marks = random.one_of(marks);
+        // What is late by a strategy that looks at the clock depends on the clock.
+        let marks = if late && marks == Marks::Periodic { Marks::Bounded } else { marks };
         Self {
             partitions,
             disorder_ms: 20,
+            marks,
             late,
-            raw: partitions == 1 && (raw || late),
+            raw: partitions == 1 && (raw || late) && marks != Marks::Periodic,
             windows: windows && !late,
             of: random.one_of([
                 Of::Count,
@@ -94,7 +111,17 @@ impl JobPlan {
             once: once || !(windows || bursts),
             loose,
             letters,
+            columns: columns && !late,
+            dealt,
+            only,
+            ruled,
+            own,
         }
+    }
+
+    /// Whether no message is late.
+    pub(crate) fn is_on_time(&self) -> bool {
+        !self.late
     }
 
     /// Whether the filter of the windows lets a message pass.
@@ -124,7 +151,7 @@ pub(crate) const RAW_MS: i64 = 25;
 /// So long that nothing is ever late.
 pub(crate) const EVER_MS: i64 = 10_000_000;
 
-fn ms(ms: i64) -> Tumbling {
+pub(crate) fn ms(ms: i64) -> Tumbling {
     Tumbling::of(Duration::from_millis(ms.unsigned_abs()))
 }
 
@@ -137,16 +164,14 @@ pub(crate) fn describe(
 ) -> Box<dyn Fn(&Flow)> {
     let (table, loose) = (Table(outlet.clone()), Loose(outlet.clone()));
     Box::new(move |flow| {
-        let disorder = Duration::from_millis(plan.disorder_ms.unsigned_abs());
-        let watermarks = Watermarks::bounded_out_of_orderness(disorder)
-            .timestamps(|message: &Message| message.time)
-            .without_clock_guard();
-        let [raw, all] = flow.source_as(SOURCE, fleet(), watermarks).split();
+        let [raw, all] = read(flow, fleet(), plan.marks, plan.disorder_ms).split();
         raw_parts(plan, raw, &table);
         let once = all
             .key_by(|message| message.device)
             .process(|states| Numbered::new(states, defect))
             .uid("numbered");
+        let [once, shaped] = once.split();
+        shapes(plan, shaped, &table);
         let [windows, chained, hand, bursts, merged, echo, two, sliding, sessions] = once.split();
         if plan.windows {
             let pairs = windows
@@ -268,7 +293,8 @@ fn raw_parts<C: Chain<Out = Message>>(plan: JobPlan, raw: Stream<C>, table: &Tab
     if !plan.raw {
         return raw.discard();
     }
-    let [windows, runs] = raw.split();
+    let [windows, runs, columns] = raw.split();
+    raw_columns(columns, table);
     let (windows, late) = windows.key_by(|message| message.device).window(ms(RAW_MS)).late_output();
     windows
         .aggregate(Sum::of(|message: &Message| message.value))
