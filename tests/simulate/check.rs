@@ -32,6 +32,19 @@ pub(crate) fn check(world: &World) {
         world.ledger.violation(format!("held: {passed} were passed on, and there are {rows} rows"));
     }
     look_for_leaks(world);
+    look_for_positions(world);
+}
+
+/// Of partitions that are discovered, those that are gone have no position, and all others have one.
+fn look_for_positions(world: &World) {
+    let there = (0..world.plan.partitions).filter(|&partition| world.outside.is_there(partition));
+    let (there, stored) = (there.count(), world.store.left(&[StateKind::Source]));
+    let stored = stored.iter().map(|(_, _, entries)| entries).sum::<usize>();
+    if world.plan.discovered && stored != there {
+        world
+            .ledger
+            .violation(format!("{there} partitions are there, and {stored} have a position"));
+    }
 }
 
 fn compare(world: &World, sink: &str, rows: &[String], expected: &[String]) {

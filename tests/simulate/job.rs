@@ -35,6 +35,8 @@ pub(crate) enum Of {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobPlan {
     pub(crate) partitions: usize,
+    /// Partitions appear and end while the job runs.
+    pub(crate) discovered: bool,
     pub(crate) disorder_ms: i64,
     pub(crate) marks: Marks,
     /// Some messages are late; only parts that do not mind read them.
@@ -71,6 +73,9 @@ impl JobPlan {
     pub(crate) fn draw(random: &mut Random) -> Self {
         let late = random.one_in(3);
         let partitions = if late { 1 } else { 1 + random.below(3) };
+        let discovered = random.one_in(3);
+        // A partition that appears may be behind those that were there before.
+        let on_time = !late && (partitions == 1 || !discovered);
         let mut part = || random.one_in(2);
         let [raw, windows, chained, by_hand] = [(); 4].map(|()| part());
         let [bursts, merged, once, loose, letters, filter] = [(); 6].map(|()| part());
@@ -83,11 +88,13 @@ impl JobPlan {
         let marks = if late && marks == Marks::Periodic { Marks::Bounded } else { marks };
         Self {
             partitions,
+            discovered,
             disorder_ms: 20,
             marks,
             late,
-            raw: partitions == 1 && (raw || late) && marks != Marks::Periodic,
-            windows: windows && !late,
+            // Nor is it known while other shards look for partitions, so that event time stands.
+            raw: partitions == 1 && !discovered && (raw || late) && marks != Marks::Periodic,
+            windows: windows && on_time,
             of: random.one_of([
                 Of::Count,
                 Of::Sum,
@@ -100,18 +107,18 @@ impl JobPlan {
             window_ms: random.one_of([7, 30, 200]),
             keys: random.one_of([2, 5, 50]),
             filter,
-            chained: chained && !late,
-            by_hand: by_hand && !late,
+            chained: chained && on_time,
+            by_hand: by_hand && on_time,
             bursts,
             merged,
             paired,
             everywhere,
-            sliding: sliding && !late,
-            sessions: sessions && !late,
+            sliding: sliding && on_time,
+            sessions: sessions && on_time,
             once: once || !(windows || bursts),
             loose,
             letters,
-            columns: columns && !late,
+            columns: columns && on_time,
             dealt,
             only,
             ruled,
@@ -121,7 +128,7 @@ impl JobPlan {
 
     /// Whether no message is late.
     pub(crate) fn is_on_time(&self) -> bool {
-        !self.late
+        !self.late && (self.partitions == 1 || !self.discovered)
     }
 
     /// Whether the filter of the windows lets a message pass.
