@@ -7,8 +7,7 @@ use thalweg_flow::{Boxed, Flow, Stream, WatermarkGenerator, Watermarks};
 use thalweg_kernel::Timestamp;
 
 use super::broker::Message;
-use super::job::SOURCE;
-use super::source::Fleet;
+use super::source::{Fleet, SOURCE};
 
 /// How the watermarks of the source follow from its records. With each of them a record is late only if it is further
 /// behind the latest one than the disorder of the fleet.
@@ -50,7 +49,7 @@ impl Counting {
     /// Takes a record's time; the watermark behind it.
     pub(crate) fn take(&mut self, time: i64) -> Option<i64> {
         (self.seen, self.latest) = (self.seen + 1, self.latest.max(time));
-        (self.seen % self.every == 0).then(|| self.latest - self.behind_ms - 1)
+        self.seen.is_multiple_of(self.every).then(|| self.latest - self.behind_ms - 1)
     }
 }
 

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::broker::Message;
-use super::job::{
-    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
-    SOURCE,
-};
 use super::ledger::Ledger;
 use super::marks::{Counting, Naive};
+use super::plan::{
+    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
+};
 use super::process::{RUN_MS, by_hand_row};
 use super::shapes::{OWN_MS, SHAPE_MS, column_key, ends_rule, is_kept, makes_rule};
-use super::source::journal_name;
+use super::source::{SOURCE, journal_name};
 
 /// The rows of each transactional sink, in order, and those of the sink that is at-least-once.
 pub(crate) struct Expected {

@@ -9,8 +9,8 @@ use thalweg_flow::{
 use thalweg_kernel::Collector;
 
 use super::broker::Message;
-use super::job::{JobPlan, RAW_MS, ms};
 use super::marks::Counting;
+use super::plan::{JobPlan, RAW_MS, ms};
 use super::process::AT_THE_END;
 use super::sinks::Table;
 

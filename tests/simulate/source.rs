@@ -27,6 +27,9 @@ use super::faults::Defect;
 use super::ledger::Ledger;
 use super::random::Random;
 
+/// The stable name of the source.
+pub(crate) const SOURCE: &str = "readings";
+
 /// What lies outside the process, and the intakes of the process that lives now.
 pub(crate) struct Outside {
     pub(crate) broker: RefCell<Broker>,

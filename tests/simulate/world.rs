@@ -13,11 +13,12 @@ use thalweg_kernel::{Lineage, Timestamp};
 use super::Options;
 use super::broker::{Broker, FleetPlan};
 use super::faults::{Fault, Planned, plan};
-use super::job::{JobPlan, SOURCE, describe};
+use super::job::describe;
 use super::ledger::{Ledger, Watched};
+use super::plan::JobPlan;
 use super::random::Random;
 use super::sinks::{Outlet, Shared};
-use super::source::{Fleet, Outside, journal_name};
+use super::source::{Fleet, Outside, SOURCE, journal_name};
 use super::store::Store;
 
 /// So many seeds have one whose state is in the engine's own store.
