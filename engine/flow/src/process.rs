@@ -33,7 +33,6 @@ mod context;
 pub(crate) mod failure;
 mod function;
 mod keep_key;
-mod key_clocks;
 pub(crate) mod keyed;
 mod on_error;
 mod side;

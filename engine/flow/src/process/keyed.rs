@@ -1,5 +1,7 @@
 //! The operator of a process function with keys, and its bounds.
 
+mod clocks;
+
 use std::cell::RefCell;
 use std::mem::take;
 use std::rc::Rc;
@@ -7,10 +9,10 @@ use std::rc::Rc;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Cause, Collector, Key, Mark, Timestamp};
 
+use self::clocks::ClocksOfKeys;
 use super::context::{Context, NoKey};
 use super::failure::{Emits, Failures, failure_of};
 use super::function::Process;
-use super::key_clocks::ClocksOfKeys;
 use super::timers::{AllTimers, Fired};
 use super::unkeyed::call_for_none;
 use crate::checkpoint::{Checkpoints, Stateful};
@@ -123,7 +125,7 @@ pub struct KeyedProcessing<K, T, P> {
     reached: Timestamp,
     processing_time: Timestamp,
     /// Where each key has a clock of its own.
-    pub(super) clocks: Option<ClocksOfKeys<K, T>>,
+    clocks: Option<ClocksOfKeys<K, T>>,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
     /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is

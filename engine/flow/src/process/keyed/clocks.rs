@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use thalweg_kernel::{Collector, Key, Timestamp};
 
-use super::context::Context;
-use super::failure::Emits;
-use super::function::Process;
-use super::keyed::KeyedProcessing;
-use super::silence::Silence;
+use super::KeyedProcessing;
 use crate::flow::Flow;
 use crate::pipeline::Now;
+use crate::process::context::Context;
+use crate::process::failure::Emits;
+use crate::process::function::Process;
+use crate::process::silence::Silence;
 use crate::state::States;
 use crate::table_hash::table_hash;
 use crate::time::per_key::{ClockPerKey, FIRED_MAX, KeyClocks};
