@@ -393,9 +393,9 @@ impl Process<u32, Rec> for Forgets {
 }
 
 #[test]
-fn what_goes_by_the_watermark_of_the_stream_is_refused() {
+fn clocks_that_could_not_go_are_refused() {
     let second = Duration::from_secs(1);
-    let jobs: [(&str, &dyn Fn(&Flow)); 3] = [
+    let jobs: [(&str, &dyn Fn(&Flow)); 6] = [
         ("a window goes by the watermark of the stream", &|flow| {
             let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
             let windows = keyed.clock_per_key(disordered(4)).window(Tumbling::of(second));
@@ -404,6 +404,20 @@ fn what_goes_by_the_watermark_of_the_stream_is_refused() {
         ("two keyed inputs goes by the watermark of the stream", &|flow| {
             let source = || flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
             source().connect(source().clock_per_key(disordered(4))).process(|_| Nothing).discard();
+        }),
+        ("no function is left to go by their clocks", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = keyed.clock_per_key(disordered(4));
+            keyed.deduplicate(|record| record.2).values().discard();
+        }),
+        ("a key would count as silent without any time passing", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let at_once = disordered(4).idle_after(Duration::ZERO);
+            keyed.clock_per_key(at_once).process(Windows::new).discard();
+        }),
+        ("a partition would count as silent without any time passing", &|flow| {
+            let at_once = by_record().idle_after(Duration::ZERO);
+            flow.source(Scripted(vec![vec![]], true), at_once).discard();
         }),
         ("use Ttl::processing_time", &|flow| {
             let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
