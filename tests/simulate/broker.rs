@@ -146,6 +146,18 @@ impl Broker {
             })
     }
 
+    /// Whether a partition has ever had a message.
+    pub(crate) fn has_appeared(&self, partition: usize) -> bool {
+        let session = &self.sessions[partition];
+        session.packet != 0 || !session.queue.is_empty()
+    }
+
+    /// Whether a partition has messages that are not acknowledged.
+    pub(crate) fn has_more(&self, partition: usize) -> bool {
+        let session = &self.sessions[partition];
+        !session.queue.is_empty() || !session.in_flight.is_empty()
+    }
+
     /// A device publishes its next message, or one more time what it does not know to have arrived.
     pub(crate) fn publish(&mut self) {
         let at = self.random.below(self.devices.len());

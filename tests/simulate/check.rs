@@ -6,6 +6,7 @@ use thalweg_kernel::StateKind;
 
 use super::naive::{Expected, expected};
 use super::process::HELD;
+use super::shapes::{ONLY, OWN, RULED};
 use super::sinks::Outlet;
 use super::world::World;
 
@@ -31,6 +32,19 @@ pub(crate) fn check(world: &World) {
         world.ledger.violation(format!("held: {passed} were passed on, and there are {rows} rows"));
     }
     look_for_leaks(world);
+    look_for_positions(world);
+}
+
+/// Of partitions that are discovered, those that are gone have no position, and all others have one.
+fn look_for_positions(world: &World) {
+    let there = (0..world.plan.partitions).filter(|&partition| world.outside.is_there(partition));
+    let (there, stored) = (there.count(), world.store.left(&[StateKind::Source]));
+    let stored = stored.iter().map(|(_, _, entries)| entries).sum::<usize>();
+    if world.plan.discovered && stored != there {
+        world
+            .ledger
+            .violation(format!("{there} partitions are there, and {stored} have a position"));
+    }
 }
 
 fn compare(world: &World, sink: &str, rows: &[String], expected: &[String]) {
@@ -73,7 +87,7 @@ fn look_for_leaks(world: &World) {
         // Who must know devices for good; and windows keep how far they have fired, for each of four shards.
         let known = ["numbered", "runs"].contains(&operator.as_str())
             || state == "windows" && entries <= 4
-            || (operator.as_str(), state.as_str()) == HELD;
+            || [HELD, ONLY, RULED, OWN].contains(&(operator.as_str(), state.as_str()));
         if !known {
             world.ledger.violation(format!(
                 "the job has ended, and {operator} has {entries} entries left in {state:?}"

@@ -6,127 +6,21 @@ use std::time::Duration;
 
 use thalweg_flow::{
     Aggregate, Average, Chain, Count, Flow, Fold, Max, Min, Reduce, Session, Sliding, Stream, Sum,
-    Tumbling, Watermarks, Windowed,
+    Windowed,
 };
 use thalweg_kernel::DeadLetter;
 
 use super::broker::Message;
 use super::faults::Defect;
+use super::marks::read;
+use super::plan::{
+    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
+    ms,
+};
 use super::process::{Bursts, HELD, Held, Numbered, OnOne, Paired, Runs, by_hand, cell};
-use super::random::Random;
+use super::shapes::{raw_columns, shapes};
 use super::sinks::{Loose, Shared, Table};
 use super::source::Fleet;
-
-/// What the windows of a job compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Of {
-    Count,
-    Sum,
-    Average,
-    Max,
-    Min,
-    Reduce,
-    Fold,
-}
-
-/// A job.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct JobPlan {
-    pub(crate) partitions: usize,
-    pub(crate) disorder_ms: i64,
-    /// Some messages are late; only parts that do not mind read them.
-    pub(crate) late: bool,
-    /// Raw messages, duplicates and all, are windowed in the order of the one partition.
-    pub(crate) raw: bool,
-    pub(crate) windows: bool,
-    pub(crate) of: Of,
-    pub(crate) window_ms: i64,
-    pub(crate) keys: u32,
-    pub(crate) filter: bool,
-    pub(crate) chained: bool,
-    pub(crate) by_hand: bool,
-    pub(crate) bursts: bool,
-    pub(crate) merged: bool,
-    /// Two streams of one key in one operator; a stream that every shard has.
-    pub(crate) paired: bool,
-    pub(crate) everywhere: bool,
-    pub(crate) sliding: bool,
-    pub(crate) sessions: bool,
-    pub(crate) once: bool,
-    pub(crate) loose: bool,
-    pub(crate) letters: bool,
-}
-
-impl JobPlan {
-    pub(crate) fn draw(random: &mut Random) -> Self {
-        let late = random.one_in(3);
-        let partitions = if late { 1 } else { 1 + random.below(3) };
-        let mut part = || random.one_in(2);
-        let [raw, windows, chained, by_hand] = [(); 4].map(|()| part());
-        let [bursts, merged, once, loose, letters, filter] = [(); 6].map(|()| part());
-        let [paired, everywhere, sliding, sessions] = [(); 4].map(|()| part());
-        Self {
-            partitions,
-            disorder_ms: 20,
-            late,
-            raw: partitions == 1 && (raw || late),
-            windows: windows && !late,
-            of: random.one_of([
-                Of::Count,
-                Of::Sum,
-                Of::Average,
-                Of::Max,
-                Of::Min,
-                Of::Reduce,
-                Of::Fold,
-            ]),
-            window_ms: random.one_of([7, 30, 200]),
-            keys: random.one_of([2, 5, 50]),
-            filter,
-            chained: chained && !late,
-            by_hand: by_hand && !late,
-            bursts,
-            merged,
-            paired,
-            everywhere,
-            sliding: sliding && !late,
-            sessions: sessions && !late,
-            once: once || !(windows || bursts),
-            loose,
-            letters,
-        }
-    }
-
-    /// Whether the filter of the windows lets a message pass.
-    pub(crate) fn passes(&self, message: &Message) -> bool {
-        !self.filter || message.value % 7 != 6
-    }
-}
-
-/// The stable name of the source.
-pub(crate) const SOURCE: &str = "readings";
-
-/// Windows of windows: 30 ms, then 90 ms over [`SECOND_KEYS`] keys.
-pub(crate) const FIRST_MS: i64 = 30;
-pub(crate) const SECOND_MS: i64 = 90;
-pub(crate) const SECOND_KEYS: u32 = 3;
-
-/// Windows that overlap: 40 ms, every 15 ms.
-pub(crate) const SLIDING_MS: i64 = 40;
-pub(crate) const SLIDE_MS: i64 = 15;
-
-/// A session ends after a silence of this.
-pub(crate) const GAP_MS: i64 = 6;
-
-/// Windows of raw messages; some of those are late.
-pub(crate) const RAW_MS: i64 = 25;
-
-/// So long that nothing is ever late.
-pub(crate) const EVER_MS: i64 = 10_000_000;
-
-fn ms(ms: i64) -> Tumbling {
-    Tumbling::of(Duration::from_millis(ms.unsigned_abs()))
-}
 
 /// Describes the job of `plan`.
 pub(crate) fn describe(
@@ -137,16 +31,14 @@ pub(crate) fn describe(
 ) -> Box<dyn Fn(&Flow)> {
     let (table, loose) = (Table(outlet.clone()), Loose(outlet.clone()));
     Box::new(move |flow| {
-        let disorder = Duration::from_millis(plan.disorder_ms.unsigned_abs());
-        let watermarks = Watermarks::bounded_out_of_orderness(disorder)
-            .timestamps(|message: &Message| message.time)
-            .without_clock_guard();
-        let [raw, all] = flow.source_as(SOURCE, fleet(), watermarks).split();
+        let [raw, all] = read(flow, fleet(), plan.marks, plan.disorder_ms).split();
         raw_parts(plan, raw, &table);
         let once = all
             .key_by(|message| message.device)
             .process(|states| Numbered::new(states, defect))
             .uid("numbered");
+        let [once, shaped] = once.split();
+        shapes(plan, shaped, &table);
         let [windows, chained, hand, bursts, merged, echo, two, sliding, sessions] = once.split();
         if plan.windows {
             let pairs = windows
@@ -268,7 +160,8 @@ fn raw_parts<C: Chain<Out = Message>>(plan: JobPlan, raw: Stream<C>, table: &Tab
     if !plan.raw {
         return raw.discard();
     }
-    let [windows, runs] = raw.split();
+    let [windows, runs, columns] = raw.split();
+    raw_columns(columns, table);
     let (windows, late) = windows.key_by(|message| message.device).window(ms(RAW_MS)).late_output();
     windows
         .aggregate(Sum::of(|message: &Message| message.value))

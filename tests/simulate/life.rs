@@ -21,8 +21,16 @@ use thalweg_runtime::{CheckpointRules, JobError};
 
 use super::world::{Asked, Ended, World};
 
-/// A job that is to stop comes to its end within this many moves without faults: a step may do one piece of work only.
-const STOPPING_MOVES_MAX: u64 = 100_000;
+/// A job that is to stop comes to its end within this many moves without faults, and those that its last pieces of work take:
+/// see [`Life::stopping_moves_max`].
+const STOPPING_MOVES_MAX: u64 = 20_000;
+
+/// A message is part of at most this many timers, windows and sessions of a job, which all fire when it stops. At the smallest
+/// bound on work a step does one of them.
+const PIECES_OF_A_MESSAGE: u64 = 20;
+
+/// A shard is stepped with one move in three, about: in 8 of 20.
+const MOVES_A_STEP: u64 = 3;
 
 /// After the last fault all is published, durable and acknowledged within so many moves.
 const CALM_MOVES_MAX: u64 = 200_000;
@@ -77,8 +85,12 @@ impl Member {
     }
 }
 
-/// A savepoint that was asked for when this was the newest epoch that had begun.
-struct Savepoint(Epoch);
+/// A savepoint that was asked for when this was the newest epoch that had begun, and this the number of times that the job
+/// had been started. (An epoch that was not stored has its number once more after a restart.)
+struct Savepoint {
+    begun: Epoch,
+    starts: u64,
+}
 
 /// See the module.
 pub(crate) struct Life<'a> {
@@ -91,6 +103,8 @@ pub(crate) struct Life<'a> {
     /// What the shards are told.
     orders: Orders,
     members: Vec<Member>,
+    /// How often the job was started.
+    starts: u64,
     /// The job is to end with all it was given.
     stop: bool,
 }
@@ -164,13 +178,15 @@ impl<'a> Life<'a> {
             news: VecDeque::new(),
             orders: Orders::FIRST,
             members: Vec::new(),
+            starts: 0,
             stop: false,
         }
     }
 
     fn go_on(&mut self) -> Ended {
+        let stopping_moves_max = self.stopping_moves_max();
         loop {
-            let world = &mut *self.world;
+            let (world, stop) = (&mut *self.world, self.stop);
             if world.ledger.is_violated() {
                 return Ended::Done;
             }
@@ -188,7 +204,7 @@ impl<'a> Life<'a> {
             if let Some(ended) = world.misfortune() {
                 return ended;
             }
-            let calm_max = if self.stop { STOPPING_MOVES_MAX } else { CALM_MOVES_MAX };
+            let calm_max = if stop { stopping_moves_max } else { CALM_MOVES_MAX };
             if world.moves > world.amiss + calm_max {
                 self.stalled(calm_max);
                 return Ended::Done;
@@ -210,6 +226,13 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// How many moves a job may need to stop: what is due then, by what a step does of it, of shards that take turns.
+    fn stopping_moves_max(&self) -> u64 {
+        let pieces = self.world.messages() * PIECES_OF_A_MESSAGE;
+        let steps = pieces.div_ceil(self.tuning.step_work_max as u64) * self.shards as u64;
+        STOPPING_MOVES_MAX + steps * MOVES_A_STEP
+    }
+
     /// What is asked of the job from outside reaches its supervisor, or a shard panics.
     fn ask(&mut self) {
         for asked in take(&mut self.world.asked) {
@@ -219,7 +242,8 @@ impl<'a> Life<'a> {
                 Asked::Suspend => self.news.push_back(News::Wish(Phase::Suspending)),
                 Asked::Savepoint | Asked::LastSavepoint => {
                     let last = asked == Asked::LastSavepoint;
-                    self.news.push_back(News::Savepoint(Savepoint(self.orders.begun), last));
+                    let savepoint = Savepoint { begun: self.orders.begun, starts: self.starts };
+                    self.news.push_back(News::Savepoint(savepoint, last));
                 }
                 Asked::Panic => {
                     let shard = self.world.random.below(self.members.len().max(1));
@@ -235,6 +259,7 @@ impl<'a> Life<'a> {
         if !self.stop && self.supervision.wish() == Phase::Running && world.is_over() {
             world.trace(|| "all is published and acknowledged: the job is to stop".to_owned());
             self.stop = true;
+            world.calm_down();
             world.amiss = world.amiss.max(world.moves);
             self.news.push_back(News::Wish(Phase::Draining));
         }
@@ -283,9 +308,10 @@ impl<'a> Life<'a> {
             }
             Decision::Late(epoch) => world.trace(|| format!("epoch {epoch} is late")),
             Decision::Store(complete) => return self.store(complete),
-            Decision::Save(Savepoint(begun), epoch) => {
+            Decision::Save(Savepoint { begun, starts }, epoch) => {
                 // Before the last epoch begins nothing more is taken in.
-                let holds_all = epoch > begun || epoch == self.orders.last;
+                let is_later = epoch > begun || starts < self.starts;
+                let holds_all = is_later || epoch == self.orders.last;
                 if !holds_all || epoch != world.store.newest() {
                     let newest = world.store.newest();
                     world.ledger.violation(format!(
@@ -336,6 +362,7 @@ impl<'a> Life<'a> {
             signals.iter().map(|signal| Waker::from(Arc::clone(signal))).collect();
         let shared = Arc::<Shared>::default();
         self.orders = Orders::FIRST;
+        self.starts += 1;
         let member = |(shard, signal)| Member {
             seat: Seat::Empty(Box::new(BuildContext {
                 shard,

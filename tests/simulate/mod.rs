@@ -9,7 +9,7 @@
 //! | `source` | the protocol of a source with a journal, without sockets |
 //! | `sinks` | a transactional sink, and one that is at-least-once |
 //! | `store` | keeps whole epochs; folds them early or late: in memory, or in the engine's own store on a real disk |
-//! | `job`, `process` | the jobs: operators of the engine, through its public interface |
+//! | `plan`, `job`, `process`, `shapes`, `marks` | the jobs: operators of the engine, through its public interface |
 //! | `ledger` | what was durable, acknowledged, trimmed; what must not have happened |
 //! | `naive`, `check` | what the results must be, and whether they are |
 //! | `faults` | what goes wrong, and when; deliberate defects |
@@ -37,9 +37,12 @@ mod faults;
 mod job;
 mod ledger;
 mod life;
+mod marks;
 mod naive;
+mod plan;
 mod process;
 mod random;
+mod shapes;
 mod shrink;
 mod sinks;
 mod source;

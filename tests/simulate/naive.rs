@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::broker::Message;
-use super::job::{
-    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
-    SOURCE,
-};
 use super::ledger::Ledger;
+use super::marks::{Counting, Naive};
+use super::plan::{
+    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
+};
 use super::process::{RUN_MS, by_hand_row};
-use super::source::journal_name;
+use super::shapes::{OWN_MS, SHAPE_MS, column_key, ends_rule, is_kept, makes_rule};
+use super::source::{SOURCE, journal_name};
 
 /// The rows of each transactional sink, in order, and those of the sink that is at-least-once.
 pub(crate) struct Expected {
@@ -55,8 +56,16 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
             row(start + RAW_MS - 1, (device, values.iter().sum::<i64>()))
         });
         give("raw rows", sums.collect());
-        give("late", late);
+        let late_row = |message: &&Message| row(message.time, (message.device, message.sequence));
+        give("late", late.iter().map(|message| late_row(&message)).collect());
         give("run rows", runs);
+        let kept = |message: &&Message| is_kept(message.value);
+        let sums = panes(on_time.iter().filter(kept), RAW_MS, |message| message.device);
+        let sums = sums.iter().map(|((device, start), values)| {
+            row(start + RAW_MS - 1, (device, values.iter().sum::<i64>()))
+        });
+        give("raw column rows", sums.collect());
+        give("late columns", late.iter().filter(kept).map(|message| late_row(&message)).collect());
     }
     if plan.windows {
         let passing = published.iter().filter(|message| plan.passes(message));
@@ -133,6 +142,7 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
     if plan.sessions {
         give("session rows", sessions(published));
     }
+    shapes(plan, published, &mut give);
     let echo: Vec<_> = published
         .iter()
         .map(|message| row(message.time, (message.device, message.sequence)))
@@ -142,6 +152,9 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
     }
     if plan.everywhere {
         give("everywhere", echo.clone());
+    }
+    if plan.dealt {
+        give("dealt", echo.clone());
     }
     if plan.letters {
         let letters = records.iter().filter(|bytes| Message::decode(bytes).is_none());
@@ -157,6 +170,65 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
     }
     let at_once = if plan.loose { echo } else { Vec::new() };
     Expected { exact, at_once, totals }
+}
+
+/// The rows of the parts in `shapes`.
+fn shapes(plan: JobPlan, published: &[Message], give: &mut impl FnMut(&'static str, Vec<String>)) {
+    if plan.columns {
+        let kept = published.iter().filter(|message| is_kept(message.value));
+        let sums = panes(kept, SHAPE_MS, |message| column_key(message.device));
+        let rows = sums.iter().map(|((key, start), values)| {
+            row(start + SHAPE_MS - 1, (key, 2 * values.iter().sum::<i64>()))
+        });
+        give("column rows", rows.collect());
+    }
+    if plan.dealt && plan.is_on_time() {
+        let sums = panes(published.iter(), SHAPE_MS, |message| message.device);
+        let rows = sums.iter().map(|((device, start), values)| {
+            row(start + SHAPE_MS - 1, (device, values.iter().sum::<i64>()))
+        });
+        give("dealt rows", rows.collect());
+    }
+    if plan.only {
+        give("only rows", (1..=published.len()).map(|number| row(0, number)).collect());
+    }
+    if plan.ruled {
+        let mut rules = BTreeMap::<u32, (i64, u64)>::new();
+        let mut said = BTreeMap::<u32, (i64, u64)>::new();
+        for message in published {
+            let (sum, count) = said.entry(message.device).or_default();
+            (*sum, *count) = (*sum + message.value, *count + 1);
+            if makes_rule(message) && ends_rule(message) {
+                rules.remove(&message.device);
+            } else if makes_rule(message) {
+                rules.insert(message.device, (message.value, message.sequence));
+            }
+        }
+        let rules: Vec<_> = rules.into_iter().collect();
+        give(
+            "ruled rows",
+            said.iter().map(|(device, said)| row(0, (device, said, &rules))).collect(),
+        );
+    }
+    if let Some(every) = plan.own {
+        let (mut clocks, mut sums) = (BTreeMap::new(), BTreeMap::<(u32, i64), i64>::new());
+        let mut rows = Vec::new();
+        for &Message { device, sequence, time, value } in published {
+            let clock = clocks.entry(device).or_insert((Counting::new(every, OWN_MS), i64::MIN));
+            let start = time / SHAPE_MS * SHAPE_MS;
+            if start + SHAPE_MS - 1 <= clock.1 {
+                let late = Err::<(i64, i64), _>((sequence, value));
+                rows.push(row(time, (device, late)));
+            } else {
+                *sums.entry((device, start)).or_default() += value;
+            }
+            clock.1 = clock.1.max(clock.0.take(time).unwrap_or(i64::MIN));
+        }
+        rows.extend(sums.iter().map(|((device, start), sum)| {
+            row(start + SHAPE_MS - 1, (device, Ok::<_, (u64, i64)>((start, sum))))
+        }));
+        give("own rows", rows);
+    }
 }
 
 /// Sums of what each device has said without a silence of [`GAP_MS`].
@@ -178,15 +250,16 @@ fn sessions(published: &[Message]) -> Vec<String> {
 }
 
 /// Follows one partition record by record: what is on time, what is late, and the rows of `Runs`.
-fn in_order(plan: JobPlan, raw: &[Message]) -> (Vec<Message>, Vec<String>, Vec<String>) {
+fn in_order(plan: JobPlan, raw: &[Message]) -> (Vec<Message>, Vec<Message>, Vec<String>) {
     let (mut on_time, mut late, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut watermark = i64::MIN;
+    let mut marks = Naive::new(plan.marks, plan.disorder_ms);
     let mut runs = BTreeMap::<u32, (u64, i64)>::new();
     for message in raw {
         let Message { device, sequence, time, .. } = *message;
         let last = (time / RAW_MS + 1) * RAW_MS - 1;
         if last <= watermark {
-            late.push(row(time, (device, sequence)));
+            late.push(*message);
         } else {
             on_time.push(*message);
         }
@@ -194,7 +267,7 @@ fn in_order(plan: JobPlan, raw: &[Message]) -> (Vec<Message>, Vec<String>, Vec<S
         let run = run.map_or(1, |(run, _)| run + 1);
         runs.insert(device, (run, watermark.max(time).saturating_add(RUN_MS)));
         rows.push(row(time, (device, sequence, run)));
-        watermark = watermark.max(time - plan.disorder_ms - 1);
+        watermark = watermark.max(marks.behind(message).unwrap_or(i64::MIN));
     }
     (on_time, late, rows)
 }

@@ -148,7 +148,7 @@ pub(crate) fn by_hand_row(
 }
 
 /// An event time that only the end of a stream reaches.
-const AT_THE_END: i64 = 1 << 60;
+pub(crate) const AT_THE_END: i64 = 1 << 60;
 
 /// Emits a device's sum and count whenever a processing-time timer fires, and what is left at the end: how it
 /// is divided depends on the clock, the totals do not.

@@ -7,20 +7,28 @@
 //!  committed: trim below the position of the oldest epoch that can be restored
 //!  start:     from the stored position on, first what the journal has, then what the broker sends
 //! ```
+//! Where partitions are discovered, one appears with its first message, ends now and then while all that it has is
+//! acknowledged, and is found again with the next. Once nothing more will come, some of those that have ended are gone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, DeadLetter, DecodeError, Emit, Epoch, JournalError, JournalReader,
-    JournalWriter, Message as Incoming, OpenContext, Origin, PartitionId, Partitions, Source,
-    SourceSpec, SourceStatus, Timestamp,
+    Cause, ConnectorError, DeadLetter, DecodeError, Discover, Discovery, Emit, Epoch, JournalError,
+    JournalReader, JournalWriter, KnownPartition, Message as Incoming, OpenContext, Origin,
+    PartitionId, PartitionNews, Partitions, Source, SourceSpec, SourceStatus, Timestamp,
 };
 
 use super::broker::{Broker, Delivery, Message};
 use super::faults::Defect;
 use super::ledger::Ledger;
+use super::random::Random;
+
+/// The stable name of the source.
+pub(crate) const SOURCE: &str = "readings";
 
 /// What lies outside the process, and the intakes of the process that lives now.
 pub(crate) struct Outside {
@@ -28,6 +36,28 @@ pub(crate) struct Outside {
     pub(crate) intakes: RefCell<Vec<Option<Rc<RefCell<Intake>>>>>,
     pub(crate) ledger: Ledger,
     pub(crate) defect: Option<Defect>,
+    /// Partitions are discovered.
+    pub(crate) discovered: bool,
+    pub(crate) random: RefCell<Random>,
+    /// Of each partition, whether it was opened since the job was started last, and has read what its journal had; or the job
+    /// was told that it is gone.
+    pub(crate) read: RefCell<Vec<bool>>,
+    /// Partitions that are not there any more.
+    pub(crate) gone: RefCell<Vec<bool>>,
+}
+
+impl Outside {
+    /// Whether a partition is there: from its first message on.
+    pub(crate) fn is_there(&self, partition: usize) -> bool {
+        self.broker.borrow().has_appeared(partition) && !self.gone.borrow()[partition]
+    }
+
+    /// Whether nothing is left in journals that the job has not read since it was started last.
+    pub(crate) fn is_read(&self) -> bool {
+        let read = self.read.borrow();
+        let broker = self.broker.borrow();
+        (0..read.len()).all(|partition| read[partition] || !broker.has_appeared(partition))
+    }
 }
 
 /// One partition's side of the protocol.
@@ -44,6 +74,8 @@ pub(crate) struct Intake {
     /// Positions of epochs that can be restored, as far as they are known.
     positions: BTreeMap<Epoch, u64>,
     stopping: bool,
+    /// It has ended by itself, and may be found again.
+    ended: bool,
 }
 
 impl Intake {
@@ -70,7 +102,9 @@ impl Intake {
             ));
         }
         let replay = journals.read(&journal, from).map_err(failed)?;
-        let positions = cx.durability.restored.map(|epoch| (epoch, from)).into_iter().collect();
+        // A partition that is found again may be opened where a later epoch has left it.
+        let restored = cx.durability.restored.filter(|_| !outside.discovered);
+        let positions = restored.map(|epoch| (epoch, from)).into_iter().collect();
         outside.broker.borrow_mut().connect(partition, cx.waker.clone());
         Ok(Self {
             outside: Rc::clone(outside),
@@ -82,6 +116,7 @@ impl Intake {
             unacknowledged: VecDeque::new(),
             positions,
             stopping: false,
+            ended: false,
         })
     }
 
@@ -125,7 +160,10 @@ impl Intake {
                         self.next = record.position + 1;
                         emit(record.bytes, record.received, out);
                     }
-                    None => self.replay = None,
+                    None => {
+                        self.replay = None;
+                        self.outside.read.borrow_mut()[self.partition] = true;
+                    }
                 }
                 continue;
             }
@@ -133,7 +171,15 @@ impl Intake {
                 return Ok(SourceStatus::Ended);
             }
             let delivery = self.outside.broker.borrow().peek(self.partition).cloned();
-            let Some(delivery) = delivery else { return Ok(SourceStatus::Waiting(None)) };
+            let Some(delivery) = delivery else {
+                let may_end = self.outside.discovered && self.unacknowledged.is_empty();
+                self.ended = may_end && self.outside.random.borrow_mut().one_in(4);
+                return Ok(if self.ended {
+                    SourceStatus::Ended
+                } else {
+                    SourceStatus::Waiting(None)
+                });
+            };
             match self.writer.append(now, &[&delivery.payload]) {
                 Ok(position) => {
                     self.next = position + 1;
@@ -220,14 +266,101 @@ impl SourceSpec for Fleet {
     }
 
     fn partitions(&self) -> Partitions {
-        Partitions::numbered(self.partitions)
+        match self.outside.discovered {
+            true => Partitions::Discovered,
+            false => Partitions::numbered(self.partitions),
+        }
     }
 
     fn open(&self, partition: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
         let partition = partition.number().unwrap_or_default();
+        if let Some(before) = self.outside.intakes.borrow_mut()[partition].take()
+            && Rc::strong_count(&before) > 1
+        {
+            self.outside.ledger.violation(format!("partition {partition} is opened, and is open"));
+        }
         let intake = Rc::new(RefCell::new(Intake::open(&self.outside, partition, cx)?));
         self.outside.intakes.borrow_mut()[partition] = Some(Rc::clone(&intake));
         Ok(Partition(intake))
+    }
+
+    fn discover(
+        &self,
+        known: &[KnownPartition],
+        cx: &OpenContext,
+    ) -> Result<Box<dyn Discover>, ConnectorError> {
+        let (outside, mut news) = (Rc::clone(&self.outside), Vec::new());
+        for known in known {
+            let partition = known.id.number().unwrap_or_default();
+            let records = outside.ledger.records(&journal_name(&cx.durability.operator, partition));
+            let is_read = known.position.as_ref() == (records.len() as u64).to_le_bytes();
+            if known.ended && is_read && outside.broker.borrow().is_drained() {
+                let mut gone = outside.gone.borrow_mut();
+                gone[partition] |= outside.random.borrow_mut().one_in(2);
+            }
+            if outside.gone.borrow()[partition] {
+                if !known.ended {
+                    outside.ledger.violation(format!("{} was gone, and has not ended", known.id));
+                }
+                news.push(PartitionNews::Gone(known.id.clone()));
+            }
+        }
+        let ours = (0..self.partitions)
+            .filter(|&partition| PartitionId::numbered(partition).shard(cx.shards) == cx.shard);
+        let ours = ours.map(|partition| (partition, false)).collect();
+        let looks_before = outside.random.borrow_mut().below(3);
+        Ok(Box::new(Look { outside, ours, news, looks_before, waker: cx.waker.clone() }))
+    }
+}
+
+/// Looks for the partitions of a shard.
+struct Look {
+    outside: Rc<Outside>,
+    /// Partitions, and whether each was found since it has ended last.
+    ours: Vec<(usize, bool)>,
+    /// What is known from the start.
+    news: Vec<PartitionNews>,
+    /// The partitions that are there at the start are not found before this many looks.
+    looks_before: usize,
+    waker: Waker,
+}
+
+impl Discover for Look {
+    fn discover(
+        &mut self,
+        _: Timestamp,
+        _: usize,
+        news: &mut Vec<PartitionNews>,
+    ) -> Result<Discovery, ConnectorError> {
+        if self.looks_before > 0 {
+            self.looks_before -= 1;
+            self.waker.wake_by_ref();
+            return Ok(Discovery::Listing);
+        }
+        news.append(&mut self.news);
+        for (partition, _) in &self.ours {
+            self.outside.read.borrow_mut()[*partition] |= self.outside.gone.borrow()[*partition];
+        }
+        for (partition, found) in &mut self.ours {
+            let is_closed = |intake: &mut Rc<RefCell<Intake>>| Rc::strong_count(intake) == 1;
+            let mut intakes = self.outside.intakes.borrow_mut();
+            if intakes[*partition].take_if(is_closed).is_some() {
+                self.outside.broker.borrow_mut().disconnect(*partition);
+            }
+            let has_ended = match &intakes[*partition] {
+                Some(intake) => intake.borrow().ended,
+                // It was not opened since the job was started, or is closed.
+                None => true,
+            };
+            *found &= !has_ended || intakes[*partition].is_some();
+            let has_more = || self.outside.broker.borrow().has_more(*partition);
+            let is_new = !self.outside.read.borrow()[*partition];
+            if !*found && has_ended && self.outside.is_there(*partition) && (is_new || has_more()) {
+                *found = true;
+                news.push(PartitionNews::Found(PartitionId::numbered(*partition)));
+            }
+        }
+        Ok(Discovery::Listed(Some(Duration::from_millis(1))))
     }
 }
 

@@ -13,11 +13,12 @@ use thalweg_kernel::{Lineage, Timestamp};
 use super::Options;
 use super::broker::{Broker, FleetPlan};
 use super::faults::{Fault, Planned, plan};
-use super::job::{JobPlan, SOURCE, describe};
+use super::job::describe;
 use super::ledger::{Ledger, Watched};
+use super::plan::JobPlan;
 use super::random::Random;
 use super::sinks::{Outlet, Shared};
-use super::source::{Fleet, Outside, journal_name};
+use super::source::{Fleet, Outside, SOURCE, journal_name};
 use super::store::Store;
 
 /// So many seeds have one whose state is in the engine's own store.
@@ -129,6 +130,10 @@ impl World {
             intakes: RefCell::new(vec![None; fleet.partitions]),
             ledger: ledger.clone(),
             defect,
+            discovered: plan_of_job.discovered,
+            random: RefCell::new(Random::new(seed, 5)),
+            read: RefCell::new(vec![false; fleet.partitions]),
+            gone: RefCell::new(vec![false; fleet.partitions]),
         });
         let (out, partitions) = (Rc::clone(&outside), fleet.partitions);
         let source = move || Fleet { outside: Rc::clone(&out), partitions };
@@ -167,6 +172,11 @@ impl World {
             happened: 0,
             last_fault: "none".to_owned(),
         }
+    }
+
+    /// How many messages are published.
+    pub(crate) fn messages(&self) -> u64 {
+        self.fleet.messages as u64
     }
 
     pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
@@ -216,7 +226,18 @@ impl World {
 
     /// Whether all that was to be published has been through, and what was to go wrong has.
     pub(crate) fn is_over(&self) -> bool {
-        self.next == self.faults.len() && self.outside.broker.borrow().is_drained()
+        self.next == self.faults.len()
+            && self.outside.broker.borrow().is_drained()
+            // A partition that is not found yet when the job is to stop is not read any more.
+            && (!self.plan.discovered || self.until.disk_full == 0 && self.outside.is_read())
+    }
+
+    /// Nothing fails any more that would have a job which is to stop begin anew: it would stop before it has found its
+    /// partitions again.
+    pub(crate) fn calm_down(&mut self) {
+        if self.plan.discovered {
+            self.disks.iter().for_each(|disk| disk.sync_fails_in(u64::MAX));
+        }
     }
 
     /// Something outside moves.
@@ -370,6 +391,7 @@ impl World {
         }
         let intakes = std::mem::take(&mut *self.outside.intakes.borrow_mut());
         drop(intakes);
+        self.outside.read.borrow_mut().fill(false);
         *self.outside.intakes.borrow_mut() = vec![None; self.fleet.partitions];
         let mut broker = self.outside.broker.borrow_mut();
         (0..self.fleet.partitions).for_each(|partition| broker.disconnect(partition));

@@ -1,13 +1,13 @@
 //! How shards call an I/O thread: flags and a waker. The thread looks at its queues whenever the
 //! signal is raised, so no queue needs a waiting receiver of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
-use atomic_waker::AtomicWaker;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{AtomicBool, AtomicWaker};
 
 #[derive(Default)]
 pub(crate) struct IoSignal {
@@ -87,11 +87,11 @@ impl IoSignal {
     /// Lets the calling thread, which never changes, sleep until somebody raises the signal, but no longer
     /// than `at_most`. Whether somebody has raised it since it was taken last.
     pub(crate) fn pause(&self, at_most: Duration) -> bool {
-        self.thread.get_or_init(std::thread::current);
+        self.thread.get_or_init(thread::current);
         self.pausing.store(true, Ordering::SeqCst);
         // A signal before that has left its mark; one after it ends the pause.
         if !self.raised.load(Ordering::SeqCst) {
-            std::thread::park_timeout(at_most);
+            thread::park_timeout(at_most);
         }
         self.pausing.store(false, Ordering::SeqCst);
         self.raised.load(Ordering::SeqCst)

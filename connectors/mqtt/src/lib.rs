@@ -139,6 +139,7 @@ mod pace;
 mod retry;
 mod sink;
 mod source;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod topic;

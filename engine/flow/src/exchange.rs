@@ -1,6 +1,7 @@
 //! How records move between pipelines: through queues within a shard, and through lanes of batches
 //! between shards.
 
+mod blocked;
 pub(crate) mod connected;
 pub(crate) mod inbox;
 pub(crate) mod key_by;

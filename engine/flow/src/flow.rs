@@ -166,9 +166,10 @@ impl Flow {
         node
     }
 
-    /// Adds the node of a side output, whose operator takes it over with [`set_inputs`](Self::set_inputs).
-    pub(crate) fn add_side_node<T>(&self, name: &str, parallelism: usize) -> u32 {
-        let node = self.add_node::<T>(name, parallelism, vec![]);
+    /// Adds the node of a side output, whose operator takes it over with [`set_inputs`](Self::set_inputs). Until then it
+    /// comes out of what that operator will read: whoever reads the side may ask what it depends on before.
+    pub(crate) fn add_side_node<T>(&self, name: &str, upstream: u32, parallelism: usize) -> u32 {
+        let node = self.add_node::<T>(name, parallelism, vec![(upstream, Edge::Local)]);
         self.0.loose_sides.borrow_mut().insert(node);
         node
     }

@@ -59,6 +59,7 @@ mod sink;
 mod source;
 mod state;
 mod stream;
+mod sync;
 mod table_hash;
 #[cfg(test)]
 mod testing;

@@ -317,6 +317,8 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             let due_at = self.chain.tick(cx, NotesBarrier(&mut self.terminal, &mut self.passed));
             let head_waits = self.state == State::Ending
                 || is_source && (self.held || cx.sources_wait)
+                // Of the operators in front of that work, none has seen the clock of this step.
+                || goes_on
                 || self.chain.has_put_down();
             if !head_waits {
                 progress =

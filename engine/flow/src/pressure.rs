@@ -29,15 +29,17 @@
 //!
 //! The account is looked at once in a step, so a step's records come on top.
 
+mod gate;
+
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Shared};
 
+use self::gate::Gate;
 use crate::counters::{Counter, Gauge, MetricKind, Registry};
 use crate::tuning::Tuning;
 
@@ -130,12 +132,6 @@ impl Limits {
     }
 }
 
-/// How many shards of a job are full, and whom to wake when none is any more.
-struct Gate {
-    full: AtomicUsize,
-    wakers: Arc<[Waker]>,
-}
-
 /// Waiting for room.
 struct Waiting {
     /// When what awaits storage was the least for the first time, and the number of epochs since then.
@@ -180,10 +176,7 @@ impl Pressure {
         let (name, operator) = ("stateBytesOverLimit", (u32::MAX, "State".into()));
         metrics.register(name, MetricKind::Gauge, operator, None, Rc::clone(&over.0));
         let Tuning { state_memory_bytes_max, state_pending_bytes_max, .. } = tuning;
-        let gate = || {
-            let (full, wakers) = (AtomicUsize::new(0), Arc::clone(wakers));
-            Ok::<_, std::convert::Infallible>(Gate { full, wakers })
-        };
+        let gate = || Ok::<_, std::convert::Infallible>(Gate::new(Arc::clone(wakers)));
         let Ok(gate) = shared.get_or_try_init(u32::MAX, gate);
         Self {
             limits: Limits {
@@ -241,7 +234,7 @@ impl Pressure {
             self.waiting = None;
         }
         self.set_full(full, steady);
-        self.gate.full.load(Ordering::Acquire) > 0
+        self.gate.is_shut()
     }
 
     fn is_worth_waiting(&mut self, awaits_storage: usize, steady: Duration) -> bool {
@@ -262,9 +255,9 @@ impl Pressure {
         }
         let was_full = std::mem::replace(&mut self.full, full.then_some(steady)).is_some();
         if full && !was_full {
-            self.gate.full.fetch_add(1, Ordering::AcqRel);
-        } else if was_full && !full && self.gate.full.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.gate.wakers.iter().for_each(Waker::wake_by_ref);
+            self.gate.enter();
+        } else if was_full && !full {
+            self.gate.leave();
         }
     }
 
@@ -281,7 +274,7 @@ impl Pressure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::task::Wake;
 
     use super::*;
@@ -300,7 +293,7 @@ mod tests {
     fn two() -> (Pressure, Pressure, Arc<Woken>) {
         let woken = Arc::<Woken>::default();
         let wakers = vec![Waker::from(Arc::clone(&woken)); 2].into();
-        let gate = Arc::new(Gate { full: AtomicUsize::new(0), wakers });
+        let gate = Arc::new(Gate::new(wakers));
         let one = || Pressure {
             limits: Limits { memory_bytes: 1_000, pending_bytes: 100 },
             gate: Arc::clone(&gate),

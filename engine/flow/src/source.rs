@@ -93,6 +93,7 @@ impl Flow {
         };
         let node =
             self.add_node::<S::Item>(&format!("Source: {}", source.describe()), producers, vec![]);
+        watermarks.refused("a partition").into_iter().for_each(|error| self.fail(error));
         let state = self.fix_uid(node, uid, "positions");
         self.checkpoints().register(stored::describe(node), None);
         let mut head = SourceHead::new(self, node, producers, state, watermarks);

@@ -123,7 +123,8 @@ impl<C: Chain, P: Placement<C>, W: Assigner, L> WindowedStream<C, P, W, L> {
                 "a window has late_output() twice; call it once and split() the stream",
             ));
         }
-        let (tag, late) = self.keyed.follower.sides.open(&flow, "Late records", flow.shards());
+        let (upstream, sides) = (self.keyed.stream.at.node, &mut self.keyed.follower.sides);
+        let (tag, late) = sides.open(&flow, "Late records", upstream, flow.shards());
         self.late = Some(tag);
         (self, late)
     }

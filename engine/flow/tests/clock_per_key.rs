@@ -295,6 +295,77 @@ fn silence_ends_what_a_key_has_open_and_no_more() {
     assert_eq!(out.take(), ["1 180 1"]);
 }
 
+/// Sets a processing-time timer with each record, and an event timer with that.
+struct SetsLater;
+
+impl Process<u32, Rec> for SetsLater {
+    type Out = String;
+
+    fn record(&mut self, _: Rec, cx: &mut Context<'_, u32>, _: &mut impl Collector<String>) {
+        cx.processing_timer(cx.processing_time().plus_ms(1_000));
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<String>) {
+        let (key, watermark) = (cx.key(), cx.watermark());
+        if cx.fired().is_some_and(|fired| fired.domain == TimeDomain::ProcessingTime) {
+            out.record(cx.time(), format!("{key} is at {watermark:?}"));
+            cx.event_timer(50.into());
+        } else {
+            out.record(cx.time(), format!("{key} has passed {:?}", cx.time()));
+        }
+    }
+}
+
+/// Goal: a processing-time timer sees the clock of its key, and the event timer that it sets fires once the key is silent.
+#[test]
+fn a_processing_timer_goes_by_the_clock_of_its_key() {
+    let (out, script) = (Collected::new(), vec![Act::R((1, 10, 0)), Act::R((2, 95, 0))]);
+    let (sink, source) = (out.sink(), Scripted(vec![script], false));
+    let job = move |flow: &Flow| {
+        flow.source(source.clone(), by_record())
+            .key_by(|record| record.0)
+            .clock_per_key(disordered(0).idle_after(Duration::from_secs(5)))
+            .process(|_| SetsLater)
+            .sink(sink.clone());
+    };
+    let mut shards = build(1, Tuning::default(), &job);
+    settle(&mut shards, at(0));
+    settle(&mut shards, at(1_000));
+    let said = |key: u32, at: i64| format!("{key} is at {:?}", Timestamp::from(at));
+    let mut rows = out.take();
+    rows.sort();
+    assert_eq!(rows, [said(1, 9), said(2, 94)]);
+    settle(&mut shards, at(5_999));
+    assert!(out.take().is_empty());
+    settle(&mut shards, at(6_000));
+    let mut rows = out.take();
+    rows.sort();
+    let passed = Timestamp::from(50);
+    assert_eq!(rows, [1, 2].map(|key| format!("{key} has passed {passed:?}")));
+}
+
+/// Goal: records that wait in a lane while a sink takes nothing are no silence of their keys.
+#[test]
+fn what_waits_behind_a_full_sink_is_no_silence() {
+    let script = vec![
+        Act::R((1, 10, 0)),
+        Act::R((2, 95, 0)),
+        Act::At(1_000),
+        Act::R((1, 11, 0)),
+        Act::At(2_000),
+    ];
+    let (job, out) = silent_job(script);
+    let mut shards = build(1, Tuning::default(), &job);
+    settle(&mut shards, at(0));
+    out.take();
+    // Nobody steps the shard for 40 seconds, and the record of key 1 comes with the first step.
+    settle(&mut shards, at(40_000));
+    settle(&mut shards, at(44_999));
+    assert!(out.take().is_empty());
+    settle(&mut shards, at(45_000));
+    assert_eq!(out.take(), ["1 0 2"]);
+}
+
 /// Goal: a key that is not heard of any more after a restart is silent since the restart.
 #[test]
 fn a_key_is_silent_from_a_restart_on() {
@@ -393,9 +464,9 @@ impl Process<u32, Rec> for Forgets {
 }
 
 #[test]
-fn what_goes_by_the_watermark_of_the_stream_is_refused() {
+fn clocks_that_could_not_go_are_refused() {
     let second = Duration::from_secs(1);
-    let jobs: [(&str, &dyn Fn(&Flow)); 3] = [
+    let jobs: [(&str, &dyn Fn(&Flow)); 6] = [
         ("a window goes by the watermark of the stream", &|flow| {
             let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
             let windows = keyed.clock_per_key(disordered(4)).window(Tumbling::of(second));
@@ -404,6 +475,20 @@ fn what_goes_by_the_watermark_of_the_stream_is_refused() {
         ("two keyed inputs goes by the watermark of the stream", &|flow| {
             let source = || flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
             source().connect(source().clock_per_key(disordered(4))).process(|_| Nothing).discard();
+        }),
+        ("no function is left to go by their clocks", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = keyed.clock_per_key(disordered(4));
+            keyed.deduplicate(|record| record.2).values().discard();
+        }),
+        ("a key would count as silent without any time passing", &|flow| {
+            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let at_once = disordered(4).idle_after(Duration::ZERO);
+            keyed.clock_per_key(at_once).process(Windows::new).discard();
+        }),
+        ("a partition would count as silent without any time passing", &|flow| {
+            let at_once = by_record().idle_after(Duration::ZERO);
+            flow.source(Scripted(vec![vec![]], true), at_once).discard();
         }),
         ("use Ttl::processing_time", &|flow| {
             let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);

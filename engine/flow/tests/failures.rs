@@ -275,3 +275,36 @@ fn a_policy_without_a_function_is_refused() {
     let error = Shard::build(&job, &BuildContext::single("none")).err().unwrap();
     assert!(error.to_string().contains("on_error() belongs directly behind"), "{error}");
 }
+
+/// Passes letters on, and to the side.
+struct Aside(SideTag<DeadLetter>);
+
+impl Process<NoKey, DeadLetter> for Aside {
+    type Out = ();
+
+    fn record(
+        &mut self,
+        letter: DeadLetter,
+        cx: &mut Context<'_, NoKey>,
+        _: &mut impl Collector<()>,
+    ) {
+        self.0.emit(cx.time(), letter);
+    }
+}
+
+/// Goal: what reads a side output of the dead letters does not wait for itself, in whatever order both are described.
+#[test]
+fn a_side_output_of_dead_letters_comes_to_an_end() {
+    let job = |flow: &Flow| {
+        let (letters, tag, side) = flow.dead_letters().side_tag("aside");
+        // Its reader may fail, and so write dead letters, before anybody writes to the side.
+        side.try_map(|letter: DeadLetter| if false { Err("no") } else { Ok(letter) })
+            .on_error(OnError::DeadLetter)
+            .discard();
+        letters.process(|_| Aside(tag)).discard();
+        flow.source(Collection::new([1, 2]), Watermarks::monotonous()).discard();
+    };
+    let mut shard = Shard::build(&job, &BuildContext::single("aside")).unwrap();
+    let done = (0..1_000).any(|_| shard.step(Now::default()).unwrap() == Step::Done);
+    assert!(done, "it waits for itself");
+}

@@ -236,3 +236,66 @@ fn what_was_put_down_ends_before_its_stream() {
     assert_eq!((*fired.lock().unwrap(), out.take().len()), (100, 100));
     assert_eq!(ended.borrow().last().map(String::as_str), Some("End"));
 }
+
+/// Passes records on, and says something about their key in every step.
+struct Ticks;
+
+impl Process<u32, Record> for Ticks {
+    type Out = Record;
+
+    fn record(
+        &mut self,
+        record: Record,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Record>,
+    ) {
+        out.record(cx.time(), record);
+        cx.processing_timer(cx.processing_time());
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<Record>) {
+        out.record(cx.time(), (1, 0));
+        cx.processing_timer(cx.processing_time());
+    }
+}
+
+/// [`Many`], which nothing may reach once its stream has ended.
+struct UntilTheEnd(Many, bool);
+
+impl Process<u32, Record> for UntilTheEnd {
+    type Out = u32;
+
+    fn record(&mut self, record: Record, cx: &mut Context<'_, u32>, out: &mut impl Collector<u32>) {
+        assert!(!self.1, "a record behind the end");
+        self.0.record(record, cx, out);
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<u32>) {
+        self.0.timer(cx, out);
+    }
+
+    fn close(&mut self, _: &mut Context<'_, NoKey>, _: &mut impl Collector<u32>) {
+        self.1 = true;
+    }
+}
+
+/// Goal: an operator whose end waited behind the work of the next one says nothing in the step in which the end leaves.
+#[test]
+fn nothing_follows_an_end_that_was_put_aside() {
+    let fired = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&fired);
+    let job = move |flow: &Flow| {
+        let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
+        let many = Many(100, Arc::clone(&count));
+        flow.source(Collection::new([(0, 0)]), watermarks.without_clock_guard())
+            .key_by(|record: &Record| record.0)
+            .process_keyed(|_| Ticks)
+            .process(|_| UntilTheEnd(many, false))
+            .discard();
+    };
+    let tuning = Tuning { step_work_max: 7, ..Tuning::default() };
+    let cx = BuildContext { tuning, ..BuildContext::single("end") };
+    let mut shard = Shard::build(&job, &cx).unwrap();
+    while shard.step(Now::default()).unwrap() != Step::Done {}
+    assert_eq!(*fired.lock().unwrap(), 100);
+}

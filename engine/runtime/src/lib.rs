@@ -31,6 +31,7 @@ mod running;
 mod signal;
 mod storage;
 mod supervisor;
+mod sync;
 
 pub use config::{CheckpointRules, RuntimeConfig, StateConfig};
 pub use driver::affinity::cores;

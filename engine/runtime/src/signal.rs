@@ -8,12 +8,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use atomic_waker::AtomicWaker;
+use crate::sync::{AtomicBool, AtomicWaker};
 
 /// One shard's signal.
 #[derive(Debug, Default)]

@@ -6,10 +6,11 @@
 //! when that is reached.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
 use crate::fault::Fault;
+use crate::sync::{AtomicBool, AtomicU64};
 
 /// Nobody waits.
 const NOBODY: u64 = u64::MAX;

@@ -254,6 +254,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         mut self,
         strategy: Watermarks<Received, G>,
     ) -> Self {
+        strategy.refused("a key").into_iter().for_each(|error| self.stream.flow.fail(error));
         self.follower.clock = Some(ClockPerKey::new(strategy));
         self
     }
@@ -279,6 +280,11 @@ impl<C: Chain<Out = Keyed<K, T>>, K: Key, T: 'static> KeyedStream<C, Placed> {
 
     /// The records without their keys, where they are.
     pub fn values(self) -> Stream<Then<C, Values>> {
+        if self.follower.clock.is_some() {
+            let what = "values() takes the keys off a stream with clock_per_key(), and no function is left to go by their clocks; \
+                        put a process function in front of it, or leave clock_per_key() out";
+            self.stream.flow.fail(ConnectorError::new("job", what));
+        }
         let Stream { flow, chain, at } = self.stream;
         // What was part of the operator is taken off again: no node of its own.
         Stream { flow, chain: Then::new(chain, Values(())), at }

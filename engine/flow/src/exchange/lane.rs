@@ -13,12 +13,10 @@
 //!
 //! # Wake-ups
 //! The sender wakes the receiver after each batch. The receiver wakes the sender only if that
-//! said it was blocked; both sides fence between their own write and their look at the other's, so
-//! that one of them always sees the other (the store-buffer pattern).
+//! said it was [blocked](super::blocked).
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
@@ -26,6 +24,7 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
+use super::blocked::Blocked;
 use crate::graph::InputId;
 
 /// The lanes of a job, by the input that they lead to. A lane is found by its place alone, whatever it carries: a node
@@ -96,7 +95,7 @@ fn lane<T>(
     let (full, receive_full) = RingBuffer::new(lane_batches);
     // One more buffer can be open at each end.
     let (empty, take_empty) = RingBuffer::new(lane_batches + 2);
-    let blocked = Arc::new(AtomicBool::new(false));
+    let blocked = Arc::<Blocked>::default();
     let sender = LaneSender {
         open: Batch::default(),
         backlog: VecDeque::new(),
@@ -117,7 +116,7 @@ pub(crate) struct LaneSender<T> {
     full: Producer<Batch<T>>,
     empty: Consumer<Batch<T>>,
     batch_records: usize,
-    blocked: Arc<AtomicBool>,
+    blocked: Arc<Blocked>,
     receiver: Waker,
 }
 
@@ -140,18 +139,12 @@ impl<T> LaneSender<T> {
     fn send_backlog(&mut self) -> bool {
         let mut sent = false;
         while let Some(batch) = self.backlog.pop_front() {
-            let Err(PushError::Full(batch)) = self.full.push(batch) else {
-                sent = true;
-                continue;
-            };
-            self.blocked.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            // The receiver may have made room before it could see the flag.
-            if let Err(PushError::Full(batch)) = self.full.push(batch) {
+            let full = &mut self.full;
+            let push = |batch| full.push(batch).map_err(|PushError::Full(batch)| batch);
+            if let Err(batch) = self.blocked.push(batch, push) {
                 self.backlog.push_front(batch);
                 break;
             }
-            self.blocked.store(false, Ordering::Relaxed);
             sent = true;
         }
         if sent && !seeded(Defect::FlowForgetsWakeUp) {
@@ -192,7 +185,7 @@ impl<T> Collector<T> for LaneSender<T> {
 pub(crate) struct LaneReceiver<T> {
     full: Consumer<Batch<T>>,
     empty: Producer<Batch<T>>,
-    blocked: Arc<AtomicBool>,
+    blocked: Arc<Blocked>,
     sender: Waker,
 }
 
@@ -202,8 +195,7 @@ impl<T> LaneReceiver<T> {
         let Ok(next) = self.full.pop() else { return false };
         // The ring back has a place for every buffer in circulation but those a burst added.
         let _ = self.empty.push(std::mem::replace(batch, next));
-        fence(Ordering::SeqCst);
-        if self.blocked.swap(false, Ordering::Relaxed) {
+        if self.blocked.made_room() {
             self.sender.wake_by_ref();
         }
         true

@@ -66,15 +66,16 @@ impl<T> AnyEdge for LocalEdge<T> {
 }
 
 impl Sides {
-    /// One more, called `name`, of an operator that runs on shards `0..producers`.
+    /// One more, called `name`, of an operator that is to follow on `upstream`, and to run on shards `0..producers`.
     pub(crate) fn open<E: 'static>(
         &mut self,
         flow: &Flow,
         name: &str,
+        upstream: u32,
         producers: usize,
     ) -> (SideTag<E>, Stream<Inbox<E>>) {
         let (edge, inbox) = LocalEdge::new();
-        let node = flow.add_side_node::<E>(name, producers);
+        let node = flow.add_side_node::<E>(name, upstream, producers);
         let chain = flow.inbox(vec![Port::Local(inbox)], node);
         self.0.push(Side { node, edge: Box::new(edge.clone()) });
         (SideTag(edge), Stream { flow: flow.clone(), chain, at: At { node, producers } })

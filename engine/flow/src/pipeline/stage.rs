@@ -8,7 +8,8 @@
 //!   operator emits because of a watermark is late behind it, and no barrier cuts the work in two;
 //! - what still reaches the operator in the step is put aside in order, and follows the mark;
 //! - the head of the chain is not stepped, so what is put aside is at most what one step brings. The next step goes on with
-//!   the work instead, with that of the last operator of the chain first: what others emit would have to wait there.
+//!   the work instead, with that of the last operator of the chain first: what others emit would have to wait there. In
+//!   such a step the clock is not shown to the operators in front.
 //!
 //! The rest of the shard goes on as if nothing had happened, and so does the clock of the operator. An operator without
 //! such work pays nothing for this: what stands here is compiled for it without a trace.
@@ -197,8 +198,11 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     }
 
     fn tick(&mut self, cx: &StepContext, mut out: impl Collector<O::Out>) -> Option<Timestamp> {
+        let goes_on = self.stage.is_unfinished();
         let here = self.stage.tick(cx, &mut out);
-        if self.stage.is_unfinished() {
+        // Also where that was the last of it: what had been put aside may have been the end, and whoever stands in front
+        // of it has nothing more to say.
+        if goes_on || self.stage.is_unfinished() {
             return here;
         }
         let before = self.chain.tick(cx, Via { stage: &mut self.stage, out });

@@ -315,6 +315,28 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         self.call(at, (&key, table_hash(&key)), Some(fired), &mut budget.meter(out), call);
     }
 
+    /// Fires a processing-time timer.
+    fn fire_by_the_machine(
+        &mut self,
+        (time, key, fired): (Timestamp, K, Fired),
+        budget: &mut Budget,
+        out: &mut impl Collector<P::Out>,
+    ) {
+        let hash = table_hash(&key);
+        let at = self.at(&key, hash);
+        let Some(of_keys) = &mut self.clocks else {
+            return self.fire((time, key, fired), budget, out);
+        };
+        let watermark = of_keys.watermark(&at);
+        budget.spend(1);
+        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
+            function.timer(cx, out);
+        };
+        let at = (time, watermark, watermark);
+        self.call(at, (&key, hash), Some(fired), &mut budget.meter(out), call);
+        self.watch(hash, &key);
+    }
+
     /// Event time has gone on to there.
     fn reach(&mut self, time: Timestamp) {
         if time < Timestamp::MAX {
@@ -396,11 +418,14 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
     fn tick(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
         self.processing_time = now.wall;
         self.open();
+        if let Some(of_keys) = &mut self.clocks {
+            of_keys.step_begins(now);
+        }
         // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
         let mut budget = Budget::of(self.work_max);
         while let Ok(Some(due)) = self.timers.pop_due(TimeDomain::ProcessingTime, now.wall, &budget)
         {
-            self.fire(due, &mut budget, out);
+            self.fire_by_the_machine(due, &mut budget, out);
         }
         let silent_at = self.fire_silent(now, out);
         let due_at = self.call_for_none(out, |function, cx, out| function.tick(cx, out)).flatten();

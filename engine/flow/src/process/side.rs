@@ -10,8 +10,8 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// A second output of the function that follows, a process function or that of a window, with the watermarks of its
     /// operator. Give the tag to the function.
     pub fn side_tag<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
-        let flow = &self.stream.flow;
-        let (tag, side) = self.follower.sides.open(flow, name, flow.shards());
+        let Stream { flow, at, .. } = &self.stream;
+        let (tag, side) = self.follower.sides.open(flow, name, at.node, flow.shards());
         (self, tag, side)
     }
 }
@@ -72,7 +72,7 @@ impl<C: Chain> Tagged<C> {
     /// One more. See [`Stream::side_tag`].
     pub fn side_tag<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
         let Stream { flow, at, .. } = &self.stream;
-        let (tag, side) = self.sides.open(flow, name, at.producers);
+        let (tag, side) = self.sides.open(flow, name, at.node, at.producers);
         (self, tag, side)
     }
 }

@@ -14,6 +14,8 @@
 //!   fire in order of their times, before anything else happens to the key.
 //! - **The stream's watermark** goes on as ever, to the function's `watermark` and to what stands behind. It fires no timer
 //!   before the stream ends. At the end all event timers fire, of all keys, in order of their times.
+//! - **A processing-time timer** sees the watermark of its key, too. The event timers that it sets fire as if a record had set
+//!   them.
 //! - **A silent key** keeps its timers until it speaks again or the stream ends. With
 //!   [`idle_after`](crate::Watermarks::idle_after) a key has a timeout in steady time. Once it has been silent for that, those of
 //!   its timers fire that the watermark of the stream has passed. The clock of the key goes to the last timer that fires,
@@ -75,6 +77,9 @@ pub(crate) trait KeyClocks<K, T> {
         time: Timestamp,
         now: Now,
     ) -> (Timestamp, Timestamp);
+
+    /// How far the clock of a key has come.
+    fn watermark(&mut self, at: &AtKey<'_, K>) -> Timestamp;
 
     /// The clock of a key goes on to there, if it is not further already; where it is then.
     fn advance(&mut self, at: &AtKey<'_, K>, to: Timestamp) -> Timestamp;
@@ -189,6 +194,10 @@ impl<K: Key, T: 'static, G: WatermarkGenerator<T>> KeyClocks<K, T> for Clocks<K,
             )));
             (Timestamp::MIN, Timestamp::MIN)
         })
+    }
+
+    fn watermark(&mut self, at: &AtKey<'_, K>) -> Timestamp {
+        self.kept.borrow_mut().get(at).map_or(Timestamp::MIN, |clock| clock.watermark)
     }
 
     fn advance(&mut self, at: &AtKey<'_, K>, to: Timestamp) -> Timestamp {

@@ -15,7 +15,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use thalweg_kernel::{Timestamp, time::millis};
+use thalweg_kernel::{ConnectorError, Timestamp, time::millis};
 
 use super::generator::{BoundedDisorder, Periodic, Punctuated};
 
@@ -112,6 +112,18 @@ impl<G> Watermarks<Received, G> {
 }
 
 impl<E, G> Watermarks<E, G> {
+    /// Why a strategy of `whose` cannot work.
+    pub(crate) fn refused(&self, whose: &str) -> Option<ConnectorError> {
+        let what = || {
+            format!(
+                "{whose} would count as silent without any time passing; give idle_after() a duration above zero, or leave \
+                 it out"
+            )
+        };
+        let at_once = self.idle_after == Some(Duration::ZERO);
+        at_once.then(|| ConnectorError::new("job", what()))
+    }
+
     /// Passes watermarks on at most once in `interval`, at the end of a step. Fewer watermarks cost less; which
     /// records are late then depends on the speed of this machine too.
     #[must_use]
@@ -125,7 +137,7 @@ impl<E, G> Watermarks<E, G> {
     }
 
     /// A partition that is silent for this long no longer holds the watermark back. Without it, a
-    /// silent partition holds it back for ever.
+    /// silent partition holds it back for ever. A job with a duration of zero is refused.
     #[must_use]
     pub fn idle_after(mut self, silence: Duration) -> Self {
         self.idle_after = Some(silence);

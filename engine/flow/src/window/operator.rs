@@ -138,7 +138,8 @@ where
                 if partial.held {
                     state.arrived();
                 }
-                if let Err(Refused { why, value: partial, .. }) = state.merge(time, partial) {
+                let merged = state.merge(time, InTime::ForOne, partial);
+                if let Err(Refused { why, value: partial, .. }) = merged {
                     // Late only if its sender was idle and has no late output: see `local.rs`.
                     state.dropped(why, partial.records);
                 }

@@ -10,7 +10,7 @@ use super::table::Table;
 /// Emptied panes that wait for reuse, this many at most, each with room for this many keys at most: a
 /// burst of keys must not hold its memory for ever.
 const SPARE_PANES_MAX: usize = 4;
-const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
+pub(super) const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
 
 /// One open slice.
 pub(super) struct Pane<K, A> {

@@ -18,8 +18,9 @@ use crate::table_hash::table_hash;
 /// A part is split when there are this many keys for each. Parts that wait for their turn have up to twice as many,
 /// which fit into 2,048 buckets.
 const KEYS_PER_PART: usize = 800;
-/// Tables with more parts than this give back the buffer of each part that is emptied, others keep theirs.
-const KEPT_PARTS_MAX: usize = 80;
+/// Tables with more parts than this give back the buffer of each part that is emptied, others keep theirs. A part has room for
+/// 1,792 keys, so what is kept is within `SPARE_PANE_KEYS_MAX` (`pane.rs`), and no table is freed in one go.
+const KEPT_PARTS_MAX: usize = 36;
 /// Buckets are chosen by the bits of a hash below these, parts by these.
 const PART_BITS: u32 = 11;
 /// Buckets that are looked at for one unit of work.
@@ -238,6 +239,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::window::pane::SPARE_PANE_KEYS_MAX;
 
     /// Goal: whatever grows, walks and leaves in between, the parts hold what a plain map holds.
     /// Method: walks in pieces take out some of the keys, then all; the buffers are reused or given back.
@@ -280,8 +282,22 @@ mod tests {
                 assert!((0..keys + 10).all(|key| find(&parts, key) == map.get(&key).copied()));
             }
             let kept = parts.capacity() > 0;
-            assert_eq!(kept, keys < 80 * 800, "{keys}: only a large table gives its buffers back");
+            assert_eq!(kept, keys < 36 * 800, "{keys}: only a large table gives its buffers back");
         }
+    }
+
+    /// Goal: a table that has emptied is small enough to be kept, or has given its buffers back part by part.
+    #[test]
+    fn what_has_emptied_is_kept_or_was_freed_in_pieces() {
+        let mut kept_max = 0;
+        for keys in (2_000..70_000_u64).step_by(800) {
+            let mut parts = Parts::new();
+            (0..keys).for_each(|key| parts.insert(table_hash(&key), (key, ())));
+            let mut budget = Budget::of(usize::MAX);
+            parts.walk(&mut Cursor::default(), &mut budget, |entry, _| _ = entry.remove());
+            kept_max = kept_max.max(parts.capacity());
+        }
+        assert!((50_000..=SPARE_PANE_KEYS_MAX).contains(&kept_max), "{kept_max} keys");
     }
 
     #[test]

@@ -66,10 +66,10 @@ impl<K: Key, A: 'static> Running<K, A> {
     }
 
     /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
-    /// each slice that its key is in; two it is here, since nobody counts them.)
+    /// each slice that its key is in; two it is here, since nobody counts them. Buffers are not looked at: each step asks.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
-        let each = 2 * (size_of::<(Timestamp, A)>() + outside);
-        self.runs.memory_bytes() + self.runs.len() * each
+        let each = size_of::<(K, Run<A>)>() + 2 * (size_of::<(Timestamp, A)>() + outside);
+        self.runs.len() * each
     }
 
     /// A slice that is merged already has changed.

@@ -196,7 +196,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         })
     }
 
-    /// Merges a sum for the sender. What is refused must go to the operator, and counts as held.
+    /// Merges a sum for the sender. What is refused must go to the operator, and counts as held unless it is late.
     pub(super) fn merge_ahead(
         &mut self,
         time: Timestamp,
@@ -205,7 +205,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         if self.held > 0 {
             return Err(self.hold(Refused { why: Refusal::Behind, key: (), value: partial }));
         }
-        self.merge(time, partial).map_err(|refused| self.hold(refused))
+        // What misses one window, after the sender was idle, must not be in its slice while the operator goes through it.
+        self.merge(time, InTime::ForAll, partial).map_err(|refused| self.hold(refused))
     }
 
     #[cold]
@@ -292,10 +293,11 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         )
     }
 
-    /// Merges a sum into its window.
+    /// Merges a sum into its window, unless it is late.
     pub(super) fn merge(
         &mut self,
         time: Timestamp,
+        in_time: InTime,
         partial: Partial<K, A::Accumulator>,
     ) -> Result<(), Refused<(), Partial<K, A::Accumulator>>> {
         self.add_deferred();
@@ -303,7 +305,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         let aggregate = Rc::clone(&self.aggregate);
         let put = self.put(
             time,
-            (self.watermark, InTime::ForOne),
+            (self.watermark, in_time),
             (table_hash_from(&key, hash), key),
             accumulator,
             |into, accumulator| aggregate.merge(into, &accumulator),
@@ -420,5 +422,53 @@ impl<K, V> Refused<K, V> {
     /// Whether it counts as held on its way to the operator.
     pub(super) fn is_held(&self) -> bool {
         self.why != Refusal::Late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use thalweg_kernel::KeyGroups;
+
+    use super::*;
+    use crate::checkpoint::Checkpoints;
+    use crate::{Aligned, Count, Sliding};
+
+    /// Goal: what a sender that was idle has added up does not change a slice that a window which has passed contains. The
+    /// operator may be in the middle of it. It goes to the operator, which takes it.
+    #[test]
+    fn the_sender_merges_into_no_slice_that_is_due() {
+        let second = Duration::from_secs(1);
+        let slicing = Sliding::of(second * 3, second).slicing();
+        let checkpoints = Rc::new(Checkpoints::new(false, KeyGroups::default(), 0, usize::MAX));
+        let storage = Storage::new(&checkpoints, None, 2);
+        let limits = Limits { keys_max: 1_000, windows_max: 10 };
+        let aggregate = Rc::new(Count);
+        let mut state = WindowState::<u32, (), _>::new(
+            Rc::clone(&aggregate),
+            slicing,
+            limits,
+            Dropped::default(),
+            storage,
+        );
+        let partial = |key: u32| Partial {
+            hash: key.key_hash(),
+            key,
+            accumulator: Aggregate::<()>::of(&*aggregate, ()),
+            records: 1,
+            held: false,
+        };
+        let slice = Timestamp::from(10_000);
+        assert!(state.merge_ahead(slice, partial(1)).is_ok());
+        // The first of the three windows of the slice has passed.
+        state.advance(Timestamp::from(10_999));
+        let refused = state.merge_ahead(slice, partial(2)).expect_err("it is due");
+        assert!(refused.why == Refusal::Late && !refused.is_held());
+        assert_eq!(state.keys, 1);
+        assert!(state.merge(slice, InTime::ForOne, refused.value).is_ok());
+        assert_eq!(state.keys, 2);
+        state.advance(Timestamp::from(12_999));
+        assert!(state.merge(slice, InTime::ForOne, partial(3)).is_err());
     }
 }

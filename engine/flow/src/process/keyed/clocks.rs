@@ -12,7 +12,7 @@ use crate::process::context::Context;
 use crate::process::failure::Emits;
 use crate::process::function::Process;
 use crate::process::silence::Silence;
-use crate::state::States;
+use crate::state::{AtKey, States};
 use crate::table_hash::table_hash;
 use crate::time::per_key::{ClockPerKey, FIRED_MAX, KeyClocks};
 
@@ -30,6 +30,19 @@ impl<K: Key, T: 'static> ClocksOfKeys<K, T> {
         let silence = clock.idle_after.map(Silence::new);
         let clocks = clock.open(flow, states);
         Self { clocks, silence, now: Now::default(), begun: false }
+    }
+
+    /// A step begins.
+    pub(super) fn step_begins(&mut self, now: Now) {
+        if let Some(silence) = &mut self.silence {
+            silence.step_begins(self.now.steady, now.steady);
+        }
+        self.now = now;
+    }
+
+    /// How far the clock of a key has come.
+    pub(super) fn watermark(&mut self, at: &AtKey<'_, K>) -> Timestamp {
+        self.clocks.watermark(at)
     }
 }
 
@@ -81,15 +94,21 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         true
     }
 
-    /// A step begins: fires timers of keys that are silent, as far as the stream's watermark has passed them. When more
-    /// are to be looked at, on this machine's clock.
+    /// A call that no record has caused may have set timers of a key.
+    pub(super) fn watch(&mut self, hash: u64, key: &K) {
+        let Self { clocks, timers, .. } = self;
+        let Some(ClocksOfKeys { silence: Some(silence), now, .. }) = clocks else { return };
+        silence.watch((hash, key), now.steady, || timers.earliest_of(hash, key).is_some());
+    }
+
+    /// In a step that begins: fires timers of keys that are silent, as far as the stream's watermark has passed them. When
+    /// more are to be looked at, on this machine's clock.
     #[inline]
     pub(super) fn fire_silent(
         &mut self,
         now: Now,
         out: &mut impl Collector<P::Out>,
     ) -> Option<Timestamp> {
-        self.clocks.as_mut()?.now = now;
         self.clocks.as_ref()?.silence.as_ref()?;
         self.look_at_silent(now, out)
     }
@@ -100,16 +119,19 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             // The end fires all that there are.
             return None;
         }
-        let mut work_left = self.work_max;
+        let Self { clocks, timers, .. } = &mut *self;
+        let ClocksOfKeys { silence: Some(silence), begun, .. } = clocks.as_mut()? else {
+            return None;
+        };
+        if !*begun {
+            *begun = true;
+            timers.keys(|key| silence.watch((table_hash(key), key), now.steady, || true));
+        }
+        let mut work_left = if silence.may_look(now.steady) { self.work_max } else { 0 };
         while work_left > 0 {
-            let Self { clocks, timers, .. } = &mut *self;
-            let ClocksOfKeys { silence: Some(silence), begun, .. } = clocks.as_mut()? else {
+            let ClocksOfKeys { silence: Some(silence), .. } = self.clocks.as_mut()? else {
                 return None;
             };
-            if !*begun {
-                *begun = true;
-                timers.keys(|key| silence.heard((table_hash(key), key), now.steady, || true));
-            }
             let Some(looked) = silence.look(now.steady) else { break };
             work_left -= 1;
             let Some((hash, key)) = looked else { continue };
@@ -123,7 +145,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             // Work that is left is done in the next step. Otherwise the key is looked at when it has been silent for as long
             // again.
             let since = if work_left > 0 { now.steady } else { Duration::ZERO };
-            silence.heard((hash, &key), since, || timers.earliest_of(hash, &key).is_some());
+            silence.watch((hash, &key), since, || timers.earliest_of(hash, &key).is_some());
         }
         let look_at = self.clocks.as_ref()?.silence.as_ref()?.look_at()?;
         let left = look_at.saturating_sub(now.steady);

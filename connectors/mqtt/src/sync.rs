@@ -1,0 +1,7 @@
+//! The atomics on which shards and I/O threads wait for each other. `tests/interleavings` puts those of a model checker in their
+//! place.
+
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
+pub(crate) use std::thread;
+
+pub(crate) use atomic_waker::AtomicWaker;
