@@ -68,7 +68,7 @@ fn every_deliberate_defect_is_seen() {
     on_all_cores(Defect::ALL.len() as u64, |number| {
         let defect = Defect::ALL[number as usize];
         let options = Options { defect: Some(defect), ..Options::default() };
-        let seen = (0..100).any(|seed| !simulate(seed, &options).violations.is_empty());
+        let seen = (0..300).any(|seed| !simulate(seed, &options).violations.is_empty());
         assert!(seen, "{} is not seen: {}", defect.name(), defect.what());
     });
 }
