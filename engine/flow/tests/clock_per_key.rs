@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "common/each_third.rs"]
+mod each_third;
 #[path = "common/scripted.rs"]
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod scripted;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use common::world::{Store, Table};
 use common::{Ended, Life, Random};
+use each_third::EachThird;
 use scripted::{Act, Rec, Scripted, at, build, settle};
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, Timestamp};
@@ -139,33 +142,6 @@ fn a_device_that_is_three_hours_late_has_all_of_its_windows() {
         let mut rows = rows;
         rows.sort();
         assert_eq!(rows, expected, "{shards} shards, placed: {placed}");
-    }
-}
-
-/// After each third record of a key its watermark stands 10 ms behind the latest one.
-#[derive(Clone, Default)]
-struct EachThird {
-    count: u8,
-    latest: i64,
-}
-
-impl WatermarkGenerator<Rec> for EachThird {
-    fn record(&mut self, _: &Rec, time: Timestamp) -> Option<Timestamp> {
-        self.latest = self.latest.max(time.as_millis());
-        self.count = (self.count + 1) % 3;
-        (self.count == 0).then(|| Timestamp::from(self.latest - 10))
-    }
-
-    fn save(&self, out: &mut Vec<u8>) {
-        out.push(self.count);
-        out.extend_from_slice(&self.latest.to_le_bytes());
-    }
-
-    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
-        let (count, latest) = saved.split_first().ok_or("nothing was saved")?;
-        self.count = *count;
-        self.latest = i64::from_le_bytes(latest.try_into().map_err(|_| "it has no nine bytes")?);
-        Ok(())
     }
 }
 

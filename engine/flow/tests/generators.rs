@@ -3,12 +3,15 @@
 //! crashes: what is late depends on nothing else.
 
 mod common;
+#[path = "common/each_third.rs"]
+mod each_third;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::world::{Store, Table};
 use common::{Ended, Life, Random};
+use each_third::EachThird;
 use thalweg_flow::*;
 use thalweg_kernel::Timestamp;
 
@@ -16,33 +19,6 @@ const WINDOW_MS: i64 = 30;
 
 /// Key, time, and whether the record says how far time has come.
 type Reading = (u32, i64, bool);
-
-/// After each third record the watermark stands 10 ms behind the latest one: so it depends on how many there were.
-#[derive(Clone, Default)]
-struct EachThird {
-    count: u8,
-    latest: i64,
-}
-
-impl WatermarkGenerator<Reading> for EachThird {
-    fn record(&mut self, _: &Reading, time: Timestamp) -> Option<Timestamp> {
-        self.latest = self.latest.max(time.as_millis());
-        self.count = (self.count + 1) % 3;
-        (self.count == 0).then(|| Timestamp::from(self.latest - 10))
-    }
-
-    fn save(&self, out: &mut Vec<u8>) {
-        out.push(self.count);
-        out.extend_from_slice(&self.latest.to_le_bytes());
-    }
-
-    fn restore(&mut self, saved: &[u8]) -> Result<(), String> {
-        let (count, latest) = saved.split_first().ok_or("nothing was saved")?;
-        self.count = *count;
-        self.latest = i64::from_le_bytes(latest.try_into().map_err(|_| "it has no nine bytes")?);
-        Ok(())
-    }
-}
 
 fn punctuated(&(_, time, says): &Reading, _: Timestamp) -> Option<Timestamp> {
     says.then(|| Timestamp::from(time - 15))
