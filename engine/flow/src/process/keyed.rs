@@ -308,11 +308,19 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         out: &mut impl Collector<P::Out>,
     ) {
         budget.spend(1);
-        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
-            function.timer(cx, out);
-        };
         let at = (time, self.watermark, self.reached);
-        self.call(at, (&key, table_hash(&key)), Some(fired), &mut budget.meter(out), call);
+        self.call_timer(at, (&key, table_hash(&key)), fired, &mut budget.meter(out));
+    }
+
+    /// Calls the function for a timer of a key. See [`call`](Self::call).
+    fn call_timer(
+        &mut self,
+        at: (Timestamp, Timestamp, Timestamp),
+        key: (&K, u64),
+        fired: Fired,
+        out: &mut impl Collector<P::Out>,
+    ) {
+        self.call(at, key, Some(fired), out, |function, cx, out| function.timer(cx, out));
     }
 
     /// Fires a processing-time timer.
@@ -322,18 +330,16 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         budget: &mut Budget,
         out: &mut impl Collector<P::Out>,
     ) {
+        if self.clocks.is_none() {
+            return self.fire((time, key, fired), budget, out);
+        }
         let hash = table_hash(&key);
         let at = self.at(&key, hash);
-        let Some(of_keys) = &mut self.clocks else {
-            return self.fire((time, key, fired), budget, out);
-        };
+        let Some(of_keys) = &mut self.clocks else { return };
         let watermark = of_keys.watermark(&at);
         budget.spend(1);
-        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
-            function.timer(cx, out);
-        };
         let at = (time, watermark, watermark);
-        self.call(at, (&key, hash), Some(fired), &mut budget.meter(out), call);
+        self.call_timer(at, (&key, hash), fired, &mut budget.meter(out));
         self.watch(hash, &key);
     }
 

@@ -87,10 +87,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             Some(of_keys) if time > watermark => of_keys.clocks.advance(&at, time),
             _ => watermark,
         };
-        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
-            function.timer(cx, out);
-        };
-        self.call((time, watermark, time), (key, hash), Some(fired), out, call);
+        self.call_timer((time, watermark, time), (key, hash), fired, out);
         true
     }
 
