@@ -12,40 +12,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
+#[path = "../tests/common/due.rs"]
+mod due;
+
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use due::{ALL_DUE, Alarm, Record, SECOND};
 use rustix::time::{ClockId, clock_gettime};
 use thalweg_flow::*;
-use thalweg_kernel::{Collector, Timestamp};
-
-/// Key and time.
-type Record = (u64, i64);
 
 const ROUNDS: usize = 5;
-const SECOND: Duration = Duration::from_secs(1);
-/// The time at which all timers are due, and long after all windows have closed.
-const ALL_DUE: Timestamp = Timestamp::from_millis(1_000_000_000);
 
 fn by_time() -> Watermarks<impl EventTime<Record>> {
     Watermarks::monotonous().timestamps(|&(_, time): &Record| time).without_clock_guard()
-}
-
-/// Sets one timer for each key, all for one time.
-struct Alarm;
-
-impl Process<u64, Record> for Alarm {
-    type Out = u64;
-
-    fn record(&mut self, _: Record, cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {
-        cx.event_timer(ALL_DUE);
-    }
-
-    fn timer(&mut self, cx: &mut Context<'_, u64>, out: &mut impl Collector<u64>) {
-        out.record(cx.time(), *cx.key());
-    }
 }
 
 /// How long a step has taken: the time that passed, and that of the processor.

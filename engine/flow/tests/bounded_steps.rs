@@ -5,24 +5,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "common/due.rs"]
+mod due;
+
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use allocation_counter::measure;
+use due::{ALL_DUE, Alarm, Record, SECOND};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec,
-    SourceStatus, Timestamp,
+    ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec, SourceStatus,
+    Timestamp,
 };
 
-/// Key and time.
-type Record = (u64, i64);
-
 const KEYS: u64 = 200_000;
-const SECOND: Duration = Duration::from_secs(1);
-/// The time at which all timers are due, and long after all windows have closed.
-const ALL_DUE: Timestamp = Timestamp::from_millis(1_000_000_000);
 /// Each of the tables that are filled and emptied takes several times this much.
 const STEP_BYTES_MAX: u64 = 2 << 20;
 /// A little is done whatever the budget.
@@ -107,21 +104,6 @@ fn check(name: &str, rows: u64, last: i64, describe: impl Fn(BoxedStream<Record>
     assert!(allocated <= STEP_BYTES_MAX, "{name}: {allocated} bytes allocated in one step");
     assert!(freed <= STEP_BYTES_MAX, "{name}: {freed} bytes freed in one step");
     assert!(rows <= STEP_ROWS_MAX, "{name}: {rows} rows in one step");
-}
-
-/// Sets one timer for each key, all for one time.
-struct Alarm;
-
-impl Process<u64, Record> for Alarm {
-    type Out = u64;
-
-    fn record(&mut self, _: Record, cx: &mut Context<'_, u64>, _: &mut impl Collector<u64>) {
-        cx.event_timer(ALL_DUE);
-    }
-
-    fn timer(&mut self, cx: &mut Context<'_, u64>, out: &mut impl Collector<u64>) {
-        out.record(cx.time(), *cx.key());
-    }
 }
 
 fn count<T>(rows: Rc<Cell<u64>>) -> impl FnMut(Timestamp, &T) {
