@@ -13,7 +13,7 @@
 //! | `late_output` of windows | the windows, with what is late |
 //!
 //! The job's dead letters are none of these. They are one stream out of *many* operators, in the order in which all of them
-//! write (`flow/dead_letters.rs`). A barrier passes there when each of the operators has got it. A port for each writer would
+//! write (`dead_letters.rs`). A barrier passes there when each of the operators has got it. A port for each writer would
 //! merge barriers as well, but letters of two writers would overtake each other, and be late.
 //!
 //! # Limits

@@ -334,7 +334,8 @@ impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
         self.warm_key(at);
         let now = self.now(at);
         let Some(Group { body, .. }) = group(&mut self.groups, at) else { return false };
-        body.cold() > 0 || body.range((Bound::Unbounded, Bound::Unbounded), now).next().is_some()
+        // What is in memory comes first: to ask for cold entries walks over all chunks.
+        body.range((Bound::Unbounded, Bound::Unbounded), now).next().is_some() || body.cold() > 0
     }
 
     fn entries_bytes(&self) -> usize {
