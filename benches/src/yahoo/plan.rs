@@ -8,9 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use hashbrown::HashMap;
 use serde::Deserialize;
-use thalweg::flow::{
-    Boxed, Chunk, ColumnStream, DataType, Fields, Flow, Keyed, KeyedStream, Placed,
-};
+use thalweg::flow::{Boxed, Chunk, CollectedSink, ColumnStream, DataType, Fields, Flow};
 use thalweg::prelude::*;
 
 use super::source::Generator;
@@ -109,9 +107,6 @@ fn keep_equal(chunk: &Chunk, column: usize, equals: i64, rows: &mut Vec<u32>) {
     rows.truncate(kept);
 }
 
-/// A row by its key, with nothing else.
-type Counted = KeyedStream<Boxed<Keyed<i64, ()>>, Placed>;
-
 impl Plan {
     /// Reads a plan.
     ///
@@ -121,8 +116,14 @@ impl Plan {
         serde_json::from_str(text).context("this is no plan")
     }
 
-    /// Puts the plan's operators together.
-    fn assemble(&self, flow: &Flow, source: Generator) -> anyhow::Result<Counted> {
+    /// Puts the plan's operators together. Its last step is compiled for the type of the key.
+    fn assemble(
+        &self,
+        flow: &Flow,
+        source: Generator,
+        window: Duration,
+        sink: CollectedSink<Windowed<i64, u64>>,
+    ) -> anyhow::Result<()> {
         let watermarks = Watermarks::monotonous()
             .timestamps(|event: &Event| event.event_time)
             .without_clock_guard();
@@ -132,18 +133,17 @@ impl Plan {
             chunks = step.attach(chunks)?;
         }
         column_of(&chunks, &self.count_by)?;
-        Ok(chunks.exchange_by::<i64>(&self.count_by).to_keyed(|_, _| ()).boxed())
+        let rows = chunks.exchange_by::<i64>(&self.count_by).to_keyed(|_, _| ());
+        rows.window(Tumbling::of(window)).aggregate(Count).sink(sink);
+        Ok(())
     }
 
     /// The job over a generator, and where its rows are gathered.
     pub fn job(self, source: Generator, window: Duration) -> (Job, Collected<Windowed<i64, u64>>) {
         let rows = Collected::new();
         let (sink, plan) = (rows.sink(), Arc::new(self));
-        let describe = move |flow: &Flow| match plan.assemble(flow, source.clone()) {
-            Ok(counted) => {
-                counted.window(Tumbling::of(window)).aggregate(Count).sink(sink.clone());
-            }
-            Err(error) => {
+        let describe = move |flow: &Flow| {
+            if let Err(error) = plan.assemble(flow, source.clone(), window, sink.clone()) {
                 flow.fail(thalweg::kernel::ConnectorError::new("plan", format!("{error:#}")));
             }
         };

@@ -101,11 +101,15 @@ impl Chunk {
         self.columns.iter_mut().for_each(Column::clear);
     }
 
-    /// Makes an empty chunk one with columns of these types.
+    /// Makes an empty chunk one with columns of these types. Columns that fit keep their buffers.
     pub(super) fn retype(&mut self, types: &[DataType]) {
-        let same = self.columns.iter().map(Column::data_type).eq(types.iter().copied());
-        if !same {
-            self.columns = types.iter().copied().map(Column::new).collect();
+        self.columns.truncate(types.len());
+        for (at, &data_type) in types.iter().enumerate() {
+            match self.columns.get_mut(at) {
+                Some(column) if column.data_type() == data_type => {}
+                Some(column) => *column = Column::new(data_type),
+                None => self.columns.push(Column::new(data_type)),
+            }
         }
     }
 
@@ -114,8 +118,8 @@ impl Chunk {
     }
 
     /// Adds the event times of more inserts.
-    pub(super) fn extend_times(&mut self, times: &[Timestamp]) {
-        self.times.extend_from_slice(times);
+    pub(super) fn extend_times(&mut self, times: impl Iterator<Item = Timestamp>) {
+        self.times.extend(times);
         if !self.kinds.is_empty() {
             self.kinds.resize(self.times.len(), RowKind::Insert);
         }

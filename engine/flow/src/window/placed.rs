@@ -34,7 +34,8 @@ where
 
     const PUTS_DOWN: bool = true;
 
-    #[inline]
+    // Where a key has a hash of its own for tables, what computes the fixed one goes away.
+    #[inline(always)]
     fn record(
         &mut self,
         time: Timestamp,
