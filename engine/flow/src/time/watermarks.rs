@@ -226,6 +226,18 @@ impl PartitionClock {
         self.news_from = self.latest.plus_ms(1);
     }
 
+    /// The next record is looked at, whatever its time: what [`news_from`](Self::news_from) was.
+    #[inline]
+    pub(crate) fn look_at_next(&mut self) -> Timestamp {
+        std::mem::replace(&mut self.news_from, Timestamp::MIN)
+    }
+
+    /// Records are news from this time on.
+    #[inline]
+    pub(crate) fn look_from(&mut self, news_from: Timestamp) {
+        self.news_from = news_from;
+    }
+
     /// A record of this event time has come; whether that is later than any before.
     #[inline(always)]
     pub(crate) fn observe(&mut self, event: Timestamp) -> bool {

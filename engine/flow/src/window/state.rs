@@ -149,12 +149,23 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         added.map_err(|refused| self.hold(refused))
     }
 
-    /// The newest window, if the sender may add to it, given its watermark.
-    pub(super) fn open_ahead(&mut self, watermark: Timestamp) -> AtHand {
-        if self.held > 0 {
-            return AtHand::NOWHERE;
-        }
-        self.panes.newest_unless_due_at(watermark.max(self.watermark))
+    /// The newest slice, if the sender may add to it, given its watermark; and whether it has many keys.
+    pub(super) fn open_ahead(&mut self, watermark: Timestamp) -> (AtHand, bool) {
+        let slice = match self.held {
+            0 => self.panes.newest_unless_due_at(watermark.max(self.watermark)),
+            _ => AtHand::NOWHERE,
+        };
+        (slice, self.panes.newest_any().keys.has_many())
+    }
+
+    /// Adds a record of that slice for the sender, if the key is one of its few. Else the value comes back.
+    #[inline(always)]
+    pub(super) fn add_at_hand(&mut self, hash: u64, key: &K, value: T) -> Result<(), T> {
+        let pane = self.panes.newest_any();
+        let Some(kept) = pane.keys.get_few(hash, key) else { return Err(value) };
+        self.aggregate.add(&mut kept.accumulator, value);
+        kept.mark(self.storage.stamp, hash, &mut pane.dirty);
+        Ok(())
     }
 
     /// Adds records of that window for the sender: as [`add_ahead`](Self::add_ahead).
