@@ -1,5 +1,5 @@
-//! The exchange of chunks by key: [`Divide`] gathers each shard's rows in a chunk of its own, and a [`ChunkInbox`] merges
-//! what comes from several shards.
+//! The exchange of chunks by key. [`Divide`] gathers the rows for each shard in a chunk of their own, and a
+//! [`ChunkInbox`] merges the chunks that come from several shards.
 
 use std::marker::PhantomData;
 use std::mem::replace;

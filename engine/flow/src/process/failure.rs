@@ -20,8 +20,8 @@
 //! prints its message as any panic does, so a function that often fails should return its error instead.
 //!
 //! # Whose failure it is
-//! A process function calls the operators behind its own when it emits. What panics there is not its failure: an [`Emits`]
-//! notes on the way up that the panic came from behind it, and the panic goes on.
+//! A process function calls the operators behind its own when it emits. A panic of such an operator is not the
+//! function's failure. So an [`Emits`] notes on the way up that the panic came from behind it, and the panic goes on.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

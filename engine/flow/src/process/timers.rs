@@ -1,7 +1,7 @@
 //! The timers of a process function: counted, bounded, and part of every checkpoint.
 //!
-//! A timer has a domain, event time or processing time, and a *space*. Every function has a space of its own; one that
-//! is built of parts gives each part a space, so that the timers of one do not become those of another. Each space is stored
+//! A timer has a domain, event time or processing time, and a *space*. Every function has a space of its own. A function
+//! that is built of parts gives each part a space, so that no part gets the timers of another. Each space is stored
 //! under its name, beside the state of the operator.
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ use crate::pressure::Takes;
 use crate::state::TimeDomain;
 use crate::state::timers::{Inserted, Timers};
 
-/// An operator has at most so many timers of each kind on a shard; one more is counted
+/// An operator has at most this many timers of each domain in each space on a shard. One more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
 pub const TIMERS_MAX: usize = 10_000_000;
 
@@ -46,7 +46,7 @@ impl<K: Key> BothTimers<K> {
         Self::of_space(flow, node, (false, &over_limit), "")
     }
 
-    /// The same, whose states have names that end in `space`.
+    /// The timers of `node`, registered as states whose names end in `space`.
     fn of_space(
         flow: &Flow,
         node: u32,
