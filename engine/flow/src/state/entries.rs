@@ -1,7 +1,7 @@
 //! Entries: the state of a key that has parts, each of them kept by itself under a key of its own.
 //!
-//! This is what [maps](super::MapState) and [lists](super::ListState) are made of, and what operators use that keep
-//! several things of one key, such as the windows of a key or the rows of one side of a join. The key of an entry
+//! [Maps](super::MapState) and [lists](super::ListState) are made of entries. So is what operators keep of a key in
+//! several parts, such as the key's windows or its rows of one side of a join. The key of an entry
 //! within its key is an [`OrderedKey`]: a map's own key, the number of a list's item, a window.
 //!
 //! ```text
@@ -27,9 +27,9 @@
 //!
 //! # Memory and the store
 //! A key of at most [`WHOLE_ENTRIES_MAX`] entries leaves memory whole, once the store can give back all of it, and
-//! comes back whole. Of a larger one single entries leave memory and come back, or pieces of a range that is asked
-//! for; how many it has stays known. What was removed is remembered with its key, until the store does not show it
-//! any more: by the entry, or as a range.
+//! comes back whole. The entries of a larger key leave memory one by one. They come back one by one, or in pieces of a
+//! range that is asked for, and their number stays known. A removal is remembered with the key, as an entry or as a
+//! range, until the store does not show the entries any more.
 //!
 //! # Limits
 //! A key has at most `entries_max` entries; one more is refused and counted. One call works through at most all
@@ -167,7 +167,7 @@ fn group<'a, K: Key, N: OrderedKey, V>(
     }
 }
 
-/// The same, marked as changed.
+/// The entries of a key that are in memory, marked as changed.
 fn group_to_change<'a, K: Key, N: OrderedKey, V>(
     groups: &'a mut Groups<K, N, V>,
     at: &AtKey<'_, K>,
