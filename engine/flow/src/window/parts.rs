@@ -1,9 +1,9 @@
 //! Very many keys, in small hash tables.
 //!
 //! One large table grows in one go, and asks the system for all the memory of its next size at once. With a million keys
-//! that took 49 ms of the processor's time, and giving the memory back took 7. So the keys lie in *parts*, whose number grows by *linear
-//! hashing*: whenever there are more than [`KEYS_PER_PART`] keys for each part, the next part in turn is split in two.
-//! No operation moves more than about two thousand keys.
+//! that took 49 ms of the processor's time, and giving the memory back took 7 ms. So the keys lie in *parts*, whose
+//! number grows by *linear hashing*. Whenever there are more than [`KEYS_PER_PART`] keys for each part, the next part in
+//! turn is split in two. No operation moves more than about two thousand keys.
 //!
 //! Keyed state lies in tables of this kind, too (`state/table/segments.rs`). Those know which entries are marked, and
 //! shrink with each removal. Windows add until they fire, and then take out all.
@@ -109,7 +109,7 @@ impl<K: Key, V> Parts<K, V> {
         self.parts.get_mut(at)?.find_mut(hash, |entry| entry.0 == *key)
     }
 
-    /// The entries whose keys have this hash, or nearly: at least those.
+    /// All entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn iter_hash(&self, hash: u64) -> impl Iterator<Item = &(K, V)> {
         self.parts.get(self.part_of(hash)).into_iter().flat_map(move |part| part.iter_hash(hash))
     }

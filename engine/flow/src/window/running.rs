@@ -1,7 +1,8 @@
 //! What overlapping windows share: for each key the merged slices of the window that fires next.
 //!
-//! A window of sixty slices must not cost sixty merges for each key. So each key has a *run*: the slices of its latest
-//! window in two parts, as in a queue of two stacks, for aggregates that cannot take anything back.
+//! A window of sixty slices must not cost sixty merges for each key. So each key has a *run*, with the slices of its
+//! latest window in two parts. Together they are a queue of two stacks, which suits aggregates that cannot take anything
+//! back.
 //!
 //! ```text
 //!            front                      back
@@ -13,12 +14,13 @@
 //! - A slice that no window needs any more leaves with the first of the front.
 //! - When the front is used up, it is built anew from the slices in the panes, and the back begins anew.
 //!
-//! So a key's slice is merged once into the back and once into a front; a key that is rare has a short front, with one
-//! place for each slice that it is in. Accumulators that [grow](super::aggregate::Aggregate::GROWS) with their records
-//! would be there many times, so of those nothing is kept: each window is merged from its slices.
+//! So a key's slice is merged once into the back and once into a front. The front of a rare key is short, with one
+//! place for each slice that the key is in. Accumulators that [grow](super::aggregate::Aggregate::GROWS) with their
+//! records have no runs, since a run would hold their records many times: each window is merged from its slices.
 //!
-//! A run follows from the panes and is not stored. A record that comes for a slice which is merged already, too late for some
-//! windows and in time for others, makes the run of its key *stale*: it is built anew when the next window fires.
+//! A run follows from the panes and is not stored. A record may come for a slice that is merged already, too late for
+//! some windows and in time for others. It makes the run of its key *stale*: the run is built anew when the next window
+//! fires.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Durable, Key, Timestamp};

@@ -1,12 +1,14 @@
 //! A table of keys and what belongs to them.
 //!
-//! Few keys, as most jobs have, lie in a list beside an index with eight times as many slots: nearly all
-//! of them are named by the slot of their hash, which costs two loads and a comparison, and no branch
-//! that the processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it. When that is too large
-//! for the cache, or would grow for longer than a step should take, they lie in many small ones (`parts.rs`).
-//! (Measured with a million keys against two of our own: probing slot by slot is no better, since one
-//! search in four goes on to the next slot, and each of those throws away what the processor had
-//! begun of the next ones; a list beside an index takes a third longer, for the second access.)
+//! Few keys, as most jobs have, lie in a list beside an index with eight times as many slots. The slot of its hash names
+//! nearly every key. That costs two loads and a comparison, and no branch that the processor could guess wrong.
+//!
+//! Many keys lie in a `hashbrown` table with the entries in it. Very many keys lie in small tables (`parts.rs`), since
+//! one table would not fit into the cache, or would take too long to grow.
+//!
+//! Two tables of our own were measured against `hashbrown` with a million keys. Probing slot by slot is no better. One
+//! search in four goes on to the next slot, and throws away what the processor had begun of the next searches. A
+//! list beside an index takes a third longer, for the second access.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
@@ -17,13 +19,13 @@ use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
 use crate::tuning::CACHE_BYTES;
 
-/// A few keys are at most so many: a slot is a byte.
+/// Few keys are at most this many, since a slot is a byte.
 const FEW_KEYS_MAX: usize = 255;
-/// Slots for each of them.
+/// The index has this many slots for each of few keys.
 const SLOTS_PER_KEY: usize = 8;
 /// One hash table has at most this many keys, and fewer where they are too large for the cache.
 const MANY_KEYS_MAX: usize = 14_336;
-/// The first index has so many.
+/// The first index has this many slots.
 const SLOTS_MIN: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
@@ -131,7 +133,7 @@ impl<K: Key, V> Table<K, V> {
         None
     }
 
-    /// Gives `each` the entries whose keys have this hash, or nearly: at least those.
+    /// Gives `each` all entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn with_hash(&self, hash: u64, mut each: impl FnMut(&K, &V)) {
         let mask = self.slots.len().wrapping_sub(1);
         let mut at = hash as usize & mask;
