@@ -421,7 +421,7 @@ impl Checkpoints {
         self.shrink(readable);
     }
 
-    /// Drops from memory what is over its bound and can be read from storage; whether that was all there is to drop.
+    /// Drops from memory what is over its bound and can be read from storage. Returns whether nothing is left to drop.
     pub(crate) fn shrink(&self, readable: Epoch) -> bool {
         let (used, may) = self.account();
         if used <= may {

@@ -301,7 +301,7 @@ impl<'a, K: Key> States<'a, K> {
         EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, whole }
     }
 
-    /// Entries under a key of their own for each key: what operators keep of which there are several.
+    /// Entries for each key, each under a key of its own: what lists and maps are made of.
     pub(crate) fn parts<N: OrderedKey, V: Durable>(
         &mut self,
         name: &str,

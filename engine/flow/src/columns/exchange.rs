@@ -181,7 +181,7 @@ impl<K: ColumnKey> Operator<Chunk> for Divide<K> {
 /// The head of a pipeline that is fed with chunks: an [inbox](Inbox) that also merges the watermarks within them.
 pub type ChunkInbox = Inbox<Addressed, WithWatermarks>;
 
-/// Each chunk is passed on with the watermarks that those of all ports come to.
+/// Passes each chunk on with merged watermarks in place of its own: what those of all ports come to.
 pub struct WithWatermarks(());
 
 impl Passing<Addressed> for WithWatermarks {

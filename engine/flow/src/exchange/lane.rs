@@ -53,7 +53,7 @@ pub(crate) struct Mesh<T> {
 }
 
 impl<T> Mesh<T> {
-    /// Lanes from each of the shards that the first wakers belong to, to each of those of the others.
+    /// A lane from each shard to each shard. The first wakers are those of the senders, the second those of the receivers.
     pub(crate) fn new(
         (producers, receiving): (&[Waker], &[Waker]),
         lane_batches: usize,

@@ -73,7 +73,7 @@ pub enum OneOf<L, R> {
 /// A function of two streams as one of one.
 pub struct Both<F>(F);
 
-/// Those calls of a [`Process`] that a [`CoProcess`] has under the same names: passes them on to `self.0`.
+/// Passes the calls on to `self.0` that a [`Process`] and a [`CoProcess`] both have, under one name.
 macro_rules! pass_on_calls {
     ($key:ty) => {
         fn open(&mut self) {

@@ -114,8 +114,8 @@ pub trait Process<K, T>: 'static {
     /// What it emits.
     type Out: 'static;
 
-    /// Called once, before anything else: its lists hold what they held at the epoch from which the job
-    /// goes on. What it changes in them is in the next epoch, on every shard.
+    /// Called once, before anything else. The function's lists hold what they held at the epoch from which the job
+    /// goes on. What the function changes in them now is in the next epoch, on every shard.
     fn open(&mut self) {}
 
     /// Takes a record, of the key of `cx`.

@@ -24,7 +24,7 @@ pub const TIMERS_MAX: usize = 10_000_000;
 /// The timers of one time domain.
 pub(crate) struct OneTimers<K> {
     pub(crate) timers: Timers<K>,
-    /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
+    /// Timers that are set while the last ones fire: see [`begin_end`](Self::begin_end).
     after_end: Option<Timers<K>>,
     /// Whether they can be found by their keys.
     knows_keys: bool,

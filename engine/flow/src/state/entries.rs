@@ -1,8 +1,7 @@
 //! Entries: the state of a key that has parts, each of them kept by itself under a key of its own.
 //!
-//! [Maps](super::MapState) and [lists](super::ListState) are made of entries. So is what operators keep of a key in
-//! several parts, such as the key's windows or its rows of one side of a join. The key of an entry
-//! within its key is an [`OrderedKey`]: a map's own key, the number of a list's item, a window.
+//! [Maps](super::MapState) and [lists](super::ListState) are made of entries. The key of an entry within its key is an
+//! [`OrderedKey`]: a map's own key, or the number of a list's item.
 //!
 //! ```text
 //! key   = u64:state u16:group key entry       big-endian
@@ -256,7 +255,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         look(Some(&body.item(chunk, place).value))
     }
 
-    /// Sets an entry, whatever was before; whether there was room.
+    /// Sets an entry, whatever was before, and returns whether there was room.
     #[inline]
     pub(crate) fn put(&mut self, at: &AtKey<'_, K>, entry: N, value: V) -> bool {
         let mut value = Some(value);
@@ -329,8 +328,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         Some(change(&mut item.value, with))
     }
 
-    /// Adds an entry behind all others of its key, whose own key `after` makes from the last one's; whether there was
-    /// room.
+    /// Adds an entry behind all others of its key, and returns whether there was room. `after` makes the entry's own key
+    /// from that of the last entry.
     #[inline]
     pub(crate) fn append(
         &mut self,
@@ -383,12 +382,12 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         item.lives_at(now).then_some(item.value)
     }
 
-    /// Drops all entries of a key; whether there were any.
+    /// Drops all entries of a key, and returns whether there were any.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.remove_range(at, (Bound::Unbounded, Bound::Unbounded)) > 0
     }
 
-    /// Drops the entries in these bounds; how many they were, with those that have expired.
+    /// Drops the entries in these bounds, and returns how many they were, with those that have expired.
     pub(crate) fn remove_range(&mut self, at: &AtKey<'_, K>, bounds: Bounds<'_, N>) -> usize {
         if is_empty(bounds) {
             return 0;

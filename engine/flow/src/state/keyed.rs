@@ -94,7 +94,7 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn least_recently_used(&mut self) -> Option<K>;
     /// How long its entries live; `None` for ever.
     fn ttl(&self) -> Option<Ttl>;
-    /// Frees some of what has expired; whether anything ever does.
+    /// Frees some of what has expired, and returns whether anything ever does.
     fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool;
 }
 
@@ -208,7 +208,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         with!(&mut self.table, table => table.grow_by(bytes));
     }
 
-    /// Drops what there is of a key; whether there was anything.
+    /// Drops what there is of a key, and returns whether there was anything.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm(at);
         let now = self.now(at);

@@ -131,13 +131,13 @@ impl<V: 'static> ListOptions<V> {
     }
 }
 
-/// Where a process function of a stream without keys asks for its lists, when it is made.
+/// Where a process function asks for what belongs to its instance and to no key, when it is made.
 pub struct OperatorStates<'a> {
     flow: &'a Flow,
     node: u32,
     instances: usize,
     kept: Vec<Rc<RefCell<dyn Stateful>>>,
-    /// Of all its lists.
+    /// Counts the items that its lists and maps have refused.
     refused: Counter,
 }
 
@@ -186,8 +186,8 @@ impl<'a> OperatorStates<'a> {
         self.keep(name, options, false)
     }
 
-    /// A list of which every shard sees the items of all shards after a restart. It need not be cleared for
-    /// that: each item is stored once.
+    /// A list of which every shard sees the items of all shards after a restart. A function need not clear it then, since
+    /// each item is stored once.
     pub fn union_list<V: Durable>(&mut self, name: &str) -> OperatorListState<V> {
         self.union_list_with(name, ListOptions::new())
     }

@@ -259,7 +259,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.look(hash, key, now, DIRTY | USED, touch)
     }
 
-    /// The value of a key, which `touch` has seen if it was not all that it is to be.
+    /// The value of a key. `touch` is shown its entry, unless the entry has all the marks `to_be` already.
     #[inline(always)]
     fn look(
         &mut self,
@@ -354,8 +354,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
             && !self.removed.contains(hash, key)
     }
 
-    /// Deletes a key in the store that has expired there, if the store is the only place where it is; whether
-    /// that is so.
+    /// Deletes a key that has expired in the store, if it is in the store alone. Returns whether it was.
     pub fn expire_cold(&mut self, hash: u64, key: &K) -> bool {
         let is_cold = self.is_cold(hash, key);
         if is_cold {
@@ -499,7 +498,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     }
 }
 
-/// Keeps account of an entry that was taken out; its value.
+/// Keeps account of an entry that was taken out, and returns its value.
 #[inline]
 fn forget<K: Key, V, L>(
     removed: &mut Removed<K>,

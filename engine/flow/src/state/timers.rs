@@ -170,7 +170,7 @@ impl<K: Key> Timers<K> {
         if self.add(time, hash, key, true) { Inserted::Added } else { Inserted::Present }
     }
 
-    /// Adds a timer, if it is not there; whether it was not.
+    /// Adds a timer, if it is not there, and returns whether it was not.
     #[inline]
     fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) -> bool {
         let (item, hash) = (Item::new(time, hash), timer_hash(time, hash));
@@ -199,7 +199,7 @@ impl<K: Key> Timers<K> {
         true
     }
 
-    /// Deletes a timer; whether there was one.
+    /// Deletes a timer, and returns whether there was one.
     #[inline]
     pub fn delete(&mut self, time: Timestamp, hash: u64, key: &K) -> bool {
         let at = self.ranges.range_of(Item::new(time, hash));

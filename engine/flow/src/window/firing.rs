@@ -30,8 +30,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         (due <= self.watermark).then_some(due)
     }
 
-    /// Gives `row` the rows of all windows that the watermark has passed, as far as `budget` allows; whether those were
-    /// all.
+    /// Gives `row` the rows of all windows that the watermark has passed, as far as `budget` allows, and returns whether
+    /// there are no more.
     #[inline]
     pub(super) fn fire(
         &mut self,
@@ -45,8 +45,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.fire_due(budget, row)
     }
 
-    /// Windows that the watermark has passed while they were empty do not fire when something late comes into one of their
-    /// slices.
+    /// Passes over windows that were empty when the watermark passed them. They do not fire when a late record comes into
+    /// one of their slices.
     #[inline]
     fn pass_empty(&mut self) {
         if self.overlap && self.fires_next <= self.watermark {

@@ -236,7 +236,7 @@ impl<K: Key, A> Panes<K, A> {
         self.older.iter_mut().chain(newest)
     }
 
-    /// Those of them that lie in the window from `start` to `last`, the oldest first.
+    /// The open slices that lie in the window from `start` to `last`, the oldest first.
     pub(super) fn within(
         &mut self,
         start: Timestamp,

@@ -5,8 +5,8 @@
 //! number grows by *linear hashing*. Whenever there are more than [`KEYS_PER_PART`] keys for each part, the next part in
 //! turn is split in two. No operation moves more than about two thousand keys.
 //!
-//! Keyed state lies in tables of this kind, too (`state/table/segments.rs`). Those know which entries are marked, and
-//! shrink with each removal. Windows add until they fire, and then take out all.
+//! Keyed state lies in tables of this kind, too (`state/table/segments.rs`). A table of keyed state also knows which
+//! entries are marked, and shrinks with removals. Windows need neither: they add until they fire, and then take out all.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
@@ -18,12 +18,13 @@ use crate::table_hash::table_hash;
 /// A part is split when there are this many keys for each. Parts that wait for their turn have up to twice as many,
 /// which fit into 2,048 buckets.
 const KEYS_PER_PART: usize = 800;
-/// Tables with more parts than this give back the buffer of each part that is emptied, others keep theirs. A part has room for
-/// 1,792 keys, so what is kept is within `SPARE_PANE_KEYS_MAX` (`pane.rs`), and no table is freed in one go.
+/// A table with more parts than this gives back the buffer of each part that is emptied, and a smaller one keeps it. A
+/// part has room for 1,792 keys. So a table that keeps its buffers is within `SPARE_PANE_KEYS_MAX` (`pane.rs`), and no
+/// large table is freed in one go.
 const KEPT_PARTS_MAX: usize = 36;
 /// Buckets are chosen by the bits of a hash below these, parts by these.
 const PART_BITS: u32 = 11;
-/// Buckets that are looked at for one unit of work.
+/// A walk looks at this many buckets for one unit of work.
 const BUCKETS_PER_UNIT: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
@@ -170,8 +171,9 @@ impl<K: Key, V> Parts<K, V> {
         self.parts.iter_mut().for_each(|part| part.drain().for_each(&mut each));
     }
 
-    /// Shows `each` the entries from `cursor` on, to take out or leave, as far as `budget` allows; whether those were all.
-    /// No key may come until all were seen. A little is done whatever the budget, so that a walk goes on in any case.
+    /// Shows `each` the entries from `cursor` on, to take out or leave, as far as `budget` allows. Returns whether there
+    /// are no more. No key may come until all were seen. A walk does a little whatever the budget, so that it comes to
+    /// its end.
     pub(super) fn walk(
         &mut self,
         cursor: &mut Cursor,
@@ -202,7 +204,7 @@ impl<K: Key, V> Parts<K, V> {
     }
 }
 
-/// Shows `each` the entries of a table from a bucket on, as far as `budget` allows; whether those were all.
+/// Shows `each` the entries of a table from a bucket on, as far as `budget` allows. Returns whether there are no more.
 pub(super) fn walk_table<T>(
     table: &mut HashTable<T>,
     bucket: &mut usize,

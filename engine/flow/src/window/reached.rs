@@ -60,8 +60,8 @@ impl Stateful for Reached {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
         self.id = id;
         let Some(stored) = stored else { return Ok(()) };
-        // Those of the shards whose groups are this one's now: the last one that begins before its own
-        // groups do, and all that begin within them.
+        // This shard's groups now were covered by the last shard that began at or before them, and by all that began
+        // within them.
         let (from, mut to) = id.range(WATERMARK_GROUP..WATERMARK_GROUP);
         to.extend_from_slice(&[u8::MAX; 3]);
         let (mut before, mut within) = (None, None::<Timestamp>);

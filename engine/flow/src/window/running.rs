@@ -67,8 +67,9 @@ impl<K: Key, A: 'static> Running<K, A> {
         Self { runs: Table::new() }
     }
 
-    /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
-    /// each slice that its key is in; two it is here, since nobody counts them. Buffers are not looked at: each step asks.)
+    /// An estimate of the bytes that all runs take, where `outside` lie outside of each accumulator. Each step asks for
+    /// it, so nobody counts places or looks at buffers: a run is taken to have two places. (It has one or two, or one for
+    /// each slice that its key is in.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
         let each = size_of::<(K, Run<A>)>() + 2 * (size_of::<(Timestamp, A)>() + outside);
         self.runs.len() * each
@@ -113,7 +114,7 @@ impl<K: Key, A: 'static> Running<K, A> {
         self.runs.insert(hash, key.clone(), run);
     }
 
-    /// Gives `row` the value of each key in a window, as far as `budget` allows; whether those were all.
+    /// Gives `row` the value of each key in a window, as far as `budget` allows, and returns whether there are no more.
     pub(super) fn rows<T, G: Aggregate<T, Accumulator = A>>(
         &mut self,
         aggregate: &G,

@@ -154,7 +154,8 @@ impl Storage {
         }
     }
 
-    /// Gives `each` the stored entries of a slice that are wanted, as far as `budget` allows; whether those were all.
+    /// Gives `each` the stored entries of a slice that are wanted, as far as `budget` allows. Returns whether there are
+    /// no more.
     pub(super) fn scan<K: Key, V: Durable>(
         &self,
         start: Timestamp,

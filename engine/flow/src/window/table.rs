@@ -212,8 +212,8 @@ impl<K: Key, V> Table<K, V> {
         self.very_many.drain(|(key, value)| each(key, value));
     }
 
-    /// Takes keys out as [`drain`](Self::drain) does, but no more than `budget` allows; whether those were all. Buffers of
-    /// many keys are given back. No key may come until all are out.
+    /// Takes keys out as [`drain`](Self::drain) does, as far as `budget` allows, and returns whether there are no more.
+    /// Buffers of many keys are given back. No key may come until all are out.
     pub(super) fn drain_some(
         &mut self,
         cursor: &mut Cursor,
@@ -229,8 +229,8 @@ impl<K: Key, V> Table<K, V> {
         })
     }
 
-    /// Shows `each` the entries from `cursor` on, as far as `budget` allows; whether those were all. An entry that `each`
-    /// does not want to stay is taken out. No key may come until all were seen.
+    /// Shows `each` the entries from `cursor` on, as far as `budget` allows, and returns whether there are no more. An
+    /// entry that `each` does not want to stay is taken out. No key may come until all were seen.
     pub(super) fn walk(
         &mut self,
         cursor: &mut Cursor,

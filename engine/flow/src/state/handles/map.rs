@@ -54,7 +54,7 @@ impl<K: Key, M: OrderedKey, V: Durable> MapState<K, M, V> {
         self.0.borrow_mut().change(&cx.at(), entry, V::default, change)
     }
 
-    /// Removes what is under `entry`; whether there was anything. A map that is empty then is dropped.
+    /// Removes what is under `entry`, and returns whether there was anything. A map that is empty then is dropped.
     pub fn remove(&self, cx: &Context<'_, K>, entry: &M) -> bool {
         self.take(cx, entry).is_some()
     }

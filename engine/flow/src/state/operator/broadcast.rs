@@ -144,7 +144,7 @@ impl<M: Key + Ord, V: Durable> BroadcastState<M, V> {
         Ok(())
     }
 
-    /// Removes what is under `entry`; whether there was anything.
+    /// Removes what is under `entry`, and returns whether there was anything.
     pub fn remove(&self, _: &Context<'_, NoKey>, entry: &M) -> bool {
         let map = &mut *self.0.borrow_mut();
         let removed = map.entries.remove(entry).is_some();

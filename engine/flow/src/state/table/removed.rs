@@ -66,7 +66,7 @@ impl<K: Key> Removed<K> {
         self.forget(FORGOTTEN_MAX);
     }
 
-    /// Takes a key out that is back again; whether it was there.
+    /// Takes a key out that is back again, and returns whether it was there.
     #[inline]
     pub(super) fn take(&mut self, hash: u64, key: &K) -> bool {
         self.keys.len() > 0 && self.keys.remove(hash, |gone| gone.key == *key).is_some()

@@ -23,7 +23,7 @@ pub(in crate::state) struct Segment<T> {
     pub(super) table: HashTable<T>,
     /// A bit for each bucket.
     pub(super) marks: Vec<u64>,
-    /// Whether it is in its owner's list of those with marks.
+    /// Whether it is in its owner's list of segments with marks.
     pub(in crate::state) listed: bool,
 }
 
@@ -73,7 +73,7 @@ impl<T: Hashed> Segment<T> {
         self.marks[bucket / 64] & 1 << (bucket % 64) != 0
     }
 
-    /// Takes a mark away; whether there was one.
+    /// Takes a mark away, and returns whether there was one.
     #[inline(always)]
     pub(super) fn unmark(&mut self, bucket: usize) -> bool {
         let marked = self.is_marked(bucket);
@@ -94,7 +94,7 @@ impl<T: Hashed> Segment<T> {
         entry.into_mut()
     }
 
-    /// Takes an entry out; and whether it was marked.
+    /// Takes an entry out, and returns it with whether it was marked.
     #[inline]
     pub(in crate::state) fn remove(
         &mut self,

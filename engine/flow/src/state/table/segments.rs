@@ -30,7 +30,7 @@ pub(in crate::state) struct Segments<T> {
     /// `2n - 1` for the largest power of two `n` that is not over the number of segments.
     wide: usize,
     len: usize,
-    /// The segments in which something was marked; those that are gone may be among them.
+    /// The segments in which something was marked. A segment that is gone may be among them.
     listed: Vec<u32>,
     /// How many entries are marked.
     marked: usize,
@@ -154,7 +154,7 @@ impl<T: Hashed> Segments<T> {
         self.segments[at].insert(hash, entry, marked)
     }
 
-    /// Takes an entry out; and whether it was marked.
+    /// Takes an entry out, and returns it with whether it was marked.
     #[inline]
     pub(in crate::state) fn remove(
         &mut self,
@@ -193,8 +193,8 @@ impl<T: Hashed> Segments<T> {
             self.wide = self.wide * 2 + 1;
         }
         let (wide, at) = (self.wide, new & (self.wide >> 1));
-        // Of the size to which they grow before it is their turn again. All that wait have as many entries, and would grow
-        // at the same time.
+        // Both get the size to which they would grow before it is their turn again. All segments that wait have about as
+        // many entries, and would grow in one step otherwise.
         let room = self.segments[at].table.capacity();
         let (mut low, mut high) = (Segment::with_capacity(room), Segment::with_capacity(room));
         let is_high = |_: &T, hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
