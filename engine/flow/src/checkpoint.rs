@@ -361,7 +361,7 @@ impl Checkpoints {
         self.shard
     }
 
-    /// One more state of the job.
+    /// Adds a state to the job.
     pub(crate) fn register(
         &self,
         description: Description,

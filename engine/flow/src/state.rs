@@ -404,7 +404,7 @@ pub(crate) struct AtKey<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.
     pub(crate) hash: u64,
-    /// Of the record or timer at hand.
+    /// The time of the record or timer at hand.
     pub(crate) time: Timestamp,
     /// The event time that has been dealt with: see [`Context`](crate::Context).
     pub(crate) reached: Timestamp,

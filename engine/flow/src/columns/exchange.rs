@@ -85,7 +85,7 @@ struct Divide<K> {
     key: usize,
     /// The rows and watermarks of each shard that have not gone yet.
     open: Vec<Chunk>,
-    /// Of the chunk at hand: the rows of each shard, and the hash of each row's key.
+    /// The rows of the chunk at hand for each shard, and the hash of each row's key.
     rows: Vec<Vec<u32>>,
     hashes: Vec<u64>,
     /// The latest watermark, if it has not been passed on as a mark.

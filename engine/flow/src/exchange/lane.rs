@@ -53,7 +53,8 @@ pub(crate) struct Mesh<T> {
 }
 
 impl<T> Mesh<T> {
-    /// A lane from each shard to each shard. The first wakers are those of the senders, the second those of the receivers.
+    /// A lane from each shard to each shard. The first wakers are those of the senders, the second those of the
+    /// receivers.
     pub(crate) fn new(
         (producers, receiving): (&[Waker], &[Waker]),
         lane_batches: usize,

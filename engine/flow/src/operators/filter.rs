@@ -44,7 +44,7 @@ struct Filter<F, T> {
     gathered: Vec<(Timestamp, T)>,
     /// Whether records are gathered in this step.
     gathers: bool,
-    /// Of the steps since records were gathered last.
+    /// How many steps have passed since records were gathered last.
     paused: u32,
     /// How many records this step has seen and kept, and how often it passed gathered records on.
     seen: usize,

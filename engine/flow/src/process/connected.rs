@@ -64,9 +64,9 @@ pub trait CoProcess<K, L, R, KR = K>: 'static {
 
 /// A record of one of two streams.
 pub enum OneOf<L, R> {
-    /// Of the left one.
+    /// A record of the left stream.
     Left(L),
-    /// Of the right one.
+    /// A record of the right stream.
     Right(R),
 }
 

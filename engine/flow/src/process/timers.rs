@@ -70,10 +70,10 @@ impl<K: Key> BothTimers<K> {
 pub struct TimerSpace(usize);
 
 impl TimerSpace {
-    /// The one that every function has.
+    /// The space that every function has.
     pub const OWN: Self = Self(0);
 
-    /// The one that was asked for as number `asked`, from 0.
+    /// The space that was asked for as number `asked`, from 0.
     pub(crate) fn asked_for(asked: usize) -> Self {
         Self(asked + 1)
     }
@@ -113,7 +113,7 @@ impl<K: Key> AllTimers<K> {
         }
     }
 
-    /// All of them.
+    /// The timers of all spaces, in both domains.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<RefCell<OneTimers<K>>>> {
         self.0.iter().flat_map(|space| [&space.event, &space.processing])
     }

@@ -183,7 +183,7 @@ fn group_to_change<'a, K: Key, N: OrderedKey, V>(
 }
 
 impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
-    /// Of these groups.
+    /// Empty entries for the key groups `own`.
     pub(crate) fn new(
         rules: EntryRules<N, V>,
         checkpoints: &Rc<Checkpoints>,

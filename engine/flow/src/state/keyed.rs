@@ -108,7 +108,7 @@ pub(crate) struct Holds {
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
-    /// Of these groups. `weigh` says what of a value lies outside of it.
+    /// An empty state for the key groups `own`. `weigh` says how many bytes of a value lie outside of it.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,

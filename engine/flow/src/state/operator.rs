@@ -142,7 +142,7 @@ pub struct OperatorStates<'a> {
 }
 
 impl<'a> OperatorStates<'a> {
-    /// Of the operator at `node`, which runs on shards `0..instances`.
+    /// The states of the operator at `node`, which runs on shards `0..instances`.
     pub(crate) fn new(flow: &'a Flow, node: u32, instances: usize) -> Self {
         let refused = flow.counter("numItemsOverLimitRefused", node);
         Self { flow, node, instances, kept: Vec::new(), refused }

@@ -226,7 +226,7 @@ impl PartitionClock {
         self.news_from = self.latest.plus_ms(1);
     }
 
-    /// A record of this event time has come; whether that is later than any before.
+    /// Takes note of a record of this event time, and returns whether it is later than any before.
     #[inline(always)]
     pub(crate) fn observe(&mut self, event: Timestamp) -> bool {
         let later = event > self.latest;
@@ -237,7 +237,7 @@ impl PartitionClock {
         later
     }
 
-    /// The generator has returned this watermark; whether it is above the last.
+    /// Takes note of a watermark of the generator's, and returns whether it is above the last.
     #[inline(always)]
     pub(crate) fn advance(&mut self, watermark: Timestamp) -> bool {
         let above = watermark > self.watermark;

@@ -143,7 +143,7 @@ impl<K: Key, V> Parts<K, V> {
         }
         let (wide, at) = (self.wide, new & (self.wide >> 1));
         let both = std::mem::take(&mut self.parts[at]);
-        // Of the size to which they grow before it is their turn again.
+        // Both get the size to which they would grow before it is their turn again.
         let mut halves = [(); 2].map(|()| HashTable::with_capacity(both.capacity()));
         for entry in both {
             let hash = hash_of(&entry);
