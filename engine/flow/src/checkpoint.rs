@@ -3,22 +3,23 @@
 //!
 //! # The way of a barrier
 //! A shard is told to [begin](crate::Shard::begin) an epoch. Its sources note their positions and emit a
-//! barrier, which takes its place among their records. An operator with several inputs lets none of
-//! them go on behind it until all have brought it; then it hands over what its state has changed, and
-//! passes it on. A sink seals what it was given. When the barrier has passed every pipeline of a
-//! shard, and what its connectors hold would survive a crash, the shard gives the coordinator a
-//! [`ShardSnapshot`]. Once that of every shard is stored the epoch exists, and sinks
+//! barrier, which takes its place among their records. An operator with several inputs reads nothing behind the
+//! barrier until all inputs have brought it. Then it hands over what its state has changed, and
+//! passes the barrier on. A sink seals what it was given.
+//!
+//! The shard gives the supervisor a [`ShardSnapshot`] when the barrier has passed every pipeline, and what the
+//! connectors hold would survive a crash. Once the snapshots of all shards are stored the epoch exists, and sinks
 //! commit it.
 //!
-//! One epoch at a time: none is begun before every shard has handed over the one before. So changes
-//! gather in one block. A snapshot whose epoch is never stored costs nothing: its changes must be stored
+//! Epochs follow one another: none begins before every shard has handed over its predecessor. So changes
+//! gather in one block. A snapshot whose epoch is not stored loses nothing, as long as its changes are stored
 //! with the next one, in order.
 //!
 //! # Names
 //! State is found again by the stable name of its operator (see [`Stream::uid`](crate::Stream::uid)) and
-//! its own name within it. Without one an operator is known by what it is, and by its number among those that are
-//! the same: operators of other kinds may come and go. With one more of its own kind nobody can tell which of them
-//! was there, so such a job does not start from stored state until they are named.
+//! its own name within the operator. An operator without a name is known by its kind, and by its number among the
+//! operators of that kind. So operators of other kinds may come and go. When its kind has one more, nobody can tell
+//! which of them was there before. Such a job does not start from stored state until its operators are named.
 
 mod catalogue;
 
@@ -40,7 +41,8 @@ pub(crate) use self::catalogue::{Description, types_of};
 use crate::pressure::Takes;
 use crate::uid::Uid;
 
-/// A block up to this size is copied, and its buffer used again; a larger one is given away, so that there is one of it.
+/// A block up to this size is copied, and its buffer is used again. A larger block is given away, so that memory does not
+/// hold it twice.
 const BLOCK_COPIED_BYTES_MAX: usize = 64 * 1_024;
 /// What was handed over in this many epochs is told apart while storage cannot give it back.
 const UNREADABLE_EPOCHS_MAX: usize = 64;
@@ -123,7 +125,7 @@ impl Stored<'_> {
         self.scan(id, groups, each)
     }
 
-    /// The same with the entries of these groups.
+    /// Gives `each` the entries of `groups`, as [`own`](Self::own) does.
     pub(crate) fn scan(
         &self,
         id: StateId,
@@ -189,15 +191,15 @@ pub(crate) trait Stateful {
         Takes::default()
     }
 
-    /// How many bytes of memory it takes, as far as storage could give them back one day; with the room for more, so
-    /// this may take a walk over a part of it.
+    /// How many bytes of its memory storage could give back one day. The room that buffers have for more counts, and
+    /// finding it may take a walk over a part of the state.
     fn memory_bytes(&self) -> usize {
         0
     }
 
-    /// Drops from memory what can be read from storage, because it changed last in an epoch that is
-    /// `readable` there, until about this many bytes are left. It ends early where that takes long: whether it has
-    /// found all there is to drop.
+    /// Drops from memory what storage can give back, until about `_bytes` are left. Storage can give back what changed
+    /// last in an epoch up to `_readable`. The search ends early where it takes long; returns whether it has found
+    /// all that can be dropped.
     fn shrink_to(&mut self, _readable: Epoch, _bytes: usize) -> bool {
         true
     }
@@ -221,7 +223,7 @@ impl Outgoing {
         self.put_with(key, |writer, out| writer.write(out, value))
     }
 
-    /// The same with a value that `value` writes.
+    /// Puts the value that `value` writes under the key that `key` writes.
     #[inline]
     pub(crate) fn put_with(
         &mut self,
@@ -313,8 +315,8 @@ impl Checkpoints {
         }
     }
 
-    /// How much memory is taken by what could leave it, and how much that may be: what windows, timers and lists of
-    /// operators leave of the shard's account.
+    /// How much memory the state takes that could leave it, and how much it may take. It may take what the state that
+    /// never leaves memory, such as timers and lists of operators, leaves of the shard's account.
     fn account(&self) -> (usize, usize) {
         let states = self.states.borrow();
         let parts = states.iter().filter_map(Registered::part);
@@ -359,7 +361,7 @@ impl Checkpoints {
         self.shard
     }
 
-    /// One more state of the job.
+    /// Adds a state to the job.
     pub(crate) fn register(
         &self,
         description: Description,
@@ -419,7 +421,7 @@ impl Checkpoints {
         self.shrink(readable);
     }
 
-    /// Drops from memory what is over its bound and can be read from storage; whether that was all there is to drop.
+    /// Drops from memory what is over its bound and can be read from storage. Returns whether nothing is left to drop.
     pub(crate) fn shrink(&self, readable: Epoch) -> bool {
         let (used, may) = self.account();
         if used <= may {

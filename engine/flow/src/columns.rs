@@ -1,9 +1,9 @@
 //! Streams whose batches are columns.
 //!
 //! # Idea
-//! Where a plan is put together at run time, the compiler does not know its records, and each step costs a call that
-//! cannot be inlined. A [`Chunk`] spreads that call over many rows. It holds typed columns, which of their values
-//! are null, and for each row its event time and its [kind](thalweg_kernel::RowKind). An operator takes a whole
+//! A plan that is put together at run time has records that the compiler does not know. Each of its steps costs a call
+//! that cannot be inlined, and a [`Chunk`] spreads that call over many rows. A chunk holds typed columns, which of their
+//! values are null, and for each row its event time and its [kind](thalweg_kernel::RowKind). An operator takes a whole
 //! chunk.
 //! (Measured for SQL: columns cost 12 to 19 ns a row from 16 rows on, rows of bytes 38 to 52.)
 //!

@@ -96,7 +96,7 @@ impl Graph {
             && self.inputs_wake_together(node)
     }
 
-    /// The same of what comes into `node` by its input number `n`.
+    /// Whether what comes into `node` by its input number `n` falls idle and wakes up together.
     pub(crate) fn input_wakes_together(&self, node: u32, n: usize) -> bool {
         let (input, edge) = self.nodes[node as usize].inputs[n];
         // What has not been exchanged before is another on each shard that it comes from.

@@ -1,4 +1,4 @@
-//! The operators without keys, one file each.
+//! The operators that are neither windows nor process functions, one file each.
 
 pub(crate) mod boxed;
 pub(crate) mod connect;

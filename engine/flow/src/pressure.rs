@@ -9,8 +9,9 @@
 //! | more than all of it has | sources wait for that epoch |
 //! | state takes more than all of it and its memory, and more than all of it awaits storage | sources wait for epochs and folding |
 //!
-//! The sources of all shards wait, since any of them may send to the one that is full. What they have emitted flows on,
-//! barriers pass, timers fire: so a full shard becomes empty by epochs alone, and asks for one after the other.
+//! The sources of all shards wait, since any of them may send to the one that is full. Meanwhile what they have emitted
+//! flows on, barriers pass and timers fire. So epochs alone make room on a full shard, which asks for one after the
+//! other.
 //!
 //! # What sources wait for
 //! Sources wait only for what an epoch makes durable, or folding makes readable. That is what *awaits storage*: what has
@@ -23,9 +24,9 @@
 //!
 //! # One account
 //! All state of a shard is in one account, of [`Tuning::state_memory_bytes_max`](crate::Tuning). Some of it never leaves
-//! memory: timers, lists of operators, and the runs that overlapping windows share. The rest shares what those leave of
-//! the account, each part in proportion to its size; if they leave nothing, it keeps what awaits storage alone. What the
-//! state of a shard takes beyond its limits is counted as `stateBytesOverLimit`, and the log tells of it once.
+//! memory: timers, lists of operators, and the runs that overlapping windows share. All other state shares the rest of
+//! the account, each part in proportion to its size. If there is no rest, it keeps only what awaits storage. The gauge
+//! `stateBytesOverLimit` says what the state of a shard takes beyond its limits, and the log tells of it once.
 //!
 //! The account is looked at once in a step, so a step's records come on top.
 
@@ -43,9 +44,9 @@ use self::gate::Gate;
 use crate::counters::{Counter, Gauge, MetricKind, Registry};
 use crate::tuning::Tuning;
 
-/// How long sources wait while epochs are stored and what awaits storage does not become less,
+/// How long sources wait, at the least, while what awaits storage does not become less.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// and for how many epochs at least.
+/// How many epochs sources wait for, at the least, while what awaits storage does not become less.
 const PATIENCE_EPOCHS: u32 = 16;
 /// Where dropping was in vain it is tried again after state has grown by this part of the pending bytes.
 const GROWN_PART: usize = 16;
@@ -205,8 +206,8 @@ impl Pressure {
         }
     }
 
-    /// Whether state is too large, and some of it may leave memory: since the last time that this was in vain, something
-    /// has become readable, or state has grown.
+    /// Whether state is too large, and dropping some of it may succeed. After a search that found too little,
+    /// one more is worth it when something has become readable, or when state has grown.
     pub(crate) fn is_to_shrink(&self, takes: Takes, readable: Epoch) -> bool {
         let grown = self.limits.pending_bytes / GROWN_PART;
         self.limits.crowded_by(takes) > 0

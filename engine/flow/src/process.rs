@@ -7,20 +7,20 @@
 //! | without | lists per instance | records, on the shard where they are; watermarks; the clock |
 //!
 //! # With keys
-//! Records of a key come in the order each sender had them. A timer fires for its key as if it were a
-//! record: an event-time timer when the watermark reaches it, before the watermark goes on; a
-//! processing-time timer when this machine's clock does. (Where each key has a
-//! [clock](crate::KeyedStream::clock_per_key), its event timers fire by that.) Timers that are due together fire in order
-//! of their times, those of one millisecond in no particular order. The same timer registered twice is one. When
-//! its stream ends, all event-time timers fire that are set by then; processing-time timers that are not due do not.
-//! A function that is built of parts gives each part a [space of timers](crate::States::timers), so that they do not collide.
+//! Records of a key come in the order each sender had them. A timer fires for its key as if it were a record. An
+//! event-time timer fires when the watermark reaches it, before the watermark goes on. A processing-time timer fires
+//! when this machine's clock reaches it. (Where each key has a [clock](crate::KeyedStream::clock_per_key), that clock
+//! fires the key's event timers.) Timers that are due together fire in order of their times, and timers of one
+//! millisecond in no particular order. A timer that is registered twice fires once. When the stream ends, all event-time
+//! timers fire that are set by then, and processing-time timers that are not due do not. A function that is built of
+//! parts gives each part a [space of timers](crate::States::timers), so that the parts' timers do not collide.
 //!
 //! With [`process_keyed`](crate::KeyedStream::process_keyed) what the function emits keeps the key, and the stream stays
 //! partitioned.
 //!
 //! # Without
-//! Records come in the order of the stream on the shard. There are no timers: the function is told of every
-//! watermark and may look at the clock with every step, and what is due it sees in its lists. The last
+//! Records come in the order of the stream on the shard. There are no timers. Instead the function is told of every
+//! watermark, may look at the clock with every step, and finds in its lists what is due. The last
 //! watermark is the end of time; it comes when the stream ends.
 //!
 //! # Failing

@@ -1,4 +1,4 @@
-//! Where streams begin: a head polls the partitions of a source that live on its shard, gives each record its event
+//! Where streams begin. A head polls the partitions of a source that live on its shard, gives each record its event
 //! time, and lets watermarks follow.
 //!
 //! | module | what it does |
@@ -10,15 +10,15 @@
 //! | `stored` | what outlives the process, and its layout |
 //!
 //! # Time
-//! Each open partition is an input of one [`Merge`]. A partition that appears joins at the
-//! watermark of the merge, so that time neither goes back nor goes on without it: time stands until the new partition has come so
-//! far, or is idle. What the partition has behind the watermark is late, as ever. While the first look for partitions
-//! lasts, event time stands, so that partitions which are there at the start begin together. A partition that a checkpoint
-//! knows holds time back from the start on, until it is found, or found to be gone.
+//! Each open partition is an input of one [`Merge`]. A partition that appears joins at the watermark of the merge, so
+//! time does not go back. Nor does time go on without the partition: it stands until the partition has come as
+//! far, or is idle. Records that the partition has behind the watermark are late, as records of any partition are. While
+//! the first look for partitions lasts, event time stands, so that the partitions of the start begin together. A
+//! partition that a checkpoint knows holds time back from the start on, until it is found, or found to be gone.
 //!
 //! # Limits
-//! A shard knows at most [`SOURCE_PARTITIONS_MAX`] partitions of a source, those that have ended
-//! included: more of them end the job, in words that say what to do.
+//! A shard knows at most [`SOURCE_PARTITIONS_MAX`] partitions of a source, and partitions that have ended count. One
+//! more ends the job, in words that say what to do.
 
 pub(crate) mod collection;
 mod discovery;
@@ -60,7 +60,7 @@ impl Flow {
         self.open_source(None, source, watermarks)
     }
 
-    /// The same with a stable name of your own.
+    /// [`source`](Self::source) with a stable name of your own.
     pub fn source_as<S, E, G>(
         &self,
         uid: &str,

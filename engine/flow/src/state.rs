@@ -1,9 +1,9 @@
-//! Keyed state and timers: what a [process function](crate::KeyedStream::process) remembers of each key. (What
-//! one without keys remembers is in [`operator`].)
+//! Keyed state and timers: what a [process function](crate::KeyedStream::process) remembers of each key. ([`operator`]
+//! has what a function without keys remembers.)
 //!
-//! A function asks for its states when it is made, by name, and uses them through handles, always for
-//! the key of the record or timer at hand. What lives in handles and timers is part of every checkpoint; no code
-//! of the function is asked for that.
+//! A function asks for its states by name when it is made. It uses them through handles, always for
+//! the key of the record or timer at hand. What lives in handles and timers is part of every checkpoint, without any
+//! code in the function.
 //!
 //! | handle | for a key |
 //! |---|---|
@@ -15,21 +15,21 @@
 //!
 //! # Bounds
 //! An operator keeps at most [`STATE_KEYS_MAX`] keys and [`STATE_BYTES_MAX`] bytes on a shard, unless told
-//! otherwise, and [`Overflow`] says what happens to a record that would be one more. Lists and maps have at most
+//! otherwise. [`Overflow`] says what happens to a record for which there is no room. Lists and maps have at most
 //! [`STATE_ENTRIES_MAX`] entries for a key. A barrier costs the values, entries and items that have changed since
-//! the last one, each by itself. A value is written whole when any of it has changed, so what grows belongs into a map
-//! or a list.
+//! the last barrier, each by itself. A value is written whole when any of it has changed, so what grows belongs into a
+//! map or a list.
 //!
 //! # Memory and the store
-//! Entries that the store has need not stay in memory. When state takes more of it than
-//! [`Tuning::state_memory_bytes_max`](crate::Tuning), entries that were not used for long are dropped, and
+//! Entries that the store has need not stay in memory. When state takes more memory than
+//! [`Tuning::state_memory_bytes_max`](crate::Tuning), entries leave it that were not used for long. They are
 //! read from the store in place when their key comes again. What the store cannot give back yet has a bound of its
 //! own, [`Tuning::state_pending_bytes_max`](crate::Tuning): over it, sources wait.
 //!
 //! # Time to live
-//! With [`StateOptions::ttl`] an entry is there for so long after it was written, or, as [`Refresh`] says,
-//! read. After that nobody sees it, and its memory is freed while the stream goes on; so is what has expired
-//! in the store alone: a job with checkpoints looks through some thousand stored entries a second.
+//! [`StateOptions::ttl`] says how long an entry lives after it was written, or, as [`Refresh`] says,
+//! read. After that nobody sees it, and its memory is freed while the stream goes on. In a job with checkpoints
+//! each expiring state searches about ten thousand stored entries a second, and deletes what has expired in the store.
 
 pub(crate) mod bounds;
 mod cursor;
@@ -301,7 +301,7 @@ impl<'a, K: Key> States<'a, K> {
         EntryRules { options, entries_max: STATE_ENTRIES_MAX, over_limit, whole }
     }
 
-    /// Entries under a key of their own for each key: what operators keep of which there are several.
+    /// Entries for each key, each under a key of its own: what lists and maps are made of.
     pub(crate) fn parts<N: OrderedKey, V: Durable>(
         &mut self,
         name: &str,
@@ -358,7 +358,7 @@ impl<'a, K: Key> States<'a, K> {
         self.weighed_entries(name, |_, _| 0)
     }
 
-    /// The same, where `weigh` says what of a value lies outside of it.
+    /// [`entries`](Self::entries) of values that hold memory elsewhere: `weigh` says how many bytes.
     pub(crate) fn weighed_entries<V: Durable>(
         &mut self,
         name: &str,
@@ -404,7 +404,7 @@ pub(crate) struct AtKey<'a, K> {
     pub(crate) key: &'a K,
     /// The key's hash for tables.
     pub(crate) hash: u64,
-    /// Of the record or timer at hand.
+    /// The time of the record or timer at hand.
     pub(crate) time: Timestamp,
     /// The event time that has been dealt with: see [`Context`](crate::Context).
     pub(crate) reached: Timestamp,

@@ -1,15 +1,17 @@
-//! Windows over keyed streams: an [assigner] says which windows a record is in, a [trigger] when they yield results, and
-//! their [content] what they keep and yield.
+//! Windows over keyed streams. An [assigner] says which windows a record is in, a [trigger] when a window yields
+//! results, and its [content] what it keeps and yields.
 //!
 //! What follows is about aligned windows with the default trigger. All others are in [`per_key`].
 //!
 //! # State
-//! Windows that overlap are put together of *slices* (`slicing.rs`, `running.rs`); of others each is one slice. There is
-//! one *pane* per open slice, the newest at hand; a pane is a table of keys and is recycled when no window needs it any more. Records are added up on the shard that has them before they are sent, or go straight into
-//! the window where that is cheaper (`local.rs`). What crosses carries the key's hash, so that a record's
-//! key is hashed once. `numRecordsIn` counts records before that, `numSlicesIn` what came through the
-//! exchange. (Where records are on the shard that owns their key already, they go straight into the windows:
-//! `placed.rs`.)
+//! Windows that overlap are put together of *slices* (`slicing.rs`, `running.rs`). A window that overlaps with no other
+//! is one slice. Each open slice has a *pane*, which is a table of keys, and the newest pane is at hand. A pane is
+//! recycled when no window needs it any more.
+//!
+//! Records are added up on the shard that has them before they are sent, or go straight into the window where that is
+//! cheaper (`local.rs`). What crosses carries the key's hash, so that a record's key is hashed once. `numRecordsIn`
+//! counts records before they are added up, and `numSlicesIn` what came through the exchange. (Records that are already
+//! on the shard that owns their key go straight into the windows: `placed.rs`.)
 //!
 //! # Time
 //! A window fires when the watermark reaches its last millisecond, and its rows carry that
@@ -18,11 +20,11 @@
 //! counts in those that have not fired, and is late if all have.
 //!
 //! # Limits
-//! At most [`WINDOW_KEYS_MAX`] (key, slice) pairs are open on a shard, unless
-//! [`WindowedStream::keys_max`] says otherwise; a record that would open one more is counted
-//! (`numKeysOverLimitDropped`) and dropped, so that a hostile publisher cannot exhaust memory. Likewise
-//! [`WINDOWS_MAX`] slices (`numWindowsOverLimitDropped`), for one that sends timestamps at random.
-//! The rows of a window come in no particular order, and in pieces where they are many (`firing.rs`).
+//! At most [`WINDOW_KEYS_MAX`] (key, slice) pairs are open on a shard, unless [`WindowedStream::keys_max`] says
+//! otherwise. A record that would open one more is counted (`numKeysOverLimitDropped`) and dropped, so that a hostile
+//! publisher cannot exhaust memory. Likewise at most [`WINDOWS_MAX`] slices are open (`numWindowsOverLimitDropped`), which
+//! stops a publisher that sends timestamps at random. The rows of a window come in no particular order, and in pieces
+//! where they are many (`firing.rs`).
 
 pub(crate) mod aggregate;
 pub(crate) mod assigner;
@@ -70,12 +72,12 @@ use crate::stream::Stream;
 /// The default bound on open (key, window) pairs of one operator on one shard; of overlapping windows, on (key, slice) pairs.
 pub const WINDOW_KEYS_MAX: usize = 1_000_000;
 
-/// The default bound on windows of one operator that are open at a time on one shard: with windows of
-/// a second and records up to an hour out of order, all of them.
+/// The default bound on windows of one operator that are open at a time on one shard. It has room for windows of a
+/// second with records up to an hour out of order.
 pub const WINDOWS_MAX: usize = 4_096;
 
-/// A keyed stream divided into windows: waits for what is to be made of them. `W` is the assigner, `L` how the windows
-/// are kept: see [`Assigner`].
+/// A keyed stream divided into windows, which waits for what is to be made of them. `W` is the assigner, and `L` says how
+/// the windows are kept: see [`Assigner`].
 #[must_use = "a windowed stream does nothing until it is aggregated"]
 pub struct WindowedStream<C: Chain, P: Placement<C>, W, L> {
     keyed: KeyedStream<C, P>,

@@ -13,8 +13,8 @@
 //! `begin_anew` is a permission and no order: what fits is kept, so it can stay where it is set. The positions of
 //! sources and the notes of sinks cannot begin anew, which would lose or repeat records.
 //!
-//! A catalogue of release 0.1 holds the names of types and no layouts. They are compared as far as they tell
-//! ([`Layout::types_may_fit`]): what is known on both sides must be alike, and a user's type may have been renamed.
+//! A catalogue of release 0.1 holds the names of types and no layouts. [`Layout::types_may_fit`] compares the names as
+//! far as they tell: types that both sides know must be equal, and a user's type may have been renamed.
 
 use std::any::type_name;
 use std::collections::{BTreeSet, HashSet};
@@ -180,7 +180,7 @@ pub(super) fn fate(
     Err(ConnectorError::new(operator, what))
 }
 
-/// The name of an operator without its number among its like.
+/// The name of an operator without its number among the operators of its kind.
 fn kind_of(operator: &str) -> &str {
     match operator.rsplit_once(" #") {
         Some((kind, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => kind,
@@ -188,8 +188,8 @@ fn kind_of(operator: &str) -> &str {
     }
 }
 
-/// Checks that operators which are told apart by their number alone have not become more: had one been added
-/// before another, each would go on with the state of its neighbour.
+/// Checks that operators which only their numbers tell apart have not become more. If one were added in front of
+/// another, each would go on with the state of its neighbour.
 pub(super) fn check_numbered(
     stored: &[StateInfo],
     uids: &[Uid],

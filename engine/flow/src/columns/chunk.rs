@@ -125,8 +125,8 @@ impl Chunk {
         }
     }
 
-    /// Leaves out all rows but these, in ascending order. A watermark stands before the first row that is left of those
-    /// that stood behind it.
+    /// Leaves out all rows but these, in ascending order. A watermark then stands before the first kept row that was
+    /// behind it.
     pub fn keep(&mut self, rows: &[u32]) {
         if rows.len() == self.len() {
             return;

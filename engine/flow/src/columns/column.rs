@@ -56,7 +56,7 @@ impl Nulls {
         }
     }
 
-    /// Adds those rows of `from`, behind `before` others.
+    /// Adds `rows` of `from`, behind `before` others.
     fn gather(&mut self, from: &Self, rows: &[u32], before: usize) {
         if from.0.is_empty() && self.0.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! The exchange of chunks by key: [`Divide`] gathers each shard's rows in a chunk of its own, and a [`ChunkInbox`] merges
-//! what comes from several shards.
+//! The exchange of chunks by key. [`Divide`] gathers the rows for each shard in a chunk of their own, and a
+//! [`ChunkInbox`] merges the chunks that come from several shards.
 
 use std::marker::PhantomData;
 use std::mem::replace;
@@ -85,7 +85,7 @@ struct Divide<K> {
     key: usize,
     /// The rows and watermarks of each shard that have not gone yet.
     open: Vec<Chunk>,
-    /// Of the chunk at hand: the rows of each shard, and the hash of each row's key.
+    /// The rows of the chunk at hand for each shard, and the hash of each row's key.
     rows: Vec<Vec<u32>>,
     hashes: Vec<u64>,
     /// The latest watermark, if it has not been passed on as a mark.
@@ -181,7 +181,7 @@ impl<K: ColumnKey> Operator<Chunk> for Divide<K> {
 /// The head of a pipeline that is fed with chunks: an [inbox](Inbox) that also merges the watermarks within them.
 pub type ChunkInbox = Inbox<Addressed, WithWatermarks>;
 
-/// Each chunk is passed on with the watermarks that those of all ports come to.
+/// Passes each chunk on with merged watermarks in place of its own: what those of all ports come to.
 pub struct WithWatermarks(());
 
 impl Passing<Addressed> for WithWatermarks {

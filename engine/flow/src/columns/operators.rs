@@ -66,7 +66,7 @@ type Compute = Box<dyn FnMut(&Chunk, &mut [Column])>;
 /// See [`ColumnStream::project`].
 pub struct Project {
     compute: Compute,
-    /// Columns of the types that come out, empty. Those that go in are used again for the next chunk, if their types fit.
+    /// Empty columns of the types that come out. Columns that came in are used again here, if their types fit.
     spare: Vec<Column>,
     types: Vec<DataType>,
 }

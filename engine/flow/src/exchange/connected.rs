@@ -110,9 +110,9 @@ pub trait TwoInputs<L, R>: 'static {
         true
     }
 
-    /// Which input it wishes to be held back, as far as both have come now. The operator may get records of it
-    /// nevertheless: because the other input is idle or has ended, a queue is full, or a barrier has to pass.
-    /// `numHoldsReleased` counts these batches.
+    /// Which input the operator wishes to be held back, given how far both have come. The input comes nevertheless when
+    /// the other one is idle or has ended, a queue is full, or a barrier has to pass. `numHoldsReleased` counts its
+    /// batches.
     #[inline]
     fn holds(&self, _inputs: &Inputs) -> Option<Input> {
         None

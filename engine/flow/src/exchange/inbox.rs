@@ -1,6 +1,6 @@
-//! The head of a pipeline that is fed by other pipelines: drains its ports in the order in which batches arrive. What
-//! becomes of their marks is the business of [`Ports`]. [`Passing`] says what becomes of a record: an inbox of chunks looks into each
-//! of them.
+//! The head of a pipeline that is fed by other pipelines. It drains its ports in the order in which batches arrive.
+//! [`Ports`] says what becomes of their marks, and [`Passing`] what becomes of a record: an inbox of chunks looks into
+//! each chunk.
 
 use std::marker::PhantomData;
 

@@ -20,9 +20,9 @@ use crate::time::merge::Merge;
 /// Whose a mark is that comes out of [`Ports::mark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
-    /// Of one input alone. (Where there is only one it is everybody's.)
+    /// The mark is that of one input alone. (The marks of an only input are those of the operator.)
     Input(usize),
-    /// Of the operator.
+    /// The mark is that of the operator.
     All,
 }
 
@@ -40,7 +40,7 @@ pub struct InputProgress {
 /// How the ports of a node with two inputs belong together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Together {
-    /// Of each input whether its ports go back to one set of streams.
+    /// Whether the ports of each input go back to one set of streams.
     pub(crate) within: [bool; 2],
     /// Whether both inputs do.
     pub(crate) all: bool,

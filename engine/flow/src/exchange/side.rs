@@ -66,7 +66,8 @@ impl<T> AnyEdge for LocalEdge<T> {
 }
 
 impl Sides {
-    /// One more, called `name`, of an operator that is to follow on `upstream`, and to run on shards `0..producers`.
+    /// Opens one more side output, called `name`. Its operator is to follow on `upstream`, and to run on shards
+    /// `0..producers`.
     pub(crate) fn open<E: 'static>(
         &mut self,
         flow: &Flow,

@@ -1,11 +1,11 @@
 //! `boxed`: a stream whose type says nothing but what its records are.
 //!
 //! # Idea
-//! A [`Stream`] carries its chain as a type. That makes it fast, and no program can write the type down: two arms of
-//! a `match` differ in it, and no plan can be put together from data. [`Stream::boxed`] forgets the chain behind
-//! one pointer. The chain behind the pointer is fused as before, and ends in a [`Batch`] whose buffers are used
-//! again. The chain in front takes the records from there. So an edge costs one dynamic call for a batch and a copy
-//! of each record. Nothing waits in it: it is empty between two steps.
+//! A [`Stream`] carries its chain as a type. The type makes it fast, but no program can write it down. So the arms of a
+//! `match` cannot yield different chains, and data cannot say which chain to build. [`Stream::boxed`] hides
+//! the chain behind one pointer. The hidden chain is fused as before, and ends in a [`Batch`] whose buffers are used
+//! again. The chain that follows takes the records from there. So an edge costs one dynamic call for a batch and a copy
+//! of each record. Nothing waits in an edge: it is empty between two steps.
 //!
 //! # Limits
 //! A batch is handed on when it has [`BOXED_RECORDS_MAX`] records or marks, or at the end of what the chain does at a time.

@@ -1,12 +1,12 @@
 //! `deduplicate`: drops what a publisher has sent twice, by the number it gives each message.
 //!
-//! MQTT repeats what was not acknowledged in time, and a publisher that was cut off sends again. If it
-//! numbers its messages, a repetition can be told from news: per key the operator keeps the highest number and
-//! which of the [`DEDUPLICATE_WINDOW`] numbers below it have come. That is part of the key's state, so
-//! repetitions across a restart are recognised, too.
+//! MQTT repeats what was not acknowledged in time, and a publisher that was cut off sends again. If the publisher
+//! numbers its messages, the number tells a repetition from news. For each key the operator keeps the highest number,
+//! and which of the [`DEDUPLICATE_WINDOW`] numbers up to it have come. Both are part of the key's state, so
+//! the operator recognises repetitions across a restart, too.
 //!
-//! A number below that window is no repetition but a publisher that counts anew, for nothing is dropped that
-//! may be news: it passes (`numSequenceRestarts`), and the window begins again there. A repetition that
+//! The operator drops nothing that may be news. A number below the window says that the publisher counts anew: its
+//! record passes (`numSequenceRestarts`), and the window begins again there. A repetition that
 //! comes later than the window is long passes likewise.
 
 use rkyv::{Archive, Deserialize, Serialize};
@@ -18,8 +18,8 @@ use crate::pipeline::Chain;
 use crate::process::{Context, Process, ProcessedKeyed};
 use crate::state::ValueState;
 
-/// The default number of numbers below a key's highest of which it is known whether they have come: more
-/// than a broker has in flight for a client. It takes 128 bytes for each key.
+/// The default length of the window: how many numbers, counted down from a key's highest, are known to have come or
+/// not. It is more than a broker has in flight for a client, and takes 128 bytes for each key.
 pub const DEDUPLICATE_WINDOW: usize = 1_024;
 
 /// Which numbers of a key have come.
@@ -43,7 +43,7 @@ impl Seen {
         let words = window.div_ceil(64).max(1);
         let bits = words as u64 * 64;
         if self.bits.len() != words {
-            // The first one, or the job has another window now: it begins with what is certain.
+            // This is the key's first number, or the job has another window now, which begins with what is certain.
             let first = self.bits.is_empty();
             self.bits = vec![0; words];
             if !first {
@@ -115,8 +115,8 @@ type Deduplicated<C, P, S> = ProcessedKeyed<C, P, Deduplicate<<P as Placement<C>
 
 impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
     /// Drops records whose number, as `sequence` reads it, has come before for the key. Repetitions are
-    /// counted (`numRepetitionsDropped`). Of which numbers that is known is bounded: see
-    /// [`DEDUPLICATE_WINDOW`]. The stream stays partitioned, so that what follows by this key needs no exchange.
+    /// counted (`numRepetitionsDropped`). The operator remembers the latest [`DEDUPLICATE_WINDOW`] numbers of a
+    /// key. The stream stays partitioned, so that what follows by this key needs no exchange.
     ///
     /// ```
     /// # use thalweg_flow::*;
@@ -140,13 +140,14 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         self.deduplicate_within(DEDUPLICATE_WINDOW, sequence)
     }
 
-    /// The same with another window: so many numbers below the highest.
+    /// [`deduplicate`](Self::deduplicate) with another window: `window` numbers up to a key's highest, rounded up to a
+    /// multiple of 64.
     pub fn deduplicate_within<S: Fn(&P::Value) -> u64 + 'static>(
         mut self,
         window: usize,
         sequence: S,
     ) -> Deduplicated<C, P, S> {
-        // It looks at no time. So a clock per key is for what follows.
+        // The function looks at no time, so a clock per key is for what follows.
         let clock = self.follower.clock.take();
         let mut keyed = self.process_keyed(|states| Deduplicate {
             sequence,
@@ -156,7 +157,7 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
             restarts: states.counter("numSequenceRestarts"),
         });
         keyed.follower.clock = clock;
-        // Its stable name is that of a process function: stored state knows it by that.
+        // Stored state knows this operator by the stable name of a process function.
         keyed.name("Deduplicate")
     }
 }

@@ -1,20 +1,21 @@
 //! `filter`: keeps the records that satisfy a predicate.
 //!
 //! # Without a branch
-//! Whether a record is kept is, for many predicates, nothing that a processor could guess, and each wrong guess
-//! throws away what it had begun of the records behind. So small records are written behind those that were
-//! kept, and the next one over them if they are not: no branch. [`GATHERED_MAX`] of them, or what a step
-//! or a mark leaves, then pass on in one tight loop. That is worth its copy only where nothing can be guessed: it is
-//! tried for a step now and then, and kept up for as long as a quarter to three quarters of the records are kept
-//! and marks leave some together. Otherwise records pass one by one.
+//! A processor cannot guess what many predicates say, and each wrong guess throws away what it had begun of the next
+//! records. So a filter can *gather* records without a branch. It writes each small record behind those that it keeps,
+//! and writes the next one over a record that it does not keep. Records pass on in one tight loop when
+//! [`GATHERED_MAX`] are gathered, when a mark comes, and when the step ends.
 //!
-//! Writing all of a record costs more the larger the record is: more than a wrong guess above [`GATHERED_BYTES_MAX`].
-//! (Yahoo benchmark, whose events have 40 bytes, one core, CPU time in turns: 10.0 to 10.9 ns and 69 instructions an
-//! event with a branch, 15 to 18 ns and 119 instructions gathered, beside a busy sibling thread; about as long as each
-//! other without one.)
+//! Gathering costs a copy, which is worth it only where guesses fail. So the filter tries it for one step in
+//! [`PAUSE_STEPS`]. It goes on while it keeps a quarter to three quarters of the records, and while enough records pass
+//! between two marks. Otherwise records pass one by one.
 //!
-//! Only the last filter of a chain does so, and which way records go is settled for a whole step: both ways are
-//! compiled.
+//! The copy costs more the larger the record is, so records of more than [`GATHERED_BYTES_MAX`] bytes are never gathered.
+//! (The events of the Yahoo benchmark have 40 bytes. On one core, with a busy sibling thread, an event takes 10 to 11 ns
+//! and 69 instructions with a branch, and 15 to 18 ns and 119 instructions gathered. Without the busy thread both take
+//! about the time of the other.)
+//!
+//! Only the last filter of a chain gathers. A filter chooses once for a whole step, and both ways are compiled.
 
 use std::convert::Infallible;
 use std::mem::{needs_drop, size_of, take};
@@ -25,14 +26,15 @@ use crate::pipeline::{Chain, Operator, Then};
 use crate::process::failure::{Failures, FunctionError};
 use crate::stream::Stream;
 
-/// Records that pass on together: they stay in the first-level cache.
+/// At most this many records pass on together, so that they stay in the first-level cache.
 const GATHERED_MAX: usize = 128;
 /// Records of more bytes than this pass one by one.
 const GATHERED_BYTES_MAX: usize = 32;
-/// A step says nothing if it has fewer records, or if marks leave fewer together.
+/// A step of fewer records does not say whether gathering is worth it.
 const SEEN_MIN: usize = 64;
+/// Gathering is worth it where at least this many records pass on together, on average.
 const TOGETHER_MIN: usize = 16;
-/// Steps after which gathering is tried again.
+/// Gathering is tried again after this many steps.
 const PAUSE_STEPS: u32 = 64;
 
 /// See [`Stream::filter`].
@@ -43,9 +45,9 @@ struct Filter<F, T> {
     gathered: Vec<(Timestamp, T)>,
     /// Whether records are gathered in this step.
     gathers: bool,
-    /// Of the steps since records were gathered last.
+    /// How many steps have passed since records were gathered last.
     paused: u32,
-    /// Of this step: records seen, records kept, and how often those gathered were passed on.
+    /// How many records this step has seen and kept, and how often it passed gathered records on.
     seen: usize,
     kept: usize,
     passes: usize,
@@ -222,7 +224,7 @@ mod tests {
         z ^ (z >> 27)
     }
 
-    /// Steps so many records at a time, with a mark behind every `marked`-th one, and says in how many of
+    /// Takes `records` in each step, with a mark behind every `marked`-th one, and returns in how many of
     /// 1,000 steps they were gathered. Each step must let pass what a plain filter does, in order.
     fn gathered_steps(records: u64, marked: u64, keep: fn(u64) -> bool) -> usize {
         let mut filter =

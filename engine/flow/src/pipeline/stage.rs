@@ -2,21 +2,22 @@
 //!
 //! # Work that does not fit into a step
 //! One watermark may make a million timers due, or close a million windows. An operator that has work of that kind
-//! [says so](Operator::PUTS_DOWN), does a piece of it in each step, as its [`Budget`] allows, and puts the rest down. Then
+//! [says so](Operator::PUTS_DOWN). It does a piece of the work in each step, as its [`Budget`] allows, and puts the rest
+//! down. Then
 //!
-//! - the mark waits that caused the work: it goes on when the last of the work is done, so that nothing which the
+//! - the mark that caused the work waits, and goes on when the last of the work is done. So nothing that the
 //!   operator emits because of a watermark is late behind it, and no barrier cuts the work in two;
 //! - what still reaches the operator in the step is put aside in order, and follows the mark;
-//! - the head of the chain is not stepped, so what is put aside is at most what one step brings. The next step goes on with
-//!   the work instead, with that of the last operator of the chain first: what others emit would have to wait there. In
-//!   such a step the clock is not shown to the operators in front.
+//! - the head of the chain is not stepped, so what is put aside is at most what one step brings. The next step goes on
+//!   with the work instead. The last operator of the chain comes first, since what others emit would have to wait
+//!   there. In such a step the operators in front do not see the clock.
 //!
 //! The rest of the shard goes on as if nothing had happened, and so does the clock of the operator. An operator without
-//! such work pays nothing for this: what stands here is compiled for it without a trace.
+//! such work pays nothing: the compiler leaves all of this out of its code.
 //!
 //! # Limits
-//! Between two steps an operator does [`Tuning::step_work_max`](crate::Tuning) units of work at most: a timer that fires is
-//! one, and so is a record that it emits. A single call of a function that emits more than that is not cut in two.
+//! An operator does at most [`Tuning::step_work_max`](crate::Tuning) units of work in a step. A timer that fires is one
+//! unit, and so is a record that it emits. A single call of a function that emits more than that is not cut in two.
 
 use std::mem::take;
 
@@ -32,7 +33,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// So many units.
+    /// A budget of `units` of work.
     pub(crate) fn of(units: usize) -> Self {
         Self { units }
     }
@@ -224,9 +225,8 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     }
 }
 
-/// A collector that passes everything through an operator first. It owns the collector behind it: a
-/// chain of references, one in the other, would cost a load for each operator, one after the other,
-/// for every record.
+/// A collector that passes everything through an operator first. It owns the collector behind it. With a
+/// reference to it instead, every record would wait for one load after the other, as many as there are operators.
 struct Via<'a, O, T, C> {
     stage: &'a mut Stage<O, T>,
     out: C,
@@ -246,7 +246,7 @@ impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, T, C> 
     }
 }
 
-/// The same, but the operator puts its records aside.
+/// A [`Via`] whose operator puts the records aside.
 struct Gathering<'a, O, T, C>(Via<'a, O, T, C>);
 
 impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Gathering<'_, O, T, C> {

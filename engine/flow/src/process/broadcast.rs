@@ -1,7 +1,7 @@
 //! Process functions of a keyed stream and one that every shard has: a [`CoProcess`] whose right records have no key.
 //!
-//! The left side is that of an ordinary function with keys, so records that wait to be looked up together, timers and bounds
-//! are as there. A record of the right side comes behind the left ones that were there before it.
+//! The left side is that of an ordinary function with keys: it has timers and bounds, and its records wait to be looked
+//! up together. A record of the right side comes behind the left ones that were there before it.
 
 use std::marker::PhantomData;
 
@@ -59,8 +59,9 @@ type BroadcastProcessed<K, L, R, F> =
     Connected<Keyed<K, L>, R, OfBoth<KeyedProcessing<K, L, LeftOf<F, R>>, Keyed<K, L>>>;
 
 impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<C, P, D> {
-    /// Calls a process function with the records of both streams: those of the keyed one on the shard that owns their
-    /// key, those of the other one on every shard. `make` makes it on every shard, from the states that it asks for.
+    /// Calls a process function with the records of both streams. It gets a keyed record on the shard that owns the
+    /// key, and a record of the other stream on every shard. `make` makes the function on every shard, from the states
+    /// that it asks for.
     ///
     /// ```
     /// # use thalweg_flow::*;

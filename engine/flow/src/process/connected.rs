@@ -64,16 +64,16 @@ pub trait CoProcess<K, L, R, KR = K>: 'static {
 
 /// A record of one of two streams.
 pub enum OneOf<L, R> {
-    /// Of the left one.
+    /// A record of the left stream.
     Left(L),
-    /// Of the right one.
+    /// A record of the right stream.
     Right(R),
 }
 
 /// A function of two streams as one of one.
 pub struct Both<F>(F);
 
-/// Those calls of a [`Process`] that a [`CoProcess`] has under the same names: passes them on to `self.0`.
+/// Passes the calls on to `self.0` that a [`Process`] and a [`CoProcess`] both have, under one name.
 macro_rules! pass_on_calls {
     ($key:ty) => {
         fn open(&mut self) {

@@ -20,8 +20,8 @@
 //! prints its message as any panic does, so a function that often fails should return its error instead.
 //!
 //! # Whose failure it is
-//! A process function calls the operators behind its own when it emits. What panics there is not its failure: an [`Emits`]
-//! notes on the way up that the panic came from behind it, and the panic goes on.
+//! A process function calls the operators behind its own when it emits. A panic of such an operator is not the
+//! function's failure. So an [`Emits`] notes on the way up that the panic came from behind it, and the panic goes on.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -78,7 +78,7 @@ pub(crate) enum Failure {
     Panic(Box<dyn Any + Send>),
 }
 
-/// How a call has failed that has panicked, or has said so.
+/// How a call has failed that has panicked, or that has said it failed.
 #[inline]
 pub(super) fn failure_of(panic: Option<Failure>, said: Option<FunctionError>) -> Option<Failure> {
     panic.or_else(|| said.map(Failure::Error))
@@ -88,7 +88,7 @@ pub(super) fn failure_of(panic: Option<Failure>, said: Option<FunctionError>) ->
 pub(crate) struct Failed(pub(crate) ConnectorError);
 
 impl Failures {
-    /// Of the operator of this name, counted in `errors`.
+    /// The failures of the operator called `operator`, counted in `errors`.
     pub(crate) fn new(operator: Str, errors: Counter, clock: Rc<Cell<Timestamp>>) -> Self {
         Self(Rc::new(Inner {
             policy: Cell::default(),
@@ -128,7 +128,7 @@ impl Failures {
         }
     }
 
-    /// Calls a function with a record of no key, of this event time; nothing if it fails and the job goes on.
+    /// Calls a function with a record of no key, of this event time. Returns `None` if it fails and the job goes on.
     #[inline(always)]
     pub(crate) fn call<R, E: Into<FunctionError>>(
         &self,
@@ -151,7 +151,7 @@ impl Failures {
         }
     }
 
-    /// Calls a function that emits to `out`; its failure, if it has failed.
+    /// Calls a function that emits to `out`, and returns its result, or its failure.
     #[inline(always)]
     pub(crate) fn emit<C, R>(
         &self,

@@ -114,8 +114,8 @@ pub trait Process<K, T>: 'static {
     /// What it emits.
     type Out: 'static;
 
-    /// Called once, before anything else: its lists hold what they held at the epoch from which the job
-    /// goes on. What it changes in them is in the next epoch, on every shard.
+    /// Called once, before anything else. The function's lists hold what they held at the epoch from which the job
+    /// goes on. What the function changes in them now is in the next epoch, on every shard.
     fn open(&mut self) {}
 
     /// Takes a record, of the key of `cx`.
@@ -124,11 +124,11 @@ pub trait Process<K, T>: 'static {
     /// A timer of the key of `cx` fires; its time is that of `cx`. [`Context::fired`] says which one.
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
 
-    /// The watermark has moved, to that of `cx`, and timers that were due have fired: the last chance to emit what is
-    /// not to be late behind it. At the end of the stream it is [`Timestamp::MAX`].
+    /// The watermark has moved, to the one that `cx` says. What the function emits now is not late behind it; what it
+    /// emits afterwards may be. At the end of the stream the watermark is [`Timestamp::MAX`].
     fn watermark(&mut self, _cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {}
 
-    /// Called with every step: emits what is due because of this machine's clock. The time on that clock at
+    /// Called with every step: emits what is due because of this machine's clock. Returns the time on that clock at
     /// which more will be due, if any is known.
     fn tick(
         &mut self,

@@ -28,7 +28,7 @@ use crate::state::{AtKey, Overflow, States, TimeDomain};
 use crate::stream::Stream;
 use crate::table_hash::{table_hash, table_hash_from};
 
-/// A record that finds no room looks for what has expired in so many pieces at most, of 64 buckets each.
+/// A record that finds no room searches at most this many pieces, of 64 buckets each, for what has expired.
 const EXPIRED_PIECES_MAX: usize = 16;
 /// Records that are put aside together, to look their keys up at once.
 const GATHERED_MAX: usize = 128;
@@ -128,8 +128,8 @@ pub struct KeyedProcessing<K, T, P> {
     clocks: Option<ClocksOfKeys<K, T>>,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
-    /// Whether its state is too large for the caches, as of the last step: then records are put aside, and what is
-    /// kept of their keys is looked at in one go before they are processed. Those accesses to memory overlap, as they
+    /// Whether the function's state was too large for the caches in the last step. Then the operator puts records aside,
+    /// and looks at the state of all their keys before it processes them. These accesses to memory overlap, as they
     /// would not with the function's work in between.
     gathers: bool,
     cache_bytes: usize,
@@ -257,7 +257,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             let mut spared = false;
             for _ in 0..EVICTED_KEYS_MAX {
                 let Some(number) = self.bounds.full(&self.states, is_known) else { return true };
-                // Where all of them are in the store alone, none was used of late.
+                // Memory may hold no key of this state, and the bounded search of the store may find none.
                 let Some(oldest) = self.states[number].borrow_mut().least_recently_used() else {
                     break;
                 };

@@ -69,7 +69,7 @@ impl<C: Chain> Stream<C> {
 }
 
 impl<C: Chain> Tagged<C> {
-    /// One more. See [`Stream::side_tag`].
+    /// One more side output of the function: see [`Stream::side_tag`].
     pub fn side_tag<E: 'static>(mut self, name: &str) -> (Self, SideTag<E>, Stream<Inbox<E>>) {
         let Stream { flow, at, .. } = &self.stream;
         let (tag, side) = self.sides.open(flow, name, at.node, at.producers);

@@ -1,7 +1,7 @@
 //! The timers of a process function: counted, bounded, and part of every checkpoint.
 //!
-//! A timer has a domain, event time or processing time, and a *space*. Every function has a space of its own; one that
-//! is built of parts gives each part a space, so that the timers of one do not become those of another. Each space is stored
+//! A timer has a domain, event time or processing time, and a *space*. Every function has a space of its own. A function
+//! that is built of parts gives each part a space, so that no part gets the timers of another. Each space is stored
 //! under its name, beside the state of the operator.
 
 use std::cell::RefCell;
@@ -17,14 +17,14 @@ use crate::pressure::Takes;
 use crate::state::TimeDomain;
 use crate::state::timers::{Inserted, Timers};
 
-/// An operator has at most so many timers of each kind on a shard; one more is counted
+/// An operator has at most this many timers of each domain in each space on a shard. One more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
 pub const TIMERS_MAX: usize = 10_000_000;
 
 /// The timers of one time domain.
 pub(crate) struct OneTimers<K> {
     pub(crate) timers: Timers<K>,
-    /// Those that are set while the last ones fire: see [`begin_end`](Self::begin_end).
+    /// Timers that are set while the last ones fire: see [`begin_end`](Self::begin_end).
     after_end: Option<Timers<K>>,
     /// Whether they can be found by their keys.
     knows_keys: bool,
@@ -46,7 +46,7 @@ impl<K: Key> BothTimers<K> {
         Self::of_space(flow, node, (false, &over_limit), "")
     }
 
-    /// The same, whose states have names that end in `space`.
+    /// The timers of `node`, registered as states whose names end in `space`.
     fn of_space(
         flow: &Flow,
         node: u32,
@@ -70,10 +70,10 @@ impl<K: Key> BothTimers<K> {
 pub struct TimerSpace(usize);
 
 impl TimerSpace {
-    /// The one that every function has.
+    /// The space that every function has.
     pub const OWN: Self = Self(0);
 
-    /// The one that was asked for as number `asked`, from 0.
+    /// The space that was asked for as number `asked`, from 0.
     pub(crate) fn asked_for(asked: usize) -> Self {
         Self(asked + 1)
     }
@@ -113,7 +113,7 @@ impl<K: Key> AllTimers<K> {
         }
     }
 
-    /// All of them.
+    /// The timers of all spaces, in both domains.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<RefCell<OneTimers<K>>>> {
         self.0.iter().flat_map(|space| [&space.event, &space.processing])
     }

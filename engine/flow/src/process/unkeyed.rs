@@ -100,7 +100,7 @@ pub struct Processing<P> {
     checkpoints: Rc<Checkpoints>,
 }
 
-/// Calls a function for no key; what it returns, unless it has failed.
+/// Calls a function for no key, and returns its result, unless it has failed.
 #[inline]
 pub(super) fn call_for_none<P, C, R>(
     function: &mut P,

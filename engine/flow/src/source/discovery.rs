@@ -5,10 +5,10 @@
 //!     \                                                \
 //!      +--gone--> counted as lost                       +--gone--> forgotten
 //! ```
-//! A partition that the job resumes and that had not ended is *awaited*: it holds event time back until the source has found it
-//! again. One that is gone by then takes what it had left with it, which is counted as `numPartitionsLost`. The source of a
-//! partition that has ended is closed when an epoch holds its end, and its position is *kept*, so that nothing is read
-//! twice.
+//! A partition that the job resumes and that had not ended is *awaited*: it holds event time back until the source has
+//! found it again. A partition that is gone by then takes its unread records with it, and `numPartitionsLost` counts it.
+//! When a partition ends, its source is closed as soon as an epoch holds the end. Its position is *kept*, so that nothing
+//! is read twice.
 
 use std::collections::BTreeMap;
 

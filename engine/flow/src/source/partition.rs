@@ -28,7 +28,7 @@ pub(super) struct Partition<S, G> {
     /// Its input of the merge.
     input: usize,
     pub(super) ended: bool,
-    /// It was asked to end, so that its end is none of what it reads.
+    /// It was asked to end, so its end is not that of what it reads.
     stopped: bool,
     /// The epoch that holds its end.
     pub(super) sealed: Option<Epoch>,

@@ -1,8 +1,8 @@
 //! What is stored of a source's partitions, so that each goes on where it was.
 //!
 //! # Layout
-//! The state `positions` of the source, schema 2. Its keys have the group 0 and then the partition's id in UTF-8, its
-//! values are [`StoredPartition`]s. In schema 1 a partition was known by its number, which stood in place of the group with
+//! The state `positions` of the source has schema 2. Its keys have the group 0 and then the partition's id in UTF-8,
+//! and its values are [`StoredPartition`]s. In schema 1 a key had the partition's number in place of the group and
 //! nothing behind it, and the value was a [`FirstStored`]. What schema 1 left is read, and moves to schema 2 with the
 //! next epoch. An older release refuses what schema 2 wrote, and says so.
 //!
@@ -37,7 +37,7 @@ pub(crate) struct StoredPartition {
     pub(crate) position: Vec<u8>,
 }
 
-/// The same in schema 1, when every strategy was a bounded disorder.
+/// What schema 1 stored of a partition, when every watermark strategy was a bounded disorder.
 #[derive(Archive, Serialize, Deserialize)]
 struct FirstStored {
     latest: Timestamp,

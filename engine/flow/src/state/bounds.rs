@@ -1,9 +1,9 @@
 //! How much state an operator may keep on a shard, and what gives way.
 //!
-//! A record whose key is one more than may be, or would need more bytes, meets the [`Overflow`] policy. With
-//! [`Overflow::DeadLetter`] the keys that have state go on: at the bound for bytes they may still add a quarter
-//! of it, so that those who fill it with new keys do not stop the others at once. With
-//! [`Overflow::EvictLeastRecentlyUsed`] others give way: each with all its state, and with its timers.
+//! The [`Overflow`] policy decides about a record whose key is one more than may be, or whose state needs more bytes than
+//! there may be. With [`Overflow::DeadLetter`] the keys that have state go on: at the bound for bytes they may still add
+//! a quarter of it. So whoever fills the state with new keys does not stop the known keys at once. With
+//! [`Overflow::EvictLeastRecentlyUsed`] other keys give way, each with all its state and its timers.
 
 use super::overflow::Overflow;
 

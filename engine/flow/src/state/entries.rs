@@ -1,8 +1,7 @@
 //! Entries: the state of a key that has parts, each of them kept by itself under a key of its own.
 //!
-//! This is what [maps](super::MapState) and [lists](super::ListState) are made of, and what operators use that keep
-//! several things of one key, such as the windows of a key or the rows of one side of a join. The key of an entry
-//! within its key is an [`OrderedKey`]: a map's own key, the number of a list's item, a window.
+//! [Maps](super::MapState) and [lists](super::ListState) are made of entries. The key of an entry within its key is an
+//! [`OrderedKey`]: a map's own key, or the number of a list's item.
 //!
 //! ```text
 //! key   = u64:state u16:group key entry       big-endian
@@ -27,9 +26,9 @@
 //!
 //! # Memory and the store
 //! A key of at most [`WHOLE_ENTRIES_MAX`] entries leaves memory whole, once the store can give back all of it, and
-//! comes back whole. Of a larger one single entries leave memory and come back, or pieces of a range that is asked
-//! for; how many it has stays known. What was removed is remembered with its key, until the store does not show it
-//! any more: by the entry, or as a range.
+//! comes back whole. The entries of a larger key leave memory one by one. They come back one by one, or in pieces of a
+//! range that is asked for, and their number stays known. A removal is remembered with the key, as an entry or as a
+//! range, until the store does not show the entries any more.
 //!
 //! # Limits
 //! A key has at most `entries_max` entries; one more is refused and counted. One call works through at most all
@@ -167,7 +166,7 @@ fn group<'a, K: Key, N: OrderedKey, V>(
     }
 }
 
-/// The same, marked as changed.
+/// The entries of a key that are in memory, marked as changed.
 fn group_to_change<'a, K: Key, N: OrderedKey, V>(
     groups: &'a mut Groups<K, N, V>,
     at: &AtKey<'_, K>,
@@ -184,7 +183,7 @@ fn group_to_change<'a, K: Key, N: OrderedKey, V>(
 }
 
 impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
-    /// Of these groups.
+    /// Empty entries for the key groups `own`.
     pub(crate) fn new(
         rules: EntryRules<N, V>,
         checkpoints: &Rc<Checkpoints>,
@@ -256,7 +255,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         look(Some(&body.item(chunk, place).value))
     }
 
-    /// Sets an entry, whatever was before; whether there was room.
+    /// Sets an entry, whatever was before, and returns whether there was room.
     #[inline]
     pub(crate) fn put(&mut self, at: &AtKey<'_, K>, entry: N, value: V) -> bool {
         let mut value = Some(value);
@@ -329,8 +328,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         Some(change(&mut item.value, with))
     }
 
-    /// Adds an entry behind all others of its key, whose own key `after` makes from the last one's; whether there was
-    /// room.
+    /// Adds an entry behind all others of its key, and returns whether there was room. `after` makes the entry's own key
+    /// from that of the last entry.
     #[inline]
     pub(crate) fn append(
         &mut self,
@@ -383,12 +382,12 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         item.lives_at(now).then_some(item.value)
     }
 
-    /// Drops all entries of a key; whether there were any.
+    /// Drops all entries of a key, and returns whether there were any.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.remove_range(at, (Bound::Unbounded, Bound::Unbounded)) > 0
     }
 
-    /// Drops the entries in these bounds; how many they were, with those that have expired.
+    /// Drops the entries in these bounds, and returns how many they were, with those that have expired.
     pub(crate) fn remove_range(&mut self, at: &AtKey<'_, K>, bounds: Bounds<'_, N>) -> usize {
         if is_empty(bounds) {
             return 0;

@@ -4,8 +4,8 @@ use super::bounds::Bounds;
 use super::keyed::{AllKeyed, Holds};
 
 impl Bounds {
-    /// Which state something must be taken out of before there is room for a record, which is the one with too
-    /// many keys or with the most bytes. A record of a key that has state adds bytes alone.
+    /// Which state must lose a key before a record has room. It is one with too many keys, or else the one with the
+    /// most bytes. A record of a known key, as `is_known` says, adds bytes alone.
     #[inline]
     pub(crate) fn full<K>(&self, states: &AllKeyed<K>, is_known: bool) -> Option<usize> {
         let (mut bytes, mut most) = (0, (0, 0));

@@ -24,15 +24,15 @@ use crate::checkpoint::{Checkpoints, Outgoing, Stateful, Stored};
 use crate::pressure::Takes;
 use crate::table_hash::table_hash;
 
-/// What has expired is freed from so many buckets at a time: once a step, and where there is no room.
+/// A search for what has expired looks at this many buckets. There is one in each step, and more where there is no room.
 const EXPIRE_BUCKETS: usize = 64;
-/// Entries are dropped in at most so many pieces at a time.
+/// A call that drops entries from memory searches at most this many pieces of the table.
 const EVICT_PIECES_MAX: usize = 64;
-/// Values are weighed in samples of so many.
+/// A sample of this many values says what a value weighs before the first snapshot.
 const WEIGHED_VALUES: usize = 16;
-/// While state is restored, its memory is looked at after so many entries,
+/// While state is restored, what is too much for memory is dropped after this many entries,
 const RESTORE_LOOK_EVERY: usize = 4_096;
-/// and after so many bytes of them.
+/// and after this many bytes of entries.
 const RESTORE_LOOK_BYTES: usize = 1 << 20;
 
 /// See the module.
@@ -48,10 +48,11 @@ pub(crate) struct Keyed<K, V> {
     own: Range<u16>,
     /// A stored key under construction.
     scratch: Vec<u8>,
-    /// The bytes of a key and its value as they were written of late, on average, or as they were found: what lies
-    /// outside of the table.
+    /// The average bytes of a key and its value, as the latest snapshots wrote them or as they were found in the store.
+    /// What they take beyond the types' sizes is the estimate of what lies outside of the table.
     value_bytes: usize,
-    /// So many keys were here when values were weighed before the first snapshot; none are weighed after it.
+    /// How many keys were in memory when values were weighed. After the first snapshot it is the largest number, since
+    /// nothing is weighed any more.
     weighed_keys: usize,
     sweep: Sweep,
     /// Where the search for a stored key that gives way goes on.
@@ -64,7 +65,7 @@ enum Tables<K, V> {
     Expiring(KeyedTable<K, V>),
 }
 
-/// Does the same with either table.
+/// Evaluates an expression with whichever table there is.
 macro_rules! with {
     ($tables:expr, $table:ident => $do:expr) => {
         match $tables {
@@ -93,7 +94,7 @@ pub(crate) trait AnyKeyed<K>: Stateful {
     fn least_recently_used(&mut self) -> Option<K>;
     /// How long its entries live; `None` for ever.
     fn ttl(&self) -> Option<Ttl>;
-    /// Frees some of what has expired; whether anything ever does.
+    /// Frees some of what has expired, and returns whether anything ever does.
     fn expire(&mut self, reached: Timestamp, processing_time: Timestamp) -> bool;
 }
 
@@ -101,13 +102,13 @@ pub(crate) trait AnyKeyed<K>: Stateful {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holds {
     pub(crate) keys: usize,
-    /// Entries and what they hold elsewhere: lists and maps as large as they are, the inside of other values
-    /// as large as they were written on average.
+    /// The bytes of entries and of what they hold elsewhere. Lists and maps count with their own size. The inside of
+    /// other values counts with the average of what was written.
     pub(crate) bytes: usize,
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
-    /// Of these groups. `weigh` says what of a value lies outside of it.
+    /// An empty state for the key groups `own`. `weigh` says how many bytes of a value lie outside of it.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,
@@ -207,7 +208,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         with!(&mut self.table, table => table.grow_by(bytes));
     }
 
-    /// Drops what there is of a key; whether there was anything.
+    /// Drops what there is of a key, and returns whether there was anything.
     pub(crate) fn clear(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm(at);
         let now = self.now(at);

@@ -1,7 +1,7 @@
 //! Operator state: lists that belong to an instance of an operator, not to a key.
 //!
-//! A [process function](crate::Process) of a stream without keys asks for its lists when it is made, by name.
-//! What is in them is part of every checkpoint; no code of the function is asked for that.
+//! A [process function](crate::Process) asks for its lists by name when it is made.
+//! What is in them is part of every checkpoint, without any code in the function.
 //!
 //! | list | what a shard finds in it after a restart |
 //! |---|---|
@@ -11,39 +11,39 @@
 //! Beside lists there is a map that is the same on every shard: [`broadcast`].
 //!
 //! # Whose an item is
-//! The shard's that has added it. It is stored under one of the key groups of that shard, taken in turns such
-//! that any stretch of items is spread evenly over them. After a restart it belongs to the shard that owns the
-//! group then. So lists are dealt out by the rule by which keys are: on as many shards as before everything stays
-//! where it was, on others each item is on exactly one, and every shard knows without asking which are its own. (An
-//! operator directly behind a source of few partitions has fewer instances than the job has shards; the
-//! groups are divided among those.)
+//! An item belongs to the shard that has added it. It is stored under one of that shard's key groups, chosen such
+//! that any stretch of items is spread evenly over the groups. After a restart it belongs to the shard that owns the
+//! group then. So items follow the rule that keys follow. On as many shards as before, every item stays where it was. On
+//! more or fewer shards each item is on exactly one, and a shard knows without asking which items are its own. (An
+//! operator directly behind a source of few partitions has fewer instances than the job has shards. Then the
+//! instances divide the groups among them.)
 //!
-//! A **union list** is the same list, of which every shard can see all. An item still has one owner, who alone
-//! stores it and deletes it. A shard sees what there was at the restart, with its own changes since; nothing of
-//! what the others change. What it removes and another one owns is gone from its sight, and comes back with the
-//! next restart unless its owner removes it too. So remove by a rule that comes to the same on every shard. To hand all
-//! items to one shard, let that one [take](OperatorListState::take) and add them again and all others clear
-//! theirs, in [`Process::open`](crate::Process::open), which is in the same epoch everywhere.
+//! A **union list** is a list of which every shard can see all. An item still has one owner, who alone
+//! stores it and deletes it. A shard sees what there was at the restart, with its own changes since, and nothing of
+//! what the others change. An item of another shard that it removes is gone from its sight alone. The next restart
+//! brings the item back, unless its owner removes it too. So remove by a rule that decides alike on every shard. To hand
+//! all items to one shard, let this shard [take](OperatorListState::take) them and add them again, and let all others
+//! clear theirs. [`Process::open`](crate::Process::open) is the place for that, since it runs in one epoch everywhere.
 //!
 //! # Order
-//! Items are in the order in which they were added. Where those of several shards come together after a restart they
-//! interleave; those that one shard had keep their order, and every shard sees a union list in the same order.
+//! Items are in the order in which they were added. When items of several shards come together after a restart, they
+//! interleave, and the items of each shard keep their order. Every shard sees a union list in one order.
 //!
 //! # What it costs
-//! Each item is an entry in the store. It is written at the first barrier after it was added and never again;
-//! one that came and went between two barriers is not written. A list that was emptied is deleted as one range.
+//! Each item is an entry in the store. It is written at the first barrier after it was added and never again.
+//! An item that came and went between two barriers is not written. A list that was emptied is deleted as one range.
 //!
 //! # Bounds
 //! A list holds at most [`LIST_ITEMS_MAX`] items and [`LIST_BYTES_MAX`] bytes on a shard, as
-//! [`ListOptions`] say. One more is counted (`numItemsOverLimitRefused`) and given back: the
-//! function decides. A restart on fewer shards may bring more: that is all kept, and then none is
-//! added before there is room. Lists are always in memory.
+//! [`ListOptions`] say. One more item is counted (`numItemsOverLimitRefused`) and given back: the
+//! function decides. A restart on fewer shards may bring more items. A shard keeps them all, and adds none
+//! before there is room. Lists are always in memory.
 //!
 //! # Sources and sinks
-//! They need none of this. What a source must know to go on is its position, any bytes, kept by partition
-//! ([`Source::snapshot`](thalweg_kernel::Source::snapshot)); what a sink has still to do are its notes, each of which
-//! is there until it deletes it ([`Pending`](thalweg_kernel::Pending)). Both follow another number of shards. What is
-//! to be held back in front of a sink belongs into a process function there.
+//! They need none of this. A source goes on from its position, any bytes, which is kept by partition
+//! ([`Source::snapshot`](thalweg_kernel::Source::snapshot)). A sink notes what it has still to do, and each note
+//! is there until the sink deletes it ([`Pending`](thalweg_kernel::Pending)). Positions and notes follow when the number
+//! of shards changes. What is to be held back in front of a sink belongs into a process function there.
 //!
 //! # What Flink's users ran into
 //! - There every instance writes the restored union list again as its own, so it grows with the parallelism at each
@@ -71,10 +71,10 @@ use crate::checkpoint::{Description, Stateful};
 use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 
-/// An operator's list has at most so many items on a shard, unless [`ListOptions`] say otherwise.
+/// An operator's list has at most this many items on a shard, unless [`ListOptions`] say otherwise.
 pub const LIST_ITEMS_MAX: usize = 65_536;
 
-/// The items of an operator's list take at most so many bytes on a shard, as they are stored, unless
+/// The items of an operator's list take at most this many bytes on a shard, as they are stored, unless
 /// [`ListOptions`] say otherwise: 16 MiB.
 pub const LIST_BYTES_MAX: usize = 16 << 20;
 
@@ -131,18 +131,18 @@ impl<V: 'static> ListOptions<V> {
     }
 }
 
-/// Where a process function of a stream without keys asks for its lists, when it is made.
+/// Where a process function asks for what belongs to its instance and to no key, when it is made.
 pub struct OperatorStates<'a> {
     flow: &'a Flow,
     node: u32,
     instances: usize,
     kept: Vec<Rc<RefCell<dyn Stateful>>>,
-    /// Of all its lists.
+    /// Counts the items that its lists and maps have refused.
     refused: Counter,
 }
 
 impl<'a> OperatorStates<'a> {
-    /// Of the operator at `node`, which runs on shards `0..instances`.
+    /// The states of the operator at `node`, which runs on shards `0..instances`.
     pub(crate) fn new(flow: &'a Flow, node: u32, instances: usize) -> Self {
         let refused = flow.counter("numItemsOverLimitRefused", node);
         Self { flow, node, instances, kept: Vec::new(), refused }
@@ -177,7 +177,7 @@ impl<'a> OperatorStates<'a> {
         self.list_with(name, ListOptions::new())
     }
 
-    /// The same, kept as `options` say.
+    /// A [`list`](Self::list) that is kept as `options` say.
     pub fn list_with<V: Durable>(
         &mut self,
         name: &str,
@@ -186,13 +186,13 @@ impl<'a> OperatorStates<'a> {
         self.keep(name, options, false)
     }
 
-    /// A list of which every shard sees the items of all shards after a restart. It need not be cleared for
-    /// that: each item is stored once.
+    /// A list of which every shard sees the items of all shards after a restart. A function need not clear it then, since
+    /// each item is stored once.
     pub fn union_list<V: Durable>(&mut self, name: &str) -> OperatorListState<V> {
         self.union_list_with(name, ListOptions::new())
     }
 
-    /// The same, kept as `options` say.
+    /// A [`union_list`](Self::union_list) that is kept as `options` say.
     pub fn union_list_with<V: Durable>(
         &mut self,
         name: &str,

@@ -1,7 +1,7 @@
 //! The hot part of a keyed state on a shard: what is in memory, and what of it the store does not know yet.
 //!
-//! An entry is marked when it changes; a [snapshot](KeyedTable::snapshot) at a barrier writes the
-//! marked ones and takes their marks away, so that it costs what has changed. The table grows in small
+//! An entry is marked when it changes. A [snapshot](KeyedTable::snapshot) at a barrier writes the
+//! marked entries and takes their marks away, so a barrier costs what has changed. The table grows in small
 //! steps ([`segments`]), and what it does unasked is bounded for each call.
 //!
 //! # Removed keys
@@ -11,13 +11,14 @@
 //!
 //! # Cold keys
 //! [`evict_clean`](KeyedTable::evict_clean) drops entries that the store has. From then on a key that is
-//! not here may be in the store: a look-up ends with [`Found::Cold`], and the caller reads the store and
-//! [loads](KeyedTable::load) what it finds. In a table that never dropped any, a miss is final.
+//! not here may be in the store. Its look-up ends with [`Found::Cold`]; the caller reads the store and
+//! [loads](KeyedTable::load) what it finds. In a table that never dropped an entry, a miss is final.
 //!
 //! # Time to live
-//! In a table whose entries [expire](Lives) each has a last millisecond, [`NEVER`] for those that do not. After it the
-//! entry is not there for anybody: a look-up that meets it takes it out, [`expire`](KeyedTable::expire)
-//! finds those that nobody looks for. What is cold and expired is taken out when it is loaded and met.
+//! In a table whose entries [expire](Lives) each entry has a last millisecond, which is [`NEVER`] if it lives for ever.
+//! After its last millisecond nobody sees the entry: a look-up that meets it takes it out, and
+//! [`expire`](KeyedTable::expire) finds expired entries that nobody looks for. A cold entry that has expired is taken out
+//! when it is loaded and met.
 
 mod removed;
 mod segment;
@@ -37,9 +38,9 @@ pub(in crate::state) use segments::{Looked, Place, Verdict};
 /// The last millisecond of what does not expire.
 pub const NEVER: Timestamp = Timestamp::MAX;
 
-/// A call looks at so many buckets at most in search of entries to drop.
+/// A call looks at this many buckets at most in search of entries to drop.
 const EVICT_BUCKETS_MAX: usize = 1_024;
-/// The search for the least recently used key ends after so many entries.
+/// The search for the least recently used key ends after this many entries.
 pub(in crate::state) const LEAST_USED_ENTRIES_MAX: usize = 64;
 
 /// Marks of an entry, below the epoch of its last change.
@@ -69,8 +70,8 @@ pub struct KeyedTable<K, V, L = Timestamp> {
 struct Entry<K, V, L> {
     key: K,
     held: Held<V, L>,
-    /// Whether it has changed since the last snapshot, was used since the hand came by, and may be in the
-    /// store; and the epoch in which it changed last.
+    /// Three marks, and above them the epoch of the last change. The marks say whether the entry has changed since the
+    /// last snapshot, was used since the hand came by, and may be in the store.
     marks: u64,
 }
 
@@ -203,8 +204,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.evicted
     }
 
-    /// An estimate of its memory, in bytes: its own buffers, which takes a walk over about a
-    /// thousandth of the entries, and what `weigh` has found.
+    /// An estimate of the table's memory, in bytes: its own buffers, and what `weigh` has found. It takes a walk
+    /// over the segments, of which there is about one for a thousand entries.
     pub fn memory_bytes(&self) -> usize {
         self.entries.memory_bytes() + self.removed.memory_bytes() + self.weight
     }
@@ -219,13 +220,13 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.len() * size_of::<Entry<K, V, L>>()
     }
 
-    /// Looks at the entries of keys with these hashes, one after the other, to have them in the cache: the accesses
-    /// overlap, as they would not with work in between.
+    /// Looks at the entries of keys with these hashes, one after the other, to have them in the cache. The accesses to
+    /// memory overlap, as they would not with work in between.
     pub fn look_ahead(&self, hashes: &[u64]) {
         std::hint::black_box(self.entries.touch(hashes));
     }
 
-    /// A value has grown by so many bytes where it lies, or shrunk.
+    /// A value that is in the table has grown by this many bytes, or has shrunk.
     #[inline]
     pub fn grow_by(&mut self, bytes: isize) {
         self.weight = self.weight.saturating_add_signed(bytes);
@@ -258,7 +259,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         self.look(hash, key, now, DIRTY | USED, touch)
     }
 
-    /// The value of a key, which `touch` has seen if it was not all that it is to be.
+    /// The value of a key. `touch` is shown its entry, unless the entry has all the marks `to_be` already.
     #[inline(always)]
     fn look(
         &mut self,
@@ -331,7 +332,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         &mut self.entries.insert(Entry { key, marks: STORED | USED, held }, false).held
     }
 
-    /// Takes a key out. If it was cold it is deleted all the same.
+    /// Takes a key out. A key that was cold is deleted from the store nevertheless.
     #[inline]
     pub fn remove(&mut self, hash: u64, key: &K, now: Timestamp) -> Found<V> {
         let Some((entry, _)) = self.entries.remove(hash, |entry| entry.key == *key) else {
@@ -353,8 +354,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
             && !self.removed.contains(hash, key)
     }
 
-    /// Deletes a key in the store that has expired there, if the store is the only place where it is; whether
-    /// that is so.
+    /// Deletes a key that has expired in the store, if it is in the store alone. Returns whether it was.
     pub fn expire_cold(&mut self, hash: u64, key: &K) -> bool {
         let is_cold = self.is_cold(hash, key);
         if is_cold {
@@ -369,8 +369,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         alive.map(|entry| (&entry.key, &entry.held))
     }
 
-    /// Frees entries that have expired, from so many buckets at most, going on where the last call ended;
-    /// how many they were.
+    /// Frees entries that have expired, and returns how many. It looks at this many buckets at most, and goes on where
+    /// the last call ended.
     pub fn expire(&mut self, now: Timestamp, buckets: usize) -> usize {
         let Self { entries, removed, weight, weigh, epoch, sweep, .. } = self;
         let before = entries.len();
@@ -384,8 +384,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
         before - self.entries.len()
     }
 
-    /// Drops entries that can be read in the store, because they changed last in an epoch that is
-    /// `readable` there, until `keep` are left; how many. Those go first that were not used since the
+    /// Drops entries that the store can give back, until `keep` are left, and returns how many it has dropped. The store
+    /// can give back what changed last in an epoch up to `readable`. Entries go first that were not used since the
     /// search came by last. A call does a bounded piece of the search: call again while more are here.
     pub fn evict_clean(&mut self, readable: Epoch, keep: usize) -> usize {
         let blind = seeded(Defect::FlowEvictsUnreadable);
@@ -432,8 +432,8 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     }
 
     /// A key that was not used for long, to make room where nothing may be dropped; `None` of an empty
-    /// table. It is the first that was not used since the search came by last; if all were that
-    /// it has looked at, then the one that changed the longest ago.
+    /// table. It is the first key that was not used since the search came by last. If the search has met none,
+    /// it is the key of those it has met that changed the longest ago.
     pub fn least_recently_used(&mut self) -> Option<K> {
         let Self { entries, hand, .. } = self;
         if entries.len() == 0 {
@@ -464,7 +464,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     }
 
     /// Writes what has changed since the last snapshot, deletes before puts. `write` appends a value to
-    /// the block and returns it. How many entries were put, and the bytes of those.
+    /// the block and returns the block. Returns how many entries were put, and how many bytes they take.
     ///
     /// The changes must reach the store, or the table must be built anew from there: what was written is
     /// clean from now on.
@@ -498,7 +498,7 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
     }
 }
 
-/// Keeps account of an entry that was taken out; its value.
+/// Keeps account of an entry that was taken out, and returns its value.
 #[inline]
 fn forget<K: Key, V, L>(
     removed: &mut Removed<K>,

@@ -1,9 +1,9 @@
-//! The timers of one operator on a shard, in event time or in processing time: a set of (time, key)
-//! pairs that gives them back in order of time.
+//! The timers of one operator on a shard, in event time or in processing time. They are a set of (time, key)
+//! pairs, and leave it in order of time.
 //!
-//! Time is cut into [`Ranges`] of some hundred timers each, with a hash table for each range: a range is found
-//! by a search among their bounds, which stay in the cache, and the table says whether the pair is there
-//! already. So an insert or a delete waits for memory once. The earliest range is the [`Front`]: what is to
+//! Time is cut into [`Ranges`] of up to about 1,800 timers each, and each range has a hash table. A search among the
+//! bounds of ranges, which stay in the cache, finds the range of a timer. The range's table says whether the pair is
+//! there already. So an insert or a delete waits for memory once. The earliest range is the [`Front`]: what is to
 //! fire next is put in order there, and its table is in the cache by then.
 //!
 //! Times are only compared. There is no wheel that turns, none to jump ahead in, and no range of time that
@@ -95,13 +95,13 @@ impl<K: Key> Ordered for Timer<K> {
 }
 
 impl<K: Key> Timers<K> {
-    /// No timers, and never more than so many.
+    /// No timers, and never more than `timers_max`.
     pub fn new(timers_max: usize) -> Self {
         let (ranges, front) = (Ranges::new(), Front::default());
         Self { ranges, front, len: 0, gone: Vec::new(), of_keys: None, timers_max }
     }
 
-    /// The same, such that timers can be found by their keys: to [delete](Self::delete_key) all of a key, or for the
+    /// Lets timers be found by their keys, to [delete](Self::delete_key) all timers of a key, or to find the
     /// [earliest](Self::earliest_of). That takes as much memory again.
     #[must_use]
     pub fn known_by_key(mut self) -> Self {
@@ -170,7 +170,7 @@ impl<K: Key> Timers<K> {
         if self.add(time, hash, key, true) { Inserted::Added } else { Inserted::Present }
     }
 
-    /// Adds a timer, if it is not there; whether it was not.
+    /// Adds a timer, if it is not there, and returns whether it was not.
     #[inline]
     fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) -> bool {
         let (item, hash) = (Item::new(time, hash), timer_hash(time, hash));
@@ -199,7 +199,7 @@ impl<K: Key> Timers<K> {
         true
     }
 
-    /// Deletes a timer; whether there was one.
+    /// Deletes a timer, and returns whether there was one.
     #[inline]
     pub fn delete(&mut self, time: Timestamp, hash: u64, key: &K) -> bool {
         let at = self.ranges.range_of(Item::new(time, hash));

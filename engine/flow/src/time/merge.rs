@@ -30,7 +30,7 @@ impl Merge {
         Self { inputs, watermark, idle: false, together: false }
     }
 
-    /// The same of inputs that fall idle and wake up together, if they do.
+    /// A merge whose inputs fall idle and wake up together, if `together` says so.
     pub(crate) fn together(self, together: bool) -> Self {
         Self { together, ..self }
     }
@@ -75,7 +75,7 @@ impl Merge {
         self.inputs[input].ended
     }
 
-    /// Of each input whether it has ended.
+    /// Whether each input has ended.
     pub(crate) fn ends(&self) -> impl Iterator<Item = bool> {
         self.inputs.iter().map(|input| input.ended)
     }

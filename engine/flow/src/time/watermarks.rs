@@ -226,19 +226,19 @@ impl PartitionClock {
         self.news_from = self.latest.plus_ms(1);
     }
 
-    /// The next record is looked at, whatever its time: what [`news_from`](Self::news_from) was.
+    /// Makes any next record news, and returns what [`news_from`](Self::news_from) was.
     #[inline]
     pub(crate) fn look_at_next(&mut self) -> Timestamp {
         std::mem::replace(&mut self.news_from, Timestamp::MIN)
     }
 
-    /// Records are news from this time on.
+    /// Makes records news from this time on.
     #[inline]
     pub(crate) fn look_from(&mut self, news_from: Timestamp) {
         self.news_from = news_from;
     }
 
-    /// A record of this event time has come; whether that is later than any before.
+    /// Takes note of a record of this event time, and returns whether it is later than any before.
     #[inline(always)]
     pub(crate) fn observe(&mut self, event: Timestamp) -> bool {
         let later = event > self.latest;
@@ -249,7 +249,7 @@ impl PartitionClock {
         later
     }
 
-    /// The generator has returned this watermark; whether it is above the last.
+    /// Takes note of a watermark of the generator's, and returns whether it is above the last.
     #[inline(always)]
     pub(crate) fn advance(&mut self, watermark: Timestamp) -> bool {
         let above = watermark > self.watermark;

@@ -388,8 +388,8 @@ pub struct Fold<C, A, M> {
 }
 
 impl<C, A, M> Fold<C, A, M> {
-    /// From `create`, which makes an empty accumulator, `add`, which adds a record to one, and `merge`, which adds
-    /// what the second one has to the first. A clone of the accumulator is the result.
+    /// `create` makes an empty accumulator, and `add` adds a record to it. `merge` adds to its first accumulator what
+    /// the second one has. A clone of the accumulator is the result.
     pub fn new<T, S>(create: C, add: A, merge: M) -> Self
     where
         C: Fn() -> S,

@@ -1,7 +1,8 @@
 //! Assigners: which windows a record is in.
 //!
-//! Windows are put together of three parts. An *assigner* says which windows a record is in, a
-//! [trigger](super::trigger) when a window yields a result, and its [content](super::content) what it keeps and what it yields.
+//! Windows are put together of three parts. An *assigner* says which windows a record is in. A
+//! [trigger](super::trigger) says when a window yields a result, and its [content](super::content) what it keeps and
+//! yields.
 //!
 //! # Two layouts
 //! An assigner also says how the windows are kept, by a type:
@@ -11,8 +12,8 @@
 //! | [`Slices`] | [aligned](Aligned) windows with the default trigger | one addition, mostly in front of the exchange |
 //! | [`PerKey`] | all others: sessions, triggers, assigners of your own | an entry of keyed state for each of its windows |
 //!
-//! Aligned windows are the same for all keys, so that what is of one slice of time lies together and fires together. All others
-//! are entries of keyed state under key and window, with timers.
+//! All keys have the same aligned windows, so what is of one slice of time lies together and fires together. All other
+//! windows are entries of keyed state under key and window, with timers.
 
 use std::fmt;
 

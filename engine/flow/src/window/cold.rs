@@ -1,13 +1,14 @@
 //! Entries of windows that are in the store alone.
 //!
-//! Windows take part in the one account of a shard's state: over its limit, entries leave memory that the store can give back,
-//! because they changed last in an epoch that can be read there. The oldest slices go first: little comes to them any
-//! more, and what is left of them is read in one go when they fire. A pane knows how many of its entries are cold.
+//! Windows take part in the one account of a shard's state. Over its limit, entries leave memory that the store can give
+//! back: it can read the epoch in which they changed last. The oldest slices go first, since few records come for them
+//! any more, and their entries are read in one go when they fire. A pane knows how many of its entries are cold.
 //!
 //! - A record whose key is not in a pane with cold entries asks the store for it.
 //! - A window that fires reads the entries of its panes that are not in memory, in order of their keys, in pieces.
 //!
-//! A pane's entries are never removed one by one, so what the store has of a pane is in memory, or cold and as it was stored.
+//! A pane's entries are never removed one by one. So an entry that the store has is in memory too, or it is cold and as
+//! it was stored.
 
 use thalweg_kernel::{Durable, Epoch, Key, StateWriter};
 
@@ -86,8 +87,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.storage.entry_bytes = block.len().checked_div(weighed).unwrap_or(0);
     }
 
-    /// Drops from memory what the store can give back, the oldest slices first, until about this much is left;
-    /// whether to search on would be of no use.
+    /// Drops from memory what the store can give back, the oldest slices first, until about `bytes` are left. Returns
+    /// whether one more search would be of no use.
     pub(super) fn evict(&mut self, readable: Epoch, bytes: usize) -> bool {
         // A firing stands in the middle of a table.
         if !self.storage.is_on() || !matches!(self.phase, Phase::Idle) {
@@ -110,7 +111,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         used <= bytes || !budget.is_spent() || used == used_before
     }
 
-    /// After entries of an earlier run were read: whether there are so many that some must leave memory again.
+    /// Lets entries leave memory again where a restart has read more of them than memory may hold.
     pub(super) fn evict_restored(&mut self, readable: Epoch, read: usize, read_bytes: usize) {
         self.storage.entry_bytes = read_bytes / read.max(1);
         self.evict(readable, self.storage.checkpoints.memory_bytes_max());

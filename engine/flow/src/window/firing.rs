@@ -1,12 +1,12 @@
 //! Windows fire: which one is next, and its rows, a piece in each step.
 //!
-//! Windows that the watermark has passed fire in order of their ends. Where they do not overlap, a window is one slice, whose
-//! pane is taken out and yields a row for each key. Where they do, the slices that are complete by then are merged into
-//! what windows share (`running.rs`), that yields the rows, and slices that no later window contains are taken out.
+//! Windows that the watermark has passed fire in order of their ends. Where windows do not overlap, each is one slice,
+//! whose pane is taken out and yields a row for each key. Where they overlap, slices that are complete by then are merged
+//! into what windows share (`running.rs`). That yields the rows, and slices that no later window contains are taken out.
 //!
-//! All of that is done in pieces, as the step's budget allows: a firing goes on where it was put down, in the middle of a
-//! table. Nothing that a firing reads changes meanwhile: the operator is given no record and no barrier, and the sender adds
-//! only to slices that are in none of the windows which the watermark has passed.
+//! A firing is done in pieces, as the step's budget allows, and goes on where it was put down, in the middle of a
+//! table. Nothing that it reads changes meanwhile. The operator gets no record and no barrier. The sender adds only to
+//! slices that are part of no window which the watermark has passed.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
@@ -30,8 +30,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         (due <= self.watermark).then_some(due)
     }
 
-    /// Gives `row` the rows of all windows that the watermark has passed, as far as `budget` allows; whether those were
-    /// all.
+    /// Gives `row` the rows of all windows that the watermark has passed, as far as `budget` allows, and returns whether
+    /// there are no more.
     #[inline]
     pub(super) fn fire(
         &mut self,
@@ -45,8 +45,8 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         self.fire_due(budget, row)
     }
 
-    /// Windows that the watermark has passed while they were empty do not fire when something late comes into one of their
-    /// slices.
+    /// Passes over windows that were empty when the watermark passed them. They do not fire when a late record comes into
+    /// one of their slices.
     #[inline]
     fn pass_empty(&mut self) {
         if self.overlap && self.fires_next <= self.watermark {

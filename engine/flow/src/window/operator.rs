@@ -69,7 +69,7 @@ where
         }
     }
 
-    /// Fires windows that a watermark has passed; whether those were all.
+    /// Fires windows that a watermark has passed, and returns whether there are no more.
     #[inline]
     pub(super) fn due(
         &mut self,

@@ -7,9 +7,9 @@ use thalweg_kernel::{Key, Timestamp};
 use super::slicing::Slicing;
 use super::table::Table;
 
-/// Emptied panes that wait for reuse, this many at most, each with room for this many keys at most: a
-/// burst of keys must not hold its memory for ever.
+/// At most this many emptied panes wait for reuse.
 const SPARE_PANES_MAX: usize = 4;
+/// An emptied pane with room for more keys than this is not reused: a burst of keys must not hold its memory for ever.
 pub(super) const SPARE_PANE_KEYS_MAX: usize = 64 * 1_024;
 
 /// One open slice.
@@ -236,7 +236,7 @@ impl<K: Key, A> Panes<K, A> {
         self.older.iter_mut().chain(newest)
     }
 
-    /// Those of them that lie in the window from `start` to `last`, the oldest first.
+    /// The open slices that lie in the window from `start` to `last`, the oldest first.
     pub(super) fn within(
         &mut self,
         start: Timestamp,

@@ -1,12 +1,12 @@
 //! Very many keys, in small hash tables.
 //!
 //! One large table grows in one go, and asks the system for all the memory of its next size at once. With a million keys
-//! that took 49 ms of the processor's time, and giving the memory back took 7. So the keys lie in *parts*, whose number grows by *linear
-//! hashing*: whenever there are more than [`KEYS_PER_PART`] keys for each part, the next part in turn is split in two.
-//! No operation moves more than about two thousand keys.
+//! that took 49 ms of the processor's time, and giving the memory back took 7 ms. So the keys lie in *parts*, whose
+//! number grows by *linear hashing*. Whenever there are more than [`KEYS_PER_PART`] keys for each part, the next part in
+//! turn is split in two. No operation moves more than about two thousand keys.
 //!
-//! Keyed state lies in tables of this kind, too (`state/table/segments.rs`). Those know which entries are marked, and
-//! shrink with each removal. Windows add until they fire, and then take out all.
+//! Keyed state lies in tables of this kind, too (`state/table/segments.rs`). A table of keyed state also knows which
+//! entries are marked, and shrinks with removals. Windows need neither: they add until they fire, and then take out all.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
@@ -18,12 +18,13 @@ use crate::table_hash::table_hash;
 /// A part is split when there are this many keys for each. Parts that wait for their turn have up to twice as many,
 /// which fit into 2,048 buckets.
 const KEYS_PER_PART: usize = 800;
-/// Tables with more parts than this give back the buffer of each part that is emptied, others keep theirs. A part has room for
-/// 1,792 keys, so what is kept is within `SPARE_PANE_KEYS_MAX` (`pane.rs`), and no table is freed in one go.
+/// A table with more parts than this gives back the buffer of each part that is emptied, and a smaller one keeps it. A
+/// part has room for 1,792 keys. So a table that keeps its buffers is within `SPARE_PANE_KEYS_MAX` (`pane.rs`), and no
+/// large table is freed in one go.
 const KEPT_PARTS_MAX: usize = 36;
 /// Buckets are chosen by the bits of a hash below these, parts by these.
 const PART_BITS: u32 = 11;
-/// Buckets that are looked at for one unit of work.
+/// A walk looks at this many buckets for one unit of work.
 const BUCKETS_PER_UNIT: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
@@ -109,7 +110,7 @@ impl<K: Key, V> Parts<K, V> {
         self.parts.get_mut(at)?.find_mut(hash, |entry| entry.0 == *key)
     }
 
-    /// The entries whose keys have this hash, or nearly: at least those.
+    /// All entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn iter_hash(&self, hash: u64) -> impl Iterator<Item = &(K, V)> {
         self.parts.get(self.part_of(hash)).into_iter().flat_map(move |part| part.iter_hash(hash))
     }
@@ -142,7 +143,7 @@ impl<K: Key, V> Parts<K, V> {
         }
         let (wide, at) = (self.wide, new & (self.wide >> 1));
         let both = std::mem::take(&mut self.parts[at]);
-        // Of the size to which they grow before it is their turn again.
+        // Both get the size to which they would grow before it is their turn again.
         let mut halves = [(); 2].map(|()| HashTable::with_capacity(both.capacity()));
         for entry in both {
             let hash = hash_of(&entry);
@@ -170,8 +171,9 @@ impl<K: Key, V> Parts<K, V> {
         self.parts.iter_mut().for_each(|part| part.drain().for_each(&mut each));
     }
 
-    /// Shows `each` the entries from `cursor` on, to take out or leave, as far as `budget` allows; whether those were all.
-    /// No key may come until all were seen. A little is done whatever the budget, so that a walk goes on in any case.
+    /// Shows `each` the entries from `cursor` on, to take out or leave, as far as `budget` allows. Returns whether there
+    /// are no more. No key may come until all were seen. A walk does a little whatever the budget, so that it comes to
+    /// its end.
     pub(super) fn walk(
         &mut self,
         cursor: &mut Cursor,
@@ -202,7 +204,7 @@ impl<K: Key, V> Parts<K, V> {
     }
 }
 
-/// Shows `each` the entries of a table from a bucket on, as far as `budget` allows; whether those were all.
+/// Shows `each` the entries of a table from a bucket on, as far as `budget` allows. Returns whether there are no more.
 pub(super) fn walk_table<T>(
     table: &mut HashTable<T>,
     bucket: &mut usize,

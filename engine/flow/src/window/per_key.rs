@@ -1,19 +1,20 @@
 //! Windows that each key has of its own: the general window operator.
 //!
 //! # State
-//! The content of a window is an entry of keyed state under key and window ([`InWindow`]), so it is part of checkpoints,
-//! leaves memory when that is short and lies in the key's group like all keyed state. What the trigger keeps of a window is
-//! another such entry. Where windows [merge](super::assigner::Assigner::MERGES), the set of a key's open windows is a third one, under the key
-//! ([`Sessions`]). The watermark that was reached is kept too, so that what was late stays late after a restart.
+//! The content of a window is an entry of keyed state under key and window ([`InWindow`]). Like all keyed state it is
+//! part of checkpoints, leaves memory when memory is short, and lies in the key's group. What the trigger keeps of a
+//! window is another such entry. Where windows [merge](super::assigner::Assigner::MERGES), a third entry is under the key
+//! alone: the set of its open windows ([`Sessions`]). The watermark that was reached is kept too, so that what was late
+//! stays late after a restart.
 //!
 //! # Time
 //! A window ends when the watermark reaches its last millisecond. A timer sees to that, which is set when the window's
-//! first record comes. A window that has grown since then is still there when its timer fires, and gets its next one
-//! only then: so a session costs a timer for each gap, and none for each record.
+//! first record comes. If the window has grown since then, the timer fires too early, and is set again for the new end.
+//! So a session costs a timer for each gap, and none for each record.
 //!
 //! # Limits
-//! At most as many (key, window) pairs are open on a shard as [`WindowedStream::keys_max`](super::WindowedStream::keys_max)
-//! says; a record that would open one more is counted (`numKeysOverLimitDropped`) and dropped for that window. Timers that a
+//! [`WindowedStream::keys_max`](super::WindowedStream::keys_max) bounds the (key, window) pairs that are open on a shard.
+//! A record that would open one more is counted (`numKeysOverLimitDropped`) and dropped for that window. Timers that a
 //! trigger sets have the limit of all timers, [`TIMERS_MAX`](crate::TIMERS_MAX).
 
 use std::cell::RefCell;

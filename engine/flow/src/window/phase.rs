@@ -9,10 +9,10 @@ use super::storage::{Stamped, Walk};
 pub(super) enum Phase<K, A> {
     /// No window fires.
     Idle,
-    /// The slices of a window are merged into what windows share: the pane at hand, and how far it is.
+    /// The slices of a window are merged into what windows share, and this is the pane at hand.
     Merge { firing: Firing, pane: usize, cold: Walk, cursor: Cursor },
     /// A window yields its rows.
     Rows { firing: Firing, cursor: Cursor },
-    /// A slice is taken out; where windows do not overlap, that yields its rows, those that are in the store alone first.
+    /// A slice is taken out. Where windows do not overlap, that yields its rows, and rows of cold keys come first.
     TakeOut { firing: Firing, pane: Pane<K, Stamped<A>>, cold: Walk, cursor: Cursor },
 }

@@ -1,8 +1,9 @@
 //! The watermark that a window operator has reached, kept so that what was late stays late after a restart.
 //!
-//! Sources keep their clocks too, but an operator may be ahead of what they lead to: an idle partition has left its own behind,
-//! and shards may differ. So each shard stores its watermark, by the first of its groups, under a group that no key
-//! has. After a restart on other shards, one takes the least of those whose groups are its own now.
+//! Sources keep their clocks too, but an operator may be ahead of the watermark that these lead to. An idle partition's
+//! clock is behind, and shards may differ. So each shard stores its watermark by the first of its groups, under a group
+//! that no key has. After a restart on more or fewer shards, a shard takes the least watermark among those that cover
+//! its own groups.
 //!
 //! ```text
 //! key   = u64:state u16:65535 u16:first-group     big-endian
@@ -59,8 +60,8 @@ impl Stateful for Reached {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
         self.id = id;
         let Some(stored) = stored else { return Ok(()) };
-        // Those of the shards whose groups are this one's now: the last one that begins before its own
-        // groups do, and all that begin within them.
+        // This shard's groups now were covered by the last shard that began at or before them, and by all that began
+        // within them.
         let (from, mut to) = id.range(WATERMARK_GROUP..WATERMARK_GROUP);
         to.extend_from_slice(&[u8::MAX; 3]);
         let (mut before, mut within) = (None, None::<Timestamp>);

@@ -1,7 +1,8 @@
 //! What overlapping windows share: for each key the merged slices of the window that fires next.
 //!
-//! A window of sixty slices must not cost sixty merges for each key. So each key has a *run*: the slices of its latest
-//! window in two parts, as in a queue of two stacks, for aggregates that cannot take anything back.
+//! A window of sixty slices must not cost sixty merges for each key. So each key has a *run*, with the slices of its
+//! latest window in two parts. Together they are a queue of two stacks, which suits aggregates that cannot take anything
+//! back.
 //!
 //! ```text
 //!            front                      back
@@ -13,12 +14,13 @@
 //! - A slice that no window needs any more leaves with the first of the front.
 //! - When the front is used up, it is built anew from the slices in the panes, and the back begins anew.
 //!
-//! So a key's slice is merged once into the back and once into a front; a key that is rare has a short front, with one
-//! place for each slice that it is in. Accumulators that [grow](super::aggregate::Aggregate::GROWS) with their records
-//! would be there many times, so of those nothing is kept: each window is merged from its slices.
+//! So a key's slice is merged once into the back and once into a front. The front of a rare key is short, with one
+//! place for each slice that the key is in. Accumulators that [grow](super::aggregate::Aggregate::GROWS) with their
+//! records have no runs, since a run would hold their records many times: each window is merged from its slices.
 //!
-//! A run follows from the panes and is not stored. A record that comes for a slice which is merged already, too late for some
-//! windows and in time for others, makes the run of its key *stale*: it is built anew when the next window fires.
+//! A run follows from the panes and is not stored. A record may come for a slice that is merged already, too late for
+//! some windows and in time for others. It makes the run of its key *stale*: the run is built anew when the next window
+//! fires.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Durable, Key, Timestamp};
@@ -65,8 +67,9 @@ impl<K: Key, A: 'static> Running<K, A> {
         Self { runs: Table::new() }
     }
 
-    /// The bytes that it takes, where `outside` lie outside of each accumulator. (A run has one or two places, or one for
-    /// each slice that its key is in; two it is here, since nobody counts them. Buffers are not looked at: each step asks.)
+    /// An estimate of the bytes that all runs take, where `outside` lie outside of each accumulator. Each step asks for
+    /// it, so nobody counts places or looks at buffers: a run is taken to have two places. (It has one or two, or one for
+    /// each slice that its key is in.)
     pub(super) fn memory_bytes(&self, outside: usize) -> usize {
         let each = size_of::<(K, Run<A>)>() + 2 * (size_of::<(Timestamp, A)>() + outside);
         self.runs.len() * each
@@ -111,7 +114,7 @@ impl<K: Key, A: 'static> Running<K, A> {
         self.runs.insert(hash, key.clone(), run);
     }
 
-    /// Gives `row` the value of each key in a window, as far as `budget` allows; whether those were all.
+    /// Gives `row` the value of each key in a window, as far as `budget` allows, and returns whether there are no more.
     pub(super) fn rows<T, G: Aggregate<T, Accumulator = A>>(
         &mut self,
         aggregate: &G,

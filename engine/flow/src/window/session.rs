@@ -36,9 +36,8 @@ use super::trigger::OnWatermark;
 /// ```
 ///
 /// # Lateness
-/// A record that joins two sessions makes them one. A record is late if the watermark has passed the session that it would be
-/// in, so whether an old record counts depends on what else is open: one that would be late alone counts in a
-/// session that still goes on.
+/// A record that joins two sessions makes them one. A record is late if the watermark has passed the session that it
+/// would be in. So an old record that would be late alone counts if it belongs to a session that still goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     gap_ms: i64,

@@ -16,8 +16,8 @@
 //! them. In tumbling windows both are the last millisecond of the slice.
 //!
 //! # The ends of time
-//! Nothing here overflows. The window in which time ends is the last one: it is cut off there, and those that would
-//! begin later and end beyond the end of time do not exist. Windows that begin before time does are cut off likewise.
+//! Nothing here overflows. The window in which time ends is the last one, and is cut off at the end of time. Windows
+//! that would begin later and end beyond it do not exist. Windows that begin before time does are cut off likewise.
 
 use thalweg_kernel::Timestamp;
 

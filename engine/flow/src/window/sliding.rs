@@ -37,9 +37,9 @@ use super::time_window::TimeWindow;
 /// ```
 ///
 /// # Cost
-/// A record is added once, to a slice that all windows share which contain it, and an operator merges each slice of a key
-/// about twice, however many windows share it: see [`WindowedStream`](crate::WindowedStream). Rows are another matter: each key yields one for every
-/// slide, as long as any window has a record of it.
+/// A record is added once, to a slice that its windows share. An operator merges each slice of a key about twice,
+/// however many windows share it. Rows are another matter: each key yields one for every slide, as long as any window has
+/// a record of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sliding {
     size_ms: i64,

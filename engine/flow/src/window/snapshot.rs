@@ -12,9 +12,9 @@ use crate::table_hash::table_hash;
 /// What is written of an entry beside its key and accumulator: state, group, start, and the lengths of both.
 const WRITTEN_BESIDE_BYTES: usize = StateId::PREFIX_BYTES + 8 + 6;
 
-/// While windows are restored, their memory is looked at after this many entries,
+/// While windows are restored, what is too much for memory is dropped after this many entries,
 const RESTORE_LOOK_EVERY: usize = 4_096;
-/// and after this many bytes of them.
+/// and after this many bytes of entries.
 const RESTORE_LOOK_BYTES: usize = 1 << 20;
 
 impl<K: Key, T: 'static, A: Aggregate<T>> Stateful for WindowState<K, T, A> {

@@ -1,20 +1,20 @@
-//! The open windows of the keys that a shard owns, filled from both sides of the exchange: by the
+//! The open windows of the keys that a shard owns. They are filled from both sides of the exchange: by the
 //! *operator* behind it, and by the shard's own *sender* in front of it.
 //!
 //! # Two sides
 //! The sender runs ahead of the operator: by what is in the lane, and that is much while a sink is full.
-//! So what it finds is no verdict. It adds what both its own watermark and the operator's leave
-//! open (the operator's may be the later one, after the sender was idle); everything else it sends through
-//! the exchange, where the operator decides in its turn. That is so for limits, too: the windows
-//! that the sender finds in the way may be about to fire. While such a record is on its way, all of
-//! the shard's own keys follow it, so that the records of a key stay in order.
+//! So the sender decides nothing about late records. It adds a record to a window that both watermarks leave open, its
+//! own and the operator's. (The operator's may be the later one, after the sender was idle.) It sends every other record
+//! through the exchange, and the operator decides. That is so for limits, too: the windows that take the room may be
+//! about to fire. While such a record is on its way, all records of the shard's own keys follow it. So the records of a
+//! key stay in order.
 //!
 //! # Large tables
-//! An update of a key in a table beyond the caches waits for memory, and the rest of a chain fills
-//! the processor's window before it can begin the next one's access. So records of such a table are
-//! put off, up to [`DEFERRED_MAX`] of them; then their keys are looked for in one tight loop, whose
-//! accesses overlap, and added in a second one that finds them in the cache. Nobody can see the
-//! difference: whatever reads a window, or adds to it by another way, has them added first.
+//! An update of a key in a table beyond the caches waits for memory. A processor could begin the next access meanwhile,
+//! but the rest of a chain fills its window first. So records of such a table are put off, up to [`DEFERRED_MAX`] of
+//! them. One tight loop then looks for their keys, with accesses that overlap, and a second one finds them in the cache
+//! and adds the records. Nobody can see the difference: whatever reads a window, or adds to it by another way, has the
+//! records added first.
 //!
 //! # Barriers
 //! What follows a barrier must not be in the windows before the operator has handed them over, and
@@ -36,7 +36,7 @@ use super::storage::{Stamped, Storage};
 use crate::counters::Counter;
 use crate::table_hash::{table_hash, table_hash_from};
 
-/// Records that are put off together.
+/// At most this many records are put off together.
 const DEFERRED_MAX: usize = 128;
 
 /// See the module.

@@ -1,12 +1,14 @@
 //! How entries of windows are stored, and what of them the store has.
 //!
-//! An entry of a window is stored as `group start key -> accumulator`, so that what a shard keeps lies
-//! together by group, as all keyed state does. Each accumulator carries the stamp of the last epoch that
-//! changed it; the first change since a barrier notes the key's hash in its window. So a barrier costs what
-//! has changed: one comparison for a record, and nothing but that for a key that has changed already. (A stamp is the low
+//! An entry of a slice is stored as `group start key -> accumulator`. So what a shard keeps lies together by group, as
+//! all keyed state does. Each accumulator carries the stamp of the last epoch that
+//! changed it. The first change since a barrier notes the key's hash in the pane, so a barrier costs what has
+//! changed. A record costs one comparison, and nothing else if its key has changed already. (A stamp is the low
 //! bits of an epoch, by which `cold.rs` knows what the store can give back.)
-//! A window that fires is deleted from storage, if anything of it is there: key by key, or, if it
-//! has more keys than the shard has groups, as a range of each group.
+//!
+//! A slice that no window needs any more is deleted from storage, if an epoch has any of it. It is deleted key by key,
+//! or else as a range of each group. Ranges serve where some of its keys are in the store alone, and where it has more
+//! keys than the shard has groups.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -152,7 +154,8 @@ impl Storage {
         }
     }
 
-    /// Gives `each` the stored entries of a slice that are wanted, as far as `budget` allows; whether those were all.
+    /// Gives `each` the stored entries of a slice that are wanted, as far as `budget` allows. Returns whether there are
+    /// no more.
     pub(super) fn scan<K: Key, V: Durable>(
         &self,
         start: Timestamp,

@@ -1,12 +1,14 @@
 //! A table of keys and what belongs to them.
 //!
-//! Few keys, as most jobs have, lie in a list beside an index of at least sixteen slots a key: nearly all
-//! of them are named by the slot of their hash, which costs two loads and a comparison, and no branch
-//! that the processor could guess wrong. Many keys lie in a `hashbrown` table with the entries in it. When that is too large
-//! for the cache, or would grow for longer than a step should take, they lie in many small ones (`parts.rs`).
-//! (Measured with a million keys against two of our own: probing slot by slot is no better, since one
-//! search in four goes on to the next slot, and each of those throws away what the processor had
-//! begun of the next ones; a list beside an index takes a third longer, for the second access.)
+//! Few keys, as most jobs have, lie in a list beside an index with at least sixteen slots a key. The slot of its hash names
+//! nearly every key. That costs two loads and a comparison, and no branch that the processor could guess wrong.
+//!
+//! Many keys lie in a `hashbrown` table with the entries in it. Very many keys lie in small tables (`parts.rs`), since
+//! one table would not fit into the cache, or would take too long to grow.
+//!
+//! Two tables of our own were measured against `hashbrown` with a million keys. Probing slot by slot is no better. One
+//! search in four goes on to the next slot, and throws away what the processor had begun of the next searches. A
+//! list beside an index takes a third longer, for the second access.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
@@ -17,14 +19,14 @@ use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
 use crate::tuning::CACHE_BYTES;
 
-/// A few keys are at most so many: a slot is a byte.
+/// Few keys are at most this many, since a slot is a byte.
 const FEW_KEYS_MAX: usize = 255;
-/// The least number of slots for each of them. (With half as many, the Yahoo benchmark takes one instruction an event
-/// more, for keys that do not find their own slot free.)
+/// Each key has at least this many slots. (With half as many, the Yahoo benchmark takes one instruction an event more, for
+/// keys that find their own slot taken.)
 const SLOTS_PER_KEY: usize = 16;
 /// One hash table has at most this many keys, and fewer where they are too large for the cache.
 const MANY_KEYS_MAX: usize = 14_336;
-/// The first index has so many.
+/// The first index has this many slots.
 const SLOTS_MIN: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
@@ -149,7 +151,7 @@ impl<K: Key, V> Table<K, V> {
         None
     }
 
-    /// Gives `each` the entries whose keys have this hash, or nearly: at least those.
+    /// Gives `each` all entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn with_hash(&self, hash: u64, mut each: impl FnMut(&K, &V)) {
         let mut at = hash as usize & self.mask;
         while let Some(slot) = self.slots.get(at)
@@ -227,8 +229,8 @@ impl<K: Key, V> Table<K, V> {
         self.very_many.drain(|(key, value)| each(key, value));
     }
 
-    /// Takes keys out as [`drain`](Self::drain) does, but no more than `budget` allows; whether those were all. Buffers of
-    /// many keys are given back. No key may come until all are out.
+    /// Takes keys out as [`drain`](Self::drain) does, as far as `budget` allows, and returns whether there are no more.
+    /// Buffers of many keys are given back. No key may come until all are out.
     pub(super) fn drain_some(
         &mut self,
         cursor: &mut Cursor,
@@ -244,8 +246,8 @@ impl<K: Key, V> Table<K, V> {
         })
     }
 
-    /// Shows `each` the entries from `cursor` on, as far as `budget` allows; whether those were all. An entry that `each`
-    /// does not want to stay is taken out. No key may come until all were seen.
+    /// Shows `each` the entries from `cursor` on, as far as `budget` allows, and returns whether there are no more. An
+    /// entry that `each` does not want to stay is taken out. No key may come until all were seen.
     pub(super) fn walk(
         &mut self,
         cursor: &mut Cursor,

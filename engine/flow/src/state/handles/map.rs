@@ -1,4 +1,4 @@
-//! [`MapState`]: values under keys of a map's own, in the order of those.
+//! [`MapState`]: values under keys of a map's own, in the order of these keys.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,8 +12,7 @@ use crate::state::entries::{Entries, InOrder};
 
 /// A map for each key, ordered by its own keys.
 ///
-/// Each entry is kept by itself: it is written by itself when it changes, leaves memory and comes back by itself, and
-/// lives by itself where entries expire.
+/// Each entry is kept by itself. Alone it is written when it changes, leaves memory and comes back, and expires.
 pub struct MapState<K, M, V>(pub(in crate::state) Rc<RefCell<Entries<K, M, V>>>);
 
 impl<K: Key, M: OrderedKey, V: Durable> MapState<K, M, V> {
@@ -55,7 +54,7 @@ impl<K: Key, M: OrderedKey, V: Durable> MapState<K, M, V> {
         self.0.borrow_mut().change(&cx.at(), entry, V::default, change)
     }
 
-    /// Removes what is under `entry`; whether there was anything. A map that is empty then is dropped.
+    /// Removes what is under `entry`, and returns whether there was anything. A map that is empty then is dropped.
     pub fn remove(&self, cx: &Context<'_, K>, entry: &M) -> bool {
         self.take(cx, entry).is_some()
     }

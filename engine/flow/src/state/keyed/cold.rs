@@ -1,15 +1,15 @@
-//! Keys that are in the store alone: what of them has expired is deleted there, and they are the first to give way.
+//! Keys that are in the store alone. They are deleted there when they have expired, and are the first to give way.
 
 use thalweg_kernel::{Durable, Key, StateError, StateId, Timestamp, ValueDamaged};
 
 use super::{Keyed, Tables, read_key, split_value};
 use crate::table_hash::table_hash;
 
-/// What has expired in the store alone is looked for among so many stored entries at a time,
+/// A search for what has expired in the store alone looks at this many stored entries.
 const SWEEP_ENTRIES: usize = 1_024;
-/// and so often, by this machine's clock: a million in about two minutes.
+/// There is a search each time that this machine's clock has gone on by this much: a million entries in 100 s.
 const SWEEP_EVERY_MS: u64 = 100;
-/// One that gives way is looked for among so many stored entries.
+/// A search for a key that gives way looks at this many stored entries.
 const GIVES_WAY_ENTRIES: usize = 1_024;
 
 fn key_of<K: Key>(stored: &[u8]) -> Result<K, StateError> {

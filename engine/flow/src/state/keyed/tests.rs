@@ -179,8 +179,8 @@ fn text_at(key: &u64) -> AtKey<'_, u64> {
     AtKey { key, hash: table_hash(key), time: now, reached: now, processing_time: now }
 }
 
-/// Goal: what values hold outside of the table is known of a job that goes on, in memory or not, and deletes say
-/// nothing about it.
+/// Goal: a job that goes on knows what values hold outside of the table, in memory or not. Deletes do not change what
+/// it knows.
 #[test]
 fn what_values_hold_is_known_after_a_restart_and_whatever_is_deleted() {
     const BYTES: usize = 10_000;
@@ -207,8 +207,8 @@ fn what_values_hold_is_known_after_a_restart_and_whatever_is_deleted() {
     about(&texts(&entries, &checkpoints(usize::MAX)), 505);
 }
 
-/// Goal: a value that is read lives on where its options say so, and not where they do not; in both domains of time, and
-/// in the store.
+/// Goal: reading a value begins its life anew only where its options say so. That holds in both domains of time, and in
+/// the store.
 #[test]
 fn reading_begins_a_life_anew_where_the_options_say_so() {
     let lives = Duration::from_millis(1_000);
@@ -280,7 +280,7 @@ impl StateReader for Resumed {
     }
 }
 
-/// Goal: what a state writes that begins anew stays in memory until the store can read it, and what it removes is not
+/// Goal: what a state that begins anew writes stays in memory until the store can read it. What it removes is not
 /// looked for in what was stored before.
 #[test]
 fn what_begins_anew_is_not_looked_for_in_what_was_before() {

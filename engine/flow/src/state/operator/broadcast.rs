@@ -4,18 +4,18 @@
 //! key   = u64:state u16:group entry     big-endian; the group is that of the entry as a key
 //! value = the value
 //! ```
-//! Every shard gets the records of a [broadcast stream](crate::KeyedStream::connect_broadcast), and changes its map by them. The
-//! shard that owns an entry's group stores the entry; so there is one copy of each. After a restart, on any number of
-//! shards, every shard reads the entries of all groups.
+//! Every shard gets the records of a [broadcast stream](crate::KeyedStream::connect_broadcast), and changes its map by
+//! them. The shard that owns an entry's group stores the entry; so there is one copy of each. After a restart, on any
+//! number of shards, every shard reads the entries of all groups.
 //!
-//! # What has to come to the same
-//! Records of a broadcast stream reach all shards in the order of their sender. Those of several senders interleave, on each
-//! shard in another way. So where there are several, changes by one must not undo those by another: each has entries of
+//! # What keeps the maps equal
+//! Records of one sender reach all shards in the order in which it sent them. Records of several senders interleave, on
+//! each shard in another way. So changes by one sender must not undo changes by another: each sender has entries of
 //! its own, or the latest time wins. A barrier waits for all senders on every shard, so what is stored is of one moment.
 //!
 //! # Reading and writing
-//! A function may read the map in any call. It changes it only in calls for no key, whose [`Context`] is that of
-//! [`NoKey`]: a change because of a record of one key would be there on the shard of that key alone.
+//! A function may read the map in any call. It may change the map only in calls for no key, whose [`Context`] is that of
+//! [`NoKey`]. If it changed the map for a record with a key, only the shard of that key would see the change.
 //!
 //! # Limits
 //! A map has at most [`BROADCAST_ENTRIES_MAX`] entries. One more is refused and counted (`numItemsOverLimitRefused`), on each
@@ -105,8 +105,8 @@ impl<M: Key + Ord, V: Durable> Stateful for Broadcast<M, V> {
     }
 }
 
-/// A map that is the same on every shard: see [`OperatorStates::broadcast`](crate::OperatorStates::broadcast). Clones are
-/// handles to one map.
+/// A map of which every shard has a copy: see [`OperatorStates::broadcast`](crate::OperatorStates::broadcast). Clones
+/// are handles to one map.
 pub struct BroadcastState<M, V>(pub(super) Rc<RefCell<Broadcast<M, V>>>);
 
 impl<M, V> Clone for BroadcastState<M, V> {
@@ -144,7 +144,7 @@ impl<M: Key + Ord, V: Durable> BroadcastState<M, V> {
         Ok(())
     }
 
-    /// Removes what is under `entry`; whether there was anything.
+    /// Removes what is under `entry`, and returns whether there was anything.
     pub fn remove(&self, _: &Context<'_, NoKey>, entry: &M) -> bool {
         let map = &mut *self.0.borrow_mut();
         let removed = map.entries.remove(entry).is_some();

@@ -44,8 +44,7 @@ enum Place {
 /// See the module.
 pub(super) struct List<V> {
     held: VecDeque<Held<V>>,
-    /// Of the items that are this shard's: how many there are, how many of those are to be written, and the
-    /// bytes of all.
+    /// How many items are this shard's, how many of these are to be written, and how many bytes they take.
     own: usize,
     unwritten: usize,
     bytes: usize,

@@ -1,7 +1,7 @@
-//! Keys that were removed, as long as the store does not know it.
+//! Keys that were removed, as long as the store still shows them.
 //!
-//! Each is written as a delete at the next snapshot, and kept until that snapshot's epoch can be read
-//! in the store. They are given up a few at a time: at each barrier, and whenever another one comes.
+//! Each key is written as a delete at the next snapshot, and kept until that snapshot's epoch can be read
+//! in the store. Keys are given up a few at a time: at each barrier, and whenever another key comes.
 
 use std::collections::VecDeque;
 
@@ -10,20 +10,20 @@ use thalweg_kernel::{Epoch, Key};
 use super::{Hashed, Segments};
 use crate::table_hash::table_hash;
 
-/// So many are given up at a barrier.
+/// At most this many keys are given up at a barrier.
 const FORGOTTEN_AT_BARRIER_MAX: usize = 1_024;
-/// So many when another one comes: more than one, so that they get fewer.
+/// At most this many keys are given up when another one comes: more than one, so that the queue becomes shorter.
 const FORGOTTEN_MAX: usize = 2;
-/// The queue is a list of blocks of so many, so that it never moves.
+/// The queue is a list of blocks with room for this many removals, so that it never moves.
 const BLOCK: usize = 1_024;
 
 /// See the module.
 pub(super) struct Removed<K> {
     keys: Segments<Gone<K>>,
-    /// In order of their removal, the epoch and the hash of each. A key that is back again is not taken
-    /// out here: then there is nothing to find.
+    /// The epoch and the hash of each key, in order of removal. A key that is back again stays here: its turn then finds
+    /// no such key in `keys`.
     queue: Queue,
-    /// So many at the end of the queue were removed since the last snapshot.
+    /// How many keys at the end of the queue were removed since the last snapshot.
     pending: usize,
     readable: Epoch,
 }
@@ -66,13 +66,13 @@ impl<K: Key> Removed<K> {
         self.forget(FORGOTTEN_MAX);
     }
 
-    /// Takes a key out that is back again; whether it was there.
+    /// Takes a key out that is back again, and returns whether it was there.
     #[inline]
     pub(super) fn take(&mut self, hash: u64, key: &K) -> bool {
         self.keys.len() > 0 && self.keys.remove(hash, |gone| gone.key == *key).is_some()
     }
 
-    /// Gives those that were not written yet to `write`.
+    /// Gives the keys that were not written yet to `write`.
     pub(super) fn take_pending(&mut self, mut write: impl FnMut(&K)) {
         let from = self.queue.len() - self.pending;
         for at in from..self.queue.len() {
@@ -116,7 +116,7 @@ impl<K: Key> Removed<K> {
 #[derive(Default)]
 struct Queue {
     blocks: VecDeque<Vec<(Epoch, u64)>>,
-    /// So many of the first block are gone.
+    /// How many of the first block are gone.
     gone: usize,
 }
 

@@ -1,7 +1,7 @@
 //! A hash table of a size that is moved in one go, and knows which of its entries are marked.
 //!
-//! Marks are a bit per bucket, beside the table: marking is a store, no list of marked entries grows
-//! without bound, and whoever collects the marked ones finds them in the order in which they lie in memory.
+//! Marks are a bit per bucket, beside the table. So marking is one store, and no list of marked entries grows
+//! without bound. Whoever collects the marked entries finds them in the order in which they lie in memory.
 
 use hashbrown::HashTable;
 
@@ -23,7 +23,7 @@ pub(in crate::state) struct Segment<T> {
     pub(super) table: HashTable<T>,
     /// A bit for each bucket.
     pub(super) marks: Vec<u64>,
-    /// Whether it is in its owner's list of those with marks.
+    /// Whether it is in its owner's list of segments with marks.
     pub(in crate::state) listed: bool,
 }
 
@@ -73,7 +73,7 @@ impl<T: Hashed> Segment<T> {
         self.marks[bucket / 64] & 1 << (bucket % 64) != 0
     }
 
-    /// Takes a mark away; whether there was one.
+    /// Takes a mark away, and returns whether there was one.
     #[inline(always)]
     pub(super) fn unmark(&mut self, bucket: usize) -> bool {
         let marked = self.is_marked(bucket);
@@ -94,7 +94,7 @@ impl<T: Hashed> Segment<T> {
         entry.into_mut()
     }
 
-    /// Takes an entry out; and whether it was marked.
+    /// Takes an entry out, and returns it with whether it was marked.
     #[inline]
     pub(in crate::state) fn remove(
         &mut self,
@@ -107,8 +107,8 @@ impl<T: Hashed> Segment<T> {
         Some((entry, self.unmark(bucket)))
     }
 
-    /// Makes room for a quarter more than there are: in a larger table, in a smaller one, or only by clearing
-    /// up what removals have left.
+    /// Moves all entries to a new table, which has room for a quarter more. It may be larger than this one, or smaller,
+    /// or only without what removals have left.
     #[cold]
     pub(in crate::state) fn rebuild(&mut self) {
         let len = self.table.len();
@@ -133,7 +133,7 @@ impl<T: Hashed> Segment<T> {
         }
     }
 
-    /// Looks at the marked entries, one after the other, to have them in the cache: the accesses overlap,
+    /// Looks at the marked entries, one after the other, to have them in the cache. The accesses to memory overlap,
     /// as they would not with work in between.
     fn warm_marked(&self) {
         let mut all = 0;

@@ -1,24 +1,23 @@
 //! A hash table that grows and shrinks in small steps, and knows which of its entries are marked.
 //!
-//! It is made of many small tables, the [segments](Segment), and grows by *linear hashing*: whenever there are
+//! It is made of many small tables, the [segments](Segment), and grows by *linear hashing*. Whenever there are
 //! more than [`ENTRIES_PER_SEGMENT`] entries for each segment, the next segment in turn is split in two.
-//! So no operation moves more than about two thousand entries, however many there are, and no buffer is
-//! large. (One large table, even one that moves its entries step by step, asks the system for all the
-//! memory of its next size at once and gives the old one back at once: milliseconds with a million
-//! entries.) A look-up costs one access more than in a bare table, to the list of segments, which
-//! stays in a second-level cache.
+//! So no operation moves more than about two thousand entries, and no buffer is large. (One large table asks the system
+//! for all the memory of its next size at once, and gives the old memory back at once. Even if it moves its entries step
+//! by step, that takes milliseconds with a million entries.) A look-up costs one access more than in a bare table, to
+//! the list of segments, which stays in a second-level cache.
 //!
-//! Equal and otherwise bad hashes cost time, as in any table, and the steps are as long as such a segment;
-//! nothing else goes wrong.
+//! Equal and otherwise bad hashes cost time, as in any table. They make a segment large, and steps as long as it.
+//! Nothing else goes wrong.
 
 use hashbrown::hash_table::OccupiedEntry;
 
 use super::segment::{Hashed, Segment};
 
-/// A segment is split when there are so many entries for each: the ones that wait for their turn have
-/// up to twice as many, and then just fit into 2,048 buckets.
+/// A segment is split when there are more than this many entries for each. A segment that waits for its turn has
+/// up to twice as many, which just fit into 2,048 buckets.
 const ENTRIES_PER_SEGMENT: usize = 800;
-/// Two segments are joined when there are so few for each.
+/// Two segments are joined when there are fewer than this many entries for each.
 const ENTRIES_PER_SEGMENT_MIN: usize = 200;
 /// Buckets are chosen by the bits of a hash below these, segments by these. (The highest seven tell the
 /// entries of a segment apart.)
@@ -31,7 +30,7 @@ pub(in crate::state) struct Segments<T> {
     /// `2n - 1` for the largest power of two `n` that is not over the number of segments.
     wide: usize,
     len: usize,
-    /// The segments in which something was marked; those that are gone may be among them.
+    /// The segments in which something was marked. A segment that is gone may be among them.
     listed: Vec<u32>,
     /// How many entries are marked.
     marked: usize,
@@ -155,7 +154,7 @@ impl<T: Hashed> Segments<T> {
         self.segments[at].insert(hash, entry, marked)
     }
 
-    /// Takes an entry out; and whether it was marked.
+    /// Takes an entry out, and returns it with whether it was marked.
     #[inline]
     pub(in crate::state) fn remove(
         &mut self,
@@ -194,8 +193,8 @@ impl<T: Hashed> Segments<T> {
             self.wide = self.wide * 2 + 1;
         }
         let (wide, at) = (self.wide, new & (self.wide >> 1));
-        // Of the size to which they grow before it is their turn again. All that wait have as many entries, and would grow
-        // at the same time.
+        // Both get the size to which they would grow before it is their turn again. All segments that wait have about as
+        // many entries, and would grow in one step otherwise.
         let room = self.segments[at].table.capacity();
         let (mut low, mut high) = (Segment::with_capacity(room), Segment::with_capacity(room));
         let is_high = |_: &T, hash: u64| usize::from((hash >> SEGMENT_BITS) as usize & wide == new);
@@ -223,7 +222,7 @@ impl<T: Hashed> Segments<T> {
         last.empty_into(|_, _| 0, &mut [&mut self.segments[at]]);
     }
 
-    /// Walks over so many buckets at most, and over each of them once, from where the last walk ended; how many they
+    /// Walks over at most `buckets`, over each of them once, from where the last walk ended; returns how many they
     /// were. What is taken out goes to `taken`.
     pub(in crate::state) fn walk(
         &mut self,
