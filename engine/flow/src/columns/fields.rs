@@ -139,7 +139,7 @@ pub struct ToColumns<T> {
     rows: Vec<(Timestamp, T)>,
     /// Watermarks among them, each before the record with its number.
     watermarks: Vec<(usize, Timestamp)>,
-    /// What becomes of the records before those.
+    /// The columns of the records before them.
     chunk: Option<Chunk>,
     pool: ChunkPool,
 }
