@@ -121,6 +121,13 @@ pub trait Operator<T>: 'static {
         true
     }
 
+    /// Whether it has put work down that no mark has caused, and goes on with it when a step [begins](Self::tick). Records
+    /// that come meanwhile wait in the operator itself, and marks until [`due`](Self::due) has done what waits.
+    #[doc(hidden)]
+    fn has_put_down(&self) -> bool {
+        false
+    }
+
     /// Called with every step: emits what is due because of this machine's clock. The time on that
     /// clock at which more will be due, if any is known.
     #[inline]

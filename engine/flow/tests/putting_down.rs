@@ -82,14 +82,20 @@ impl Operator<String> for Log {
     }
 }
 
-/// What passes behind the timers of a job on one shard.
-fn log_of(seed: u64, tuning: Tuning) -> Vec<String> {
+/// What passes behind the timers of a job on one shard, whose keys may have clocks of their own.
+fn log_of(seed: u64, own_clocks: bool, tuning: Tuning) -> Vec<String> {
     let (log, source) = (Rc::<RefCell<_>>::default(), Collection::new(records(seed)));
     let kept = Rc::clone(&log);
     let job = move |flow: &Flow| {
         let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
-        flow.source(source.clone(), watermarks.without_clock_guard())
-            .key_by(|record: &Record| record.0)
+        let keyed = flow
+            .source(source.clone(), watermarks.without_clock_guard())
+            .key_by(|record: &Record| record.0);
+        let keyed = match own_clocks {
+            true => keyed.clock_per_key(Watermarks::monotonous()),
+            false => keyed,
+        };
+        keyed
             .process(|states| Alarms { seen: states.value("seen") })
             .then("Log", Log(Rc::clone(&kept)))
             .discard();
@@ -104,15 +110,16 @@ fn log_of(seed: u64, tuning: Tuning) -> Vec<String> {
 /// Method: a job whose timers all fit, against jobs that put them down, with steps and batches of other sizes.
 #[test]
 fn nobody_can_tell_that_work_was_put_down() {
-    for seed in 0..20 {
+    for (seed, own_clocks) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
         let all = |step_records_max, step_work_max, state_cache_bytes| {
             let tuning = Tuning { step_records_max, step_work_max, ..Tuning::default() };
-            log_of(seed, Tuning { state_cache_bytes, ..tuning })
+            log_of(seed, own_clocks, Tuning { state_cache_bytes, ..tuning })
         };
         let expected = all(1_024, usize::MAX, usize::MAX);
         assert!(expected.iter().any(|line| line.starts_with("timer")));
         for (records, work, cache) in [(1_024, 1, 0), (1_024, 2, 1 << 20), (7, 3, 0), (60, 40, 0)] {
-            assert_eq!(all(records, work, cache), expected, "seed {seed}, {records} {work}");
+            let what = format!("seed {seed}, {records} {work}, clocks per key: {own_clocks}");
+            assert_eq!(all(records, work, cache), expected, "{what}");
         }
     }
 }

@@ -160,6 +160,10 @@ defects! {
     FlowBroadcastKeepsRemoved,
 
     /// Shards are told of an epoch before it is stored.
+    /// A record is processed although timers of its key are due and wait for the next step.
+    FlowRecordOvertakesItsKey,
+    /// Where keys have clocks, those of restored timers are taken for silent up to the first piece of them alone.
+    FlowForgetsRestoredKeys,
     RuntimeCommitsEarly,
     /// An epoch is complete when the first shard has handed over.
     RuntimePartialEpoch,

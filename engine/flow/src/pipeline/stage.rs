@@ -8,11 +8,14 @@
 //!   operator emits because of a watermark is late behind it, and no barrier cuts the work in two;
 //! - what still reaches the operator in the step is put aside in order, and follows the mark;
 //! - the head of the chain is not stepped, so what is put aside is at most what one step brings. The next step goes on with
-//!   the work instead, with that of the last operator of the chain first: what others emit would have to wait there. In
-//!   such a step the clock is not shown to the operators in front.
+//!   the work instead, with that of the last operator of the chain first: what others emit would have to wait there. The
+//!   operators in front are not shown the clock of that step.
+//!
+//! Where keys have clocks of their own, a record may cause such work, too. The operator itself lets the records behind it
+//! wait then (`process/keyed/clocks.rs`); marks wait here.
 //!
 //! The rest of the shard goes on as if nothing had happened, and so does the clock of the operator. An operator without
-//! such work pays nothing for this: what stands here is compiled for it without a trace.
+//! work of this kind pays nothing for it: what stands here is compiled for that operator without a trace.
 //!
 //! # Limits
 //! Between two steps an operator does [`Tuning::step_work_max`](crate::Tuning) units of work at most: a timer that fires is
@@ -32,7 +35,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// So many units.
+    /// A budget of `units`.
     pub(crate) fn of(units: usize) -> Self {
         Self { units }
     }
@@ -91,6 +94,12 @@ impl<T, O: Operator<T>> Stage<O, T> {
     #[inline(always)]
     fn is_unfinished(&self) -> bool {
         O::PUTS_DOWN && self.unfinished.is_some()
+    }
+
+    /// Whether work waits, whatever has caused it.
+    #[inline]
+    fn has_put_down(&self) -> bool {
+        O::PUTS_DOWN && (self.unfinished.is_some() || self.operator.has_put_down())
     }
 
     /// Whether a record has to wait behind a mark.
@@ -198,11 +207,11 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     }
 
     fn tick(&mut self, cx: &StepContext, mut out: impl Collector<O::Out>) -> Option<Timestamp> {
-        let goes_on = self.stage.is_unfinished();
+        let goes_on = self.stage.has_put_down();
         let here = self.stage.tick(cx, &mut out);
         // Also where that was the last of it: what had been put aside may have been the end, and whoever stands in front
         // of it has nothing more to say.
-        if goes_on || self.stage.is_unfinished() {
+        if goes_on || self.stage.has_put_down() {
             return here;
         }
         let before = self.chain.tick(cx, Via { stage: &mut self.stage, out });
@@ -211,7 +220,7 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
 
     #[inline]
     fn has_put_down(&self) -> bool {
-        self.stage.is_unfinished() || self.chain.has_put_down()
+        self.stage.has_put_down() || self.chain.has_put_down()
     }
 
     fn settle(&mut self, mut out: impl Collector<O::Out>) {
@@ -246,7 +255,7 @@ impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, T, C> 
     }
 }
 
-/// The same, but the operator puts its records aside.
+/// A [`Via`] whose operator puts its records aside.
 struct Gathering<'a, O, T, C>(Via<'a, O, T, C>);
 
 impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Gathering<'_, O, T, C> {
