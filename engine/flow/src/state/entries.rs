@@ -1,14 +1,14 @@
 //! Entries: the state of a key that has parts, each of them kept by itself under a key of its own.
 //!
-//! This is what [maps](super::MapState) and [lists](super::ListState) are made of, and what operators use that keep
-//! several things of one key, such as the windows of a key or the rows of one side of a join. The key of an entry
-//! within its key is an [`OrderedKey`]: a map's own key, the number of a list's item, a window.
+//! [Maps](super::MapState) and [lists](super::ListState) are made of entries. So is what operators keep of which a key has
+//! several, as it has windows. The key of an entry within its key is an [`OrderedKey`]: a map's own key, the number of a
+//! list's item, a window.
 //!
 //! ```text
 //! key   = u64:state u16:group key entry       big-endian
 //! value = i64:last-millisecond value          little-endian; i64::MAX where it does not expire
 //! ```
-//! A keyed value is stored in this form too: it is the one entry of its key, with nothing for the entry's own key. (In
+//! A keyed value is stored in this form, too: it is the one entry of its key, with nothing for the entry's own key. (In
 //! memory a value lies in the table itself: see [`keyed`](super::keyed).)
 //!
 //! # How to use it
@@ -57,6 +57,7 @@ use super::table::{Hashed, Looked, Place as Bucket, Segments};
 use super::{AtKey, Refresh, StateOptions};
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
+use self::chunk::gone_bytes;
 use crate::table_hash::table_hash;
 
 /// A key of at most this many entries leaves memory whole.
@@ -167,7 +168,7 @@ fn group<'a, K: Key, N: OrderedKey, V>(
     }
 }
 
-/// The same, marked as changed.
+/// The group of a key, marked as changed.
 fn group_to_change<'a, K: Key, N: OrderedKey, V>(
     groups: &'a mut Groups<K, N, V>,
     at: &AtKey<'_, K>,
@@ -552,6 +553,11 @@ fn is_empty<N: Ord>((from, to): Bounds<'_, N>) -> bool {
     match (from, to) {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
+    /// The bytes that what was removed takes in memory until the store does not show it any more, about.
+    fn gone_bytes(&self) -> usize {
+        self.tally.gone * gone_bytes::<N>() + self.waiting.len() * size_of::<(Epoch, u64)>()
+    }
+
         | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
         _ => false,
     }

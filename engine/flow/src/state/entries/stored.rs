@@ -101,7 +101,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             let mut unneeded = false;
             if let Looked::Here(group) = self.groups.look(hash, is, |_| true, |_| false, |_| false)
             {
-                group.waits = group.body.purge(readable);
+                group.waits = group.body.purge(readable, &mut self.tally);
                 unneeded = group.body.is_unneeded();
                 if group.waits {
                     again.push((epoch.next(), hash));
@@ -256,7 +256,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.groups.memory_bytes() + self.tally.here * self.entry_bytes()
+        self.groups.memory_bytes() + self.tally.here * self.entry_bytes() + self.gone_bytes()
     }
 
     fn takes(&mut self) -> Takes {
@@ -265,7 +265,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             self.weigh();
         }
         let each = self.entry_bytes();
-        let bytes = self.groups.len() * size_of::<Group<K, N, V>>() + here * each;
+        let keys = self.groups.len() * size_of::<Group<K, N, V>>();
+        let bytes = keys + here * each + self.gone_bytes();
         Takes { bytes, changed: self.tally.dirty * each, ..Takes::default() }
     }
 
@@ -334,8 +335,8 @@ impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
         self.warm_key(at);
         let now = self.now(at);
         let Some(Group { body, .. }) = group(&mut self.groups, at) else { return false };
-        // What is in memory comes first: to ask for cold entries walks over all chunks.
-        body.range((Bound::Unbounded, Bound::Unbounded), now).next().is_some() || body.cold() > 0
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        body.cold() > 0 || body.len() > 0 && (!expires || body.range(all, now).next().is_some())
     }
 
     fn entries_bytes(&self) -> usize {
@@ -375,6 +376,7 @@ impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
                     false => Verdict::Keep,
                 }
             };
+        let expires = self.rules.options.ttl.is_some();
             groups.walk(hand, EVICT_BUCKETS_MAX, judge, drop);
             if unused {
                 break;

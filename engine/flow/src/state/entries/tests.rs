@@ -125,13 +125,13 @@ impl Rig {
         Self { entries, checkpoints, base, blocks, epoch, model, stored, now: 0, ttl, over_limit }
     }
 
-    fn open<K: Key>(
+    fn open<K: Key, N: OrderedKey>(
         base: &Base,
         checkpoints: &Rc<Checkpoints>,
         ttl: Option<Ttl>,
         over_limit: &Counter,
         restored: Option<Epoch>,
-    ) -> Entries<K, u16, u32> {
+    ) -> Entries<K, N, u32> {
         let states = vec![info()];
         let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
         let own = KeyGroups::default().groups_of(0, 1);
@@ -225,14 +225,19 @@ impl Rig {
 
     fn check_tally(&mut self) {
         let bodies = self.entries.groups.iter().map(|group| &group.body);
-        let (mut here, mut cold, mut len) = (0, 0, 0);
+        let (mut here, mut len, mut tally) = (0, 0, Tally::default());
         for body in bodies {
             here += body.range(ALL, Timestamp::MIN).count();
-            cold += body.cold();
             len += body.len();
+            let of_body = body.count();
+            assert_eq!(body.cold(), of_body.cold);
+            tally.here += of_body.here;
+            tally.dirty += of_body.dirty;
+            tally.cold += of_body.cold;
+            tally.gone += of_body.gone;
         }
-        assert_eq!((here, cold), (self.entries.tally.here, self.entries.tally.cold));
-        assert_eq!(here + cold, len);
+        assert_eq!(tally, self.entries.tally);
+        assert_eq!((here, here + tally.cold), (tally.here, len));
         self.checkpoints.check().unwrap();
     }
 }
@@ -431,7 +436,7 @@ fn entries_are_those_of_a_plain_map() {
     }
 }
 
-/// Goal: the same where entries expire after they were written, or written or read.
+/// Goal: entries are those of a plain map also where they expire after they were written, or written or read.
 #[test]
 fn entries_expire_one_by_one() {
     for seed in 0..20 {
@@ -557,6 +562,32 @@ fn keys_that_come_and_go_do_not_pile_up() {
         let (keys, waiting) = (entries.holds().keys, entries.waiting.len());
         assert!(keys <= 2 * KEYS as usize && waiting <= keys, "{keys} {waiting} in round {round}");
     }
+}
+
+/// Goal: what was removed is in the account until the store does not show it any more, and is removed in any order in time.
+#[test]
+fn what_was_removed_counts_until_the_store_has_forgotten_it() {
+    const ENTRIES: u32 = 100_000;
+    let rig = Rig::new(None);
+    let mut entries: Entries<u32, u32, u32> =
+        Rig::open(&rig.base, &rig.checkpoints, None, &rig.over_limit, None);
+    entries.rules.entries_max = usize::MAX;
+    let (now, key) = (Timestamp::from(0), 1);
+    let at =
+        &AtKey { key: &key, hash: table_hash(&key), time: now, reached: now, processing_time: now };
+    (0..ENTRIES).for_each(|entry| _ = entries.put(at, entry, 1));
+    let to_epoch = |entries: &mut Entries<u32, u32, u32>, epoch: u64| {
+        entries.snapshot(Epoch::new(epoch), &mut Outgoing::default()).unwrap();
+        rig.checkpoints.committed(Epoch::new(epoch));
+    };
+    to_epoch(&mut entries, 1);
+    (0..ENTRIES).rev().for_each(|entry| _ = entries.remove(at, &entry));
+    let bytes = entries.takes().bytes;
+    assert!(bytes >= ENTRIES as usize * size_of::<(u32, Option<Epoch>)>(), "{bytes} bytes");
+    assert_eq!(entries.takes().changed / ENTRIES as usize, entries.entry_bytes());
+    to_epoch(&mut entries, 2);
+    to_epoch(&mut entries, 3);
+    assert_eq!(entries.takes().bytes, 0, "epoch 2 can be read");
 }
 
 /// Goal: a search for what can leave memory goes round a small table few times, and finds all of it.
