@@ -564,6 +564,99 @@ fn keys_that_come_and_go_do_not_pile_up() {
     }
 }
 
+/// The entries of a store whose state is of this kind, which release 0.1 may have stored in one piece for each key.
+fn open_older(base: &Base, kind: StateKind, part_bytes: usize) -> Entries<u8, u16, u32> {
+    let restored = Some(base.0.lock().unwrap().1);
+    let states = vec![StateInfo { kind, ..info() }];
+    let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
+    let own = KeyGroups::default().groups_of(0, 1);
+    let checkpoints = Rc::new(Checkpoints::new(true, KeyGroups::default(), 0, usize::MAX));
+    let whole = Whole { read: Vec::<(u16, u32)>::read, types: String::new() };
+    let (options, over_limit) = (StateOptions::new(), Counter::default());
+    let rules = EntryRules { options, entries_max: ENTRIES_MAX, over_limit, whole: Some(whole) };
+    let mut entries = Entries::new(rules, &checkpoints, Some(Rc::clone(&reader)), own.clone());
+    entries.part_bytes = part_bytes;
+    let stored = Stored { reader: &*reader, groups: own };
+    entries.restore(StateId::of("test", "map"), Some(&stored)).unwrap();
+    entries
+}
+
+/// Goal: what release 0.1 stored in one piece for each key is written anew in parts, with what has changed meanwhile, also
+/// where the job restarts in between.
+#[test]
+fn keys_in_one_piece_are_written_anew_some_at_a_time() {
+    const KEYS: u8 = 60;
+    const ENTRIES: u16 = 50;
+    const PART_BYTES: usize = 5_000;
+    let (base, of) = (Base::default(), (StateId::of("test", "map"), KeyGroups::default()));
+    let (mut model, mut writer) = (BTreeMap::new(), StateWriter::default());
+    for key in 0..KEYS {
+        let entries: Vec<_> = (0..ENTRIES).map(|entry| (entry, u32::from(key))).collect();
+        model.extend(entries.iter().map(|&(entry, value)| ((key, entry), value)));
+        let mut stored = Vec::new();
+        cold::write_key::<u8, u16>(of, &key, None, &mut stored);
+        let value = writer.write(i64::MAX.to_le_bytes().to_vec(), &entries).unwrap();
+        let mut base = base.0.lock().unwrap();
+        Arc::make_mut(&mut base.0).insert(stored, value);
+        base.1 = Epoch::new(1);
+    }
+    let in_one_piece = |base: &Base| {
+        let is = |stored: &&Vec<u8>| stored.len() == StateId::PREFIX_BYTES + size_of::<u8>();
+        base.0.lock().unwrap().0.keys().filter(is).count()
+    };
+    let (mut random, mut restarts, mut kind) = (Random(7), 0, StateKind::Keyed);
+    let mut entries = open_older(&base, kind, PART_BYTES);
+    let mut one_more = true;
+    while in_one_piece(&base) > 0 || std::mem::take(&mut one_more) {
+        for _ in 0..3 {
+            let (key, entry) = (random.below(KEYS.into()) as u8, random.below(60) as u16);
+            let (now, hash) = (Timestamp::from(0), table_hash(&key));
+            let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+            match random.below(4) {
+                0 => {
+                    entries.clear(at);
+                    model.retain(|(other, _), _| *other != key);
+                }
+                1 => {
+                    let removed = entries.remove(at, &entry);
+                    assert_eq!(removed, model.remove(&(key, entry)));
+                }
+                _ => {
+                    entries.put(at, entry, 99);
+                    model.insert((key, entry), 99);
+                }
+            }
+        }
+        let (mut out, before) = (Outgoing::default(), in_one_piece(&base));
+        {
+            let mut base = base.0.lock().unwrap();
+            base.1 = base.1.next();
+            entries.snapshot(base.1, &mut out).unwrap();
+            apply(Arc::make_mut(&mut base.0), out.changes.as_bytes());
+        }
+        let written = before - in_one_piece(&base);
+        assert!(written > 0 || before == 0, "nothing was written anew");
+        let bytes = out.changes.as_bytes().len();
+        assert!(bytes < 4 * PART_BYTES, "a block of {bytes} bytes");
+        kind = StateKind::Map;
+        if random.below(2) == 0 {
+            restarts += 1;
+            entries = open_older(&base, kind, PART_BYTES);
+        }
+        for key in 0..KEYS {
+            let (now, hash) = (Timestamp::from(0), table_hash(&key));
+            let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+            let found: Vec<_> =
+                entries.range(at, ALL).map(|(&entry, &value)| (entry, value)).collect();
+            let expected = model.range((key, 0)..=(key, u16::MAX));
+            let expected: Vec<_> = expected.map(|(&(_, entry), &value)| (entry, value)).collect();
+            assert_eq!(found, expected, "key {key}");
+        }
+    }
+    assert!(restarts > 3, "{restarts} restarts");
+    assert_eq!((entries.pieces, entries.tally.dirty), (0, 0));
+}
+
 /// Goal: what was removed is in the account until the store does not show it any more, and is removed in any order in time.
 #[test]
 fn what_was_removed_counts_until_the_store_has_forgotten_it() {
