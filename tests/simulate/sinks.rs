@@ -241,6 +241,10 @@ impl<T: Debug> Sink<T> for LooseWriter {
         Ok(!outlet.closed)
     }
 
+    fn awaits_epoch(&self) -> bool {
+        false
+    }
+
     fn write(&mut self, time: Timestamp, value: T) -> Result<(), ConnectorError> {
         *self.0.borrow_mut().loose.entry(format!("{time} {value:?}")).or_default() += 1;
         Ok(())

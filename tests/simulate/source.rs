@@ -102,8 +102,7 @@ impl Intake {
             ));
         }
         let replay = journals.read(&journal, from).map_err(failed)?;
-        // A partition that is found again may be opened where a later epoch has left it.
-        let restored = cx.durability.restored.filter(|_| !outside.discovered);
+        let restored = cx.durability.restored;
         let positions = restored.map(|epoch| (epoch, from)).into_iter().collect();
         outside.broker.borrow_mut().connect(partition, cx.waker.clone());
         Ok(Self {

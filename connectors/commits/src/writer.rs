@@ -197,6 +197,10 @@ impl<T> Sink<T> for RowWriter<T> {
         Ok(rows < self.limits.rows_max as u64 && bytes < self.limits.bytes_max as u64)
     }
 
+    fn awaits_epoch(&self) -> bool {
+        self.holds
+    }
+
     #[inline]
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
         if self.open.is_empty() {

@@ -183,6 +183,10 @@ impl<T, E: Encode<T>> Sink<T> for FileWriter<E> {
         self.outlet.ready()
     }
 
+    fn awaits_epoch(&self) -> bool {
+        false
+    }
+
     #[inline]
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
         if !self.begun {

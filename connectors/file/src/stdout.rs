@@ -113,6 +113,10 @@ impl<T: Serialize> Sink<T> for StdoutWriter {
         self.outlet.ready()
     }
 
+    fn awaits_epoch(&self) -> bool {
+        false
+    }
+
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
         let line = self.outlet.line();
         let start = line.len();

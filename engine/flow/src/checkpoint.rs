@@ -37,7 +37,7 @@ use thalweg_kernel::{
 };
 
 use self::catalogue::Fate;
-pub(crate) use self::catalogue::{Description, types_of};
+pub(crate) use self::catalogue::{Description, Reads, types_of};
 use crate::pressure::Takes;
 use crate::uid::Uid;
 

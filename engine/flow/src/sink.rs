@@ -100,6 +100,10 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
         Ok(ready && self.dead_letters.has_room())
     }
 
+    fn awaits_epoch(&self) -> bool {
+        self.dead_letters.has_room() && self.writer.awaits_epoch()
+    }
+
     fn flush(&mut self) -> Result<(), ConnectorError> {
         if let Some(error) = self.failed.take() {
             return Err(error);

@@ -42,13 +42,15 @@ mod overflow;
 pub(crate) mod table;
 pub(crate) mod timers;
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    Durable, Key, OrderedKey, StateError, StateKind, Str, Timestamp, ValueDamaged, time::millis,
+    Durable, Key, Layout, OrderedKey, StateError, StateKind, Str, Timestamp, ValueDamaged,
+    time::millis,
 };
 
 pub use self::bounds::{STATE_BYTES_MAX, STATE_KEYS_MAX};
@@ -59,7 +61,7 @@ pub use self::handles::{
 use self::keyed::{AllKeyed, AnyKeyed, Keyed};
 use self::operator::OperatorStates;
 pub use self::overflow::Overflow;
-use crate::checkpoint::{Description, Stateful, types_of};
+use crate::checkpoint::{Description, Reads, Stateful, types_of};
 use crate::counters::{Counter, Gauge};
 use crate::flow::Flow;
 use crate::process::TimerSpace;
@@ -123,6 +125,8 @@ struct Migration<V> {
     migrate: Migrate<V>,
     /// The type of the values then, as [`Durable::archived`] says.
     reads: (&'static str, usize),
+    /// Its name in Rust.
+    old: &'static str,
 }
 
 impl<V> Default for StateOptions<V> {
@@ -161,7 +165,12 @@ impl<V: 'static> StateOptions<V> {
         migrate: impl Fn(Old) -> V + 'static,
     ) -> Self {
         let migrate = Rc::new(move |bytes: &_| Old::read(bytes).map(&migrate));
-        self.migrations.push(Migration { schema: number, migrate, reads: Old::archived() });
+        self.migrations.push(Migration {
+            schema: number,
+            migrate,
+            reads: Old::archived(),
+            old: type_name::<Old>(),
+        });
         self
     }
 
@@ -182,7 +191,9 @@ impl<V: 'static> StateOptions<V> {
     pub(crate) fn describe(&self, describe: &mut Description) {
         describe.schema = self.schema;
         let reads = |migration: &Migration<V>| {
-            (migration.schema, describe.layout.with_values_of(migration.reads))
+            let layout = describe.layout.with_values_of(migration.reads);
+            let types = Some(Layout::types_with_values_of(&describe.types, migration.old));
+            Reads { schema: migration.schema, layout, types }
         };
         describe.migrations = self.migrations.iter().map(reads).collect();
     }

@@ -15,8 +15,8 @@ use allocation_counter::measure;
 use due::{ALL_DUE, Alarm, Record, SECOND};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec, SourceStatus,
-    Timestamp,
+    Collector, ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec,
+    SourceStatus, Timestamp,
 };
 
 const KEYS: u64 = 200_000;
@@ -115,6 +115,29 @@ fn no_step_does_more_than_its_share_of_timers() {
     check("timers", KEYS, ALL_DUE.as_millis() + 1, |records, rows| {
         let keyed = records.key_by(|&(key, _)| key);
         keyed.process(|_| Alarm).inspect(count(rows)).discard();
+    });
+}
+
+/// Sets a timer for each record, all of one key and for times of their own.
+struct Alarms;
+
+impl Process<(), Record> for Alarms {
+    type Out = i64;
+
+    fn record(&mut self, (n, _): Record, cx: &mut Context<'_, ()>, _: &mut impl Collector<i64>) {
+        cx.event_timer(ALL_DUE.minus_ms(n as i64));
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, ()>, out: &mut impl Collector<i64>) {
+        out.record(cx.time(), cx.time().as_millis());
+    }
+}
+
+#[test]
+fn no_step_does_more_than_its_share_of_what_the_clock_of_a_key_makes_due() {
+    check("clock of a key", KEYS, ALL_DUE.as_millis() + 1, |records, rows| {
+        let keyed = records.key_by(|_| ()).clock_per_key(Watermarks::monotonous());
+        keyed.process(|_| Alarms).inspect(count(rows)).discard();
     });
 }
 

@@ -367,6 +367,35 @@ fn a_key_is_silent_from_a_restart_on() {
     assert_eq!(out.take(), ["1 0 1"]);
 }
 
+/// Goal: after a restart all keys are silent, although they are more than a step looks at.
+#[test]
+fn each_of_many_keys_is_silent_from_a_restart_on() {
+    const KEYS: u32 = 5_000;
+    let store = Store::default();
+    let shard = |job: &dyn Fn(&Flow)| {
+        let storage = Some(store.storage());
+        Shard::build(job, &BuildContext { storage, ..BuildContext::single("silent") }).unwrap()
+    };
+    let script = (1..=KEYS).map(|key| Act::R((key, 10, 0))).chain([Act::R((0, 95, 0))]).collect();
+    let (job, out) = silent_job(script);
+    let mut first = [shard(&job)];
+    settle(&mut first, at(0));
+    first[0].begin(store.epoch().next());
+    settle(&mut first, at(1));
+    store.commit(store.epoch().next(), &[first[0].snapshot().unwrap().unwrap()]);
+    assert!(out.take().is_empty());
+
+    let (job, out) = silent_job(vec![Act::R((0, 96, 0))]);
+    let mut second = [shard(&job)];
+    // The shard asks to be stepped again at once until it is done with all of them.
+    let mut steps = |ms| (0..100).for_each(|_| _ = second[0].step(at(ms)).unwrap());
+    steps(100_000);
+    steps(104_999);
+    assert!(out.take().is_empty());
+    steps(105_000);
+    assert_eq!(out.take().len(), KEYS as usize);
+}
+
 /// Goal: a clock goes with the state of its key, and with the timers of the key.
 #[test]
 fn the_clock_of_a_key_that_gives_way_begins_anew() {

@@ -31,6 +31,8 @@ struct Outside {
     looks_before: usize,
     /// How often it was opened, and from where.
     opened: Vec<(PartitionId, u64)>,
+    /// Of each of these openings, the epoch that it goes on from.
+    restored: Vec<Option<Epoch>>,
     /// By the numbers of looks: more of the same.
     script: Vec<(PartitionId, Vec<Reading>)>,
 }
@@ -109,7 +111,10 @@ impl SourceSpec for Shelf {
     fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Reads, ConnectorError> {
         let position = cx.durability.position.as_deref();
         let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
-        self.0.lock().unwrap().opened.push((id.clone(), next));
+        let mut outside = self.0.lock().unwrap();
+        outside.opened.push((id.clone(), next));
+        outside.restored.push(cx.durability.restored);
+        drop(outside);
         Ok(Reads(self.clone(), id.clone(), next, false))
     }
 
@@ -471,4 +476,27 @@ fn more_partitions_than_a_shard_may_know_end_the_job_in_words() {
     let job = move |flow: &Flow| flow.source(twice.clone(), Watermarks::monotonous()).discard();
     let error = Shard::build(&job, &BuildContext::single("many")).err().unwrap().to_string();
     assert!(error.contains("65537 partitions; 65536 are allowed"), "{error}");
+}
+
+/// Goal: a partition that is opened while the job runs goes on from the newest epoch that exists then, not from the one that
+/// the job began with.
+#[test]
+fn a_partition_goes_on_from_what_is_durable_when_it_is_opened() {
+    let (shelf, store, table): (Shelf, Store, Table) = Default::default();
+    let mut shards = build(&windows(&shelf, &table), 1, &store);
+    shelf.put("a", &[(1, 10)], false);
+    run(&mut shards, 0);
+    epoch(&mut shards, &store, 1);
+    epoch(&mut shards, &store, 2);
+    // It had ended, and was closed.
+    shelf.put("a", &[(1, 20)], false);
+    run(&mut shards, 3);
+    epoch(&mut shards, &store, 4);
+    drop(shards);
+    shelf.put("a", &[(1, 30)], true);
+    let mut shards = build(&windows(&shelf, &table), 1, &store);
+    run(&mut shards, 5);
+    let outside = shelf.0.lock().unwrap();
+    assert_eq!(outside.opened.iter().map(|(_, from)| *from).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(outside.restored, [None, Some(Epoch::new(2)), Some(Epoch::new(3))]);
 }

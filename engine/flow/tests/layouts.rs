@@ -170,8 +170,14 @@ fn a_state_begins_anew_and_the_rest_is_kept() {
 fn a_migration_reads_another_layout() {
     let (store, table) = left();
     let wrong = || none().schema(2).migrate(1, |(a, b): (f64, i64)| (a, b));
-    let error = refusal(&job((&table, 5), |n| n % 2, swapped, wrong), &store);
-    assert!(error.contains("migrate it from the type that it had"), "{error}");
+    // A catalogue of release 0.1 has no layouts.
+    for old in [false, true] {
+        if old {
+            store.describe(|state| state.layout = None);
+        }
+        let error = refusal(&job((&table, 5), |n| n % 2, swapped, wrong), &store);
+        assert!(error.contains("migrate it from the type that it had"), "{error}");
+    }
     let unknown = || none().schema(3).migrate(2, |(a, b): (i64, f64)| (b, a));
     let error = refusal(&job((&table, 5), |n| n % 2, swapped, unknown), &store);
     assert!(error.contains("StateOptions::migrate(1, ..)"), "{error}");

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thalweg_flow::*;
-use thalweg_kernel::{Collector, Mark, Timestamp};
+use thalweg_kernel::{Collector, ConnectorError, Mark, OpenContext, Sink, SinkSpec, Timestamp};
 
 use self::common::world::{Store, Table};
 use self::common::{Ended, Life, Random};
@@ -82,14 +82,20 @@ impl Operator<String> for Log {
     }
 }
 
-/// What passes behind the timers of a job on one shard.
-fn log_of(seed: u64, tuning: Tuning) -> Vec<String> {
+/// What passes behind the timers of a job on one shard, whose keys may have clocks of their own.
+fn log_of(seed: u64, own_clocks: bool, tuning: Tuning) -> Vec<String> {
     let (log, source) = (Rc::<RefCell<_>>::default(), Collection::new(records(seed)));
     let kept = Rc::clone(&log);
     let job = move |flow: &Flow| {
         let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
-        flow.source(source.clone(), watermarks.without_clock_guard())
-            .key_by(|record: &Record| record.0)
+        let keyed = flow
+            .source(source.clone(), watermarks.without_clock_guard())
+            .key_by(|record: &Record| record.0);
+        let keyed = match own_clocks {
+            true => keyed.clock_per_key(Watermarks::monotonous()),
+            false => keyed,
+        };
+        keyed
             .process(|states| Alarms { seen: states.value("seen") })
             .then("Log", Log(Rc::clone(&kept)))
             .discard();
@@ -104,15 +110,16 @@ fn log_of(seed: u64, tuning: Tuning) -> Vec<String> {
 /// Method: a job whose timers all fit, against jobs that put them down, with steps and batches of other sizes.
 #[test]
 fn nobody_can_tell_that_work_was_put_down() {
-    for seed in 0..20 {
+    for (seed, own_clocks) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
         let all = |step_records_max, step_work_max, state_cache_bytes| {
             let tuning = Tuning { step_records_max, step_work_max, ..Tuning::default() };
-            log_of(seed, Tuning { state_cache_bytes, ..tuning })
+            log_of(seed, own_clocks, Tuning { state_cache_bytes, ..tuning })
         };
         let expected = all(1_024, usize::MAX, usize::MAX);
         assert!(expected.iter().any(|line| line.starts_with("timer")));
         for (records, work, cache) in [(1_024, 1, 0), (1_024, 2, 1 << 20), (7, 3, 0), (60, 40, 0)] {
-            assert_eq!(all(records, work, cache), expected, "seed {seed}, {records} {work}");
+            let what = format!("seed {seed}, {records} {work}, clocks per key: {own_clocks}");
+            assert_eq!(all(records, work, cache), expected, "{what}");
         }
     }
 }
@@ -298,4 +305,95 @@ fn nothing_follows_an_end_that_was_put_aside() {
     let mut shard = Shard::build(&job, &cx).unwrap();
     while shard.step(Now::default()).unwrap() != Step::Done {}
     assert_eq!(*fired.lock().unwrap(), 100);
+}
+
+/// A sink with little room. Its rows may have to wait for their epoch.
+#[derive(Clone)]
+struct Narrow {
+    rows: Arc<Mutex<Vec<u32>>>,
+    holds: bool,
+}
+
+const NARROW_ROWS: usize = 10;
+
+impl SinkSpec<u32> for Narrow {
+    type Writer = Self;
+
+    fn describe(&self) -> String {
+        "narrow".into()
+    }
+
+    fn open(&self, _: &OpenContext) -> Result<Self, ConnectorError> {
+        Ok(self.clone())
+    }
+}
+
+impl Sink<u32> for Narrow {
+    fn ready(&mut self) -> Result<bool, ConnectorError> {
+        Ok(self.rows.lock().unwrap().len() < NARROW_ROWS)
+    }
+
+    fn awaits_epoch(&self) -> bool {
+        self.holds
+    }
+
+    fn write(&mut self, _: Timestamp, row: u32) -> Result<(), ConnectorError> {
+        self.rows.lock().unwrap().push(row);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<bool, ConnectorError> {
+        Ok(true)
+    }
+}
+
+/// Goal: what a watermark has made due waits for room in a sink, and so does a barrier that comes meanwhile. Where only the
+/// epoch of the barrier makes room, all goes on.
+#[test]
+fn a_barrier_waits_behind_work_for_which_a_sink_has_no_room() {
+    const TIMERS: u32 = 1_000;
+    const WORK_MAX: usize = 7;
+    for holds in [false, true] {
+        let (rows, store) = (Arc::new(Mutex::new(Vec::new())), Store::default());
+        let sink = Narrow { rows: Arc::clone(&rows), holds };
+        let job = move |flow: &Flow| {
+            let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
+            flow.source(
+                Collection::new([(0, 0), (1, 1_000_000)]),
+                watermarks.without_clock_guard(),
+            )
+            .key_by(|record: &Record| record.0)
+            .process(|_| Many(TIMERS, Arc::default()))
+            .sink(sink.clone());
+        };
+        let tuning = Tuning { step_work_max: WORK_MAX, ..Tuning::default() };
+        let storage = Some(store.storage());
+        let cx = BuildContext { tuning, storage, ..BuildContext::single("narrow") };
+        let mut shard = Shard::build(&job, &cx).unwrap();
+        while rows.lock().unwrap().is_empty() {
+            shard.step(Now::default()).unwrap();
+        }
+        let (epoch, mut taken, mut snapshot) = (store.epoch().next(), 0, None);
+        shard.begin(epoch);
+        for step in 0..4 * TIMERS {
+            shard.step(Now::default()).unwrap();
+            snapshot = shard.snapshot().unwrap();
+            if snapshot.is_some() {
+                break;
+            }
+            let mut rows = rows.lock().unwrap();
+            let rows_max = if holds { TIMERS as usize } else { NARROW_ROWS + WORK_MAX };
+            assert!(rows.len() <= rows_max, "{} rows in a sink that is full", rows.len());
+            // Nobody takes a row from it for a while.
+            if !holds && step > TIMERS {
+                taken += rows.drain(..).len();
+            }
+        }
+        assert!(snapshot.is_some(), "the barrier waits for ever");
+        assert_eq!(taken + rows.lock().unwrap().len(), TIMERS as usize);
+    }
 }

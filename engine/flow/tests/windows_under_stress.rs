@@ -276,3 +276,54 @@ fn the_key_is_asked_for_twice_at_most() {
     settle(&mut shards, at(0));
     assert!(calls.get() <= 2, "{}", calls.get());
 }
+
+/// Keeps texts. Counts those that come in a sum from in front of the exchange, where there are some of the key already.
+struct Texts(Arc<AtomicUsize>);
+
+impl Aggregate<(u32, String)> for Texts {
+    type Accumulator = Vec<String>;
+    type Output = usize;
+
+    const GROWS: bool = true;
+
+    fn create(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn add(&self, texts: &mut Vec<String>, (_, text): (u32, String)) {
+        texts.push(text);
+    }
+
+    fn merge(&self, into: &mut Vec<String>, other: &Vec<String>) {
+        self.0.fetch_add(other.len(), Ordering::Relaxed);
+        into.extend_from_slice(other);
+    }
+
+    fn result(&self, texts: &Vec<String>) -> usize {
+        texts.len()
+    }
+}
+
+/// Goal: in front of the exchange contents that grow with their records take a megabyte, about, before any barrier.
+#[test]
+fn contents_that_grow_do_not_pile_up_in_front_of_the_exchange() {
+    const KEYS: u32 = 8;
+    const OF_EACH: usize = 200;
+    const TEXT_BYTES: usize = 10_000;
+    let script = (0..OF_EACH).flat_map(|_| (0..KEYS).map(|key| Act::R((key, 0, 0)))).collect();
+    let source = Scripted(vec![script, vec![]], false);
+    let merged = Arc::<AtomicUsize>::default();
+    let mut shards = build(2, Tuning::default(), &|flow| {
+        flow.source(source.clone(), wm(0))
+            .map(|(key, _, _)| (key, "x".repeat(TEXT_BYTES)))
+            .key_by(|&(key, _): &(u32, String)| key)
+            .window(Tumbling::of(ms(1_000)))
+            .aggregate(Texts(Arc::clone(&merged)))
+            .discard();
+    });
+    settle(&mut shards, at(0));
+    // What is held in front of the exchange, and the first sums of each key, were merged into nothing.
+    let not_merged = KEYS as usize * OF_EACH - merged.load(Ordering::Relaxed);
+    let held_max = (1 << 20) / TEXT_BYTES;
+    assert!(not_merged <= 3 * held_max, "{not_merged} texts of {TEXT_BYTES} bytes");
+}

@@ -46,7 +46,8 @@ pub struct Durability {
     /// The job takes checkpoints. A sink that is to be exactly-once holds results back until their
     /// epoch exists; without checkpoints it passes them on at once.
     pub checkpoints: bool,
-    /// The epoch that the job resumes from, if it does.
+    /// The epoch that the job resumes from, if it does. For a partition that a source finds while the job runs: the newest
+    /// epoch that exists.
     pub restored: Option<Epoch>,
     /// For a source partition: what [`Source::snapshot`](crate::Source::snapshot) wrote at that epoch.
     pub position: Option<Bytes>,

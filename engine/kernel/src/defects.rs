@@ -152,8 +152,18 @@ defects! {
     FlowSkipsAfterFailure,
     /// A timer of a space of its own is set among those of the function.
     FlowTimerLosesItsSpace,
+    /// A partition that is found while the job runs is opened as if no epoch had come since the job began.
+    FlowOpensAtOldEpoch,
+    /// While a barrier is due, a full sink gets all that stands before the barrier, whatever would make room.
+    FlowOverfillsSink,
+    /// What stands before a barrier waits for a sink that has no room before the epoch of the barrier.
+    FlowBarrierAwaitsRoom,
     /// Where keys have clocks of their own, timers fire by the watermark of the stream.
     FlowKeyGoesByStream,
+    /// A record is processed although timers of its key are due and wait for the next step.
+    FlowRecordOvertakesItsKey,
+    /// Where keys have clocks, those of restored timers are taken for silent up to the first piece of them alone.
+    FlowForgetsRestoredKeys,
     /// A shard restores of broadcast state what lies under its own groups.
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.

@@ -69,14 +69,29 @@ impl Layout {
     }
 
     /// Whether the types that a catalogue of release 0.1 names may be the same as the other ones. Both are written
-    /// as `types` of a [`StateInfo`](crate::StateInfo) are: `K -> V`.
+    /// as `types` of a [`StateInfo`](crate::StateInfo) are: `K -> V`, or `list of V`.
     pub fn types_may_fit(stored: &str, ours: &str) -> bool {
         match (stored.split_once(" -> "), ours.split_once(" -> ")) {
             (Some((key, value)), Some((our_key, our_value))) => {
                 let may_be = |a: &str, b: &str| Shape::of(a).may_be(&Shape::of(b));
                 may_be(key, our_key) && may_be(value, our_value)
             }
-            _ => stored == ours,
+            // Lists of operators: `list of V`.
+            _ => match (stored.split_once(" of "), ours.split_once(" of ")) {
+                (Some((what, value)), Some((our_what, our_value))) => {
+                    what == our_what && Shape::of(value).may_be(&Shape::of(our_value))
+                }
+                _ => stored == ours,
+            },
+        }
+    }
+
+    /// These types of a [`StateInfo`](crate::StateInfo), with another type of values.
+    pub fn types_with_values_of(types: &str, value: &str) -> String {
+        let parted = [" -> ", " of "].map(|between| types.rsplit_once(between).zip(Some(between)));
+        match parted.into_iter().flatten().next() {
+            Some(((first, _), between)) => format!("{first}{between}{value}"),
+            None => value.to_owned(),
         }
     }
 }
@@ -328,6 +343,14 @@ mod tests {
         assert!(fit("&str -> a::Of<b::Seen>", "alloc::string::String -> c::Of<d::Known>"));
         assert!(!fit("&str -> a::Of<u8>", "alloc::string::String -> c::Of<u16>"));
         assert!(!fit("u8 -> alloc::vec::Vec<(u8, i64)>", "u8 -> alloc::vec::Vec<(i8, i64)>"));
+        assert!(fit("list of a::Seen", "list of b::c::Known"));
+        assert!(
+            !fit("list of (u8, i64)", "list of (i64, u8)")
+                && !fit("list of u8", "union list of u8")
+        );
+        let with = Layout::types_with_values_of;
+        assert_eq!(with("u64 -> (i64, f64)", "u8"), "u64 -> u8");
+        assert_eq!(with("union list of a::Seen", "(u8, u8)"), "union list of (u8, u8)");
         assert!(
             fit("u8 -> [f64; 3]", "u8 -> [f64; 3]") && !fit("u8 -> [f64; 3]", "u8 -> [f64; 4]")
         );

@@ -40,8 +40,19 @@ pub trait Sink<T> {
     /// If the sink has failed for good; the job ends.
     fn ready(&mut self) -> Result<bool, ConnectorError>;
 
-    /// Takes one record. Called only after [`Sink::ready`] said yes, possibly many times. What stands before a
-    /// barrier that is due comes whatever it said, which is no more than the queues of the engine hold.
+    /// Whether room may depend on an epoch. Asked while the sink is not ready and a barrier is due.
+    ///
+    /// - Yes, if the sink holds results until their epoch exists. Then all that stands before the barrier comes although the
+    ///   sink is not ready, since the epoch needs it: what the queues of the engine hold, and what a watermark has made due.
+    /// - No, if the sink passes results on as it can. Then they wait for room, and the barrier waits behind them.
+    ///
+    /// A sink that does not say is taken to hold results.
+    fn awaits_epoch(&self) -> bool {
+        true
+    }
+
+    /// Takes one record. Called after [`Sink::ready`] said yes, possibly many times; or while the sink
+    /// [awaits an epoch](Sink::awaits_epoch).
     ///
     /// # Errors
     /// As for [`Sink::ready`].

@@ -141,6 +141,11 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         Ok(room(&self.port))
     }
 
+    /// Its thread writes what waits, whatever becomes of the epoch.
+    fn awaits_epoch(&self) -> bool {
+        false
+    }
+
     #[inline]
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
         if self.chunk.is_empty() && self.parts.current().is_none() {

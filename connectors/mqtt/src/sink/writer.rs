@@ -139,6 +139,10 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
         Ok(self.batch.is_some())
     }
 
+    fn awaits_epoch(&self) -> bool {
+        self.outbox.is_some()
+    }
+
     fn write(&mut self, _time: Timestamp, value: T) -> Result<(), ConnectorError> {
         let direct = self.outbox.is_none();
         let (batch, id_bytes) = match &mut self.outbox {

@@ -34,10 +34,19 @@ pub(crate) struct Description {
     pub(crate) schema: u32,
     pub(crate) types: String,
     pub(crate) layout: Layout,
-    /// The earlier schemas that can be read, and their layouts.
-    pub(crate) migrations: Vec<(u32, Layout)>,
+    /// The earlier schemas that can be read.
+    pub(crate) migrations: Vec<Reads>,
     /// The types by which release 0.1 knew it, where it stored it in another form.
     pub(crate) whole_types: Option<String>,
+}
+
+/// An earlier schema that a migration reads.
+#[derive(Clone)]
+pub(crate) struct Reads {
+    pub(crate) schema: u32,
+    pub(crate) layout: Layout,
+    /// For a catalogue without layouts. What the engine itself reads has none: it wrote that.
+    pub(crate) types: Option<String>,
 }
 
 /// The types of a state, for people.
@@ -105,8 +114,8 @@ impl Description {
                 self.whole_types.as_ref().filter(|_| was_whole).unwrap_or(&self.types),
             ),
             (layout, true) => {
-                let known = self.migrations.iter().find(|(schema, _)| *schema == stored.schema);
-                let Some((schema, reads)) = known else {
+                let known = self.migrations.iter().find(|reads| reads.schema == stored.schema);
+                let Some(Reads { schema, layout: reads, types }) = known else {
                     return Some(format!(
                         "was stored with {}, and the job has {}; say how to read it with \
                          StateOptions::migrate({}, ..)",
@@ -115,7 +124,14 @@ impl Description {
                         stored.schema
                     ));
                 };
-                if layout.as_ref().is_some_and(|layout| !reads.may_migrate(layout)) {
+                let may_migrate = match layout {
+                    Some(layout) => reads.may_migrate(layout),
+                    None => {
+                        let types = types.as_ref();
+                        types.is_none_or(|types| Layout::types_may_fit(&stored.types, types))
+                    }
+                };
+                if !may_migrate {
                     return Some(format!(
                         "was stored with {}, and the job would migrate it from schema {schema} ({reads}); migrate \
                          it from the type that it had",

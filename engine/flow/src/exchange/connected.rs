@@ -110,6 +110,12 @@ pub trait TwoInputs<L, R>: 'static {
         true
     }
 
+    /// Whether work of it waits that no mark has caused: see [`Operator::has_put_down`](crate::Operator::has_put_down).
+    #[doc(hidden)]
+    fn has_put_down(&self) -> bool {
+        false
+    }
+
     /// Which input the operator wishes to be held back, given how far both have come. The input comes nevertheless when
     /// the other one is idle or has ended, a queue is full, or a barrier has to pass. `numHoldsReleased` counts its
     /// batches.
@@ -383,7 +389,7 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
     }
 
     fn has_put_down(&self) -> bool {
-        O::PUTS_DOWN && self.core.unfinished.is_some()
+        O::PUTS_DOWN && (self.core.unfinished.is_some() || self.core.operator.has_put_down())
     }
 
     fn settle(&mut self, mut out: impl Collector<O::Out>) {

@@ -12,6 +12,9 @@
 //!   with the work instead. The last operator of the chain comes first, since what others emit would have to wait
 //!   there. In such a step the operators in front do not see the clock.
 //!
+//! Where keys have clocks of their own, a record may cause such work, too. The operator itself lets the records behind it
+//! wait then (`process/keyed/clocks.rs`); marks wait here.
+//!
 //! The rest of the shard goes on as if nothing had happened, and so does the clock of the operator. An operator without
 //! such work pays nothing: the compiler leaves all of this out of its code.
 //!
@@ -92,6 +95,12 @@ impl<T, O: Operator<T>> Stage<O, T> {
     #[inline(always)]
     fn is_unfinished(&self) -> bool {
         O::PUTS_DOWN && self.unfinished.is_some()
+    }
+
+    /// Whether work waits, whatever has caused it.
+    #[inline]
+    fn has_put_down(&self) -> bool {
+        O::PUTS_DOWN && (self.unfinished.is_some() || self.operator.has_put_down())
     }
 
     /// Whether a record has to wait behind a mark.
@@ -199,11 +208,11 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     }
 
     fn tick(&mut self, cx: &StepContext, mut out: impl Collector<O::Out>) -> Option<Timestamp> {
-        let goes_on = self.stage.is_unfinished();
+        let goes_on = self.stage.has_put_down();
         let here = self.stage.tick(cx, &mut out);
         // Also where that was the last of it: what had been put aside may have been the end, and whoever stands in front
         // of it has nothing more to say.
-        if goes_on || self.stage.is_unfinished() {
+        if goes_on || self.stage.has_put_down() {
             return here;
         }
         let before = self.chain.tick(cx, Via { stage: &mut self.stage, out });
@@ -212,7 +221,7 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
 
     #[inline]
     fn has_put_down(&self) -> bool {
-        self.stage.is_unfinished() || self.chain.has_put_down()
+        self.stage.has_put_down() || self.chain.has_put_down()
     }
 
     fn settle(&mut self, mut out: impl Collector<O::Out>) {

@@ -123,7 +123,7 @@ impl<C: Chain, P: Placement<C>, D: Chain<Out: Clone + Send>> ConnectedBroadcast<
     ) -> Stream<BroadcastProcessed<P::Key, P::Value, D::Out, F>> {
         self.make("Process", |flow, at, follower| {
             let make = |states: &mut States<'_, P::Key>| LeftOf(make(states), PhantomData);
-            OfBoth::new(KeyedProcessing::new(flow, at, follower, make))
+            OfBoth::new(KeyedProcessing::new(flow, at, follower, make).one_by_one())
         })
     }
 }

@@ -166,6 +166,10 @@ impl<L: 'static, R: 'static, X: 'static, O: TakesBoth<L, R, X>> TwoInputs<L, R> 
         self.0.due(mark, budget, out)
     }
 
+    fn has_put_down(&self) -> bool {
+        self.0.has_put_down()
+    }
+
     #[inline]
     fn holds(&self, inputs: &Inputs) -> Option<Input> {
         self.0.holds(inputs)

@@ -30,7 +30,7 @@ use crate::table_hash::{table_hash, table_hash_from};
 
 /// A record that finds no room searches at most this many pieces, of 64 buckets each, for what has expired.
 const EXPIRED_PIECES_MAX: usize = 16;
-/// Records that are put aside together, to look their keys up at once.
+/// This many records are put aside together, to look their keys up at once.
 const GATHERED_MAX: usize = 128;
 
 /// A chain with a process function behind it, whose records are on the shards that own their keys.
@@ -107,6 +107,15 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     pub(super) fn function(&self) -> &P {
         &self.function
     }
+
+    /// Puts no records aside where keys have clocks of their own. A call for no key may come at any time, and would overtake
+    /// the timers that those records make due.
+    pub(super) fn one_by_one(mut self) -> Self {
+        if self.clocks.is_some() {
+            self.cache_bytes = usize::MAX;
+        }
+        self
+    }
 }
 
 /// The operator of [`KeyedStream::process`].
@@ -133,7 +142,7 @@ pub struct KeyedProcessing<K, T, P> {
     /// would not with the function's work in between.
     gathers: bool,
     cache_bytes: usize,
-    /// Of processing-time timers in a step.
+    /// The units of work of a step: one budget for processing-time timers, and one for what the clocks of keys cause.
     pub(super) work_max: usize,
     gathered: Vec<(Timestamp, K, T)>,
     /// Of their keys.
@@ -148,11 +157,11 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         record: T,
         out: &mut impl Collector<P::Out>,
     ) {
-        if !self.admits(&key, hash) {
-            return;
-        }
         if self.clocks.is_some() {
             return self.process_by_its_clock((time, key, hash), record, out);
+        }
+        if !self.admits(&key, hash) {
+            return;
         }
         let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
             function.record(record, cx, out);
@@ -390,6 +399,9 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
 
     fn due(&mut self, mark: Mark, budget: &mut Budget, out: &mut impl Collector<P::Out>) -> bool {
         self.release(out);
+        if !self.catch_up(out) {
+            return false;
+        }
         let Mark::Watermark(watermark) = mark else { return true };
         self.watermark = watermark;
         let by_their_clocks = self.clocks.is_some() && !seeded(Defect::FlowKeyGoesByStream);
@@ -397,7 +409,18 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
             self.reach(watermark);
             return true;
         }
-        self.fire_events(budget, out)
+        let Some(of_keys) = &mut self.clocks else { return self.fire_events(budget, out) };
+        // What keys' clocks cause in a step and what marks cause share one budget.
+        let mut budget = of_keys.take_budget();
+        let done = self.fire_events(&mut budget, out);
+        if let Some(of_keys) = &mut self.clocks {
+            of_keys.give_back(budget);
+        }
+        done
+    }
+
+    fn has_put_down(&self) -> bool {
+        self.has_put_down_by_clocks()
     }
 
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
@@ -425,7 +448,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
         self.processing_time = now.wall;
         self.open();
         if let Some(of_keys) = &mut self.clocks {
-            of_keys.step_begins(now);
+            of_keys.step_begins(now, self.work_max);
         }
         // The rest with the next step: after a jump of the clock, or of a timer that sets itself for now.
         let mut budget = Budget::of(self.work_max);
@@ -433,7 +456,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
         {
             self.fire_by_the_machine(due, &mut budget, out);
         }
-        let silent_at = self.fire_silent(now, out);
+        let silent_at = self.fire_by_clocks(now, out);
         let due_at = self.call_for_none(out, |function, cx, out| function.tick(cx, out)).flatten();
         for state in &self.states {
             state.borrow_mut().expire(self.reached, now.wall);

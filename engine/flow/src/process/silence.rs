@@ -1,76 +1,61 @@
 //! Which keys with timers have been silent for how long: for functions whose keys have [clocks](crate::time::per_key) with
 //! an idle timeout.
 //!
-//! A key has one entry in a heap, by the time at which it is to be looked at. A record only notes when it came. So a key
+//! A key has one entry in order of the times at which keys are to be looked at. A record only notes when it came. So a key
 //! that speaks is looked at once in a timeout, and put back. A key without timers is not in here.
 //!
 //! A key is not silent whose records only wait in a lane, because the operator was not stepped while a sink was full.
 //! - No key is looked at in front of a step where the step before brought records: more may wait. Where no step goes without
-//!   records for as long as the timeout, keys are looked at all the same.
+//!   records for as long as the timeout, keys are looked at nevertheless.
 //! - A step that comes later than it was wanted by more than the timeout, and by more than a second, ends a *stall*. All keys
 //!   have been silent since that step then.
 //!
-//! None of this is stored: after a restart every key with a timer has been silent since the first step.
+//! None of this is stored: after a restart every key with a timer has been silent since one of the first steps. Its memory
+//! counts with that of the timers.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use thalweg_kernel::{Key, Timestamp};
 
 use crate::state::table::{Found, KeyedTable, NEVER};
+use crate::state::timers::Timers;
+use crate::table_hash::table_hash;
 
-/// Steps that come later by this much or less end no stall: so late may a thread wake up.
+/// A step that comes later than it was wanted by this much or less ends no stall: a thread may wake up as late as that.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// See the module. Hashes are those of [`table_hash`](crate::table_hash::table_hash).
 pub(super) struct Silence<K> {
     after: Duration,
-    /// When a record of the key came last, of each key in the heap.
+    /// When a record of a key came last, of each key that is to be looked at.
     heard: KeyedTable<K, Duration, ()>,
-    looks: BinaryHeap<Look<K>>,
+    /// When each of them is to be looked at, in milliseconds.
+    looks: Timers<K>,
     /// No key has been silent since before.
     since: Duration,
     /// The last step has brought a record.
     brought: bool,
 }
 
-/// When a key is to be looked at.
-struct Look<K> {
-    at: Duration,
-    hash: u64,
-    key: K,
+/// A time of the steady clock, rounded up: no key is looked at too early.
+fn look_at(at: Duration) -> Timestamp {
+    Timestamp::from(i64::try_from(at.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX))
 }
-
-impl<K> Ord for Look<K> {
-    /// The earliest one is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.hash).cmp(&(self.at, self.hash))
-    }
-}
-
-impl<K> PartialOrd for Look<K> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<K> PartialEq for Look<K> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<K> Eq for Look<K> {}
 
 impl<K: Key> Silence<K> {
     /// Of keys that count as silent after this time.
     pub(super) fn new(after: Duration) -> Self {
-        let (heard, looks) = (KeyedTable::new(), BinaryHeap::new());
+        let (heard, looks) = (KeyedTable::new(), Timers::new(usize::MAX));
         Self { after, heard, looks, since: Duration::ZERO, brought: false }
     }
 
-    /// A step begins; when the one before it began.
+    /// About the bytes that it takes.
+    pub(super) fn takes_bytes(&self) -> usize {
+        // A bucket of a table is empty in three of eight cases, on average.
+        self.heard.entries_bytes() * 8 / 5 + self.looks.takes_bytes()
+    }
+
+    /// A step begins; `before` is when the one before it began.
     pub(super) fn step_begins(&mut self, before: Duration, now: Duration) {
         let Some(look_at) = self.look_at() else { return };
         if now.saturating_sub(before.max(look_at)) > self.after.max(STALL_MIN) {
@@ -80,7 +65,8 @@ impl<K: Key> Silence<K> {
 
     /// Whether keys may be looked at in the step that begins.
     pub(super) fn may_look(&mut self, now: Duration) -> bool {
-        let overdue = |at: Duration| at.max(self.since).saturating_add(self.after) <= now;
+        let (since, after) = (self.since, self.after);
+        let overdue = |at: Duration| at.max(since).saturating_add(after) <= now;
         let brought = std::mem::take(&mut self.brought);
         !brought || self.look_at().is_some_and(overdue)
     }
@@ -115,19 +101,20 @@ impl<K: Key> Silence<K> {
 
     fn insert(&mut self, (hash, key): (u64, &K), now: Duration) {
         self.heard.insert(hash, key.clone(), now, NEVER);
-        self.looks.push(Look { at: now.saturating_add(self.after), hash, key: key.clone() });
+        self.looks.insert(look_at(now.saturating_add(self.after)), hash, key.clone());
     }
 
     /// Looks at the key that is due next: one that is silent, or none where it has spoken. `None` if no key is due.
     pub(super) fn look(&mut self, now: Duration) -> Option<Option<(u64, K)>> {
-        self.looks.peek().filter(|look| look.at <= now)?;
-        let Look { hash, key, .. } = self.looks.pop()?;
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let (_, key) = self.looks.pop_due(now_ms.into())?;
+        let hash = table_hash(&key);
         let Found::Here(held) = self.heard.get(hash, &key, Timestamp::MIN) else {
             return Some(None);
         };
         let silent_at = held.value.max(self.since).saturating_add(self.after);
         if silent_at > now {
-            self.looks.push(Look { at: silent_at, hash, key });
+            self.looks.insert(look_at(silent_at), hash, key);
             return Some(None);
         }
         self.heard.remove(hash, &key, Timestamp::MIN);
@@ -135,22 +122,22 @@ impl<K: Key> Silence<K> {
     }
 
     /// When the next key is to be looked at.
-    pub(super) fn look_at(&self) -> Option<Duration> {
-        self.looks.peek().map(|look| look.at)
+    pub(super) fn look_at(&mut self) -> Option<Duration> {
+        let at = self.looks.earliest()?.as_millis();
+        Some(Duration::from_millis(at.unsigned_abs()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table_hash::table_hash;
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     #[test]
-    fn a_key_is_silent_when_nothing_of_it_came_for_so_long() {
+    fn a_key_is_silent_when_nothing_of_it_came_for_the_timeout() {
         let mut silence = Silence::new(at(10));
         let mut heard =
             |key: u32, ms: u64| silence.heard((table_hash(&key), &key), at(ms), || true);
@@ -200,6 +187,16 @@ mod tests {
     fn a_key_without_timers_is_not_looked_at() {
         let mut silence = Silence::new(at(10));
         silence.heard((table_hash(&1), &1), at(0), || false);
-        assert_eq!(silence.look_at(), None);
+        assert_eq!((silence.look_at(), silence.takes_bytes()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_known_of_keys_takes_memory_until_they_are_silent() {
+        let mut silence = Silence::new(at(10));
+        (0..1_000_u64).for_each(|key| silence.heard((table_hash(&key), &key), at(0), || true));
+        let takes = silence.takes_bytes();
+        assert!(takes >= 1_000 * (size_of::<u64>() * 3 + size_of::<Duration>()), "{takes} bytes");
+        while silence.look(at(10)).is_some() {}
+        assert_eq!(silence.takes_bytes(), 0);
     }
 }

@@ -15,7 +15,7 @@ use crate::flow::Flow;
 use crate::pipeline::Budget;
 use crate::pressure::Takes;
 use crate::state::TimeDomain;
-use crate::state::timers::{Inserted, Timers};
+use crate::state::timers::{Inserted, Timers, Walk};
 
 /// An operator has at most this many timers of each domain in each space on a shard. One more is counted
 /// (`numTimersOverLimitDropped`) and not registered.
@@ -31,6 +31,8 @@ pub(crate) struct OneTimers<K> {
     id: StateId,
     checkpoints: Rc<Checkpoints>,
     over_limit: Counter,
+    /// Counted with them.
+    beside_bytes: usize,
 }
 
 /// The timers of one space, in both domains.
@@ -86,6 +88,13 @@ pub struct Fired {
     pub space: TimerSpace,
     /// By which time it fires.
     pub domain: TimeDomain,
+}
+
+/// Where a walk over the keys of event timers goes on.
+#[derive(Default)]
+pub(super) struct WalkOverKeys {
+    space: usize,
+    from: Walk,
 }
 
 /// The timers of an operator, by space.
@@ -151,11 +160,22 @@ impl<K: Key> AllTimers<K> {
         Some((time, Fired { space, domain }))
     }
 
-    /// Gives `each` the keys that have event timers, once for each timer.
-    pub(super) fn keys(&self, mut each: impl FnMut(&K)) {
-        for space in &self.0 {
-            space.event.borrow().timers.keys().for_each(&mut each);
-        }
+    /// Gives `each` the keys of a piece of the event timers, once for each timer. Where the next piece is, if there is one.
+    pub(super) fn walk_over_keys(
+        &self,
+        WalkOverKeys { space, from }: WalkOverKeys,
+        each: impl FnMut(&K),
+    ) -> Option<WalkOverKeys> {
+        let timers = self.0.get(space)?.event.borrow();
+        let next = timers.timers.keys_from(from, each);
+        Some(next.map_or(WalkOverKeys { space: space + 1, from: Walk::default() }, |from| {
+            WalkOverKeys { space, from }
+        }))
+    }
+
+    /// Memory that is taken for these timers beside them.
+    pub(super) fn count_beside(&self, bytes: usize) {
+        self.of(TimerSpace::OWN, TimeDomain::EventTime).borrow_mut().beside_bytes = bytes;
     }
 
     /// Takes out the earliest timer of a domain, if it is not after `until`.
@@ -188,6 +208,7 @@ impl<K: Key> OneTimers<K> {
             id: StateId::of("", ""),
             checkpoints: Rc::clone(checkpoints),
             over_limit,
+            beside_bytes: 0,
         }
     }
 
@@ -266,6 +287,6 @@ impl<K: Key> Stateful for OneTimers<K> {
 
     fn takes(&mut self) -> Takes {
         let after_end = self.after_end.as_ref().map_or(0, Timers::takes_bytes);
-        Takes::fixed(self.timers.takes_bytes() + after_end)
+        Takes::fixed(self.timers.takes_bytes() + after_end + self.beside_bytes)
     }
 }

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::partition::SOURCE_PARTITIONS_MAX;
 use thalweg_kernel::{
-    Collector, ConnectorError, Discover, Discovery, KnownPartition, Mark, OpenContext, PartitionId,
-    PartitionNews, SourceSpec, StateId, Timestamp,
+    Collector, ConnectorError, Discover, Discovery, Epoch, KnownPartition, Mark, OpenContext,
+    PartitionId, PartitionNews, SourceSpec, StateId, Timestamp,
 };
 
 use super::partition::{end_input, resuming};
@@ -50,7 +50,9 @@ pub(super) struct Opening {
 /// Looks for partitions.
 pub(super) struct Discovering<S> {
     discover: Box<dyn Discover>,
-    open: Box<dyn Fn(&PartitionId, Option<&[u8]>) -> Result<S, ConnectorError>>,
+    open: Box<dyn Fn(&PartitionId, &OpenContext) -> Result<S, ConnectorError>>,
+    /// The context of the operator, as of the newest epoch that exists.
+    cx: OpenContext,
     name: String,
     known: BTreeMap<PartitionId, Known>,
     /// Ids whose position is to be deleted with the next epoch.
@@ -105,12 +107,10 @@ impl<S: 'static> Discovering<S> {
         let known = known.collect();
         *merge = Merge::new(inputs);
         let (shard, shards, name) = (cx.shard, cx.shards, source.describe());
-        let open = move |id: &PartitionId, position: Option<&[u8]>| {
-            source.open(id, &resuming(&cx, position))
-        };
         Ok(Self {
             discover,
-            open: Box::new(open),
+            open: Box::new(move |id, cx| source.open(id, cx)),
+            cx,
             name,
             known,
             forgotten: Vec::new(),
@@ -127,7 +127,14 @@ impl<S: 'static> Discovering<S> {
 
     /// Opens a partition where it was left.
     pub(super) fn open(&self, id: &PartitionId, found: &Found) -> Result<S, ConnectorError> {
-        (self.open)(id, found.position())
+        (self.open)(id, &resuming(&self.cx, found.position()))
+    }
+
+    /// `epoch` exists: what is opened from now on goes on from there.
+    pub(super) fn committed(&mut self, epoch: Epoch) {
+        if !seeded(Defect::FlowOpensAtOldEpoch) {
+            self.cx.durability.restored = Some(epoch);
+        }
     }
 
     /// The watermarks of the partitions that are awaited, by their inputs of the merge.

@@ -229,6 +229,9 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead
         for partition in &mut self.partitions {
             partition.committed(epoch, oldest);
         }
+        if let Some(discovering) = &mut self.discovering {
+            discovering.committed(epoch);
+        }
         self.close_ended(|partition| partition.sealed.is_some_and(|sealed| sealed <= epoch));
     }
 }

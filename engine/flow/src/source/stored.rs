@@ -17,7 +17,7 @@ use thalweg_kernel::{
     StateReader, Timestamp,
 };
 
-use crate::checkpoint::{Description, Outgoing};
+use crate::checkpoint::{Description, Outgoing, Reads};
 use crate::flow::Flow;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::watermarks::PartitionClock;
@@ -49,7 +49,11 @@ pub(crate) fn describe(node: u32) -> Description {
     Description {
         schema: 2,
         // What schema 1 left is read here, and not by a migration of a value.
-        migrations: vec![(1, Layout::of::<u16, FirstStored>())],
+        migrations: vec![Reads {
+            schema: 1,
+            layout: Layout::of::<u16, FirstStored>(),
+            types: None,
+        }],
         ..Description::of::<String, StoredPartition>(node, "positions", StateKind::Source)
     }
 }

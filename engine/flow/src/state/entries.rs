@@ -7,7 +7,7 @@
 //! key   = u64:state u16:group key entry       big-endian
 //! value = i64:last-millisecond value          little-endian; i64::MAX where it does not expire
 //! ```
-//! A keyed value is stored in this form too: it is the one entry of its key, with nothing for the entry's own key. (In
+//! A keyed value is stored in this form, too: it is the one entry of its key, with nothing for the entry's own key. (In
 //! memory a value lies in the table itself: see [`keyed`](super::keyed).)
 //!
 //! # How to use it
@@ -30,6 +30,12 @@
 //! range that is asked for, and their number stays known. A removal is remembered with the key, as an entry or as a
 //! range, until the store does not show the entries any more.
 //!
+//! # What release 0.1 stored
+//! Release 0.1 stored all entries of a key as one value, under the key alone. Such a key is *in one piece* until it
+//! changes, or a snapshot has it written anew: each snapshot does that with keys of about [`PART_BYTES`]. So one block of
+//! changes stays small, and both forms may lie in the store side by side, also after a restart. A stored key without an
+//! entry's key tells that it is in one piece.
+//!
 //! # Limits
 //! A key has at most `entries_max` entries; one more is refused and counted. One call works through at most all
 //! entries of one key. Entries that have expired in storage alone count until they are met.
@@ -50,6 +56,7 @@ use thalweg_kernel::{
 };
 
 use self::body::{Body, Bounds, Item, Place, Tally};
+use self::chunk::gone_bytes;
 use super::cursor::{Cursor, Sweep};
 use super::keyed::{lives_until, now_of};
 use super::table::{Hashed, Looked, Place as Bucket, Segments};
@@ -62,6 +69,8 @@ use crate::table_hash::table_hash;
 const WHOLE_ENTRIES_MAX: usize = 64;
 /// Up to this many entries that are removed together are deleted one by one, more of them as a range.
 const REMOVED_SINGLY_MAX: usize = 16;
+/// Keys in one piece of about this many bytes are written anew by a snapshot.
+const PART_BYTES: usize = 64 << 20;
 /// The memory of a list in a chunk is larger than what is in it by a quarter, on average.
 const SLACK: (usize, usize) = (5, 4);
 
@@ -77,12 +86,15 @@ struct Group<K, N, V> {
     unmarked_change: bool,
     /// Whether it waits for the store to forget what is gone.
     waits: bool,
+    /// Whether the store has it in one piece.
+    in_one_piece: bool,
 }
 
 impl<K: Key, N: OrderedKey, V> Group<K, N, V> {
     fn new(key: K) -> Self {
         let (used, marked, unmarked_change, waits) = (true, true, false, false);
-        Self { key, body: Body::new(), used, marked, unmarked_change, waits }
+        let (body, in_one_piece) = (Body::new(), false);
+        Self { key, body, used, marked, unmarked_change, waits, in_one_piece }
     }
 }
 
@@ -143,11 +155,14 @@ pub(crate) struct Entries<K, N, V> {
     value_bytes: usize,
     /// This many entries were here when values were weighed before the first snapshot.
     weighed: usize,
-    /// All that state in older form is to be deleted with the next snapshot.
-    delete_whole: bool,
+    /// How many keys the store has in one piece, and about how many bytes of them a snapshot writes anew.
+    pieces: usize,
+    part_bytes: usize,
     /// Where the search for what can leave memory goes on, and for what has expired.
     hand: Bucket,
     expiring: Bucket,
+    /// Where the search for keys in one piece goes on.
+    converting: Bucket,
     sweep: Sweep,
     gives_way: Cursor,
 }
@@ -207,9 +222,11 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             changed: Vec::new(),
             value_bytes: 0,
             weighed: 0,
-            delete_whole: false,
+            pieces: 0,
+            part_bytes: PART_BYTES,
             hand: Bucket::default(),
             expiring: Bucket::default(),
+            converting: Bucket::default(),
             sweep: Sweep::default(),
             gives_way: Cursor::default(),
         }
@@ -533,6 +550,11 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             (block, weighed) = (with_it, weighed + 1);
         }
         self.value_bytes = block.len().checked_div(weighed).unwrap_or(0).max(1);
+    }
+
+    /// The bytes that what was removed takes in memory until the store does not show it any more, about.
+    fn gone_bytes(&self) -> usize {
+        self.tally.gone * gone_bytes::<N>() + self.waiting.len() * size_of::<(Epoch, u64)>()
     }
 
     /// The bytes that an entry takes in memory, about.

@@ -6,8 +6,8 @@
 //! there already. So an insert or a delete waits for memory once. The earliest range is the [`Front`]: what is to
 //! fire next is put in order there, and its table is in the cache by then.
 //!
-//! Times are only compared. There is no wheel that turns, none to jump ahead in, and no range of time that
-//! costs more than another. No operation handles more than about two thousand timers at once.
+//! Times are only compared. There is no wheel that turns, and all ranges of time cost alike. No operation handles more than
+//! about two thousand timers at once.
 //!
 //! A timer of an eight-byte key takes 20 to 40 bytes in all.
 //!
@@ -60,12 +60,22 @@ struct Timer<K> {
     key: K,
 }
 
+/// Where a walk over all timers goes on. No timer is before the default one.
+#[derive(Clone, Copy)]
+pub struct Walk(Item);
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self(Item::MIN)
+    }
+}
+
 /// What has come of an insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
     /// It is a new timer.
     Added,
-    /// There was such a timer.
+    /// The timer was there already.
     Present,
     /// There are as many timers as may be.
     Refused,
@@ -134,9 +144,9 @@ impl<K: Key> Timers<K> {
     pub fn takes_bytes(&self) -> usize {
         // A bucket of a table is empty in three of eight cases, on average.
         let each = size_of::<Timer<K>>() * 8 / 5;
-        let each = if self.of_keys.is_some() { 2 * each } else { each };
+        let of_keys = self.of_keys.as_ref().map_or(0, OfKeys::takes_bytes);
         let gone = self.gone.len() * GONE_BLOCK;
-        self.len * each + gone * size_of::<Timer<K>>()
+        self.len * each + of_keys + gone * size_of::<Timer<K>>()
     }
 
     /// The time of the earliest timer.
@@ -153,7 +163,7 @@ impl<K: Key> Timers<K> {
         }
     }
 
-    /// Whether there is such a timer.
+    /// Whether this timer is there.
     pub fn contains(&self, time: Timestamp, hash: u64, key: &K) -> bool {
         let at = self.ranges.range_of(Item::new(time, hash));
         let is = |timer: &Timer<K>| timer.time == time && timer.key == *key;
@@ -173,14 +183,14 @@ impl<K: Key> Timers<K> {
     /// Adds a timer, if it is not there, and returns whether it was not.
     #[inline]
     fn add(&mut self, time: Timestamp, hash: u64, key: K, marked: bool) -> bool {
-        let (item, hash) = (Item::new(time, hash), timer_hash(time, hash));
+        let (item, of_key, hash) = (Item::new(time, hash), hash, timer_hash(time, hash));
         let at = self.ranges.range_of(item);
         let is = |timer: &Timer<K>| timer.time == time && timer.key == key;
         if self.ranges.table(at).find(hash, is).is_some() {
             return false;
         }
         if let Some(of_keys) = &mut self.of_keys {
-            of_keys.insert(time, key.clone());
+            of_keys.insert(time, of_key, &key);
         }
         let is_front = at == self.ranges.front();
         let split = self.ranges.insert(
@@ -213,10 +223,9 @@ impl<K: Key> Timers<K> {
         true
     }
 
-    /// Deletes all timers of a key. They must be [known by it](Self::known_by_key).
+    /// Deletes all timers of a key. Timers must be [known by their keys](Self::known_by_key).
     pub fn delete_key(&mut self, hash: u64, key: &K) {
-        debug_assert!(self.of_keys.is_some(), "timers are not known by their keys");
-        while let Some(time) = self.of_keys.as_ref().and_then(|of_keys| of_keys.any(hash, key)) {
+        while let Some(time) = self.earliest_of(hash, key) {
             if !self.delete(time, hash, key) {
                 return;
             }
@@ -229,9 +238,12 @@ impl<K: Key> Timers<K> {
         self.of_keys.as_ref()?.earliest(hash, key)
     }
 
-    /// The keys that have timers, once for each timer. They must be [known by it](Self::known_by_key).
-    pub fn keys(&self) -> impl Iterator<Item = &K> {
-        self.of_keys.iter().flat_map(OfKeys::keys)
+    /// Gives `each` the keys of a piece of the timers, once for each timer. Where the next piece begins, if there is one:
+    /// times behind it, whatever is inserted and removed between two calls.
+    pub fn keys_from(&self, from: Walk, each: impl FnMut(&K)) -> Option<Walk> {
+        let at = self.ranges.range_of(from.0);
+        self.ranges.table(at).iter().map(|timer| &timer.key).for_each(each);
+        self.ranges.bound_behind(at).map(Walk)
     }
 
     /// Takes out the earliest timer, if its time is not after `until`. Those of equal times come in an
@@ -319,7 +331,7 @@ impl<K: Key> Timers<K> {
         for timer in self.gone.iter().flatten() {
             out.delete_with(|out| write(timer, out));
         }
-        // One block is kept for the next epoch.
+        // The next epoch uses one block again.
         self.gone.truncate(1);
         self.gone.iter_mut().for_each(Vec::clear);
         self.ranges.take_marked(|timer| out.put_with(|out| write(timer, out), |out| out));
@@ -329,7 +341,7 @@ impl<K: Key> Timers<K> {
     /// [`StateId::split_key`] gives it. One that was stored is never refused.
     ///
     /// # Errors
-    /// If these are not the bytes of a timer with such a key.
+    /// If these are not the bytes of a timer with a key of this type.
     pub fn restore(&mut self, rest: &[u8]) -> Result<(), ValueDamaged> {
         let damaged = ValueDamaged::key::<(Timestamp, K)>;
         let (time, mut rest) = rest.split_first_chunk().ok_or_else(damaged)?;

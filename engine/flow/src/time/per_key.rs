@@ -36,8 +36,8 @@
 //! - The clock is that of the function that follows, and of no operator behind it. What the function emits for a key that is
 //!   behind is late where the watermark of the stream decides. `process_keyed` gives a stream that may have a clock per key of its own.
 //!   Windows, and an operator with two keyed inputs, refuse a stream that has one.
-//! - All timers that one record makes due fire in the step of that record, at most [`FIRED_MAX`]. Those beyond wait for the
-//!   next record of the key.
+//! - The timers that one record makes due may be more than the work of a step. The rest fires in the steps that follow, and
+//!   later records wait meanwhile, those of other keys, too: so the order of results does not depend on the size of steps.
 //! - The order of a key's records decides what is late. Several partitions that bring records of one key are merged as they
 //!   come.
 
@@ -55,9 +55,6 @@ use crate::flow::Flow;
 use crate::pipeline::Now;
 use crate::state::keyed::Keyed;
 use crate::state::{AtKey, StateOptions, States, TimeDomain, Ttl};
-
-/// At most this many timers of a key fire because of one record.
-pub(crate) const FIRED_MAX: usize = 65_536;
 
 /// A strategy that is still being described. The state that it becomes is named in [`open`](Self::open).
 pub(crate) struct ClockPerKey<K, T> {

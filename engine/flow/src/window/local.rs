@@ -9,19 +9,21 @@
 //! # When adding up does not pay
 //! On one shard there is nobody to send to, and with many keys a sum gathers few records. Then records
 //! go straight where they belong: into this shard's windows, which the operator behind the exchange
-//! shares, or as they are through the exchange. So at most [`LOCAL_KEYS_MAX`] sums are kept; if they fill
-//! up before they have taken in [`RECORDS_PER_KEY_MIN`] records each, the next [`BYPASS_RECORDS`]
-//! records go straight. (Both at once, straight for this shard's keys and added up for the others', costs
+//! shares, or as they are through the exchange. So at most [`LOCAL_KEYS_MAX`] sums are kept, of at most
+//! [`LOCAL_BYTES_MAX`], about. If they fill up before they have taken in [`RECORDS_PER_KEY_MIN`] records each, the next
+//! [`BYPASS_RECORDS`] records go straight. (Both at once, straight for this shard's keys and added up for the others', costs
 //! a third more on two shards: no processor can predict who owns the next key.)
 //!
 //! # The slice at hand
-//! What a record costs here is mostly finding out where it belongs: which of these ways it goes, which window
-//! it falls into, whether it is late. So the bounds of the slice that records are being added to are *at hand*, and
-//! a record within them, whose key the slice has, is added at once: one comparison, one look-up. All other records
-//! take the long way, which finds out anew what is at hand. A slice of many keys is looked up in memory that is far
-//! away: its records are *gathered*, [`GATHERED_MAX`] of them, or those of a step, and added in one tight loop
-//! whose accesses overlap. Nobody can see the difference: what is gathered is in time, and stays so until a watermark
-//! passes a window. (The Yahoo benchmark takes 70 instructions an event; 77 if records of few keys are gathered, too.)
+//! Most of what a record costs here is to find out which of these ways it goes, and which slice it falls into. So the
+//! operator keeps the bounds of the slice that records are being added to *at hand*. A record within them whose key the
+//! slice has is added at once, after one comparison and one look-up. Any other record takes the long way, which finds out
+//! anew which slice is at hand.
+//!
+//! A slice of many keys lies in memory that is far away. Its records are *gathered*: [`GATHERED_MAX`] of them, or those of
+//! a step, are added in one tight loop, whose accesses overlap. Records of sums that grow are gathered, too, since each
+//! of them is counted. Nobody can see the difference: a gathered record is in time, and stays in time until a watermark
+//! passes a window. (The Yahoo benchmark takes 69 instructions an event, and 77 if records of few keys are gathered.)
 //!
 //! # What stays exactly as without it
 //! Lateness. A record whose window the *sender's* watermark has passed is sent through the exchange by
@@ -36,7 +38,7 @@ use std::mem::take;
 use std::rc::Rc;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
+use thalweg_kernel::{Collector, Key, Mark, Owned, StateWriter, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::pane::{AtHand, InTime, Opened, Panes};
@@ -47,18 +49,21 @@ use crate::counters::Counter;
 use crate::pipeline::Operator;
 use crate::table_hash::{table_hash, table_hash_from};
 
-/// Sums that are kept before they leave: few enough for the second-level cache. (10,000 keys on two
-/// shards cost 14 ns a record with these, and 45 where they did not fit into a quarter of them.)
+/// This many sums are kept before they leave: few enough for the second-level cache. (10,000 keys on two
+/// shards cost 14 ns a record with this number, and 45 where they did not fit into a quarter of it.)
 const LOCAL_KEYS_MAX: usize = 16_384;
-/// What sums may take together, as far as their size is known: from the first barrier on, from what windows wrote. (Sums are
-/// in no account of state. With accumulators of a kilobyte, two shards held 36 MiB for them.)
+/// What sums may take together. Their size is known from the first barrier on, from what windows wrote. That of sums that
+/// grow with their records is known from the first record on. (Sums are in no account of state. With accumulators of a
+/// kilobyte, two shards held 36 MiB for them.)
 const LOCAL_BYTES_MAX: usize = 1 << 20;
-/// Fewer records than this per sum, and adding up pauses.
+/// Of sums that grow, one is weighed with each of this many records, if it holds at most as many itself.
+const WEIGHED_EVERY: usize = 64;
+/// Adding up pauses where a sum has fewer records than this.
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
 const BYPASS_RECORDS: usize = 64 * 1_024;
 
-/// Records that are gathered before they are added: they stay in the first-level cache.
+/// This many records are gathered before they are added: they stay in the first-level cache.
 const GATHERED_MAX: usize = 128;
 /// Records of more bytes than this would cost more to put aside than they save.
 const GATHERED_BYTES_MAX: usize = 64;
@@ -72,7 +77,7 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     passes_at: Timestamp,
     /// The slice at hand, if it has few keys.
     at_hand: AtHand,
-    /// The slice at hand, if it has many, and records of it.
+    /// The slice at hand, if its records are gathered, and those records.
     gathers: AtHand,
     gathered: Vec<(Timestamp, T)>,
     /// The keys of this shard, and their windows.
@@ -85,6 +90,11 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     keys_max: usize,
     /// Records that were added at once, and that `records_in` does not count yet.
     added: usize,
+    /// Of sums that grow: how many records they hold, and may hold.
+    held: usize,
+    held_max: usize,
+    writer: StateWriter,
+    scratch: Vec<u8>,
     /// Records that go straight before adding up is tried again.
     straight: usize,
     /// On one shard all go straight.
@@ -124,6 +134,10 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             keys: 0,
             added: 0,
             keys_max: LOCAL_KEYS_MAX,
+            held: 0,
+            held_max: LOCAL_BYTES_MAX,
+            writer: StateWriter::default(),
+            scratch: Vec::new(),
             straight: 0,
             alone,
             late_output,
@@ -173,9 +187,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         self.take_in_hand(AtHand::NOWHERE, false);
     }
 
-    fn take_in_hand(&mut self, slice: AtHand, has_many_keys: bool) {
+    fn take_in_hand(&mut self, slice: AtHand, gathers: bool) {
         (self.at_hand, self.gathers) =
-            if has_many_keys { (AtHand::NOWHERE, slice) } else { (slice, AtHand::NOWHERE) };
+            if gathers { (AtHand::NOWHERE, slice) } else { (slice, AtHand::NOWHERE) };
     }
 
     /// Adds a record of the slice at hand, if its key is there. Else the value comes back.
@@ -208,6 +222,13 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
                 send_refused(time, refused, out);
             });
             return;
+        }
+        if A::GROWS {
+            // Each is counted and may be weighed.
+            return records.for_each(|(time, value)| {
+                let key = (self.key)(&value);
+                self.add_one(time, (table_hash(&key), key), value, out);
+            });
         }
         loop {
             let pane = self.panes.newest_any();
@@ -253,8 +274,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         self.add_one(time, (hash, key), value, out);
         if self.straight == 0 {
             let slice = self.panes.newest_unless_due_at(self.watermark);
-            let has_many_keys = self.panes.newest_any().keys.has_many();
-            self.take_in_hand(slice, has_many_keys);
+            // Each record of a sum that grows is counted.
+            let gathers = A::GROWS || self.panes.newest_any().keys.has_many();
+            self.take_in_hand(slice, gathers);
         }
     }
 
@@ -311,12 +333,38 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         if let Some(sum) = pane.keys.get(hash, &key) {
             self.aggregate.add(&mut sum.accumulator, value);
             sum.records += 1;
+            if A::GROWS {
+                let weighed =
+                    self.held.is_multiple_of(WEIGHED_EVERY) && sum.records <= WEIGHED_EVERY as u64;
+                let held_max =
+                    weighed.then(|| weigh::<T, A>(sum, &mut self.writer, &mut self.scratch));
+                self.grown(held_max, out);
+            }
             return;
         }
-        let accumulator = self.aggregate.of(value);
-        pane.keys.insert(hash, key, Sum { accumulator, records: 1 });
+        let sum = Sum { accumulator: self.aggregate.of(value), records: 1 };
+        let weighed = A::GROWS && self.held.is_multiple_of(WEIGHED_EVERY);
+        let held_max = weighed.then(|| weigh::<T, A>(&sum, &mut self.writer, &mut self.scratch));
+        pane.keys.insert(hash, key, sum);
         self.keys += 1;
         if self.keys >= self.keys_max {
+            self.make_room(out);
+        } else if A::GROWS {
+            self.grown(held_max, out);
+        }
+    }
+
+    /// A record has been added to a sum that grows; how many of them may be held, if a sum was weighed.
+    fn grown(
+        &mut self,
+        held_max: Option<usize>,
+        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
+    ) {
+        self.held += 1;
+        if let Some(held_max) = held_max {
+            self.held_max = held_max;
+        }
+        if self.held >= self.held_max {
             self.make_room(out);
         }
     }
@@ -351,6 +399,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             });
             drop(state);
             self.panes.recycle(pane);
+        }
+        if A::GROWS {
+            self.held = self.held.saturating_sub(sent);
         }
         sent
     }
@@ -424,6 +475,26 @@ where
     fn settle(&mut self, out: &mut impl Collector<Self::Out>) {
         self.put_down(out);
     }
+}
+
+/// How many records may be held in sums that grow, if all are like those of `sum`.
+#[cold]
+fn weigh<T, A: Aggregate<T>>(
+    sum: &Sum<A::Accumulator>,
+    writer: &mut StateWriter,
+    scratch: &mut Vec<u8>,
+) -> usize {
+    scratch.clear();
+    // What cannot be written is too large by far.
+    let bytes = match writer.write(std::mem::take(scratch), &sum.accumulator) {
+        Ok(written) => {
+            *scratch = written;
+            scratch.len()
+        }
+        Err(_) => LOCAL_BYTES_MAX,
+    };
+    let record_bytes = (bytes / sum.records.max(1) as usize).max(size_of::<T>()).max(1);
+    (LOCAL_BYTES_MAX / record_bytes).max(1)
 }
 
 /// Sends what was not added to the operator.

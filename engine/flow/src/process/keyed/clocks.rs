@@ -1,53 +1,99 @@
 //! The process function of a stream that has a [clock per key](crate::time::per_key). The clock of a record's key decides
 //! what is late and which timers fire.
+//!
+//! # Work that does not fit into a step
+//! One record may make a million timers of its key due. All calls that keys' clocks cause share one [`Budget`] in each step.
+//! When that is spent, the key is *behind*: the rest of its timers fire in later steps. Meanwhile records of all keys wait in
+//! order, and so do marks ([`stage`](crate::pipeline)). The head of the chain is not stepped, so the records that
+//! wait are at most those of one step.
 
+use std::collections::VecDeque;
+use std::mem::take;
 use std::time::Duration;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, Key, Timestamp};
 
 use super::KeyedProcessing;
 use crate::flow::Flow;
-use crate::pipeline::Now;
+use crate::pipeline::{Budget, Now};
 use crate::process::context::Context;
 use crate::process::failure::Emits;
 use crate::process::function::Process;
 use crate::process::silence::Silence;
+use crate::process::timers::WalkOverKeys;
 use crate::state::{AtKey, States};
 use crate::table_hash::table_hash;
-use crate::time::per_key::{ClockPerKey, FIRED_MAX, KeyClocks};
+use crate::time::per_key::{ClockPerKey, KeyClocks};
 
 /// The clocks of a function's keys, and which of the keys are silent.
 pub(super) struct ClocksOfKeys<K, T> {
     clocks: Box<dyn KeyClocks<K, T>>,
     silence: Option<Silence<K>>,
     now: Now,
-    /// The keys of restored timers are known to `silence`.
-    begun: bool,
+    /// What is left of the step's.
+    budget: Budget,
+    /// The key whose timers are not done.
+    behind: Option<Behind<K>>,
+    /// Records that have come since, in order.
+    waiting: VecDeque<(Timestamp, K, u64, T)>,
+    /// The restored timers whose keys `silence` does not know yet.
+    restored: Option<WalkOverKeys>,
+}
+
+/// A key whose timers are due up to a time, and have not all fired.
+struct Behind<K> {
+    key: K,
+    hash: u64,
+    until: Timestamp,
 }
 
 impl<K: Key, T: 'static> ClocksOfKeys<K, T> {
     pub(super) fn open(clock: ClockPerKey<K, T>, flow: &Flow, states: &mut States<'_, K>) -> Self {
         let silence = clock.idle_after.map(Silence::new);
         let clocks = clock.open(flow, states);
-        Self { clocks, silence, now: Now::default(), begun: false }
+        Self {
+            clocks,
+            silence,
+            now: Now::default(),
+            budget: Budget::default(),
+            behind: None,
+            waiting: VecDeque::new(),
+            restored: Some(WalkOverKeys::default()),
+        }
     }
 
     /// A step begins.
-    pub(super) fn step_begins(&mut self, now: Now) {
+    pub(super) fn step_begins(&mut self, now: Now, work_max: usize) {
         if let Some(silence) = &mut self.silence {
             silence.step_begins(self.now.steady, now.steady);
         }
         self.now = now;
+        self.budget = Budget::of(work_max);
     }
 
     /// How far the clock of a key has come.
     pub(super) fn watermark(&mut self, at: &AtKey<'_, K>) -> Timestamp {
         self.clocks.watermark(at)
     }
+
+    /// Whether a key is behind.
+    pub(super) fn has_put_down(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// What is left of the step's budget, to be [given back](Self::give_back).
+    pub(super) fn take_budget(&mut self) -> Budget {
+        take(&mut self.budget)
+    }
+
+    pub(super) fn give_back(&mut self, budget: Budget) {
+        self.budget = budget;
+    }
 }
 
 impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
-    /// Processes a record by the clock of its key.
+    /// Processes a record by the clock of its key, or lets it wait.
     #[inline(never)]
     pub(super) fn process_by_its_clock(
         &mut self,
@@ -55,39 +101,95 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         record: T,
         out: &mut impl Collector<P::Out>,
     ) {
+        let Some(of_keys) = &mut self.clocks else { return };
+        if of_keys.behind.is_some() && !seeded(Defect::FlowRecordOvertakesItsKey) {
+            return of_keys.waiting.push_back((time, key, hash, record));
+        }
+        self.process_in_its_turn((time, key, hash), record, out);
+    }
+
+    fn process_in_its_turn(
+        &mut self,
+        (time, key, hash): (Timestamp, K, u64),
+        record: T,
+        out: &mut impl Collector<P::Out>,
+    ) {
+        if !self.admits(&key, hash) {
+            return;
+        }
         let at = self.at(&key, hash);
         let Some(of_keys) = &mut self.clocks else { return };
-        let (before, behind) = of_keys.clocks.follow(&at, &record, time, of_keys.now);
+        let (before, until) = of_keys.clocks.follow(&at, &record, time, of_keys.now);
         let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
             function.record(record, cx, out);
         };
         self.call((time, before, before), (&key, hash), None, out, call);
-        for _ in 0..FIRED_MAX {
-            if !self.fire_of_key((hash, &key), behind, behind, out) {
-                break;
-            }
+        self.fire_due(Behind { key, hash, until }, out);
+    }
+
+    /// Fires what is due of a key, as far as the step's budget allows.
+    fn fire_due(&mut self, due: Behind<K>, out: &mut impl Collector<P::Out>) {
+        let Behind { key, hash, until } = &due;
+        let of_key = (*hash, key);
+        let Some(of_keys) = &mut self.clocks else { return };
+        let mut budget = of_keys.take_budget();
+        let mut is_done = false;
+        while !is_done && !budget.is_spent() {
+            is_done = !self.fire_of_key(of_key, (*until, *until), &mut budget, out);
         }
-        let Self { clocks, timers, .. } = self;
-        let Some(ClocksOfKeys { silence: Some(silence), now, .. }) = clocks else { return };
-        silence.heard((hash, &key), now.steady, || timers.earliest_of(hash, &key).is_some());
+        // Mostly nothing was due, and that is known by now.
+        let is_done =
+            is_done || self.timers.earliest_of(*hash, key).is_none_or(|(time, _)| time > *until);
+        let Self { clocks: Some(of_keys), timers, .. } = self else { return };
+        of_keys.give_back(budget);
+        if !is_done {
+            of_keys.behind = Some(due);
+            return;
+        }
+        if let Some(silence) = &mut of_keys.silence {
+            let has_timers = || timers.earliest_of(*hash, key).is_some();
+            silence.heard(of_key, of_keys.now.steady, has_timers);
+        }
+    }
+
+    /// Goes on with what keys' clocks have caused in earlier steps; whether all of it is done.
+    pub(super) fn catch_up(&mut self, out: &mut impl Collector<P::Out>) -> bool {
+        while let Some(of_keys) = &mut self.clocks {
+            if let Some(due) = of_keys.behind.take() {
+                self.fire_due(due, out);
+                if self.has_put_down_by_clocks() {
+                    return false;
+                }
+                continue;
+            }
+            let Some((time, key, hash, record)) = of_keys.waiting.pop_front() else { break };
+            self.process_in_its_turn((time, key, hash), record, out);
+        }
+        true
+    }
+
+    pub(super) fn has_put_down_by_clocks(&self) -> bool {
+        self.clocks.as_ref().is_some_and(ClocksOfKeys::has_put_down)
     }
 
     /// Fires the earliest event timer of a key, if it is not after `until`; whether one was.
     fn fire_of_key(
         &mut self,
         (hash, key): (u64, &K),
-        until: Timestamp,
-        watermark: Timestamp,
+        (until, watermark): (Timestamp, Timestamp),
+        budget: &mut Budget,
         out: &mut impl Collector<P::Out>,
     ) -> bool {
         let Some((time, fired)) = self.timers.pop_due_of(hash, key, until) else { return false };
+        budget.spend(1);
         let at = self.at(key, hash);
         // Of a silent key the clock goes on with its timers.
         let watermark = match &mut self.clocks {
             Some(of_keys) if time > watermark => of_keys.clocks.advance(&at, time),
             _ => watermark,
         };
-        self.call_timer((time, watermark, time), (key, hash), fired, out);
+        let times = (time, watermark, time);
+        self.call_timer(times, (key, hash), fired, &mut budget.meter(out));
         true
     }
 
@@ -98,54 +200,81 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         silence.watch((hash, key), now.steady, || timers.earliest_of(hash, key).is_some());
     }
 
-    /// In a step that begins: fires timers of keys that are silent, as far as the stream's watermark has passed them. When
-    /// more are to be looked at, on this machine's clock.
+    /// In a step that begins: goes on with what was put down, and fires timers of keys that are silent, as far as the
+    /// stream's watermark has passed them. When more keys are to be looked at, on this machine's clock.
     #[inline]
-    pub(super) fn fire_silent(
+    pub(super) fn fire_by_clocks(
         &mut self,
         now: Now,
         out: &mut impl Collector<P::Out>,
     ) -> Option<Timestamp> {
-        self.clocks.as_ref()?.silence.as_ref()?;
-        self.look_at_silent(now, out)
+        self.clocks.as_ref()?;
+        self.catch_up_and_look(now, out)
     }
 
     #[inline(never)]
-    fn look_at_silent(&mut self, now: Now, out: &mut impl Collector<P::Out>) -> Option<Timestamp> {
-        if self.watermark == Timestamp::MAX {
-            // The end fires all that there are.
+    fn catch_up_and_look(
+        &mut self,
+        now: Now,
+        out: &mut impl Collector<P::Out>,
+    ) -> Option<Timestamp> {
+        // The end of the stream fires all timers that there are.
+        if !self.catch_up(out) || self.watermark == Timestamp::MAX {
             return None;
         }
-        let Self { clocks, timers, .. } = &mut *self;
-        let ClocksOfKeys { silence: Some(silence), begun, .. } = clocks.as_mut()? else {
-            return None;
-        };
-        if !*begun {
-            *begun = true;
-            timers.keys(|key| silence.watch((table_hash(key), key), now.steady, || true));
+        let of_keys = self.clocks.as_mut().filter(|of_keys| of_keys.silence.is_some())?;
+        let mut budget = of_keys.take_budget();
+        self.know_restored(now, &mut budget);
+        self.look_at_silent(now, &mut budget, out);
+        let Self { clocks: Some(of_keys), timers, .. } = self else { return None };
+        of_keys.give_back(budget);
+        let silence = of_keys.silence.as_mut()?;
+        timers.count_beside(silence.takes_bytes());
+        if of_keys.restored.is_some() {
+            return Some(now.wall);
         }
-        let mut work_left = if silence.may_look(now.steady) { self.work_max } else { 0 };
-        while work_left > 0 {
-            let ClocksOfKeys { silence: Some(silence), .. } = self.clocks.as_mut()? else {
-                return None;
-            };
-            let Some(looked) = silence.look(now.steady) else { break };
-            work_left -= 1;
+        let left = silence.look_at()?.saturating_sub(now.steady);
+        Some(
+            now.wall
+                .plus_ms(i64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)),
+        )
+    }
+
+    fn silence(&mut self) -> Option<&mut Silence<K>> {
+        self.clocks.as_mut()?.silence.as_mut()
+    }
+
+    /// Keys of restored timers are silent from now on.
+    fn know_restored(&mut self, now: Now, budget: &mut Budget) {
+        let Self { clocks: Some(of_keys), timers, .. } = self else { return };
+        let Some(silence) = &mut of_keys.silence else { return };
+        while let Some(walk) = of_keys.restored.take_if(|_| !budget.is_spent()) {
+            budget.spend(1);
+            let next = timers.walk_over_keys(walk, |key| {
+                budget.spend(1);
+                silence.watch((table_hash(key), key), now.steady, || true);
+            });
+            of_keys.restored = next.filter(|_| !seeded(Defect::FlowForgetsRestoredKeys));
+        }
+    }
+
+    fn look_at_silent(&mut self, now: Now, budget: &mut Budget, out: &mut impl Collector<P::Out>) {
+        if !self.silence().is_some_and(|silence| silence.may_look(now.steady)) {
+            return;
+        }
+        while !budget.is_spent()
+            && let Some(looked) = self.silence().and_then(|silence| silence.look(now.steady))
+        {
+            budget.spend(1);
             let Some((hash, key)) = looked else { continue };
-            while work_left > 0
-                && self.fire_of_key((hash, &key), self.watermark, Timestamp::MIN, out)
-            {
-                work_left -= 1;
-            }
-            let Self { clocks, timers, .. } = &mut *self;
-            let ClocksOfKeys { silence: Some(silence), .. } = clocks.as_mut()? else { return None };
+            let until = (self.watermark, Timestamp::MIN);
+            while !budget.is_spent() && self.fire_of_key((hash, &key), until, budget, out) {}
+            let Self { clocks: Some(of_keys), timers, .. } = self else { return };
+            let Some(silence) = &mut of_keys.silence else { return };
             // Work that is left is done in the next step. Otherwise the key is looked at when it has been silent for as long
             // again.
-            let since = if work_left > 0 { now.steady } else { Duration::ZERO };
+            let since = if budget.is_spent() { Duration::ZERO } else { now.steady };
             silence.watch((hash, &key), since, || timers.earliest_of(hash, &key).is_some());
         }
-        let look_at = self.clocks.as_ref()?.silence.as_ref()?.look_at()?;
-        let left = look_at.saturating_sub(now.steady);
-        Some(now.wall.plus_ms(i64::try_from(left.as_millis()).unwrap_or(i64::MAX)))
     }
 }

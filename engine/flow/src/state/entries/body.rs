@@ -34,6 +34,17 @@ pub(super) struct Tally {
     pub(super) dirty: usize,
     /// In the store alone, of keys that are in memory.
     pub(super) cold: usize,
+    /// Entries and ranges that were removed and that the store may still show.
+    pub(super) gone: usize,
+}
+
+impl Tally {
+    /// An entry is gone that the store may have.
+    fn note_gone<N: OrderedKey, V>(&mut self, chunk: &mut Chunk<N, V>, entry: N) {
+        let is_new = usize::from(chunk.note_gone(entry));
+        self.dirty += is_new;
+        self.gone += is_new;
+    }
 }
 
 /// A range of entries that was removed, and that the store may still show.
@@ -64,6 +75,8 @@ pub(super) struct Body<N, V> {
     /// The chunks behind the first one, and the least entry that each may hold.
     rest: Vec<(N, Chunk<N, V>)>,
     len: usize,
+    /// Of those, the ones in the store alone.
+    cold: usize,
     /// Ranges that were removed, in the order in which they were.
     #[expect(clippy::box_collection, reason = "nearly always none, so it should take one word")]
     gone: Option<Box<Vec<GoneRange<N>>>>,
@@ -71,7 +84,7 @@ pub(super) struct Body<N, V> {
 
 impl<N: OrderedKey, V> Body<N, V> {
     pub(super) fn new() -> Self {
-        Self { first: Chunk::new(), rest: Vec::new(), len: 0, gone: None }
+        Self { first: Chunk::new(), rest: Vec::new(), len: 0, cold: 0, gone: None }
     }
 
     /// Entries in memory and cold.
@@ -81,8 +94,23 @@ impl<N: OrderedKey, V> Body<N, V> {
 
     /// Entries in the store alone.
     pub(super) fn cold(&self) -> usize {
-        let rest = self.rest.iter().map(|(_, chunk)| chunk);
-        std::iter::once(&self.first).chain(rest).map(|chunk| usize::from(chunk.cold)).sum()
+        self.cold
+    }
+
+    /// All of it, counted one by one.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> Tally {
+        let mut tally = Tally::default();
+        for chunk in std::iter::once(&self.first).chain(self.rest.iter().map(|(_, chunk)| chunk)) {
+            tally.here += chunk.items.len();
+            tally.dirty += chunk.dirty as usize;
+            tally.cold += usize::from(chunk.cold);
+            tally.gone += chunk.gone();
+        }
+        let ranges = || self.gone.iter().flat_map(|gone| gone.iter());
+        tally.dirty += ranges().filter(|range| range.written.is_none()).count();
+        tally.gone += ranges().count();
+        tally
     }
 
     /// Whether there is nothing to remember of the key.
@@ -226,6 +254,7 @@ impl<N: OrderedKey, V> Body<N, V> {
             item.mark_stored();
         }
         tally.dirty -= usize::from(pending);
+        tally.gone -= usize::from(was_gone);
         if self.is_full(chunk) {
             debug_assert_eq!(self.chunk(chunk).cold, 0, "a full chunk is in memory");
             (chunk, at) = self.divide(chunk, at, &item.entry);
@@ -261,19 +290,8 @@ impl<N: OrderedKey, V> Body<N, V> {
         upper.items = half.items.split_off(cut);
         let least = upper.items.first().map_or_else(|| entry.clone(), |first| first.entry.clone());
         half.items.shrink_to(half.items.len());
-        if let Some(mut gone) = half.gone.take() {
-            let cut = gone.partition_point(|gone| gone.entry < least);
-            let above = gone.split_off(cut);
-            half.gone = (!gone.is_empty()).then_some(gone);
-            upper.gone = (!above.is_empty()).then(|| Box::new(above));
-        }
-        for part in [&mut *half, &mut upper] {
-            let gone = part.gone.iter().flat_map(|gone| gone.iter());
-            let pending = gone.filter(|gone| gone.written.is_none()).count();
-            part.dirty =
-                (part.items.iter().filter(|item| item.is_dirty()).count() + pending) as u32;
-            part.earliest = part.items.iter().map(|item| item.until).min().unwrap_or(NEVER);
-        }
+        half.divide_gone(&least, &mut upper);
+        [half, &mut upper].into_iter().for_each(Chunk::count);
         self.rest.insert(chunk, (least, upper));
         match (appends, at <= cut) {
             (true, _) => (chunk + 1, 0),
@@ -292,7 +310,7 @@ impl<N: OrderedKey, V> Body<N, V> {
         tally.here -= 1;
         self.len -= 1;
         if item.is_stored() && !seeded(Defect::FlowForgetsRemovedKey) {
-            tally.dirty += usize::from(self.chunk_mut(chunk).note_gone(item.entry.clone()));
+            tally.note_gone(self.chunk_mut(chunk), item.entry.clone());
         }
         self.tidy(chunk);
         item
@@ -313,17 +331,13 @@ impl<N: OrderedKey, V> Body<N, V> {
         lower.dirty += upper.dirty;
         lower.earliest = lower.earliest.min(upper.earliest);
         lower.used |= upper.used;
-        match (&mut lower.gone, upper.gone) {
-            (Some(gone), Some(mut above)) => gone.append(&mut above),
-            (gone @ None, above) => *gone = above,
-            (Some(_), None) => {}
-        }
+        lower.join_gone(&mut upper);
     }
 
     /// Whether an entry that is not in memory would be looked for in the store in vain, since it was removed.
     pub(super) fn is_gone(&self, entry: &N, readable: Epoch) -> bool {
         let chunk = self.chunk(self.chunk_of(entry));
-        matches!(chunk.find_gone(entry), Some(Ok(_)))
+        chunk.is_gone(entry)
             || self
                 .gone
                 .iter()
@@ -339,6 +353,7 @@ impl<N: OrderedKey, V> Body<N, V> {
                 part.cold -= 1;
                 part.used = true;
                 part.add(at, item);
+                self.cold -= 1;
                 (tally.cold, tally.here) = (tally.cold - 1, tally.here + 1);
             } else {
                 self.insert((chunk, at), item, tally);
@@ -351,6 +366,7 @@ impl<N: OrderedKey, V> Body<N, V> {
         let cold = std::mem::take(&mut self.chunk_mut(chunk).cold);
         debug_assert_eq!(cold, 0, "the store has fewer entries than it had");
         self.len -= usize::from(cold);
+        self.cold -= usize::from(cold);
         tally.cold -= usize::from(cold);
     }
 
@@ -360,8 +376,9 @@ impl<N: OrderedKey, V> Body<N, V> {
         let part = self.chunk_mut(chunk);
         if part.cold > 0 {
             part.cold -= 1;
-            tally.dirty += usize::from(part.note_gone(entry));
+            tally.note_gone(part, entry);
             self.len -= 1;
+            self.cold -= 1;
             tally.cold -= 1;
             self.tidy(chunk);
         }
@@ -398,7 +415,7 @@ impl<N: OrderedKey, V> Body<N, V> {
                 part.dirty -= u32::from(was_dirty);
                 tally.dirty -= usize::from(was_dirty);
                 if let Some(entry) = stored {
-                    tally.dirty += usize::from(part.note_gone(entry));
+                    tally.note_gone(part, entry);
                 }
             }
             self.tidy(chunk);
@@ -416,7 +433,7 @@ impl<N: OrderedKey, V> Body<N, V> {
         tally: &mut Tally,
     ) -> usize {
         let (first, last) = self.chunks_in(bounds);
-        let (mut removed, mut stored, mut cold) = (0, Vec::new(), false);
+        let (mut removed, mut stored, mut cold) = (0, Vec::new(), 0);
         for chunk in (first..=last).rev() {
             let range = self.within(chunk, bounds);
             let inner = chunk != first && chunk != last;
@@ -433,20 +450,21 @@ impl<N: OrderedKey, V> Body<N, V> {
             part.give_back();
             if inner || bounds == (Bound::Unbounded, Bound::Unbounded) {
                 let dropped = usize::from(std::mem::take(&mut part.cold));
-                cold |= dropped > 0;
+                cold += dropped;
                 tally.cold -= dropped;
                 removed += dropped;
             }
         }
         self.len -= removed;
-        if cold || stored.len() > singly_max {
+        self.cold -= cold;
+        if cold > 0 || stored.len() > singly_max {
             if !seeded(Defect::FlowForgetsRemovedRange) {
                 self.remember_range(bounds, tally);
             }
         } else {
             for entry in stored {
                 let chunk = self.chunk_of(&entry);
-                tally.dirty += usize::from(self.chunk_mut(chunk).note_gone(entry));
+                tally.note_gone(self.chunk_mut(chunk), entry);
             }
         }
         self.drop_unneeded(first, last);
@@ -497,7 +515,7 @@ impl<N: OrderedKey, V> Body<N, V> {
             } else {
                 for entry in run {
                     let chunk = self.chunk_of(&entry);
-                    tally.dirty += usize::from(self.chunk_mut(chunk).note_gone(entry));
+                    tally.note_gone(self.chunk_mut(chunk), entry);
                 }
             }
         }
@@ -510,10 +528,12 @@ impl<N: OrderedKey, V> Body<N, V> {
         if (from, to) == (Bound::Unbounded, Bound::Unbounded) {
             // It holds all others.
             tally.dirty -= gone.iter().filter(|range| range.written.is_none()).count();
+            tally.gone -= gone.len();
             gone.clear();
         }
         gone.push(GoneRange { from: from.cloned(), to: to.cloned(), written: None });
         tally.dirty += 1;
+        tally.gone += 1;
     }
 
     /// Drops chunks of which nothing is left, and joins small ones.
@@ -529,8 +549,7 @@ impl<N: OrderedKey, V> Body<N, V> {
         let chunks = std::iter::once(&self.first).chain(self.rest.iter().map(|(_, chunk)| chunk));
         self.gone.iter().flat_map(|gone| gone.iter()).all(|range| is_past(range.written, readable))
             && { chunks }.all(|chunk| {
-                let mut gone = chunk.gone.iter().flat_map(|gone| gone.iter());
-                gone.all(|gone| is_past(gone.written, readable))
+                chunk.all_gone_are_past(readable)
                     && chunk.items.iter().all(|item| item.is_readable(readable))
             })
     }
@@ -541,13 +560,11 @@ impl<N: OrderedKey, V> Body<N, V> {
             tally.here -= chunk.items.len();
             tally.dirty -= chunk.dirty as usize;
             tally.cold -= usize::from(chunk.cold);
+            tally.gone -= chunk.gone();
         }
-        tally.dirty -= self
-            .gone
-            .iter()
-            .flat_map(|gone| gone.iter())
-            .filter(|range| range.written.is_none())
-            .count();
+        let ranges = || self.gone.iter().flat_map(|gone| gone.iter());
+        tally.dirty -= ranges().filter(|range| range.written.is_none()).count();
+        tally.gone -= ranges().count();
     }
 
     /// Drops entries that the store can give back, of chunks that were not used since the last call; how many.
@@ -557,7 +574,7 @@ impl<N: OrderedKey, V> Body<N, V> {
             if std::mem::take(&mut chunk.used) {
                 continue;
             }
-            chunk.purge(readable);
+            tally.gone -= chunk.purge(readable);
             let before = chunk.items.len();
             chunk.items.retain(|item| !item.is_readable(readable));
             let dropped = before - chunk.items.len();
@@ -574,21 +591,24 @@ impl<N: OrderedKey, V> Body<N, V> {
             }
         }
         self.len -= lost;
+        self.cold += evicted - lost;
         evicted
     }
 
     /// Forgets gone entries and ranges that the store does not show any more; whether there are others.
-    pub(super) fn purge(&mut self, readable: Epoch) -> bool {
+    pub(super) fn purge(&mut self, readable: Epoch, tally: &mut Tally) -> bool {
         if let Some(gone) = &mut self.gone {
+            tally.gone -= gone.len();
             gone.retain(|range| !is_past(range.written, readable));
+            tally.gone += gone.len();
             if gone.is_empty() {
                 self.gone = None;
             }
         }
         let mut some = self.gone.is_some();
         for chunk in self.all_chunks() {
-            chunk.purge(readable);
-            some |= chunk.gone.is_some();
+            tally.gone -= chunk.purge(readable);
+            some |= chunk.some_gone();
         }
         self.drop_unneeded(1, self.rest.len());
         some
@@ -611,16 +631,11 @@ impl<N: OrderedKey, V> Body<N, V> {
             }
         }
         for chunk in self.all_chunks() {
-            some_gone |= chunk.gone.is_some();
+            some_gone |= chunk.some_gone();
             if chunk.dirty == 0 {
                 continue;
             }
-            for gone in chunk.gone.iter_mut().flat_map(|gone| gone.iter_mut()) {
-                if gone.written.is_none() {
-                    write(Write::Delete(&gone.entry));
-                    gone.written = Some(epoch);
-                }
-            }
+            chunk.write_gone(epoch, |entry| write(Write::Delete(entry)));
             for item in &mut chunk.items {
                 if item.is_dirty() {
                     write(Write::Put(&*item));

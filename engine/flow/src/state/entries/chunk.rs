@@ -1,5 +1,7 @@
 //! A sorted list of a key's entries, and of those that were removed and that the store may still show.
 
+use std::collections::BTreeMap;
+
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, OrderedKey, Timestamp};
 
@@ -71,11 +73,14 @@ impl<N, V> Item<N, V> {
     }
 }
 
-/// An entry that was removed, and that the store may still show.
-pub(super) struct Gone<N> {
-    pub(super) entry: N,
-    /// The epoch whose snapshot deleted it; `None` before that.
-    pub(super) written: Option<Epoch>,
+/// Entries that were removed, and that the store may still show. The epoch is that whose snapshot deleted the entry; `None`
+/// before that. They may be many more than a chunk has entries: of a queue all that were taken from its front.
+type Gone<N> = BTreeMap<N, Option<Epoch>>;
+
+/// About the bytes that one of them takes.
+pub(super) const fn gone_bytes<N>() -> usize {
+    // Nodes are full by two thirds.
+    size_of::<(N, Option<Epoch>)>() * 3 / 2
 }
 
 pub(super) fn is_past(written: Option<Epoch>, readable: Epoch) -> bool {
@@ -86,7 +91,7 @@ pub(super) fn is_past(written: Option<Epoch>, readable: Epoch) -> bool {
 pub(super) struct Chunk<N, V> {
     pub(super) items: Vec<Item<N, V>>,
     #[expect(clippy::box_collection, reason = "nearly always none, so it should take one word")]
-    pub(super) gone: Option<Box<Vec<Gone<N>>>>,
+    gone: Option<Box<Gone<N>>>,
     /// No item's last millisecond is before this one.
     pub(super) earliest: Timestamp,
     /// Items and gone ones that the next snapshot writes.
@@ -115,8 +120,61 @@ impl<N: OrderedKey, V> Chunk<N, V> {
         self.items.binary_search_by(|item| item.entry.cmp(entry))
     }
 
-    pub(super) fn find_gone(&self, entry: &N) -> Option<Result<usize, usize>> {
-        Some(self.gone.as_ref()?.binary_search_by(|gone| gone.entry.cmp(entry)))
+    /// Whether this entry is gone.
+    pub(super) fn is_gone(&self, entry: &N) -> bool {
+        self.gone.as_ref().is_some_and(|gone| gone.contains_key(entry))
+    }
+
+    /// Whether any entries are gone.
+    pub(super) fn some_gone(&self) -> bool {
+        self.gone.is_some()
+    }
+
+    /// How many entries are gone.
+    pub(super) fn gone(&self) -> usize {
+        self.gone.as_ref().map_or(0, |gone| gone.len())
+    }
+
+    /// Whether the store does not show any of them any more.
+    pub(super) fn all_gone_are_past(&self, readable: Epoch) -> bool {
+        self.gone.iter().flat_map(|gone| gone.values()).all(|&written| is_past(written, readable))
+    }
+
+    /// Gives `delete` what is gone and not written yet: `epoch` writes it.
+    pub(super) fn write_gone(&mut self, epoch: Epoch, mut delete: impl FnMut(&N)) {
+        for (entry, written) in self.gone.iter_mut().flat_map(|gone| gone.iter_mut()) {
+            if written.is_none() {
+                delete(entry);
+                *written = Some(epoch);
+            }
+        }
+    }
+
+    /// Moves what is gone from `least` on to another chunk.
+    pub(super) fn divide_gone(&mut self, least: &N, upper: &mut Self) {
+        let Some(mut gone) = self.gone.take() else { return };
+        let above = gone.split_off(least);
+        self.gone = (!gone.is_empty()).then_some(gone);
+        upper.gone = (!above.is_empty()).then(|| Box::new(above));
+    }
+
+    /// Takes over what is gone of another chunk. The larger part stays where it is.
+    pub(super) fn join_gone(&mut self, other: &mut Self) {
+        if other.gone() > self.gone() {
+            std::mem::swap(&mut self.gone, &mut other.gone);
+        }
+        if let (Some(gone), Some(others)) = (&mut self.gone, other.gone.take()) {
+            gone.extend(*others);
+        }
+    }
+
+    /// Counts anew what the next snapshot writes, and looks for the earliest end of a life.
+    pub(super) fn count(&mut self) {
+        let gone = self.gone.iter().flat_map(|gone| gone.values());
+        let pending = gone.filter(|written| written.is_none()).count();
+        let dirty = self.items.iter().filter(|item| item.is_dirty()).count();
+        self.dirty = (dirty + pending) as u32;
+        self.earliest = self.items.iter().map(|item| item.until).min().unwrap_or(NEVER);
     }
 
     pub(super) fn add(&mut self, at: usize, item: Item<N, V>) {
@@ -129,38 +187,38 @@ impl<N: OrderedKey, V> Chunk<N, V> {
         self.items.insert(at, item);
     }
 
-    /// Remembers that an entry is gone which the store may have.
+    /// Remembers that an entry is gone which the store may have; whether that was not known.
     pub(super) fn note_gone(&mut self, entry: N) -> bool {
         let gone = self.gone.get_or_insert_default();
-        match gone.binary_search_by(|gone| gone.entry.cmp(&entry)) {
-            Ok(_) => false,
-            Err(at) => {
-                gone.insert(at, Gone { entry, written: None });
-                self.dirty += 1;
-                true
-            }
-        }
+        let before = gone.len();
+        gone.entry(entry).or_default();
+        let is_new = gone.len() > before;
+        self.dirty += u32::from(is_new);
+        is_new
     }
 
     /// Forgets that an entry is gone, since it is back: whether it was, and whether that had to be written yet.
     pub(super) fn forget_gone(&mut self, entry: &N) -> (bool, bool) {
-        let Some(Ok(at)) = self.find_gone(entry) else { return (false, false) };
         let Some(gone) = &mut self.gone else { return (false, false) };
-        let pending = gone.remove(at).written.is_none();
+        let Some(written) = gone.remove(entry) else { return (false, false) };
         if gone.is_empty() {
             self.gone = None;
         }
+        let pending = written.is_none();
         self.dirty -= u32::from(pending);
         (true, pending)
     }
 
-    /// Forgets gone entries that the store does not show any more.
-    pub(super) fn purge(&mut self, readable: Epoch) {
-        let Some(gone) = &mut self.gone else { return };
-        gone.retain(|gone| !is_past(gone.written, readable));
-        if gone.is_empty() {
+    /// Forgets gone entries that the store does not show any more; how many.
+    pub(super) fn purge(&mut self, readable: Epoch) -> usize {
+        let Some(gone) = &mut self.gone else { return 0 };
+        let before = gone.len();
+        gone.retain(|_, written| !is_past(*written, readable));
+        let left = gone.len();
+        if left == 0 {
             self.gone = None;
         }
+        before - left
     }
 
     /// Gives back the memory of a list that needs less than a quarter of it.

@@ -69,17 +69,26 @@ pub(super) fn stored_range<K: Key, N: OrderedKey>(
     (first, end)
 }
 
-/// The key and the entry of a stored key behind state and group, and the bytes of the entry.
-pub(super) fn read_key<K: Key, N: OrderedKey>(
-    mut rest: &[u8],
-) -> Result<(K, N, usize), ValueDamaged> {
-    let key = K::read_key(&mut rest).ok_or_else(ValueDamaged::key::<K>)?;
-    let bytes = rest.len();
-    let entry = N::read_ordered(&mut rest).filter(|_| rest.is_empty());
-    Ok((key, entry.ok_or_else(ValueDamaged::key::<N>)?, bytes))
+/// Whether the key of an entry may take no bytes.
+pub(super) fn takes_no_bytes<N: OrderedKey>() -> bool {
+    N::read_ordered(&mut &[][..]).is_some()
 }
 
-fn read_stored<K: Key, N: OrderedKey>(stored: &[u8]) -> Result<(K, N), StateError> {
+/// The key and the entry of a stored key behind state and group, and the bytes of the entry. There is no entry if the key is
+/// stored in one piece.
+pub(super) fn read_key<K: Key, N: OrderedKey>(
+    mut rest: &[u8],
+) -> Result<(K, Option<N>, usize), ValueDamaged> {
+    let key = K::read_key(&mut rest).ok_or_else(ValueDamaged::key::<K>)?;
+    let bytes = rest.len();
+    if bytes == 0 && !takes_no_bytes::<N>() {
+        return Ok((key, None, 0));
+    }
+    let entry = N::read_ordered(&mut rest).filter(|_| rest.is_empty());
+    Ok((key, Some(entry.ok_or_else(ValueDamaged::key::<N>)?), bytes))
+}
+
+fn read_stored<K: Key, N: OrderedKey>(stored: &[u8]) -> Result<(K, Option<N>), StateError> {
     let rest = StateId::split_key(stored).map_or(&[][..], |(_, rest)| rest);
     let (key, entry, _) = read_key(rest)?;
     Ok((key, entry))
@@ -152,7 +161,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         new.marked = false;
         let tally = &mut self.tally;
         let scanned = reader.scan(&first, &end, &mut |stored, value| {
-            let (_, entry) = read_stored::<K, N>(stored)?;
+            let (_, Some(entry)) = read_stored::<K, N>(stored)? else { return Ok(()) };
             let (until, value) = read_value(value, V::read)?;
             new.body.load(Item::stored(entry, value, until), tally);
             Ok(())
@@ -217,7 +226,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         let (first, end) = stored_range(of, at.key, body.bounds_of(chunk));
         let tally = &mut self.tally;
         let scanned = reader.scan(&first, &end, &mut |stored, value| {
-            let (_, entry) = read_stored::<K, N>(stored)?;
+            let (_, Some(entry)) = read_stored::<K, N>(stored)? else { return Ok(()) };
             if matches!(body.find(&entry), Place::Missing(..)) && !body.is_gone(&entry, readable) {
                 let (until, value) = read_value(value, V::read)?;
                 body.load(Item::stored(entry, value, until), tally);
@@ -259,7 +268,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
 
     /// An entry has expired in the store.
     fn expire_cold(&mut self, stored: &[u8], now: Timestamp) -> Result<(), StateError> {
-        let (key, entry) = read_stored::<K, N>(stored)?;
+        // What is in one piece is in memory.
+        let (key, Some(entry)) = read_stored::<K, N>(stored)? else { return Ok(()) };
         let (hash, readable) = (table_hash(&key), self.checkpoints.readable());
         let at = AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
         self.warm_key(&at);

@@ -8,7 +8,7 @@ use thalweg_kernel::{
 };
 
 use super::body::{Item, Place, Write};
-use super::cold::{read_key, stored_range, write_key};
+use super::cold::{read_key, stored_range, takes_no_bytes, write_key};
 use super::{Entries, Group, WHOLE_ENTRIES_MAX, group};
 use crate::checkpoint::{Outgoing, Stateful, Stored};
 use crate::pressure::Takes;
@@ -38,8 +38,8 @@ const FORGOTTEN_AT_BARRIER: usize = 4_096;
 const FORGOTTEN_FOR_EACH: usize = 2;
 
 impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
-    /// Adds an entry as it was stored; how many its key has by now.
-    fn restore_item(&mut self, key: K, item: Item<N, V>) -> usize {
+    /// Adds an entry as it was stored; how many its key has by now. A key that comes with it may be `marked` as changed.
+    fn restore_item(&mut self, key: K, item: Item<N, V>, marked: bool) -> usize {
         let hash = table_hash(&key);
         let begin = Timestamp::MIN;
         let at = AtKey { key: &key, hash, time: begin, reached: begin, processing_time: begin };
@@ -54,7 +54,6 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             }
             return body.len();
         }
-        let marked = item.is_dirty();
         let mut group = Group::new(key);
         group.marked = marked;
         group.body.insert((0, 0), item, tally);
@@ -69,23 +68,59 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         self.shrink_to(readable, bytes_max);
     }
 
-    /// Entries that an earlier release wrote as one value for each key.
-    fn restore_whole(&mut self, stored: &Stored<'_>) -> Result<(), StateError> {
+    /// Adds the entries of a key that the store has in one piece; how many they are.
+    fn restore_piece(
+        &mut self,
+        key: &K,
+        value: &[u8],
+        migrates: bool,
+    ) -> Result<usize, StateError> {
         let Some(read) = self.rules.whole.as_ref().map(|whole| whole.read) else {
             let what =
                 "it was stored as one value for each key, and the operator has never done so";
             return Err(StateError::Other(what.into()));
         };
-        self.delete_whole = true;
-        stored.own(self.id, &mut |_, mut rest, value| {
-            let key = K::read_key(&mut rest).filter(|_| rest.is_empty());
-            let key = key.ok_or_else(ValueDamaged::key::<K>)?;
-            let (until, entries) = read_value(value, read)?;
-            for (entry, value) in entries {
-                self.restore_item(key.clone(), Item::new(entry, value, until));
+        if migrates {
+            let what = "some of it is stored as release 0.1 wrote it, and cannot be migrated from that; start the job with \
+                        the schema that it had, until it has taken more checkpoints";
+            return Err(StateError::Other(what.into()));
+        }
+        let (until, entries) = read_value(value, read)?;
+        let count = entries.len();
+        for (entry, value) in entries {
+            self.restore_item(key.clone(), Item::migrated(entry, value, until), false);
+        }
+        let hash = table_hash(key);
+        let is = |group: &Group<K, N, V>| group.key == *key;
+        if let Looked::Here(group) = self.groups.look(hash, is, |_| true, |_| false, |_| false) {
+            group.in_one_piece = true;
+            self.pieces += 1;
+        }
+        Ok(count)
+    }
+
+    /// Has some of the keys written anew that the store has in one piece.
+    fn choose_pieces(&mut self) {
+        if self.pieces == 0 {
+            return;
+        }
+        // Where an entry's key may take no bytes, the two forms cannot be told apart: all at once.
+        let mut left = if takes_no_bytes::<N>() { usize::MAX } else { self.part_bytes };
+        let each = self.value_bytes + StateId::PREFIX_BYTES + size_of::<(K, N)>();
+        let Self { groups, changed, converting, .. } = self;
+        let judge = |group: &mut Group<K, N, V>| {
+            if left == 0 {
+                return Verdict::Stop;
             }
-            Ok(())
-        })
+            let waits = group.in_one_piece && !group.marked;
+            if waits && !std::mem::replace(&mut group.unmarked_change, true) {
+                changed.push(table_hash(&group.key));
+                left = left.saturating_sub(group.body.len() * each);
+            }
+            Verdict::Keep
+        };
+        let buckets = groups.buckets();
+        groups.walk(converting, buckets, judge, drop);
     }
 
     /// Forgets of at most this many keys what is gone and what the store does not show any more.
@@ -101,7 +136,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             let mut unneeded = false;
             if let Looked::Here(group) = self.groups.look(hash, is, |_| true, |_| false, |_| false)
             {
-                group.waits = group.body.purge(readable);
+                group.waits = group.body.purge(readable, &mut self.tally);
                 unneeded = group.body.is_unneeded();
                 if group.waits {
                     again.push((epoch.next(), hash));
@@ -142,9 +177,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
     fn restore(&mut self, id: StateId, stored: Option<&Stored<'_>>) -> Result<(), StateError> {
         self.id = id;
         let Some(stored) = stored else { return Ok(()) };
-        if stored.kind(id) == Some(StateKind::Keyed) {
-            return self.restore_whole(stored);
-        }
+        let all_in_one_piece = stored.kind(id) == Some(StateKind::Keyed);
         let migration = self.rules.options.migration(stored.schema(id))?;
         let bytes_max = self.checkpoints.memory_bytes_max();
         let readable = stored.reader.readable();
@@ -153,7 +186,14 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
         // be taken for all of it.
         let mut look_behind: Option<K> = None;
         stored.own(id, &mut |_, rest, value| {
-            let (key, entry, entry_bytes) = read_key::<K, N>(rest)?;
+            let (key, entry, entry_bytes) = match read_key::<K, N>(rest)? {
+                (key, Some(entry), entry_bytes) if !all_in_one_piece => (key, entry, entry_bytes),
+                (key, ..) => {
+                    entries += self.restore_piece(&key, value, migration.is_some())?;
+                    bytes += value.len();
+                    return Ok(());
+                }
+            };
             if look_behind.take_if(|behind| *behind != key).is_some() {
                 self.shrink_restored(readable, bytes_max);
             }
@@ -169,7 +209,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
                 }
             };
             entries += 1;
-            let is_due = entries == RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES;
+            let is_due = entries >= RESTORE_LOOK_EVERY || bytes >= RESTORE_LOOK_BYTES;
             if is_due {
                 self.value_bytes = bytes / entries;
                 (entries, bytes) = (0, 0);
@@ -177,7 +217,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             if is_due && migration.is_none() {
                 look_behind = Some(key.clone());
             }
-            let of_key = self.restore_item(key, item);
+            let marked = item.is_dirty();
+            let of_key = self.restore_item(key, item, marked);
             if of_key > WHOLE_ENTRIES_MAX && look_behind.take().is_some() {
                 self.shrink_restored(readable, bytes_max);
             }
@@ -192,20 +233,21 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
+        self.choose_pieces();
         self.mark_changed();
         let Outgoing { changes, writer } = out;
-        if std::mem::take(&mut self.delete_whole) {
-            let (from, to) = self.id.range(self.own.clone());
-            changes.delete_range(&from, &to);
-        }
         let of = (self.id, self.checkpoints.groups());
         let (mut failed, mut written) = (None, 0);
         let (mut bytes, mut value_bytes) = (0, 0);
         let waited = self.waiting.len();
-        let Self { groups, tally, waiting, .. } = self;
+        let Self { groups, tally, waiting, pieces, .. } = self;
         groups.take_marked(|group| {
             group.marked = false;
             let key = &group.key;
+            if std::mem::take(&mut group.in_one_piece) {
+                *pieces -= 1;
+                changes.delete_with(|out| write_key::<K, N>(of, key, None, out));
+            }
             let mut write = |write: Write<'_, N, V>| match write {
                 Write::DeleteRange(bounds) => {
                     let (from, to) = stored_range(of, key, bounds);
@@ -256,7 +298,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.groups.memory_bytes() + self.tally.here * self.entry_bytes()
+        self.groups.memory_bytes() + self.tally.here * self.entry_bytes() + self.gone_bytes()
     }
 
     fn takes(&mut self) -> Takes {
@@ -265,7 +307,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
             self.weigh();
         }
         let each = self.entry_bytes();
-        let bytes = self.groups.len() * size_of::<Group<K, N, V>>() + here * each;
+        let keys = self.groups.len() * size_of::<Group<K, N, V>>();
+        let bytes = keys + here * each + self.gone_bytes();
         Takes { bytes, changed: self.tally.dirty * each, ..Takes::default() }
     }
 
@@ -333,9 +376,10 @@ impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
     fn has(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm_key(at);
         let now = self.now(at);
+        let expires = self.rules.options.ttl.is_some();
         let Some(Group { body, .. }) = group(&mut self.groups, at) else { return false };
-        // What is in memory comes first: to ask for cold entries walks over all chunks.
-        body.range((Bound::Unbounded, Bound::Unbounded), now).next().is_some() || body.cold() > 0
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        body.cold() > 0 || body.len() > 0 && (!expires || body.range(all, now).next().is_some())
     }
 
     fn entries_bytes(&self) -> usize {

@@ -125,13 +125,13 @@ impl Rig {
         Self { entries, checkpoints, base, blocks, epoch, model, stored, now: 0, ttl, over_limit }
     }
 
-    fn open<K: Key>(
+    fn open<K: Key, N: OrderedKey>(
         base: &Base,
         checkpoints: &Rc<Checkpoints>,
         ttl: Option<Ttl>,
         over_limit: &Counter,
         restored: Option<Epoch>,
-    ) -> Entries<K, u16, u32> {
+    ) -> Entries<K, N, u32> {
         let states = vec![info()];
         let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
         let own = KeyGroups::default().groups_of(0, 1);
@@ -225,14 +225,19 @@ impl Rig {
 
     fn check_tally(&mut self) {
         let bodies = self.entries.groups.iter().map(|group| &group.body);
-        let (mut here, mut cold, mut len) = (0, 0, 0);
+        let (mut here, mut len, mut tally) = (0, 0, Tally::default());
         for body in bodies {
             here += body.range(ALL, Timestamp::MIN).count();
-            cold += body.cold();
             len += body.len();
+            let of_body = body.count();
+            assert_eq!(body.cold(), of_body.cold);
+            tally.here += of_body.here;
+            tally.dirty += of_body.dirty;
+            tally.cold += of_body.cold;
+            tally.gone += of_body.gone;
         }
-        assert_eq!((here, cold), (self.entries.tally.here, self.entries.tally.cold));
-        assert_eq!(here + cold, len);
+        assert_eq!(tally, self.entries.tally);
+        assert_eq!((here, here + tally.cold), (tally.here, len));
         self.checkpoints.check().unwrap();
     }
 }
@@ -431,7 +436,7 @@ fn entries_are_those_of_a_plain_map() {
     }
 }
 
-/// Goal: the same where entries expire after they were written, or written or read.
+/// Goal: entries are those of a plain map also where they expire after they were written, or written or read.
 #[test]
 fn entries_expire_one_by_one() {
     for seed in 0..20 {
@@ -557,6 +562,125 @@ fn keys_that_come_and_go_do_not_pile_up() {
         let (keys, waiting) = (entries.holds().keys, entries.waiting.len());
         assert!(keys <= 2 * KEYS as usize && waiting <= keys, "{keys} {waiting} in round {round}");
     }
+}
+
+/// The entries of a store whose state is of this kind, which release 0.1 may have stored in one piece for each key.
+fn open_older(base: &Base, kind: StateKind, part_bytes: usize) -> Entries<u8, u16, u32> {
+    let restored = Some(base.0.lock().unwrap().1);
+    let states = vec![StateInfo { kind, ..info() }];
+    let reader: Rc<dyn StateReader> = Rc::new(Reader { base: base.clone(), restored, states });
+    let own = KeyGroups::default().groups_of(0, 1);
+    let checkpoints = Rc::new(Checkpoints::new(true, KeyGroups::default(), 0, usize::MAX));
+    let whole = Whole { read: Vec::<(u16, u32)>::read, types: String::new() };
+    let (options, over_limit) = (StateOptions::new(), Counter::default());
+    let rules = EntryRules { options, entries_max: ENTRIES_MAX, over_limit, whole: Some(whole) };
+    let mut entries = Entries::new(rules, &checkpoints, Some(Rc::clone(&reader)), own.clone());
+    entries.part_bytes = part_bytes;
+    let stored = Stored { reader: &*reader, groups: own };
+    entries.restore(StateId::of("test", "map"), Some(&stored)).unwrap();
+    entries
+}
+
+/// Goal: what release 0.1 stored in one piece for each key is written anew in parts, with what has changed meanwhile, also
+/// where the job restarts in between.
+#[test]
+fn keys_in_one_piece_are_written_anew_some_at_a_time() {
+    const KEYS: u8 = 60;
+    const ENTRIES: u16 = 50;
+    const PART_BYTES: usize = 5_000;
+    let (base, of) = (Base::default(), (StateId::of("test", "map"), KeyGroups::default()));
+    let (mut model, mut writer) = (BTreeMap::new(), StateWriter::default());
+    for key in 0..KEYS {
+        let entries: Vec<_> = (0..ENTRIES).map(|entry| (entry, u32::from(key))).collect();
+        model.extend(entries.iter().map(|&(entry, value)| ((key, entry), value)));
+        let mut stored = Vec::new();
+        cold::write_key::<u8, u16>(of, &key, None, &mut stored);
+        let value = writer.write(i64::MAX.to_le_bytes().to_vec(), &entries).unwrap();
+        let mut base = base.0.lock().unwrap();
+        Arc::make_mut(&mut base.0).insert(stored, value);
+        base.1 = Epoch::new(1);
+    }
+    let in_one_piece = |base: &Base| {
+        let is = |stored: &&Vec<u8>| stored.len() == StateId::PREFIX_BYTES + size_of::<u8>();
+        base.0.lock().unwrap().0.keys().filter(is).count()
+    };
+    let (mut random, mut restarts, mut kind) = (Random(7), 0, StateKind::Keyed);
+    let mut entries = open_older(&base, kind, PART_BYTES);
+    let mut one_more = true;
+    while in_one_piece(&base) > 0 || std::mem::take(&mut one_more) {
+        for _ in 0..3 {
+            let (key, entry) = (random.below(KEYS.into()) as u8, random.below(60) as u16);
+            let (now, hash) = (Timestamp::from(0), table_hash(&key));
+            let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+            match random.below(4) {
+                0 => {
+                    entries.clear(at);
+                    model.retain(|(other, _), _| *other != key);
+                }
+                1 => {
+                    let removed = entries.remove(at, &entry);
+                    assert_eq!(removed, model.remove(&(key, entry)));
+                }
+                _ => {
+                    entries.put(at, entry, 99);
+                    model.insert((key, entry), 99);
+                }
+            }
+        }
+        let (mut out, before) = (Outgoing::default(), in_one_piece(&base));
+        {
+            let mut base = base.0.lock().unwrap();
+            base.1 = base.1.next();
+            entries.snapshot(base.1, &mut out).unwrap();
+            apply(Arc::make_mut(&mut base.0), out.changes.as_bytes());
+        }
+        let written = before - in_one_piece(&base);
+        assert!(written > 0 || before == 0, "nothing was written anew");
+        let bytes = out.changes.as_bytes().len();
+        assert!(bytes < 4 * PART_BYTES, "a block of {bytes} bytes");
+        kind = StateKind::Map;
+        if random.below(2) == 0 {
+            restarts += 1;
+            entries = open_older(&base, kind, PART_BYTES);
+        }
+        for key in 0..KEYS {
+            let (now, hash) = (Timestamp::from(0), table_hash(&key));
+            let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
+            let found: Vec<_> =
+                entries.range(at, ALL).map(|(&entry, &value)| (entry, value)).collect();
+            let expected = model.range((key, 0)..=(key, u16::MAX));
+            let expected: Vec<_> = expected.map(|(&(_, entry), &value)| (entry, value)).collect();
+            assert_eq!(found, expected, "key {key}");
+        }
+    }
+    assert!(restarts > 3, "{restarts} restarts");
+    assert_eq!((entries.pieces, entries.tally.dirty), (0, 0));
+}
+
+/// Goal: what was removed is in the account until the store does not show it any more, and is removed in any order in time.
+#[test]
+fn what_was_removed_counts_until_the_store_has_forgotten_it() {
+    const ENTRIES: u32 = 100_000;
+    let rig = Rig::new(None);
+    let mut entries: Entries<u32, u32, u32> =
+        Rig::open(&rig.base, &rig.checkpoints, None, &rig.over_limit, None);
+    entries.rules.entries_max = usize::MAX;
+    let (now, key) = (Timestamp::from(0), 1);
+    let at =
+        &AtKey { key: &key, hash: table_hash(&key), time: now, reached: now, processing_time: now };
+    (0..ENTRIES).for_each(|entry| _ = entries.put(at, entry, 1));
+    let to_epoch = |entries: &mut Entries<u32, u32, u32>, epoch: u64| {
+        entries.snapshot(Epoch::new(epoch), &mut Outgoing::default()).unwrap();
+        rig.checkpoints.committed(Epoch::new(epoch));
+    };
+    to_epoch(&mut entries, 1);
+    (0..ENTRIES).rev().for_each(|entry| _ = entries.remove(at, &entry));
+    let bytes = entries.takes().bytes;
+    assert!(bytes >= ENTRIES as usize * size_of::<(u32, Option<Epoch>)>(), "{bytes} bytes");
+    assert_eq!(entries.takes().changed / ENTRIES as usize, entries.entry_bytes());
+    to_epoch(&mut entries, 2);
+    to_epoch(&mut entries, 3);
+    assert_eq!(entries.takes().bytes, 0, "epoch 2 can be read");
 }
 
 /// Goal: a search for what can leave memory goes round a small table few times, and finds all of it.

@@ -1,15 +1,15 @@
 //! The earliest range of timers in order, sorted only as far as is needed.
 //!
-//! Its items are gathered from the range's table when the first of them is asked for: sixteen
-//! bytes each, the next [`RUN`] sorted, the others as they come. The table is the truth, the items are only
-//! its order: that of a deleted timer stays until it is met, and when most of them are dead they are
-//! gathered anew. So a timer that is in the table has an item here, perhaps two.
+//! Items of sixteen bytes are gathered from the range's table when the first of them is asked for. The next [`RUN`] items
+//! are sorted, the others lie as they come. The table is the truth, and the items are only its order: the item of a deleted
+//! timer stays until it is met. When most items are dead, all are gathered anew. So a timer that is in the table has an
+//! item here, perhaps two.
 
 use std::cmp::Reverse;
 
 use super::item::Item;
 
-/// So many are sorted at a time. Up to twice as many are, when others come in between.
+/// This many items are sorted at a time, and up to twice as many when others come in between.
 const RUN: usize = 128;
 
 /// See the module.

@@ -5,20 +5,20 @@
 //! order     7    |    2    |    0    |    5          one more: the last is the earliest range, the front
 //! tables    a hash table for each number; numbers that are free wait to be used again
 //! ```
-//! Ranges are cut so that each has some hundred timers: one with [`TIMERS_PER_RANGE`] is split in the middle
-//! of what lies in it, one that is empty becomes part of the one before. So they fit whatever
-//! times there are. Items are ordered by hash where times are equal: many of one millisecond are
-//! split like all others. What is equal in both cannot be split, and its table grows.
+//! Ranges are cut so that each has some hundred timers. A range with [`TIMERS_PER_RANGE`] is split in the middle of what
+//! lies in it, and a range that is empty becomes part of the one before. So ranges fit whatever times there are. Items are
+//! ordered by hash where times are equal: many timers of one millisecond are split like all others. Timers that are equal
+//! in both cannot be split, and their table grows.
 
 use thalweg_kernel::Timestamp;
 
 use super::super::table::{Hashed, Segment};
 use super::item::Item;
 
-/// A range that has this many is split: as many as fit into 2,048 buckets.
+/// A range that has this many timers is split: as many as fit into 2,048 buckets.
 const TIMERS_PER_RANGE: usize = 1_792;
-/// Some ranges are split when they have this many fewer. Where ranges grow alike, as those of one millisecond do, all would
-/// be split within a few steps otherwise.
+/// Some ranges are split when they have up to this many timers fewer. Where ranges grow alike, as those of one millisecond
+/// do, all of them would be split within a few steps otherwise.
 const SPLIT_EARLIER_MAX: u32 = 448;
 
 /// How many timers a range with this number may have before it is split.
@@ -37,7 +37,7 @@ pub(super) trait Ordered: Hashed {
 /// See the module.
 pub(super) struct Ranges<T> {
     bounds: Vec<Item>,
-    /// Their times.
+    /// The times of the bounds.
     times: Vec<Timestamp>,
     order: Vec<u32>,
     tables: Vec<Segment<T>>,
@@ -79,6 +79,11 @@ impl<T: Ordered> Ranges<T> {
     #[inline(always)]
     pub(super) fn front(&self) -> usize {
         self.bounds.len()
+    }
+
+    /// Where the range behind this one begins, if there is one.
+    pub(super) fn bound_behind(&self, at: usize) -> Option<Item> {
+        at.checked_sub(1).map(|behind| self.bounds[behind])
     }
 
     /// The table of a range.

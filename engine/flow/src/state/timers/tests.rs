@@ -179,7 +179,7 @@ fn what_is_deleted_is_not_kept() {
         for key in 0..2_000 {
             assert!(timers.delete(time(key).into(), table_hash(&key), &key));
         }
-        // The same pair many times over.
+        // One pair, many times over.
         for _ in 0..1_000 {
             assert_eq!(insert(&mut timers, 77, 1), Inserted::Added);
             assert!(timers.delete(77.into(), table_hash(&1_u64), &1));
