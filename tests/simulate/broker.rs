@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use thalweg_testing::Random;
+
 use super::ledger::Ledger;
-use super::random::Random;
 
 /// A device has at most so many messages that the broker has not acknowledged.
 pub(crate) const UNACKED_MAX: usize = 16;

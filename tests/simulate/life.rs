@@ -166,7 +166,7 @@ impl<'a> Life<'a> {
             stored: Some(Stored { checkpoints, newest, next }),
             restart: RestartStrategy::FixedDelay { delay, restarts_max },
             full_retry: ms(random.one_of([1, 10, 50])),
-            seed: random.next(),
+            seed: random.next_u64(),
         };
         let supervision = Supervision::new(rules, world.now.steady);
         world.trace(|| format!("a process with {shards} shards goes on from epoch {newest}"));

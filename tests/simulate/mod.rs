@@ -41,7 +41,6 @@ mod marks;
 mod naive;
 mod plan;
 mod process;
-mod random;
 mod shapes;
 mod shrink;
 mod sinks;

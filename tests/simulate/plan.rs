@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use thalweg_flow::Tumbling;
+use thalweg_testing::Random;
 
 use super::broker::Message;
 use super::marks::Marks;
-use super::random::Random;
 
 /// What the windows of a job compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,11 +21,11 @@ use thalweg_kernel::{
     JournalReader, JournalWriter, KnownPartition, Message as Incoming, OpenContext, Origin,
     PartitionId, PartitionNews, Partitions, Source, SourceSpec, SourceStatus, Timestamp,
 };
+use thalweg_testing::Random;
 
 use super::broker::{Broker, Delivery, Message};
 use super::faults::Defect;
 use super::ledger::Ledger;
-use super::random::Random;
 
 /// The stable name of the source.
 pub(crate) const SOURCE: &str = "readings";

@@ -23,17 +23,10 @@ use thalweg_kernel::{
     Batch, Collector, ConnectorError, Emit, Generated, Mark, OpenContext, PartitionId, Shared,
     Source, SourceSpec, SourceStatus, Timestamp,
 };
+use thalweg_testing::mix;
 
 /// Records in a step, and so in a measured iteration.
 const STEP: usize = 1_024;
-
-#[inline(always)]
-fn mix(i: u64) -> u64 {
-    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 #[derive(Clone, Copy)]
 struct Event {

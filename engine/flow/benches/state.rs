@@ -12,20 +12,13 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hashbrown::HashMap;
 use thalweg_flow::internals::{Found, KeyedTable, NEVER, Timers, table_hash};
 use thalweg_kernel::{Changes, Epoch, KeyGroups, StateId, Timestamp};
+use thalweg_testing::mix;
 
 /// Operations in a measured iteration.
 const STEP: u64 = 1_024;
 /// Timers that live, and keys of a large table.
 const MANY: u64 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
 const NOW: Timestamp = Timestamp::MIN;
-
-#[inline(always)]
-fn mix(i: u64) -> u64 {
-    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 #[inline(always)]
 fn key_of(n: u64, keys: u64) -> u64 {

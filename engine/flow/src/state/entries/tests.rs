@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thalweg_kernel::{Change, Changes, KeyGroups, StateError, StateInfo, StateKind};
+use thalweg_testing::Random;
 
 use super::*;
 use crate::checkpoint::{Outgoing, Stateful, Stored};
@@ -65,19 +66,6 @@ fn apply(base: &mut Bytes, block: &[u8]) {
                 base.retain(|key, _| !(from <= key.as_slice() && key.as_slice() < to));
             }
         }
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(z ^ (z >> 31)) * bound as u128) >> 64) as usize
     }
 }
 
@@ -380,7 +368,7 @@ fn step(rig: &mut Rig, random: &mut Random) {
                 rig.now += random.below(8) as i64;
                 let now = Timestamp::from(rig.now);
                 // The sweep goes by the machine's clock.
-                rig.entries.expire(now, Timestamp::from(random.below(1 << 40) as i64));
+                rig.entries.expire(now, Timestamp::from(random.below(1_i64 << 40)));
             } else if random.below(20) == 0 {
                 rig.restart();
             } else {
@@ -393,7 +381,7 @@ fn step(rig: &mut Rig, random: &mut Random) {
 }
 
 fn live(seed: u64, ttl: Option<Ttl>) {
-    let (mut rig, mut random) = (Rig::new(ttl), Random(seed));
+    let (mut rig, mut random) = (Rig::new(ttl), Random::new(seed));
     // Sometimes a large map from the beginning.
     if random.below(2) == 0 {
         for entry in 0..ENTRIES_MAX as u16 {
