@@ -54,7 +54,7 @@ pub(crate) struct JobPlan {
     pub(crate) dealt: bool,
     pub(crate) only: bool,
     pub(crate) ruled: bool,
-    /// Keys with clocks of their own, which go on with every so many records.
+    /// Keys with clocks of their own, which go on with every this many records.
     pub(crate) own: Option<u32>,
 }
 

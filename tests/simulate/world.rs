@@ -21,7 +21,7 @@ use super::sinks::{Outlet, Shared};
 use super::source::{Fleet, Outside, SOURCE, journal_name};
 use super::store::Store;
 
-/// So many seeds have one whose state is in the engine's own store.
+/// Of this many seeds one has its state in the engine's own store.
 const REAL_STORE_ONE_IN: u64 = 16;
 
 /// Conditions that last for a while: until these moves.

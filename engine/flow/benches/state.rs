@@ -114,7 +114,7 @@ fn insert_all(timers: &mut Timers<u64>) {
     (0..MANY).for_each(|n| _ = timers.insert(time(n), table_hash(&n), n));
 }
 
-/// The time that `work` takes with each of so many things that `make` makes.
+/// The time that `work` takes with each of the things that `make` makes.
 fn timed<T>(times: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&mut T)) -> Duration {
     let mut taken = Duration::ZERO;
     for _ in 0..times {
@@ -128,7 +128,7 @@ fn timed<T>(times: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&mut T
 }
 
 /// A million timers at random times of a day: all in, all fired, all deleted in another order. Beside that a
-/// binary heap, which can neither delete nor tell that two are the same, and a bare map, which has no order.
+/// binary heap, which can neither delete nor tell that two are equal, and a bare map, which has no order.
 fn timers(c: &mut Criterion) {
     let mut group = c.benchmark_group("timers");
     group.throughput(Throughput::Elements(MANY));
