@@ -27,8 +27,6 @@
 //!
 //! The broker itself is never killed: mosquitto's own promises end at its memory.
 
-#[path = "../crash/chance.rs"]
-mod chance;
 #[path = "../crash/fleet.rs"]
 mod fleet;
 #[path = "../crash/job.rs"]

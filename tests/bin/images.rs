@@ -10,9 +10,6 @@
 //! Four things are checked of each image. Recovery succeeds. Everything that was reported as durable before the
 //! crash is there. Nothing is there in part, or that was not begun. After recovery it goes on.
 
-#[path = "../crash/chance.rs"]
-#[allow(dead_code, reason = "shared with the crash proof")]
-mod chance;
 #[path = "../images/disk.rs"]
 mod disk;
 #[path = "../images/trace.rs"]
@@ -29,8 +26,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tempfile::TempDir;
+use thalweg_testing::Random;
 
-use crate::chance::Chance;
 use crate::disk::{Disk, FATES, Fate};
 use crate::trace::{CALLS, Event, Op};
 use crate::workload::{Promises, Workload};
@@ -169,7 +166,7 @@ fn recover_all(options: &Options, workload: Workload, totals: &mut Totals) -> Re
         count(|op| matches!(op, Op::Create(..) | Op::Mkdir(_) | Op::Rename(..) | Op::Unlink(_))),
         count(|op| matches!(op, Op::Said(_))),
     );
-    let mut chance = Chance::new(options.seed, 0);
+    let mut chance = Random::of(options.seed, 0);
     let images = match workload {
         Workload::Job => options.images / 10,
         Workload::Journal | Workload::Store => options.images,
@@ -222,7 +219,7 @@ fn recover_all(options: &Options, workload: Workload, totals: &mut Totals) -> Re
 
 /// The moments that are looked at: in front of and behind every sync and every promise, and others by chance. Each
 /// is tried with some of the fates.
-fn moments(events: &[Event], images: u64, chance: &mut Chance) -> Vec<(usize, Fate)> {
+fn moments(events: &[Event], images: u64, chance: &mut Random) -> Vec<(usize, Fate)> {
     let mut cuts: Vec<usize> = Vec::new();
     let mut last = 0;
     for event in events {
@@ -235,15 +232,15 @@ fn moments(events: &[Event], images: u64, chance: &mut Chance) -> Vec<(usize, Fa
     }
     cuts.sort_unstable();
     cuts.dedup();
-    let mut moments: Vec<_> = cuts.iter().map(|&cut| (cut, chance.of(&FATES))).collect();
+    let mut moments: Vec<_> = cuts.iter().map(|&cut| (cut, chance.one_of(FATES))).collect();
     // Too many: a sample.
     while moments.len() as u64 > images {
-        let at = chance.below(moments.len() as u64) as usize;
+        let at = chance.below(moments.len());
         moments.swap_remove(at);
     }
     while (moments.len() as u64) < images {
         // Half of them by chance alone.
-        let fate = if chance.one_in(2) { Fate::Mixed } else { chance.of(&FATES) };
+        let fate = if chance.one_in(2) { Fate::Mixed } else { chance.one_of(FATES) };
         moments.push((chance.below(last as u64 + 2) as usize, fate));
     }
     moments

@@ -17,8 +17,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use thalweg_testing::Random;
 
-use crate::chance::Chance;
 use crate::ledger::{BEHIND_MAX, DEVICES, Ledger, topic};
 
 /// Publishers, each with its own devices.
@@ -64,7 +64,7 @@ impl Fleet {
         });
         let mut threads = Vec::new();
         for me in 0..PUBLISHERS {
-            let (shared, chance) = (Arc::clone(&shared), Chance::new(seed, 100 + me as u64));
+            let (shared, chance) = (Arc::clone(&shared), Random::of(seed, 100 + me as u64));
             let publisher = Publisher { me, shared, chance, stream: None };
             let thread = thread::Builder::new().name(format!("publisher-{me}"));
             threads.push(thread.spawn(move || publisher.run()).context("cannot start a thread")?);
@@ -84,7 +84,7 @@ impl Fleet {
             thread.join().map_err(|_| anyhow!("a publisher panicked"))??;
         }
         let shared = Arc::clone(&self.shared);
-        let chance = Chance::new(0, 0);
+        let chance = Random::of(0, 0);
         let mut publisher = Publisher { me: 0, shared, chance, stream: None };
         let mark = self.shared.turns().ledger.begin_mark();
         publisher.deliver(&[mark], false)?;
@@ -102,7 +102,7 @@ impl Shared {
 struct Publisher {
     me: usize,
     shared: Arc<Shared>,
-    chance: Chance,
+    chance: Random,
     stream: Option<TcpStream>,
 }
 
@@ -179,12 +179,12 @@ impl Publisher {
         let broken = || io::Error::other("cut");
         if cut && self.chance.one_in(2) {
             // Within a packet, most likely.
-            let half = self.chance.below(packets.len() as u64) as usize;
+            let half = self.chance.below(packets.len());
             stream.write_all(&packets[..half])?;
             return Err(broken());
         }
         stream.write_all(&packets)?;
-        let answers = if cut { self.chance.below(open.len() as u64) as usize } else { open.len() };
+        let answers = if cut { self.chance.below(open.len()) } else { open.len() };
         for _ in 0..answers {
             let mut answer = [0; 4];
             stream.read_exact(&mut answer)?;

@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn each_number_is_new_once_also_out_of_order_and_after_gaps() {
         let (mut seen, mut known) = (Vec::new(), BTreeSet::new());
-        let mut chance = crate::chance::Chance::new(7, 0);
+        let mut chance = thalweg_testing::Random::of(7, 0);
         let mut base = 1;
         for _ in 0..20_000 {
             if chance.one_in(500) {

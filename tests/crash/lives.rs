@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use thalweg_mqtt::Mode;
+use thalweg_testing::Random;
 
-use crate::chance::Chance;
 use crate::job::{self, Life};
 use crate::moments::{Moment, Point, Watch};
 use crate::sinks::SinkKind;
@@ -25,7 +25,7 @@ pub(crate) struct Lives {
     uplink: u16,
     sink: SinkKind,
     durability: Mode,
-    chance: Chance,
+    chance: Random,
     child: Option<Child>,
     pub(crate) figures: Figures,
 }
@@ -48,14 +48,14 @@ impl Lives {
         durability: Mode,
         seed: u64,
     ) -> Self {
-        let chance = Chance::new(seed, 1);
+        let chance = Random::of(seed, 1);
         let figures = Figures::default();
         Self { dir, port, uplink, sink, durability, chance, child: None, figures }
     }
 
     /// Begins the next life.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        let shards = self.chance.of(&[2, 2, 2, 1, 3]);
+        let shards = self.chance.one_of([2, 2, 2, 1, 3]);
         let checkpoint_ms = 10 + self.chance.below(41);
         let Self { port, uplink, sink, durability, .. } = *self;
         let dir = self.dir.clone();

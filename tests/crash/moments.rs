@@ -22,8 +22,8 @@ use anyhow::{Context, Result};
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use thalweg::runtime::StateDirectory;
+use thalweg_testing::Random;
 
-use crate::chance::Chance;
 use crate::job::state_dir;
 use crate::sinks::out_dir;
 
@@ -77,13 +77,13 @@ impl fmt::Display for Point {
 
 impl Moment {
     /// The next one by chance: many lives end while the job starts or replays, some live long.
-    pub(crate) fn next(chance: &mut Chance) -> Self {
+    pub(crate) fn next(chance: &mut Random) -> Self {
         if chance.one_in(3) {
             // The first events of a life belong to recovery.
-            let most = chance.of(&[2, 10, 60]);
-            return Self::At(chance.of(&POINTS), 1 + chance.below(most));
+            let most = chance.one_of([2, 10, 60]);
+            return Self::At(chance.one_of(POINTS), 1 + chance.below(most));
         }
-        let mean_ms = chance.of(&[15, 50, 150, 150, 400]);
+        let mean_ms = chance.one_of([15, 50, 150, 150, 400]);
         Self::After(chance.exponential(Duration::from_millis(mean_ms)))
     }
 

@@ -9,8 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-
-use crate::chance::Chance;
+use thalweg_testing::Random;
 
 /// How long a connection holds, in the mean.
 const LIFE: Duration = Duration::from_millis(250);
@@ -40,7 +39,7 @@ impl Uplink {
         let relay = {
             let shared = Arc::clone(&shared);
             move || {
-                let mut chance = Chance::new(seed, 2);
+                let mut chance = Random::of(seed, 2);
                 for near in listener.incoming().flatten() {
                     let calm = shared.calm.load(Relaxed);
                     if !calm && chance.one_in(8) {

@@ -13,8 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use thalweg_testing::Random;
 
-use crate::chance::Chance;
 use crate::trace::{Event, Inode, Op};
 
 /// What is written whole or not at all.
@@ -80,7 +80,7 @@ impl<'a> Disk<'a> {
     }
 
     /// One of the images that a crash before line `cut` of the trace may leave.
-    pub(crate) fn image(&self, cut: usize, fate: Fate, chance: &mut Chance) -> Image<'a> {
+    pub(crate) fn image(&self, cut: usize, fate: Fate, chance: &mut Random) -> Image<'a> {
         let mut image = Image {
             contents: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -137,7 +137,7 @@ impl<'a> Image<'a> {
         }
     }
 
-    fn change(&mut self, op: &Op, sure: bool, last: bool, fate: Fate, chance: &mut Chance) {
+    fn change(&mut self, op: &Op, sure: bool, last: bool, fate: Fate, chance: &mut Random) {
         self.pending += usize::from(!sure);
         let (there, torn) = match fate {
             _ if sure => (true, false),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn content(events: &[Event], cut: usize, fate: Fate) -> Option<Vec<u8>> {
-        let image = Disk::new(events, true).image(cut, fate, &mut Chance::new(1, 0));
+        let image = Disk::new(events, true).image(cut, fate, &mut Random::of(1, 0));
         let file = *image.names.get(Path::new("/d/a"))?;
         Some(image.contents.get(&file).cloned().unwrap_or_default())
     }

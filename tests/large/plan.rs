@@ -1,5 +1,7 @@
 //! What the job is given, and what must come of it.
 
+use thalweg_testing::mix;
+
 /// The bytes of a value.
 pub(crate) const VALUE_BYTES: usize = 1_024;
 /// Keys that are used again and again.
@@ -70,14 +72,6 @@ impl Plan {
         }
         None
     }
-}
-
-/// SplitMix64 of one number.
-fn mix(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// The value of a key that was changed so often: nothing that another key or another version has.

@@ -29,6 +29,8 @@ pub(crate) struct Dependency {
     pub(crate) name: String,
     /// For its tests and benches only.
     pub(crate) dev: bool,
+    /// For a feature.
+    pub(crate) optional: bool,
 }
 
 /// A Rust file.
@@ -68,6 +70,7 @@ fn describe(package: &cargo_metadata::Package, metadata: &Metadata) -> Crate {
         .map(|dependency| Dependency {
             name: dependency.name.clone(),
             dev: dependency.kind == DependencyKind::Development,
+            optional: dependency.optional,
         })
         .collect();
     let manifest = package.manifest_path.as_std_path();

@@ -15,6 +15,8 @@ pub(crate) enum Place {
     Common,
     /// May depend on layer 0 and what connectors share, and for its tests on layer 1 and other connectors.
     Connector,
+    /// What tests share: may depend on layer 0. Crates above it may depend on it for their tests, or for a feature.
+    Testing,
     /// Examples, benches, tests: may depend on all, and nobody on them.
     Leaf,
 }
@@ -42,6 +44,7 @@ const PLACES: &[(&str, Place)] = &[
     ("thalweg-postgres", Place::Connector),
     ("thalweg-datagen", Place::Connector),
     ("thalweg-blackhole", Place::Connector),
+    ("thalweg-testing", Place::Testing),
     ("thalweg-tests", Place::Leaf),
     ("thalweg-examples", Place::Leaf),
     ("thalweg-benches", Place::Leaf),
@@ -128,6 +131,19 @@ fn may_depend(
             Err(("which nobody may depend on", "move the shared code into the crate it is about"))
         }
         (Place::Leaf, _) => Ok(()),
+        (Place::Testing, Place::Layer(0)) => Ok(()),
+        (Place::Testing, _) => Err((
+            "but what tests share stands on the kernel alone",
+            "put what needs more beside the tests of that crate",
+        )),
+        (Place::Layer(0), Place::Testing) => {
+            Err(("which stands on it", "keep a helper of its own"))
+        }
+        (_, Place::Testing) if dependency.dev || dependency.optional => Ok(()),
+        (_, Place::Testing) => Err((
+            "which is for tests",
+            "make it a dev-dependency, or an optional one of a feature for tests",
+        )),
         (Place::Layer(above), Place::Layer(below)) if below < above => Ok(()),
         (Place::Layer(above), Place::Layer(below)) if below == above => {
             Err(("which stands beside it in the same layer", SEAM))

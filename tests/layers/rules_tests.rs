@@ -14,7 +14,7 @@ fn krate(name: &str, dependencies: &[&str]) -> Crate {
 }
 
 fn dependency(name: &str, dev: bool) -> Dependency {
-    Dependency { name: name.to_owned(), dev }
+    Dependency { name: name.to_owned(), dev, optional: false }
 }
 
 fn source(path: &str, text: &str) -> Source {
@@ -36,7 +36,8 @@ fn dependencies_downwards_are_welcome() {
         ("thalweg-runtime", &["thalweg-kernel", "thalweg-flow", "thalweg-journal"]),
         ("thalweg", &["thalweg-runtime", "thalweg-sql", "thalweg-mqtt", "thalweg-file"]),
         ("thalweg-mqtt", &["thalweg-kernel"]),
-        ("thalweg-tests", &["thalweg", "thalweg-mqtt", "thalweg-kernel"]),
+        ("thalweg-testing", &["thalweg-kernel"]),
+        ("thalweg-tests", &["thalweg", "thalweg-mqtt", "thalweg-kernel", "thalweg-testing"]),
     ] {
         assert_eq!(complaint(name, dependencies), "");
     }
@@ -55,6 +56,10 @@ fn dependencies_upwards_and_sideways_are_named_with_file_and_remedy() {
         ("thalweg-mqtt", "thalweg-flow", "kernel alone"),
         ("thalweg-mqtt", "thalweg", "kernel alone"),
         ("thalweg-mqtt", "thalweg-format", "another connector"),
+        ("thalweg-testing", "thalweg-flow", "kernel alone"),
+        ("thalweg-kernel", "thalweg-testing", "stands on it"),
+        ("thalweg-flow", "thalweg-testing", "for tests"),
+        ("thalweg-commits", "thalweg-testing", "for tests"),
         ("thalweg", "thalweg-tests", "nobody may depend on"),
         ("thalweg-examples", "thalweg-tests", "nobody may depend on"),
     ] {
@@ -77,6 +82,18 @@ fn only_connectors_may_use_their_like_for_tests() {
     assert_eq!(with("thalweg-flow", "thalweg-runtime").len(), 1);
     assert_eq!(with("thalweg-flow", "thalweg-format").len(), 1);
     assert_eq!(with("thalweg-kernel", "thalweg-tests").len(), 1);
+}
+
+#[test]
+fn what_tests_share_is_for_tests_and_for_features_alone() {
+    let with = |name: &str, dev, optional| {
+        let dependencies = vec![Dependency { optional, ..dependency("thalweg-testing", dev) }];
+        layers(&[Crate { dependencies, ..krate(name, &[]) }]).len()
+    };
+    for name in ["thalweg-flow", "thalweg-runtime", "thalweg", "thalweg-commits", "thalweg-mqtt"] {
+        assert_eq!((with(name, true, false), with(name, false, true)), (0, 0), "{name}");
+    }
+    assert_eq!((with("thalweg-kernel", true, false), with("thalweg-testing", true, false)), (1, 1));
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! A broker with persistent sessions, and a fleet of devices that publish at QoS 1.
 //!
-//! A device numbers its messages, has up to [`UNACKED_MAX`] on their way, and sends again from the first
-//! that is not acknowledged when its connection was lost; so the broker may have some twice. The broker
-//! has up to `window` messages un-acknowledged with each subscriber, and delivers them again, in order and
-//! before all others, when the subscriber or the broker comes back. Packet ids are soon used again.
+//! A device numbers its messages and has up to [`UNACKED_MAX`] on their way. When its connection was lost it sends again
+//! from the first that is not acknowledged, so the broker may have some twice. The broker has up to `window` messages
+//! un-acknowledged with each subscriber. When the subscriber or the broker comes back, they are delivered again, in
+//! order and before all others. Packet ids are soon used again.
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use super::ledger::Ledger;
-use super::random::Random;
+use thalweg_testing::Random;
 
-/// A device has at most so many messages that the broker has not acknowledged.
+use super::ledger::Ledger;
+
+/// The most messages of a device that the broker has not acknowledged.
 pub(crate) const UNACKED_MAX: usize = 16;
 
 /// A message of a device.
@@ -26,7 +27,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// As it travels. One in so many cannot be decoded.
+    /// As it travels. One in [`FleetPlan::poison_one_in`] cannot be decoded.
     pub(crate) fn encode(&self, poison: bool) -> Vec<u8> {
         let Self { device, sequence, time, value } = self;
         let mark = if poison { "?" } else { "" };
@@ -57,7 +58,7 @@ pub(crate) struct Delivery {
 struct Session {
     queue: VecDeque<Vec<u8>>,
     in_flight: VecDeque<(u16, Vec<u8>)>,
-    /// So many of those in flight have been sent on this connection.
+    /// How many of the messages in flight have been sent on this connection.
     sent: usize,
     generation: u64,
     connected: bool,
@@ -79,10 +80,10 @@ pub(crate) struct FleetPlan {
     pub(crate) partitions: usize,
     pub(crate) devices: usize,
     pub(crate) messages: usize,
-    /// Event times are up to so many milliseconds out of order, and sometimes `beyond`.
+    /// The most milliseconds by which event times are out of order, but for those that are sometimes `beyond`.
     pub(crate) disorder_ms: usize,
     pub(crate) beyond_ms: usize,
-    /// One message in so many cannot be decoded.
+    /// One message in this number cannot be decoded.
     pub(crate) poison_one_in: usize,
     /// Un-acknowledged messages with one subscriber.
     pub(crate) window: usize,

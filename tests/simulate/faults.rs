@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::random::Random;
+use thalweg_testing::Random;
 
 macro_rules! faults {
     ($($name:ident $text:literal $what:literal,)+) => {

@@ -1,6 +1,6 @@
-//! One life of the simulated process. What the job's supervisor and its shards decide is decided by the engine's own
-//! machines (`thalweg_runtime::protocol`); what the supervisor's thread and the drivers would do about it is done
-//! here move by move, so that a crash can fall between any two.
+//! One life of the simulated process. The engine's own machines (`thalweg_runtime::protocol`) decide for the job's
+//! supervisor and its shards. What the supervisor's thread and the drivers would do about it is done here, move by move.
+//! So a crash can fall between any two moves.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -21,8 +21,8 @@ use thalweg_runtime::{CheckpointRules, JobError};
 
 use super::world::{Asked, Ended, World};
 
-/// A job that is to stop comes to its end within this many moves without faults, and those that its last pieces of work take:
-/// see [`Life::stopping_moves_max`].
+/// A job that is to stop comes to its end within this many moves without faults. The moves that its last pieces of work
+/// take come on top: see [`Life::stopping_moves_max`].
 const STOPPING_MOVES_MAX: u64 = 20_000;
 
 /// A message is part of at most this many timers, windows and sessions of a job, which all fire when it stops. At the smallest
@@ -32,7 +32,7 @@ const PIECES_OF_A_MESSAGE: u64 = 20;
 /// A shard is stepped with one move in three, about: in 8 of 20.
 const MOVES_A_STEP: u64 = 3;
 
-/// After the last fault all is published, durable and acknowledged within so many moves.
+/// After the last fault all is published, durable and acknowledged within this many moves.
 const CALM_MOVES_MAX: u64 = 200_000;
 
 /// Beyond what a simulation lasts.
@@ -85,8 +85,8 @@ impl Member {
     }
 }
 
-/// A savepoint that was asked for when this was the newest epoch that had begun, and this the number of times that the job
-/// had been started. (An epoch that was not stored has its number once more after a restart.)
+/// A savepoint that was asked for: the newest epoch that had begun then, and how often the job had been started by
+/// then. (An epoch that was not stored has its number once more after a restart.)
 struct Savepoint {
     begun: Epoch,
     starts: u64,
@@ -166,7 +166,7 @@ impl<'a> Life<'a> {
             stored: Some(Stored { checkpoints, newest, next }),
             restart: RestartStrategy::FixedDelay { delay, restarts_max },
             full_retry: ms(random.one_of([1, 10, 50])),
-            seed: random.next(),
+            seed: random.next_u64(),
         };
         let supervision = Supervision::new(rules, world.now.steady);
         world.trace(|| format!("a process with {shards} shards goes on from epoch {newest}"));

@@ -19,7 +19,7 @@ pub(crate) enum Marks {
     Periodic,
     /// Behind records that [say so](speaks).
     Punctuated,
-    /// Behind every so many records: see [`Counting`].
+    /// Behind every this many records: see [`Counting`].
     Counting(u32),
 }
 

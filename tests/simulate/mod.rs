@@ -1,5 +1,5 @@
-//! The simulator: whole jobs on one thread, with virtual clocks, disks that lose and tear, a broker that
-//! delivers again, and processes that end at any step. All chance comes from a seed.
+//! The simulator runs whole jobs on one thread. Clocks are virtual, disks lose and tear, a broker delivers again, and
+//! processes end at any step. All chance comes from a seed.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -15,9 +15,10 @@
 //! | `faults` | what goes wrong, and when; deliberate defects |
 //! | `shrink` | the same failure with less |
 //!
-//! Real are the operators, states, timers, barriers and lanes of the engine, its journal down to the bytes
-//! on a simulated disk, and all that its supervisor and shards decide about epochs, ends and restarts. Written for
-//! the simulation are the store (but for one seed in sixteen, which has the engine's), the source, the sinks, and the loop that acts on those decisions.
+//! Real are the operators, states, timers, barriers and lanes of the engine, and its journal down to the bytes on a
+//! simulated disk. Real is all that its supervisor and shards decide about epochs, ends and restarts. Written for the
+//! simulation are the store, the source, the sinks, and the loop that acts on those decisions. One seed in sixteen has
+//! the engine's store.
 //!
 //! # What is checked
 //! - acknowledged means durable; acknowledgements come in order, and on the connection that delivered;
@@ -41,7 +42,6 @@ mod marks;
 mod naive;
 mod plan;
 mod process;
-mod random;
 mod shapes;
 mod shrink;
 mod sinks;
@@ -60,7 +60,7 @@ use self::world::{Ended, World};
 /// How seeds are run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// So many messages; by default the seed says how many.
+    /// The number of messages; by default the seed says how many.
     pub messages: Option<usize>,
     /// Which faults of a seed's list happen.
     pub faults: Chosen,

@@ -26,7 +26,7 @@ fn row(time: i64, value: impl Debug) -> String {
     format!("{time} {value:?}")
 }
 
-/// Values by key and window of so many milliseconds.
+/// Values by key and window of this many milliseconds.
 fn panes<'a, K: Ord>(
     messages: impl Iterator<Item = &'a Message>,
     window_ms: i64,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use thalweg_flow::Tumbling;
+use thalweg_testing::Random;
 
 use super::broker::Message;
 use super::marks::Marks;
-use super::random::Random;
 
 /// What the windows of a job compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(crate) struct JobPlan {
     pub(crate) dealt: bool,
     pub(crate) only: bool,
     pub(crate) ruled: bool,
-    /// Keys with clocks of their own, which go on with every so many records.
+    /// Keys with clocks of their own, which go on with every this many records.
     pub(crate) own: Option<u32>,
 }
 

@@ -63,8 +63,8 @@ fn remember(highest: u64, below: u64, sequence: u64) -> ((u64, u64), bool) {
 /// A device and a window of 50 ms.
 pub(crate) type Cell = (u32, i64);
 
-/// A window of 50 ms by hand: every kind of state, timers that are set, taken back and set again, and a side
-/// output of all values that end in 0.
+/// A window of 50 ms by hand, with every kind of state. Timers are set, taken back and set again, and a side output has
+/// all values that end in 0.
 pub(crate) struct ByHand<F> {
     due: ValueState<Cell, i64>,
     values: ListState<Cell, i64>,
@@ -150,8 +150,8 @@ pub(crate) fn by_hand_row(
 /// An event time that only the end of a stream reaches.
 pub(crate) const AT_THE_END: i64 = 1 << 60;
 
-/// Emits a device's sum and count whenever a processing-time timer fires, and what is left at the end: how it
-/// is divided depends on the clock, the totals do not.
+/// Emits a device's sum and count whenever a processing-time timer fires, and what is left at the end. How a total is
+/// divided depends on the clock, the total does not.
 pub(crate) struct Bursts {
     sum: ValueState<u32, (i64, u64)>,
     due: ValueState<u32, i64>,
@@ -318,7 +318,7 @@ pub(crate) type Echo = (u32, u64);
 /// The operator of [`Held`], and its list of how many it has passed on.
 pub(crate) const HELD: (&str, &str) = ("held", "passed");
 
-/// So many wait at the most.
+/// The most records that wait.
 const HELD_MAX: usize = 5;
 
 impl Held {

@@ -62,7 +62,7 @@ fn without_faults_a_job_has_one_life() {
 }
 
 /// Goal: the simulator sees what it is there to see.
-/// Method: defects of its own source, sinks and store, each in up to 100 seeds.
+/// Method: defects of its own source, sinks and store, each in up to 300 seeds.
 #[test]
 fn every_deliberate_defect_is_seen() {
     on_all_cores(Defect::ALL.len() as u64, |number| {

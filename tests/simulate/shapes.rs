@@ -1,5 +1,5 @@
-//! The parts of a job that are about the shape of its streams: columns, records that are dealt out or brought together, a stream
-//! that changes a table on every shard, keys with clocks of their own.
+//! The parts of a job that are about the shape of its streams. Records are columns, are dealt out or brought together; a
+//! stream changes a table on every shard; keys have clocks of their own.
 
 use thalweg_flow::{
     BroadcastState, Chain, Chunk, CoProcess, Context, DataType, Fields, MapState, NoKey,

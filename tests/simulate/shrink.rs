@@ -1,7 +1,8 @@
 //! The same failure with less: fewer faults, fewer messages.
 
+use thalweg_testing::Random;
+
 use super::faults::plan;
-use super::random::Random;
 use super::{Choice, Chosen, Options, Report, simulate};
 
 /// A seed is run so often at most.
@@ -36,7 +37,7 @@ impl Shrunk {
 /// Makes the failure of `report` smaller.
 pub fn shrink(report: &Report, options: &Options) -> Shrunk {
     let seed = report.seed;
-    let plan = plan(&mut Random::new(seed, 3));
+    let plan = plan(&mut Random::of(seed, 3));
     let includes = |place: &usize| {
         options.faults.includes(*place, plan[*place].fault)
             && !options.without.contains(&plan[*place].fault)

@@ -25,7 +25,7 @@ pub(crate) struct Outlet {
     pub(crate) closed: bool,
     pub(crate) unsealed: bool,
     wakers: Vec<Waker>,
-    /// After so many commits the process is gone.
+    /// After this many commits the process is gone.
     pub(crate) dies_after: Option<usize>,
     pub(crate) died: bool,
     /// For a defect that never uses a number twice.

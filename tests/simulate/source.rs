@@ -7,8 +7,8 @@
 //!  committed: trim below the position of the oldest epoch that can be restored
 //!  start:     from the stored position on, first what the journal has, then what the broker sends
 //! ```
-//! Where partitions are discovered, one appears with its first message, ends now and then while all that it has is
-//! acknowledged, and is found again with the next. Once nothing more will come, some of those that have ended are gone.
+//! Where partitions are discovered, one appears with its first message. It ends now and then while all that it has is
+//! acknowledged, and is found again with the next message. Once nothing more will come, some of those that have ended are gone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -21,11 +21,11 @@ use thalweg_kernel::{
     JournalReader, JournalWriter, KnownPartition, Message as Incoming, OpenContext, Origin,
     PartitionId, PartitionNews, Partitions, Source, SourceSpec, SourceStatus, Timestamp,
 };
+use thalweg_testing::Random;
 
 use super::broker::{Broker, Delivery, Message};
 use super::faults::Defect;
 use super::ledger::Ledger;
-use super::random::Random;
 
 /// The stable name of the source.
 pub(crate) const SOURCE: &str = "readings";
@@ -39,8 +39,8 @@ pub(crate) struct Outside {
     /// Partitions are discovered.
     pub(crate) discovered: bool,
     pub(crate) random: RefCell<Random>,
-    /// Of each partition, whether it was opened since the job was started last, and has read what its journal had; or the job
-    /// was told that it is gone.
+    /// Of each partition, whether it was opened since the job was started last, and has read what its journal had. Also true
+    /// if the job was told that the partition is gone.
     pub(crate) read: RefCell<Vec<bool>>,
     /// Partitions that are not there any more.
     pub(crate) gone: RefCell<Vec<bool>>,

@@ -1,5 +1,5 @@
-//! A store that keeps whole epochs or nothing: a base, in which shards read, and the blocks of epochs
-//! that are not folded into it yet. One seed in sixteen has the engine's own store instead.
+//! A store that keeps whole epochs or nothing. It has a base, in which shards read, and the blocks of epochs
+//! that are not folded into the base yet. One seed in sixteen has the engine's own store instead.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -109,7 +109,7 @@ impl Store {
         (stored.newest, stored.states) = (epoch, states);
     }
 
-    /// Folds so many epochs into the base; whether more are left.
+    /// Folds this many epochs into the base; whether more are left.
     pub(crate) fn fold(&self, epochs: usize) -> bool {
         match &self.kept {
             Kept::Simple(stored) => {

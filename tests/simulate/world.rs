@@ -9,6 +9,7 @@ use thalweg_flow::{Flow, Now, Storage};
 use thalweg_journal::JournalConfig;
 use thalweg_journal::sim::{SimDisk, SimJournals};
 use thalweg_kernel::{Lineage, Timestamp};
+use thalweg_testing::Random;
 
 use super::Options;
 use super::broker::{Broker, FleetPlan};
@@ -16,12 +17,11 @@ use super::faults::{Fault, Planned, plan};
 use super::job::describe;
 use super::ledger::{Ledger, Watched};
 use super::plan::JobPlan;
-use super::random::Random;
 use super::sinks::{Outlet, Shared};
 use super::source::{Fleet, Outside, SOURCE, journal_name};
 use super::store::Store;
 
-/// So many seeds have one whose state is in the engine's own store.
+/// Of this many seeds one has its state in the engine's own store.
 const REAL_STORE_ONE_IN: u64 = 16;
 
 /// Conditions that last for a while: until these moves.
@@ -96,7 +96,7 @@ impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
         let ledger = Ledger::default();
         let defect = options.defect;
-        let mut draw = Random::new(seed, 1);
+        let mut draw = Random::of(seed, 1);
         let plan_of_job = JobPlan::draw(&mut draw);
         let fleet = FleetPlan {
             partitions: plan_of_job.partitions,
@@ -124,26 +124,26 @@ impl World {
         let store = Store::new(ledger.clone(), draw.below(4) as u64, defect, real);
         let outlet = Outlet::new(ledger.clone(), store.clone(), defect);
         let outlet = Rc::new(RefCell::new(outlet));
-        let broker = Broker::new(fleet, Random::new(seed, 2), ledger.clone());
+        let broker = Broker::new(fleet, Random::of(seed, 2), ledger.clone());
         let outside = Rc::new(Outside {
             broker: RefCell::new(broker),
             intakes: RefCell::new(vec![None; fleet.partitions]),
             ledger: ledger.clone(),
             defect,
             discovered: plan_of_job.discovered,
-            random: RefCell::new(Random::new(seed, 5)),
+            random: RefCell::new(Random::of(seed, 5)),
             read: RefCell::new(vec![false; fleet.partitions]),
             gone: RefCell::new(vec![false; fleet.partitions]),
         });
         let (out, partitions) = (Rc::clone(&outside), fleet.partitions);
         let source = move || Fleet { outside: Rc::clone(&out), partitions };
         let job = describe(plan_of_job, source, &outlet, defect);
-        let faults = plan(&mut Random::new(seed, 3)).into_iter().enumerate();
+        let faults = plan(&mut Random::of(seed, 3)).into_iter().enumerate();
         let faults = faults.filter(|(place, planned)| {
             options.faults.includes(*place, planned.fault)
                 && !options.without.contains(&planned.fault)
         });
-        let random = Random::new(seed, 4);
+        let random = Random::of(seed, 4);
         let wall = Timestamp::from_millis(1_735_689_600_000);
         Self {
             options: options.clone(),

@@ -18,17 +18,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use thalweg_testing::mix;
 
 /// The event time around which the first line lies.
 pub const T0: i64 = 1_700_000_000_000;
-
-/// The finalizer of SplitMix64.
-pub const fn mix(i: u64) -> u64 {
-    let mut z = i.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
 
 /// A sensor's reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,8 +14,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::Deserialize;
+use thalweg_testing::mix;
 
-use super::data::{T0, mix};
+use super::data::T0;
 
 #[derive(Deserialize)]
 struct Row {

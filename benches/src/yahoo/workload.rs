@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
+use thalweg_testing::mix;
 
 /// The event time of event 0, in milliseconds since the epoch.
 pub const T0_MS: i64 = 1_700_000_000_000;
@@ -15,15 +16,6 @@ pub const EVENTS_PER_MS: u64 = 1_000;
 pub const ADS: usize = 1_000;
 /// How many campaigns there are.
 pub const CAMPAIGNS: usize = 100;
-
-/// SplitMix64 of a number: all of the workload's chance.
-#[inline(always)]
-pub const fn mix(i: u64) -> u64 {
-    let z = i.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
 
 /// What a user did with an ad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

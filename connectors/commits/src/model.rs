@@ -23,29 +23,10 @@ use thalweg_kernel::{
 };
 
 pub use killed::{KILL_DIRECTORY, killed};
+pub use thalweg_testing::Random;
 
 /// What takes longer hangs.
 const STUCK: Duration = Duration::from_secs(60);
-
-/// A small random generator (splitmix64).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-
-    /// True in `percent` of 100 cases.
-    pub fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// What the engine keeps durably, and what it is about to.
 #[derive(Debug)]
@@ -97,10 +78,10 @@ impl Engine {
         for (id, note) in &self.notes {
             let mut to = usize::from(id.instance) % shards;
             if random.percent(20) {
-                to = random.below(shards as u64) as usize;
+                to = random.below(shards);
             }
             pending[to].push((*id, note.clone().into()));
-            let other = random.below(shards as u64) as usize;
+            let other = random.below(shards);
             if random.percent(10) && other != to {
                 pending[other].push((*id, note.clone().into()));
             }
@@ -240,13 +221,13 @@ pub const KEYS: u64 = 7;
 
 /// Plays a job of `records` records to its end, with about `crashes_percent` in 1000 steps being crashes.
 pub fn play<W: World>(world: &mut W, seed: u64, records: u64, crashes_per_mille: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut engine = Engine::default();
     let mut positions = vec![0];
     // Later calm, so that it comes to its end.
     let mut crashes_left = 30;
     'runs: loop {
-        let shards = 1 + random.below(SHARDS_MAX) as usize;
+        let shards = 1 + random.below(SHARDS_MAX as usize);
         let contexts = engine.contexts(shards, Waker::noop(), &mut random);
         let mut sinks = world.open(&contexts);
         let mut position = engine.position;

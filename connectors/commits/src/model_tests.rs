@@ -126,7 +126,7 @@ impl Fake {
         };
         self.server.0.lock().unwrap().1 = weather;
         if !self.old.is_empty() && random.percent(50) {
-            let at = random.below(self.old.len() as u64) as usize;
+            let at = random.below(self.old.len());
             match self.old[at].step() {
                 Step::Failed => panic!("an earlier run has failed"),
                 Step::Done => drop(self.old.remove(at)),
@@ -294,7 +294,7 @@ fn a_table_without_a_key_takes_inserts_alone_and_says_so() {
 
 /// The context of a job on one shard.
 fn context(engine: &mut Engine) -> OpenContext {
-    engine.contexts(1, std::task::Waker::noop(), &mut Random(1)).remove(0)
+    engine.contexts(1, std::task::Waker::noop(), &mut Random::new(1)).remove(0)
 }
 
 /// Goal: a thread that was slow to begin does not forget what the job's next run has applied.

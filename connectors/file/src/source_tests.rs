@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use thalweg_format::{Json, Text};
+use thalweg_testing::Random;
 
 use super::*;
 use crate::reader::BLOCK_BYTES;
@@ -64,15 +65,14 @@ fn lines_end_in_every_usual_way() {
 #[test]
 fn lines_across_blocks_agree_with_a_naive_reading() {
     let mut content = Vec::new();
-    let mut seed = 5u64;
+    let mut random = Random::new(5);
     while content.len() < 12 * BLOCK_BYTES {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let length = match (seed >> 33) % 2000 {
-            0 => BLOCK_BYTES + (seed >> 50) as usize,
-            n => n as usize % 90,
+        let length = match random.below(2_000) {
+            0 => BLOCK_BYTES + random.below(1 << 14),
+            n => n % 90,
         };
-        content.extend(std::iter::repeat_n(b'a' + (seed >> 40) as u8 % 26, length));
-        content.extend_from_slice(if seed >> 63 == 0 { b"\n" } else { b"\r\n" });
+        content.extend(std::iter::repeat_n(b'a' + random.below(26), length));
+        content.extend_from_slice(if random.one_in(2) { b"\n" } else { b"\r\n" });
     }
     content.extend_from_slice(b"end");
     let expected = naive(&content);

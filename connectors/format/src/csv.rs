@@ -269,6 +269,7 @@ mod tests {
 
     use serde_json::{Value, json};
     use thalweg_kernel::Changed;
+    use thalweg_testing::Random;
 
     /// The header and the lines that `records` give.
     fn lines<T: Serialize>(records: &[T]) -> Result<String, EncodeError> {
@@ -360,16 +361,15 @@ mod tests {
     #[test]
     fn another_reader_reads_back_every_cell() {
         let alphabet = ["a", "\"", ",", "\n", "\r", " ", "é", "'", "\\", "", "\t"];
-        let mut seed = 7u64;
-        let mut next = move || {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) as usize
-        };
+        let mut random = Random::new(7);
         for columns in [1, 2, 5] {
             let names: Vec<_> = (0..columns).map(|c| format!("c{c} \",")).collect();
             let rows: Vec<BTreeMap<&str, String>> = (0..300)
                 .map(|_| {
-                    let mut cell = || (0..next() % 6).map(|_| alphabet[next() % 11]).collect();
+                    let mut cell = || {
+                        let parts = random.below(6);
+                        (0..parts).map(|_| random.one_of(alphabet)).collect()
+                    };
                     names.iter().map(|name| (name.as_str(), cell())).collect()
                 })
                 .collect();

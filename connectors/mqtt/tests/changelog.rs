@@ -124,7 +124,7 @@ fn a_row_of_an_older_run_does_not_come_late() {
     let Some(broker) = Mosquitto::start() else { return };
     let nobody: MqttConfig = format!("mqtt://127.0.0.1:{}", free_port()).parse().unwrap();
     let mut engine = Engine::default();
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut open = |engine: &mut Engine, config: MqttConfig, shards| -> Vec<Writer> {
         let spec = spec(config, 0);
         let contexts = engine.contexts(shards, Waker::noop(), &mut random);

@@ -46,7 +46,7 @@ fn run<S: Sink<Row>>(
 ) -> (Figures, Duration) {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut engine = Engine::default();
-    let contexts = engine.contexts(1, &waker, &mut Random(1));
+    let contexts = engine.contexts(1, &waker, &mut Random::new(1));
     let mut sink = open(&contexts[0]);
     let rows: Vec<_> = (0..1_000_i64)
         .map(|n| Row { device: format!("device-{n}"), end: n * 1_000, avg: n as f64 / 7.0 })

@@ -23,17 +23,10 @@ use thalweg_kernel::{
     Batch, Collector, ConnectorError, Emit, Generated, Mark, OpenContext, PartitionId, Shared,
     Source, SourceSpec, SourceStatus, Timestamp,
 };
+use thalweg_testing::mix;
 
 /// Records in a step, and so in a measured iteration.
 const STEP: usize = 1_024;
-
-#[inline(always)]
-fn mix(i: u64) -> u64 {
-    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 #[derive(Clone, Copy)]
 struct Event {
@@ -46,7 +39,7 @@ struct Event {
 struct Events {
     next: u64,
     keys: u64,
-    /// So many in a millisecond of event time.
+    /// Events in a millisecond of event time.
     per_ms: u64,
 }
 
@@ -102,7 +95,7 @@ fn watermarks() -> Watermarks<impl EventTime<Event>> {
     Watermarks::monotonous().timestamps(|event: &Event| event.ts).without_clock_guard()
 }
 
-/// So many shards of a job, to be stepped by hand.
+/// The shards of a job, to be stepped by hand.
 fn shards(shards: usize, job: impl Fn(&Flow)) -> Vec<Shard> {
     let wakers: Arc<[Waker]> = vec![Waker::noop().clone(); shards].into();
     let shared = Arc::<Shared>::default();
@@ -178,7 +171,7 @@ fn process_update(group: &mut BenchmarkGroup<'_, WallTime>, keys: u64) {
     group.bench_function(id, |b| b.iter(&mut step));
 }
 
-/// Steps after which nearly all of so many keys have been there.
+/// Steps after which nearly all keys have been there.
 fn steps_for(keys: u64) -> u64 {
     if cfg!(debug_assertions) { 10 } else { 6 * keys / STEP as u64 + 100 }
 }
@@ -267,8 +260,8 @@ fn ring(c: &mut Criterion) {
     group.finish();
 }
 
-/// A watermark of one of several inputs, beside the least value of an array; and a watermark for each
-/// record of a job, beside one for a thousand.
+/// A watermark of one of several inputs, beside the least value of an array. A watermark for each record of a job,
+/// beside one for a thousand records.
 fn watermark(c: &mut Criterion) {
     let mut group = c.benchmark_group("watermark");
     for inputs in [1, 2, 8, 64] {
@@ -297,8 +290,8 @@ fn watermark(c: &mut Criterion) {
     group.finish();
 }
 
-/// Windows of a millisecond that fire all the time (each (key, window) pair is a timer that goes off),
-/// beside a bare map that is filled and drained as often.
+/// Windows of a millisecond that fire all the time, beside a bare map that is filled and drained as often. Each pair of
+/// key and window is a timer that goes off.
 fn firing(c: &mut Criterion) {
     let mut group = c.benchmark_group("firing");
     for keys in [10, 1_000_u64] {

@@ -3,12 +3,12 @@
 //! `cargo bench -p thalweg-flow --bench longest`; a part of it: `-- timers`, `-- tumbling`, `-- sliding`, `-- sessions`.
 //! Under `cargo test` each runs once and small.
 //!
-//! Other processes of the machine take their time from some step or other, so each job runs [`ROUNDS`] times, and the
-//! figures are those of the round whose longest step is the shortest. The first one is the time that passed, the second
+//! Other processes of the machine take their time from some step or other. So each job runs [`ROUNDS`] times, and the
+//! figures are of the round whose longest step is the shortest. The first one is the time that passed, the second
 //! the time that the processor spent on the step.
 //!
-//! The allocator has a step of its own: glibc gives the top of its heap back in one go, once nothing above is in use any
-//! more. With `MALLOC_MMAP_THRESHOLD_=32768` in the environment the tables are given back one by one.
+//! The allocator has a step of its own: glibc gives the top of its heap back in one go, once nothing above is in
+//! use. With `MALLOC_MMAP_THRESHOLD_=32768` in the environment the tables are given back one by one.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -62,8 +62,8 @@ fn worked() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
-/// The longest step of each part of a run: while state grows, from the watermark on that makes all due, and the last one,
-/// in which the job ends.
+/// The longest step of each part of a run: while state grows, and from the watermark on that makes all due. The last
+/// part is the step in which the job ends.
 #[derive(Clone, Copy, Default)]
 struct Longest {
     growing: Took,

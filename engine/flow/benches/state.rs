@@ -12,20 +12,13 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hashbrown::HashMap;
 use thalweg_flow::internals::{Found, KeyedTable, NEVER, Timers, table_hash};
 use thalweg_kernel::{Changes, Epoch, KeyGroups, StateId, Timestamp};
+use thalweg_testing::mix;
 
 /// Operations in a measured iteration.
 const STEP: u64 = 1_024;
 /// Timers that live, and keys of a large table.
 const MANY: u64 = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
 const NOW: Timestamp = Timestamp::MIN;
-
-#[inline(always)]
-fn mix(i: u64) -> u64 {
-    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 #[inline(always)]
 fn key_of(n: u64, keys: u64) -> u64 {
@@ -121,7 +114,7 @@ fn insert_all(timers: &mut Timers<u64>) {
     (0..MANY).for_each(|n| _ = timers.insert(time(n), table_hash(&n), n));
 }
 
-/// The time that `work` takes with each of so many things that `make` makes.
+/// The time that `work` takes with each of the things that `make` makes.
 fn timed<T>(times: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&mut T)) -> Duration {
     let mut taken = Duration::ZERO;
     for _ in 0..times {
@@ -135,7 +128,7 @@ fn timed<T>(times: u64, mut make: impl FnMut() -> T, mut work: impl FnMut(&mut T
 }
 
 /// A million timers at random times of a day: all in, all fired, all deleted in another order. Beside that a
-/// binary heap, which can neither delete nor tell that two are the same, and a bare map, which has no order.
+/// binary heap, which can neither delete nor tell that two are equal, and a bare map, which has no order.
 fn timers(c: &mut Criterion) {
     let mut group = c.benchmark_group("timers");
     group.throughput(Throughput::Elements(MANY));

@@ -1,105 +1,45 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
-//! What a job finds after a restart that is not as it was: partitions that were idle or at their end, state of
-//! another schema, other windows, keys that memory has dropped, timers and clocks that have gone far.
+//! A job finds after a restart what is not as it was. Partitions were idle or at their end, state is of another schema,
+//! windows are others, memory has dropped keys, timers and clocks have gone far.
 
-#[path = "common/world.rs"]
-mod world;
+mod common;
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::*;
 use thalweg_flow::*;
-use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Generated, OpenContext, PartitionId, Partitions, Source,
-    SourceSpec, SourceStatus, Timestamp,
-};
-use world::{Store, Table};
+use thalweg_kernel::{Collector, ConnectorError, Timestamp};
 
 type Reading = (String, i64);
 
-/// A partition that a test fills as it goes. It has no position: what was read does not come again.
-#[derive(Clone, Default)]
-struct Feed(Arc<Mutex<(VecDeque<Reading>, bool)>>);
+type Feed = common::Feed<Reading>;
 
-impl Feed {
-    fn push(&self, key: &str, time: i64) {
-        self.0.lock().unwrap().0.push_back((key.into(), time));
-    }
-
-    fn end(&self) {
-        self.0.lock().unwrap().1 = true;
-    }
-}
-
-#[derive(Clone)]
-struct Feeds(Vec<Feed>);
-
-impl SourceSpec for Feeds {
-    type Item = Reading;
-    type Partition = Feed;
-
-    fn describe(&self) -> String {
-        "feeds".into()
-    }
-
-    fn partitions(&self) -> Partitions {
-        Partitions::numbered(self.0.len())
-    }
-
-    fn open(&self, partition: &PartitionId, _: &OpenContext) -> Result<Feed, ConnectorError> {
-        Ok(self.0[partition.number().unwrap()].clone())
-    }
-}
-
-impl Source for Feed {
-    type Item = Reading;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        _: usize,
-        out: &mut impl Emit<Reading>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        let (readings, ended) = &mut *self.0.lock().unwrap();
-        readings.drain(..).for_each(|reading| out.record(reading, now, &Generated));
-        Ok(if *ended { SourceStatus::Ended } else { SourceStatus::Waiting(None) })
-    }
-
-    fn stop(&mut self) {
-        self.end();
-    }
+fn push(feed: &Feed, key: &str, time: i64) {
+    feed.push((key.into(), time));
 }
 
 fn watermarks() -> Watermarks<impl EventTime<Reading>> {
     Watermarks::monotonous().idle_after(Duration::from_millis(10)).timestamps(|r: &Reading| r.1)
 }
 
-fn try_build(job: &dyn Fn(&Flow), store: &Store) -> Result<Shard, ConnectorError> {
-    // So little memory that every key is read from storage.
+/// The job anew, with so little memory that every key is read from storage.
+fn restart(job: &dyn Fn(&Flow), store: &Store) -> Result<Vec<Shard>, ConnectorError> {
     let tuning = Tuning { state_memory_bytes_max: 0, ..Tuning::default() };
-    let storage = Some(store.storage());
-    Shard::build(job, &BuildContext { storage, tuning, ..BuildContext::single("restart") })
+    try_build(1, tuning, Some(store.storage()), job)
 }
 
 fn at(ms: u64) -> Now {
     Now { wall: Timestamp::from(1_000_000 + ms), steady: Duration::from_millis(ms) }
 }
 
-fn run(shard: &mut Shard, ms: u64) {
-    for _ in 0..50 {
-        shard.step(at(ms)).unwrap();
-    }
+fn run(shards: &mut [Shard], ms: u64) {
+    step_all(shards, at(ms));
 }
 
-fn epoch(shard: &mut Shard, store: &Store, ms: u64) {
-    let epoch = store.epoch().next();
-    shard.begin(epoch);
-    run(shard, ms);
-    store.commit(epoch, &[shard.snapshot().unwrap().expect("the epoch completes")]);
-    shard.committed(epoch, epoch).unwrap();
-    run(shard, ms);
+fn epoch(shards: &mut [Shard], store: &Store, ms: u64) {
+    common::epoch(shards, store, at(ms));
 }
 
 fn counts(feeds: &[&Feed], table: &Table) -> impl Fn(&Flow) + use<> {
@@ -119,21 +59,21 @@ fn counts(feeds: &[&Feed], table: &Table) -> impl Fn(&Flow) + use<> {
 fn a_window_that_has_fired_stays_fired() {
     let (store, table, a, b) = Default::default();
     let job = counts(&[&a, &b], &table);
-    let mut shard = try_build(&job, &store).unwrap();
-    b.push("k", 10);
-    a.push("k", 20);
+    let mut shard = restart(&job, &store).unwrap();
+    push(&b, "k", 10);
+    push(&a, "k", 20);
     run(&mut shard, 0);
     run(&mut shard, 50);
     // Only one of the idle partitions speaks again: time goes on without the other.
-    a.push("k", 1_000);
+    push(&a, "k", 1_000);
     run(&mut shard, 51);
     epoch(&mut shard, &store, 52);
-    let mut shard = try_build(&job, &store).unwrap();
+    let mut shard = restart(&job, &store).unwrap();
     run(&mut shard, 0);
-    b.push("k", 50);
+    push(&b, "k", 50);
     run(&mut shard, 1);
-    a.push("k", 2_000);
-    b.push("k", 2_000);
+    push(&a, "k", 2_000);
+    push(&b, "k", 2_000);
     run(&mut shard, 2);
     epoch(&mut shard, &store, 3);
     assert_eq!(table.rows().iter().filter(|row| row.starts_with("99 ")).count(), 1);
@@ -142,15 +82,15 @@ fn a_window_that_has_fired_stays_fired() {
 #[test]
 fn a_job_that_has_ended_goes_on_when_there_is_more() {
     let (store, table, a, b): (Store, Table, Feed, Feed) = Default::default();
-    let mut shard = try_build(&counts(&[&a, &b], &table), &store).unwrap();
-    a.push("k", 20);
+    let mut shard = restart(&counts(&[&a, &b], &table), &store).unwrap();
+    push(&a, "k", 20);
     a.end();
     b.end();
     run(&mut shard, 0);
     epoch(&mut shard, &store, 1);
     let (a, b): (Feed, Feed) = Default::default();
-    let mut shard = try_build(&counts(&[&a, &b], &table), &store).unwrap();
-    (0..300).for_each(|n| a.push("k", 1_000 + n));
+    let mut shard = restart(&counts(&[&a, &b], &table), &store).unwrap();
+    (0..300).for_each(|n| push(&a, "k", 1_000 + n));
     a.end();
     b.end();
     run(&mut shard, 0);
@@ -161,8 +101,8 @@ fn a_job_that_has_ended_goes_on_when_there_is_more() {
 #[test]
 fn other_windows_do_not_take_over_what_was_stored() {
     let (store, table, a): (Store, Table, Feed) = Default::default();
-    let mut shard = try_build(&counts(&[&a], &table), &store).unwrap();
-    a.push("k", 10);
+    let mut shard = restart(&counts(&[&a], &table), &store).unwrap();
+    push(&a, "k", 10);
     run(&mut shard, 0);
     epoch(&mut shard, &store, 0);
     let feeds = Feeds(vec![a]);
@@ -174,19 +114,19 @@ fn other_windows_do_not_take_over_what_was_stored() {
             .uid("windows")
             .sink_as("rows", table.sink());
     };
-    let error = try_build(&shorter, &store).err().unwrap().to_string();
+    let error = restart(&shorter, &store).err().unwrap().to_string();
     assert!(error.contains("100ms") && error.contains("50ms"), "{error}");
 }
 
 #[test]
 fn a_key_that_cannot_be_stored_ends_the_job_before_it_spoils_an_epoch() {
     let (store, table, a): (Store, Table, Feed) = Default::default();
-    let mut shard = try_build(&counts(&[&a], &table), &store).unwrap();
-    a.push(&"x".repeat(70_000), 10);
+    let mut shard = restart(&counts(&[&a], &table), &store).unwrap();
+    push(&a, &"x".repeat(70_000), 10);
     run(&mut shard, 0);
-    shard.begin(store.epoch().next());
+    shard[0].begin(store.epoch().next());
     run(&mut shard, 0);
-    let error = shard.snapshot().unwrap_err().to_string();
+    let error = shard[0].snapshot().unwrap_err().to_string();
     assert!(error.contains("65,525 bytes"), "{error}");
 }
 
@@ -199,7 +139,7 @@ fn a_side_output_that_no_operator_takes_over_is_refused() {
         side.discard();
         feeds().key_by(|(key, _)| key.clone()).connect(right).process(|_| Neither).discard();
     };
-    let error = try_build(&job, &store).err().unwrap().to_string();
+    let error = restart(&job, &store).err().unwrap().to_string();
     assert!(error.contains("the side output \"side\" comes out of no operator"), "{error}");
 }
 
@@ -275,15 +215,15 @@ fn state_of_an_earlier_schema_can_be_read_and_dropped() {
             .map(|()| String::new())
             .sink_as("rows", Table::default().sink());
     };
-    let mut shard = try_build(&old, &store).unwrap();
-    a.push("k", 10);
+    let mut shard = restart(&old, &store).unwrap();
+    push(&a, "k", 10);
     run(&mut shard, 0);
     epoch(&mut shard, &store, 1);
     let options = || StateOptions::new().schema(2).migrate(1, |old: i64| (old, 0));
     let new = last(&a, &table, options);
     for time in [19, 30] {
-        let mut shard = try_build(&new, &store).unwrap();
-        a.push("k", time);
+        let mut shard = restart(&new, &store).unwrap();
+        push(&a, "k", time);
         run(&mut shard, 0);
         epoch(&mut shard, &store, 1);
     }
@@ -293,14 +233,14 @@ fn state_of_an_earlier_schema_can_be_read_and_dropped() {
 #[test]
 fn keys_that_memory_has_dropped_are_counted_once() {
     let (store, table, a): (Store, Table, Feed) = Default::default();
-    let mut shard = try_build(&last(&a, &table, StateOptions::new), &store).unwrap();
+    let mut shard = restart(&last(&a, &table, StateOptions::new), &store).unwrap();
     for round in 0..30 {
-        (0..3).for_each(|n| a.push(&format!("k{n}"), round * 10 + n));
+        (0..3).for_each(|n| push(&a, &format!("k{n}"), round * 10 + n));
         run(&mut shard, 0);
         epoch(&mut shard, &store, 0);
         epoch(&mut shard, &store, 0);
     }
-    a.push("new", 1_000);
+    push(&a, "new", 1_000);
     run(&mut shard, 0);
     epoch(&mut shard, &store, 0);
     assert_eq!(table.rows().len(), 91, "three keys of twenty, and a fourth");
@@ -310,9 +250,9 @@ fn keys_that_memory_has_dropped_are_counted_once() {
 fn what_is_written_before_the_first_watermark_lives_as_long_as_anything() {
     let (store, table, a): (Store, Table, Feed) = Default::default();
     let options = || StateOptions::new().ttl(Ttl::event_time(Duration::from_secs(3_600)));
-    let mut shard = try_build(&last(&a, &table, options), &store).unwrap();
+    let mut shard = restart(&last(&a, &table, options), &store).unwrap();
     for time in [500_000, 500_001] {
-        a.push("k", time);
+        push(&a, "k", time);
         run(&mut shard, 0);
     }
     epoch(&mut shard, &store, 0);
@@ -358,11 +298,11 @@ fn timers_that_set_themselves_end_with_their_stream_and_leave_a_step_in_time() {
                 .uid("periodic")
                 .discard();
         };
-        let mut shard = try_build(&job, &store).unwrap();
-        a.push("k", 10);
+        let mut shard = restart(&job, &store).unwrap();
+        push(&a, "k", 10);
         for _ in 0..3 {
             let before = fired.load(SeqCst);
-            shard.step(at(1)).unwrap();
+            shard[0].step(at(1)).unwrap();
             assert!(fired.load(SeqCst) - before < 10_000, "in one step");
         }
         a.end();
@@ -372,7 +312,7 @@ fn timers_that_set_themselves_end_with_their_stream_and_leave_a_step_in_time() {
 }
 
 /// Goal: an operator never goes on with the state of its neighbour, because another of its kind was added
-/// before it; once they have their names, all is as it was.
+/// before it. Once the operators have their names, all is as it was.
 #[test]
 fn one_more_operator_of_a_kind_is_refused_until_they_are_named() {
     let (store, table): (Store, Table) = Default::default();
@@ -392,18 +332,18 @@ fn one_more_operator_of_a_kind_is_refused_until_they_are_named() {
             }
         }
     };
-    let mut shard = try_build(&job(&[(0, None), (1, None)]), &store).unwrap();
-    feeds[0].push("k", 10);
-    feeds[1].push("k", 20);
+    let mut shard = restart(&job(&[(0, None), (1, None)]), &store).unwrap();
+    push(&feeds[0], "k", 10);
+    push(&feeds[1], "k", 20);
     run(&mut shard, 0);
     epoch(&mut shard, &store, 1);
     let added = job(&[(2, None), (0, None), (1, None)]);
-    let error = try_build(&added, &store).map(|_| ()).unwrap_err().to_string();
+    let error = restart(&added, &store).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains(r#"("Process", "Process #2")"#), "{error}");
     let named = job(&[(2, Some("new")), (0, Some("Process")), (1, Some("Process #2"))]);
-    let mut shard = try_build(&named, &store).unwrap();
+    let mut shard = restart(&named, &store).unwrap();
     for (feed, time) in [(0, 11), (1, 21), (2, 31)] {
-        feeds[feed].push("k", time);
+        push(&feeds[feed], "k", time);
     }
     run(&mut shard, 0);
     epoch(&mut shard, &store, 1);

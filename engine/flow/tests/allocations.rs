@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use allocation_counter::measure;
+use common::build;
 use thalweg_flow::*;
 use thalweg_kernel::{
-    ConnectorError, Emit, Generated, OpenContext, PartitionId, Shared, Source, SourceSpec,
-    SourceStatus, Str, Timestamp,
+    ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec, SourceStatus,
+    Str, Timestamp,
 };
 
 /// Readings of a thousand devices, a hundred in each millisecond of event time, without end.
@@ -73,14 +75,7 @@ fn the_steady_state_allocates_nothing() {
             .aggregate(Average::of(|&(_, _, temp): &(Str, i64, f64)| temp))
             .discard();
         };
-        let wakers: Arc<[Waker]> = vec![Waker::noop().clone(); shards].into();
-        let shared = Arc::<Shared>::default();
-        let build = |shard| {
-            let (wakers, shared) = (Arc::clone(&wakers), Arc::clone(&shared));
-            let single = BuildContext::single("allocations");
-            Shard::build(&job, &BuildContext { shard, wakers, shared, ..single }).unwrap()
-        };
-        let mut built: Vec<_> = (0..shards).map(build).collect();
+        let mut built = build(shards, Tuning::default(), &job);
         let mut run = |steps: usize| {
             for _ in 0..steps {
                 for shard in &mut built {

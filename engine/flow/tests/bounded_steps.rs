@@ -14,55 +14,16 @@ use std::rc::Rc;
 use allocation_counter::measure;
 use due::{ALL_DUE, Alarm, Record, SECOND};
 use thalweg_flow::*;
-use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Generated, OpenContext, PartitionId, Source, SourceSpec,
-    SourceStatus, Timestamp,
-};
+use thalweg_kernel::{Collector, Timestamp};
+use thalweg_testing::{Act, Scripted};
 
 const KEYS: u64 = 200_000;
+/// Records of the other pipeline.
+const TICKS: u64 = 4_000;
 /// Each of the tables that are filled and emptied takes several times this much.
 const STEP_BYTES_MAX: u64 = 2 << 20;
 /// A little is done whatever the budget.
 const STEP_ROWS_MAX: u64 = 2_048 + 256;
-
-/// Gives one record in each step, this many in all.
-#[derive(Clone)]
-struct Ticks(i64);
-
-impl SourceSpec for Ticks {
-    type Item = i64;
-    type Partition = Self;
-
-    fn describe(&self) -> String {
-        "ticks".into()
-    }
-
-    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
-        Ok(self.clone())
-    }
-}
-
-impl Source for Ticks {
-    type Item = i64;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        _: usize,
-        out: &mut impl Emit<i64>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        if self.0 == 0 {
-            return Ok(SourceStatus::Ended);
-        }
-        self.0 -= 1;
-        out.record(self.0, now, &Generated);
-        Ok(SourceStatus::Ready)
-    }
-
-    fn stop(&mut self) {
-        self.0 = 0;
-    }
-}
 
 /// What one step has done.
 #[derive(Clone, Copy, Default)]
@@ -76,7 +37,9 @@ struct Done {
 /// the cell that `describe` is given.
 fn check(name: &str, rows: u64, last: i64, describe: impl Fn(BoxedStream<Record>, Rc<Cell<u64>>)) {
     let records: Vec<Record> = (0..KEYS).map(|key| (key, 0)).chain([(0, last)]).collect();
-    let (records, ticks) = (Collection::new(records), Ticks(4_000));
+    // One record in each step.
+    let ticks = (0..TICKS).flat_map(|n| [Act::Record(n), Act::Silence]);
+    let (records, ticks) = (Collection::new(records), Scripted::new([ticks.collect()]));
     let [emitted, ticked] = [(); 2].map(|()| Rc::<Cell<u64>>::default());
     let job = |flow: &Flow| {
         let by_time = Watermarks::monotonous().timestamps(|&(_, time): &Record| time);
@@ -96,7 +59,7 @@ fn check(name: &str, rows: u64, last: i64, describe: impl Fn(BoxedStream<Record>
         most.allocated = most.allocated.max(taken.bytes_total);
         most.freed = most.freed.max(freed);
         most.rows = most.rows.max(emitted.get() - before.0);
-        let goes_on = ticked.get() > before.1 || before.1 == 4_000;
+        let goes_on = ticked.get() > before.1 || before.1 == TICKS;
         assert!(goes_on, "{name}: the other pipeline stands still");
     }
     assert_eq!(emitted.get(), rows, "{name}");

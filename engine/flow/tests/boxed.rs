@@ -6,8 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::Collector;
 
@@ -30,7 +29,7 @@ enum Planned {
 
 fn plan(random: &mut Random) -> Vec<Planned> {
     let any = |random: &mut Random| match random.below(5) {
-        0 => Planned::Keep(2 + random.below(3) as u64),
+        0 => Planned::Keep(2 + random.below(3)),
         1 => Planned::Add(1_000),
         2 => Planned::Repeat(2),
         3 => Planned::Rebalance,
@@ -113,7 +112,7 @@ fn expected(plan: &[Planned], readings: &[Vec<Reading>]) -> Vec<String> {
 #[test]
 fn a_plan_of_any_steps_counts_what_a_list_counts() {
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let plan = plan(&mut random);
         let readings: Vec<Vec<Reading>> = (0..1 + random.below(3))
             .map(|p| {
@@ -129,16 +128,7 @@ fn a_plan_of_any_steps_counts_what_a_list_counts() {
         let sink = table.sink();
         let steps = plan.clone();
         let job = move |flow: &Flow| assemble(flow, &steps, &readings).sink_as("s", sink.clone());
-        for life in 0.. {
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let moves_max = if life < 3 { random.below(400) } else { 1_000_000 };
-            let epoch_every = 1 + random.below(60);
-            let random = &mut random;
-            let life = Life { shards, store: &store, random, moves_max, epoch_every };
-            if life.live(&job) == Ended::Done {
-                break;
-            }
-        }
+        Crashes::default().until_done(&mut random, &store, &job);
         assert_eq!(table.rows(), expected, "seed {seed}: {plan:?}");
     }
 }

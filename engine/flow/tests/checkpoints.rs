@@ -5,8 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::{
     AggregatingState, Average, Collection, Context, Count, Flow, ListState, MapState, Process,
     ReducingState, SideTag, States, Sum, Tumbling, ValueState, Watermarks, Windowed,
@@ -144,16 +143,10 @@ fn job(readings: Vec<Vec<Reading>>, late: bool, table: &Table) -> impl Fn(&Flow)
     }
 }
 
-fn undisturbed(readings: &[Vec<Reading>], late: bool) -> Vec<String> {
-    let (store, table, mut random) = (Store::default(), Table::default(), Random(7));
-    let life = Life {
-        shards: 1,
-        store: &store,
-        random: &mut random,
-        moves_max: 1_000_000,
-        epoch_every: usize::MAX,
-    };
-    assert_eq!(life.live(&job(readings.to_vec(), late, &table)), Ended::Done);
+fn expected(readings: &[Vec<Reading>], late: bool) -> Vec<String> {
+    let (store, table) = (Store::default(), Table::default());
+    let job = job(readings.to_vec(), late, &table);
+    Crashes::none(1).until_done(&mut Random::new(7), &store, &job);
     table.rows()
 }
 
@@ -177,35 +170,28 @@ fn assert_same(rows: &[String], expected: &[String], seed: u64) {
     );
 }
 
+const CRASHES: Crashes = Crashes {
+    lives_max: 8,
+    moves_max: 150,
+    epoch_every_max: 60,
+    shards: &[1, 2, 3, 4],
+    first_shards: None,
+};
+
 #[test]
 fn a_job_that_crashes_anywhere_has_the_results_of_one_that_did_not() {
     let mut crashes = 0;
     for seed in 0..150 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let late = random.one_in(3);
         let readings = readings(&mut random, late);
-        let expected = undisturbed(&readings, late);
+        let expected = expected(&readings, late);
         let (store, table) = (Store::default(), Table::default());
-        let epoch_every = 1 + random.below(60);
-        for life in 0.. {
-            let moves_max = if life < 8 { 5 + random.below(150) } else { 1_000_000 };
-            let shards = 1 + random.below(4);
-            let life = Life { shards, store: &store, random: &mut random, moves_max, epoch_every };
-            if life.live(&job(readings.clone(), late, &table)) == Ended::Done {
-                break;
-            }
-            crashes += 1;
-        }
+        let job = job(readings.clone(), late, &table);
+        crashes += CRASHES.until_done(&mut random, &store, &job);
         assert_same(&table.rows(), &expected, seed);
         // A job that has ended and is started again has nothing more to say.
-        let life = Life {
-            shards: 3,
-            store: &store,
-            random: &mut random,
-            moves_max: 1_000_000,
-            epoch_every,
-        };
-        assert_eq!(life.live(&job(readings.clone(), late, &table)), Ended::Done);
+        Crashes::none(3).until_done(&mut random, &store, &job);
         assert_same(&table.rows(), &expected, seed);
     }
     assert!(crashes > 200, "only {crashes} crashes");

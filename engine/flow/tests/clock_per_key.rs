@@ -4,19 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
-#[path = "common/each_third.rs"]
-mod each_third;
-#[path = "common/scripted.rs"]
-#[allow(dead_code, reason = "each test takes what it needs")]
-mod scripted;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
-use each_third::EachThird;
-use scripted::{Act, Rec, Scripted, at, build, settle};
+use common::each_third::EachThird;
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, Timestamp};
 
@@ -126,13 +119,7 @@ fn a_device_that_is_three_hours_late_has_all_of_its_windows() {
             };
             rows.sink(sink.clone());
         };
-        let mut running = build(shards, Tuning::default(), &job);
-        let mut done = vec![false; shards];
-        while !done.iter().all(|&done| done) {
-            for (shard, done) in running.iter_mut().zip(&mut done).filter(|(_, done)| !**done) {
-                *done = shard.step(Now::default()).unwrap() == Step::Done;
-            }
-        }
+        run(shards, Tuning::default(), &job);
         let rows = out.take();
         if shards == 1 {
             let of_nine = rows.iter().position(|row| row.starts_with("9 ")).unwrap();
@@ -164,7 +151,7 @@ fn check<G: WatermarkGenerator<Rec>>(
 ) {
     let (mut crashes, mut late) = (0, 0);
     for seed in 0..40 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let readings = readings(&mut random);
         let expected = naive(&readings, |state, reading| watermark_behind(state, reading));
         late += expected.iter().filter(|row| row.starts_with("late")).count();
@@ -178,16 +165,9 @@ fn check<G: WatermarkGenerator<Rec>>(
                     .process(Windows::new)
                     .sink_as("rows", sink.clone());
             };
-            for life in 0.. {
-                let moves_max = if life < 4 { 5 + random.below(150) } else { 900_000 };
-                let shards = if life == 0 { shards } else { 1 + random.below(5) };
-                let random = &mut random;
-                let life = Life { shards, store: &store, random, moves_max, epoch_every: 30 };
-                if life.live(&job) == Ended::Done {
-                    break;
-                }
-                crashes += 1;
-            }
+            let first_shards = Some(shards);
+            let crashing = Crashes { moves_max: 150, first_shards, ..Crashes::default() };
+            crashes += crashing.until_done(&mut random, &store, &job);
             let text = |row: &String| row.split_once(' ').unwrap().1.trim_matches('"').to_owned();
             let mut rows: Vec<_> = table.rows().iter().map(text).collect();
             rows.sort();
@@ -217,8 +197,8 @@ fn a_generator_goes_on_in_each_key_where_it_was() {
 }
 
 /// Keys that are silent for five seconds, and what comes out of the windows of these records.
-fn silent_job(script: Vec<Act>) -> (impl Fn(&Flow), Collected<String>) {
-    let (out, source) = (Collected::new(), Scripted(vec![script], false));
+fn silent_job(script: Vec<Act<Rec>>) -> (impl Fn(&Flow), Collected<String>) {
+    let (out, source) = (Collected::new(), Scripted::without_end([script]));
     let sink = out.sink();
     let job = move |flow: &Flow| {
         flow.source_as("script", source.clone(), by_record())
@@ -235,19 +215,19 @@ fn silent_job(script: Vec<Act>) -> (impl Fn(&Flow), Collected<String>) {
 #[test]
 fn silence_ends_what_a_key_has_open_and_no_more() {
     let script = vec![
-        Act::R((1, 10, 0)),
-        Act::R((1, 100, 0)),
-        Act::R((2, 95, 0)),
-        Act::R((2, 130, 0)),
-        Act::At(3_000),
-        Act::R((2, 131, 0)),
-        Act::At(6_000),
+        Act::Record((1, 10, 0)),
+        Act::Record((1, 100, 0)),
+        Act::Record((2, 95, 0)),
+        Act::Record((2, 130, 0)),
+        Act::Until(3_000),
+        Act::Record((2, 131, 0)),
+        Act::Until(6_000),
         // The window from 90 to 119 is closed. Nothing else is.
-        Act::R((1, 119, 0)),
-        Act::R((1, 120, 0)),
-        Act::R((1, 200, 0)),
-        Act::At(20_000),
-        Act::R((2, 1_000, 0)),
+        Act::Record((1, 119, 0)),
+        Act::Record((1, 120, 0)),
+        Act::Record((1, 200, 0)),
+        Act::Until(20_000),
+        Act::Record((2, 1_000, 0)),
     ];
     let (job, out) = silent_job(script);
     let mut shards = build(1, Tuning::default(), &job);
@@ -295,8 +275,8 @@ impl Process<u32, Rec> for SetsLater {
 /// Goal: a processing-time timer sees the clock of its key, and the event timer that it sets fires once the key is silent.
 #[test]
 fn a_processing_timer_goes_by_the_clock_of_its_key() {
-    let (out, script) = (Collected::new(), vec![Act::R((1, 10, 0)), Act::R((2, 95, 0))]);
-    let (sink, source) = (out.sink(), Scripted(vec![script], false));
+    let (out, script) = (Collected::new(), vec![Act::Record((1, 10, 0)), Act::Record((2, 95, 0))]);
+    let (sink, source) = (out.sink(), Scripted::without_end([script]));
     let job = move |flow: &Flow| {
         flow.source(source.clone(), by_record())
             .key_by(|record| record.0)
@@ -324,11 +304,11 @@ fn a_processing_timer_goes_by_the_clock_of_its_key() {
 #[test]
 fn what_waits_behind_a_full_sink_is_no_silence() {
     let script = vec![
-        Act::R((1, 10, 0)),
-        Act::R((2, 95, 0)),
-        Act::At(1_000),
-        Act::R((1, 11, 0)),
-        Act::At(2_000),
+        Act::Record((1, 10, 0)),
+        Act::Record((2, 95, 0)),
+        Act::Until(1_000),
+        Act::Record((1, 11, 0)),
+        Act::Until(2_000),
     ];
     let (job, out) = silent_job(script);
     let mut shards = build(1, Tuning::default(), &job);
@@ -346,20 +326,16 @@ fn what_waits_behind_a_full_sink_is_no_silence() {
 #[test]
 fn a_key_is_silent_from_a_restart_on() {
     let store = Store::default();
-    let shard = |job: &dyn Fn(&Flow)| {
-        let storage = Some(store.storage());
-        Shard::build(job, &BuildContext { storage, ..BuildContext::single("silent") }).unwrap()
-    };
-    let (job, out) = silent_job(vec![Act::R((1, 10, 0)), Act::R((2, 95, 0))]);
-    let mut first = [shard(&job)];
+    let mut script = vec![Act::Record((1, 10, 0)), Act::Record((2, 95, 0))];
+    let (job, out) = silent_job(script.clone());
+    let mut first = build_from(&store, 1, &job);
     settle(&mut first, at(0));
-    first[0].begin(store.epoch().next());
-    settle(&mut first, at(1));
-    store.commit(store.epoch().next(), &[first[0].snapshot().unwrap().unwrap()]);
+    epoch(&mut first, &store, at(1));
     assert!(out.take().is_empty());
 
-    let (job, out) = silent_job(vec![Act::R((2, 96, 0))]);
-    let mut second = [shard(&job)];
+    script.push(Act::Record((2, 96, 0)));
+    let (job, out) = silent_job(script);
+    let mut second = build_from(&store, 1, &job);
     settle(&mut second, at(100_000));
     settle(&mut second, at(104_999));
     assert!(out.take().is_empty());
@@ -376,7 +352,8 @@ fn each_of_many_keys_is_silent_from_a_restart_on() {
         let storage = Some(store.storage());
         Shard::build(job, &BuildContext { storage, ..BuildContext::single("silent") }).unwrap()
     };
-    let script = (1..=KEYS).map(|key| Act::R((key, 10, 0))).chain([Act::R((0, 95, 0))]).collect();
+    let script =
+        (1..=KEYS).map(|key| Act::Record((key, 10, 0))).chain([Act::Record((0, 95, 0))]).collect();
     let (job, out) = silent_job(script);
     let mut first = [shard(&job)];
     settle(&mut first, at(0));
@@ -385,7 +362,7 @@ fn each_of_many_keys_is_silent_from_a_restart_on() {
     store.commit(store.epoch().next(), &[first[0].snapshot().unwrap().unwrap()]);
     assert!(out.take().is_empty());
 
-    let (job, out) = silent_job(vec![Act::R((0, 96, 0))]);
+    let (job, out) = silent_job(vec![Act::Record((0, 96, 0))]);
     let mut second = [shard(&job)];
     // The shard asks to be stepped again at once until it is done with all of them.
     let mut steps = |ms| (0..100).for_each(|_| _ = second[0].step(at(ms)).unwrap());
@@ -410,8 +387,7 @@ fn the_clock_of_a_key_that_gives_way_begins_anew() {
                 .process(Windows::new)
                 .sink(sink.clone());
         };
-        let mut shard = Shard::build(&job, &BuildContext::single("evicted")).unwrap();
-        while shard.step(Now::default()).unwrap() != Step::Done {}
+        common::run(1, Tuning::default(), &job);
         let mut rows = out.take();
         rows.sort();
         rows
@@ -454,8 +430,7 @@ fn a_function_with_rules_sees_the_clock_of_its_key() {
             .map(|((_, _, number), is_late)| (number, is_late))
             .sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("rules")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    run(1, Tuning::default(), &job);
     let late: Vec<_> = out.take().into_iter().filter(|row| row.1).map(|row| row.0).collect();
     assert_eq!(late, [2, 4, 5]);
 }
@@ -473,30 +448,30 @@ fn clocks_that_could_not_go_are_refused() {
     let second = Duration::from_secs(1);
     let jobs: [(&str, &dyn Fn(&Flow)); 6] = [
         ("a window goes by the watermark of the stream", &|flow| {
-            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = flow.source(Scripted::new([vec![]]), by_record()).key_by(|r| r.0);
             let windows = keyed.clock_per_key(disordered(4)).window(Tumbling::of(second));
             windows.aggregate(Count).discard();
         }),
         ("two keyed inputs goes by the watermark of the stream", &|flow| {
-            let source = || flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let source = || flow.source(Scripted::new([vec![]]), by_record()).key_by(|r| r.0);
             source().connect(source().clock_per_key(disordered(4))).process(|_| Nothing).discard();
         }),
         ("no function is left to go by their clocks", &|flow| {
-            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = flow.source(Scripted::new([vec![]]), by_record()).key_by(|r| r.0);
             let keyed = keyed.clock_per_key(disordered(4));
             keyed.deduplicate(|record| record.2).values().discard();
         }),
         ("a key would count as silent without any time passing", &|flow| {
-            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = flow.source(Scripted::new([vec![]]), by_record()).key_by(|r| r.0);
             let at_once = disordered(4).idle_after(Duration::ZERO);
             keyed.clock_per_key(at_once).process(Windows::new).discard();
         }),
         ("a partition would count as silent without any time passing", &|flow| {
             let at_once = by_record().idle_after(Duration::ZERO);
-            flow.source(Scripted(vec![vec![]], true), at_once).discard();
+            flow.source(Scripted::new([vec![]]), at_once).discard();
         }),
         ("use Ttl::processing_time", &|flow| {
-            let keyed = flow.source(Scripted(vec![vec![]], true), by_record()).key_by(|r| r.0);
+            let keyed = flow.source(Scripted::new([vec![]]), by_record()).key_by(|r| r.0);
             let options = StateOptions::new().ttl(Ttl::event_time(second));
             let forgets =
                 |states: &mut States<'_, u32>| Forgets(states.value_with("value", options));
@@ -504,7 +479,7 @@ fn clocks_that_could_not_go_are_refused() {
         }),
     ];
     for (why, job) in jobs {
-        let error = Shard::build(job, &BuildContext::single("refused")).err().unwrap().to_string();
+        let error = refusal(job);
         assert!(error.contains(why), "{error}");
     }
 }

@@ -7,8 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::{RowKind, Str};
 
@@ -137,7 +136,7 @@ fn job<K: ColumnKey + std::fmt::Debug>(
 #[test]
 fn windows_behind_divided_columns_are_those_of_a_list_also_what_is_late() {
     for seed in 0..150 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (nulls, null_is_key, behind) = (seed % 3 != 0, seed % 2 == 0, seed % 5 < 2);
         let readings = readings(&mut random, nulls);
         let (expected_sums, expected_late) = expected(&readings, null_is_key);
@@ -152,16 +151,7 @@ fn windows_behind_divided_columns_are_those_of_a_list_also_what_is_late() {
                 job::<Str>(flow, &readings, behind, tables, |key| Some(key.into()));
             }
         };
-        for life in 0.. {
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let moves_max = if life < 3 { random.below(400) } else { 1_000_000 };
-            let epoch_every = 1 + random.below(60);
-            let random = &mut random;
-            let life = Life { shards, store: &store, random, moves_max, epoch_every };
-            if life.live(&describe) == Ended::Done {
-                break;
-            }
-        }
+        Crashes::default().until_done(&mut random, &store, &describe);
         assert_eq!(sums.rows(), expected_sums, "seed {seed}");
         assert_eq!(late.rows(), expected_late, "seed {seed}");
     }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, Mark, Timestamp};
 
@@ -41,18 +40,9 @@ fn source(flow: &Flow, name: &str, readings: &[Vec<Reading>]) -> BoxedStream<Rea
     flow.source_as(name, Collection::partitioned(readings.to_vec()), watermarks).boxed()
 }
 
-/// Runs the job through crashes on these numbers of shards, and returns its rows.
-fn rows(job: &dyn Fn(&Flow), table: &Table, random: &mut Random, shards: &[usize]) -> Vec<String> {
-    let store = Store::default();
-    for life in 0.. {
-        let shards = shards[random.below(shards.len())];
-        let moves_max = if life < 3 { random.below(400) } else { 1_000_000 };
-        let epoch_every = 1 + random.below(60);
-        let life = Life { shards, store: &store, random, moves_max, epoch_every };
-        if life.live(job) == Ended::Done {
-            break;
-        }
-    }
+/// Runs the job through crashes to its end, and returns its rows.
+fn rows(job: &dyn Fn(&Flow), table: &Table, random: &mut Random) -> Vec<String> {
+    Crashes::default().until_done(random, &Store::default(), job);
     table.rows()
 }
 
@@ -145,7 +135,7 @@ fn versioned(left: &[Vec<Reading>], right: &[Vec<Reading>]) -> Vec<String> {
 #[test]
 fn a_temporal_join_is_that_of_lists_whether_it_holds_or_not() {
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (left, right) = (readings(&mut random), readings(&mut random));
         let expected = versioned(&left, &right);
         let table = Table::default();
@@ -167,14 +157,14 @@ fn a_temporal_join_is_that_of_lists_whether_it_holds_or_not() {
             };
             joined.uid("join").sink_as("sink", sink.clone());
         };
-        assert_eq!(rows(&job, &table, &mut random, &[1, 2, 3, 8]), expected, "seed {seed}");
+        assert_eq!(rows(&job, &table, &mut random), expected, "seed {seed}");
     }
 }
 
 #[test]
 fn both_inputs_may_come_from_one_source_with_a_key_of_one_type() {
     for seed in 0..100 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let all = readings(&mut random);
         let expected = versioned(&all, &all);
         let table = Table::default();
@@ -192,7 +182,7 @@ fn both_inputs_may_come_from_one_source_with_a_key_of_one_type() {
                 .uid("join")
                 .sink_as("sink", sink.clone());
         };
-        assert_eq!(rows(&job, &table, &mut random, &[1, 2, 3, 8]), expected, "seed {seed}");
+        assert_eq!(rows(&job, &table, &mut random), expected, "seed {seed}");
     }
 }
 
@@ -236,7 +226,7 @@ impl CoProcess<NoKey, Reading, String> for Sorted {
 #[test]
 fn streams_of_different_types_meet_on_each_shard_also_where_one_of_them_is_not() {
     for seed in 0..150 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (left, right) = (readings(&mut random), readings(&mut random));
         let lefts = left.iter().flatten().map(|r| format!("{} {:?}", r.1, format!("left {r:?}")));
         let rights =
@@ -255,33 +245,8 @@ fn streams_of_different_types_meet_on_each_shard_also_where_one_of_them_is_not()
                 .uid("sorted")
                 .sink_as("sink", sink.clone());
         };
-        assert_eq!(rows(&job, &table, &mut random, &[1, 2, 3, 8]), expected, "seed {seed}");
+        assert_eq!(rows(&job, &table, &mut random), expected, "seed {seed}");
     }
-}
-
-/// Steps all shards until they are done.
-fn run(job: &dyn Fn(&Flow), shards: usize, tuning: Tuning) -> Vec<Shard> {
-    let wakers: Arc<[_]> = vec![std::task::Waker::noop().clone(); shards].into();
-    let shared = Arc::<thalweg_kernel::Shared>::default();
-    let build = |shard| {
-        let (wakers, shared) = (wakers.clone(), shared.clone());
-        let cx =
-            BuildContext { shard, wakers, shared, tuning, ..BuildContext::single("connected") };
-        Shard::build(job, &cx).unwrap()
-    };
-    let mut shards: Vec<_> = (0..shards).map(build).collect();
-    for _ in 0..100_000 {
-        let steps = shards.iter_mut().map(|shard| shard.step(Now::default()).unwrap());
-        if steps.collect::<Vec<_>>().iter().all(|step| *step == Step::Done) {
-            return shards;
-        }
-    }
-    panic!("it does not come to an end");
-}
-
-fn released(shards: &[Shard]) -> i64 {
-    let metrics = shards.iter().flat_map(Shard::metrics);
-    metrics.filter(|metric| metric.name == "numHoldsReleased").map(Metric::value).sum()
 }
 
 /// The sum of all rules for each reading of a key, once all rules are there.
@@ -332,7 +297,7 @@ impl TwoInputs<Keyed<u32, Reading>, u64> for Ruled {
 fn readings_wait_for_rules_that_every_shard_has_and_nothing_is_early_where_they_are_held() {
     let mut early_without = 0;
     for seed in 0..60 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let all = readings(&mut random);
         let rules: Vec<u64> = (0..random.below(400) as u64).collect();
         let sum = rules.iter().sum::<u64>();
@@ -352,13 +317,13 @@ fn readings_wait_for_rules_that_every_shard_has_and_nothing_is_early_where_they_
                     .sink(sink.clone());
             };
             let tuning = Tuning { step_records_max: 20, ..Tuning::default() };
-            let shards = run(&job, shards, tuning);
+            let shards = run(shards, tuning, &job);
             let mut rows = out.take();
             rows.sort_unstable();
             assert_eq!(rows, expected, "seed {seed}");
             let early = seen_early.load(Ordering::Relaxed);
             if holds {
-                assert_eq!(early > 0, released(&shards) > 0, "seed {seed}");
+                assert_eq!(early > 0, metric(&shards, "numHoldsReleased") > 0, "seed {seed}");
             } else {
                 early_without += early;
             }
@@ -406,9 +371,9 @@ fn a_hold_ends_where_a_queue_is_full_since_both_inputs_go_back_to_one_source() {
             left.connect(right).process(|_| Never(0)).sink(sink.clone());
         };
         let tuning = Tuning { batch_records: 8, lane_batches: 2, ..Tuning::default() };
-        let shards = run(&job, shards, tuning);
+        let shards = run(shards, tuning, &job);
         assert_eq!(out.take().len(), count);
-        assert!(released(&shards) > 0);
+        assert!(metric(&shards, "numHoldsReleased") > 0);
     }
 }
 
@@ -418,53 +383,17 @@ fn an_input_that_is_silent_holds_nobody_back() {
     let sink = out.sink();
     let job = move |flow: &Flow| {
         let idle = Watermarks::monotonous().idle_after(gone_idle);
-        let silent = flow.source(Silent, idle).map(|()| (0, 0, 0));
+        let silent = flow.source(Scripted::without_end([vec![]]), idle);
         source(flow, "left", &[vec![(1, 1, 7)]])
             .connect(silent)
             .process(|_| Never(0))
             .sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("silent")).unwrap();
+    let mut shard = build(1, Tuning::default(), &job);
     for second in 0..5 {
         let now = Now { steady: Duration::from_secs(second), ..Now::default() };
-        while shard.step(now).unwrap() == Step::Busy {}
+        settle(&mut shard, now);
         assert_eq!(out.take(), if second == 1 { vec![7] } else { vec![] }, "second {second}");
     }
-    assert_eq!(released(&[shard]), 1);
-}
-
-/// A source that says nothing and does not end.
-#[derive(Clone)]
-struct Silent;
-
-impl thalweg_kernel::SourceSpec for Silent {
-    type Item = ();
-    type Partition = Self;
-
-    fn describe(&self) -> String {
-        "silence".into()
-    }
-
-    fn open(
-        &self,
-        _: &thalweg_kernel::PartitionId,
-        _: &thalweg_kernel::OpenContext,
-    ) -> Result<Self, thalweg_kernel::ConnectorError> {
-        Ok(Self)
-    }
-}
-
-impl thalweg_kernel::Source for Silent {
-    type Item = ();
-
-    fn poll(
-        &mut self,
-        _: Timestamp,
-        _: usize,
-        _: &mut impl thalweg_kernel::Emit<()>,
-    ) -> Result<thalweg_kernel::SourceStatus, thalweg_kernel::ConnectorError> {
-        Ok(thalweg_kernel::SourceStatus::Waiting(None))
-    }
-
-    fn stop(&mut self) {}
+    assert_eq!(metric(&shard, "numHoldsReleased"), 1);
 }

@@ -5,11 +5,9 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::partition::SOURCE_PARTITIONS_MAX;
 use thalweg_kernel::*;
@@ -31,9 +29,9 @@ struct Outside {
     looks_before: usize,
     /// How often it was opened, and from where.
     opened: Vec<(PartitionId, u64)>,
-    /// Of each of these openings, the epoch that it goes on from.
+    /// For each of these openings, the epoch that it goes on from.
     restored: Vec<Option<Epoch>>,
-    /// By the numbers of looks: more of the same.
+    /// With each look, these readings more of a partition.
     script: Vec<(PartitionId, Vec<Reading>)>,
 }
 
@@ -195,7 +193,7 @@ fn partitions_that_appear_are_read_once_through_crashes_and_on_any_number_of_sha
     let mut crashes = 0;
     for seed in 0..60 {
         for first_shards in [1, 2, 3, 8] {
-            let mut random = Random(seed);
+            let mut random = Random::new(seed);
             let shelf = Shelf::default();
             let parts = 1 + random.below(12);
             let mut script = Vec::new();
@@ -222,16 +220,14 @@ fn partitions_that_appear_are_read_once_through_crashes_and_on_any_number_of_sha
             }
             let (store, table) = (Store::default(), Table::default());
             let job = job(&shelf, &table);
-            for life in 0.. {
-                let moves_max = if life < 6 { 5 + random.below(80) } else { 1_000_000 };
-                let shards = if life == 0 { first_shards } else { 1 + random.below(8) };
-                let (store, random) = (&store, &mut random);
-                let life = Life { shards, store, random, moves_max, epoch_every: 12 };
-                if life.live(&job) == Ended::Done {
-                    break;
-                }
-                crashes += 1;
-            }
+            let crashing = Crashes {
+                lives_max: 6,
+                moves_max: 80,
+                epoch_every_max: 24,
+                first_shards: Some(first_shards),
+                ..Crashes::default()
+            };
+            crashes += crashing.until_done(&mut random, &store, &job);
             let mut counts = BTreeMap::<u32, usize>::new();
             let mut rows = Vec::new();
             for (part, times) in &expected {
@@ -254,10 +250,6 @@ fn partitions_that_appear_are_read_once_through_crashes_and_on_any_number_of_sha
     assert!(crashes > 300, "only {crashes} crashes");
 }
 
-fn at(ms: u64) -> Now {
-    Now { wall: Timestamp::from(ms), steady: Duration::from_millis(ms) }
-}
-
 /// Counts in windows of 100 ms, and gives what is late.
 fn windows(shelf: &Shelf, table: &Table) -> impl Fn(&Flow) + use<> {
     let (shelf, sink) = (shelf.clone(), table.sink());
@@ -272,45 +264,19 @@ fn windows(shelf: &Shelf, table: &Table) -> impl Fn(&Flow) + use<> {
     }
 }
 
-fn build(job: &dyn Fn(&Flow), shards: usize, store: &Store) -> Vec<Shard> {
-    let shared = Arc::<Shared>::default();
-    let one = |shard| {
-        let cx = BuildContext {
-            shard,
-            wakers: vec![Waker::noop().clone(); shards].into(),
-            shared: Arc::clone(&shared),
-            storage: Some(store.storage()),
-            ..BuildContext::single("discovery")
-        };
-        Shard::build(job, &cx).unwrap()
-    };
-    (0..shards).map(one).collect()
-}
-
 fn run(shards: &mut [Shard], ms: u64) {
-    for _ in 0..50 {
-        for shard in shards.iter_mut() {
-            shard.step(at(ms)).unwrap();
-        }
-    }
+    step_all(shards, at(ms));
 }
 
 fn epoch(shards: &mut [Shard], store: &Store, ms: u64) {
-    let epoch = store.epoch().next();
-    shards.iter_mut().for_each(|shard| shard.begin(epoch));
-    run(shards, ms);
-    let snapshots: Vec<_> =
-        shards.iter_mut().map(|shard| shard.snapshot().unwrap().unwrap()).collect();
-    store.commit(epoch, &snapshots);
-    shards.iter_mut().for_each(|shard| shard.committed(epoch, epoch).unwrap());
-    run(shards, ms);
+    common::epoch(shards, store, at(ms));
 }
 
 #[test]
 fn a_partition_that_appears_holds_time_where_it_is_and_turns_nothing_back() {
     for count in [1, 2, 3, 8] {
         let (shelf, store, table): (Shelf, Store, Table) = Default::default();
-        let mut shards = build(&windows(&shelf, &table), count, &store);
+        let mut shards = build_from(&store, count, &windows(&shelf, &table));
         shelf.put("a", &[(1, 10), (1, 1_010)], true);
         run(&mut shards, 0);
         epoch(&mut shards, &store, 1);
@@ -346,14 +312,14 @@ fn a_partition_that_the_job_resumes_holds_time_back_until_it_is_found() {
     for count in [1, 2, 3, 8] {
         let (shelf, store, table): (Shelf, Store, Table) = Default::default();
         let job = windows(&shelf, &table);
-        let mut shards = build(&job, 1, &store);
+        let mut shards = build_from(&store, 1, &job);
         shelf.put("a", &[(1, 110)], true);
         shelf.put("b", &[(2, 120)], true);
         run(&mut shards, 0);
         epoch(&mut shards, &store, 1);
         let a = shelf.0.lock().unwrap().parts.remove(&PartitionId::new("a")).unwrap();
         shelf.put("b", &[(2, 1_000)], true);
-        let mut shards = build(&job, count, &store);
+        let mut shards = build_from(&store, count, &job);
         run(&mut shards, 0);
         epoch(&mut shards, &store, 1);
         assert_eq!(table.rows(), [""; 0], "{count} shards");
@@ -365,16 +331,11 @@ fn a_partition_that_the_job_resumes_holds_time_back_until_it_is_found() {
     }
 }
 
-fn metric(shards: &[Shard], name: &str) -> i64 {
-    let metrics = shards.iter().flat_map(Shard::metrics);
-    metrics.filter(|metric| metric.name == name).map(Metric::value).sum()
-}
-
 #[test]
 fn what_is_gone_is_forgotten_and_what_was_lost_is_counted() {
     let (shelf, store, table): (Shelf, Store, Table) = Default::default();
     let job = windows(&shelf, &table);
-    let mut shards = build(&job, 2, &store);
+    let mut shards = build_from(&store, 2, &job);
     shelf.put("read", &[(1, 110)], false);
     shelf.put("half", &[(2, 120)], true);
     run(&mut shards, 0);
@@ -393,7 +354,7 @@ fn what_is_gone_is_forgotten_and_what_was_lost_is_counted() {
     assert_eq!(read.iter().map(|(_, from)| *from).collect::<Vec<_>>(), [0, 0]);
     assert_eq!(metric(&shards, "numPartitionsLost"), 0);
 
-    let (lost, mut shards) = (PartitionId::new("half"), build(&job, 3, &store));
+    let (lost, mut shards) = (PartitionId::new("half"), build_from(&store, 3, &job));
     struct Knows(PartitionId);
     impl Discover for Knows {
         fn discover(
@@ -438,7 +399,7 @@ fn what_is_gone_is_forgotten_and_what_was_lost_is_counted() {
         windows.aggregate(Count).map(|row| row.value).sink_as("counts", table.sink());
         late.map(|(part, _)| format!("late {part}")).sink_as("late", table.sink());
     };
-    shards = build(&again, 3, &store);
+    shards = build_from(&store, 3, &again);
     run(&mut shards, 0);
     assert_eq!(metric(&shards, "numPartitionsLost"), 1);
 }
@@ -451,15 +412,15 @@ fn without_checkpoints_a_partition_that_grows_is_read_on() {
     let job = move |flow: &Flow| {
         flow.source(source.clone(), watermarks(0)).sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("grows")).unwrap();
+    let mut shard = build(1, Tuning::default(), &job);
     shelf.put("a", &[(1, 10)], false);
-    run(std::slice::from_mut(&mut shard), 0);
+    run(&mut shard, 0);
     shelf.put("a", &[(1, 20)], false);
-    run(std::slice::from_mut(&mut shard), 5);
+    run(&mut shard, 5);
     assert_eq!(rows.take(), [(1, 10), (1, 20)]);
     assert_eq!(shelf.0.lock().unwrap().opened.len(), 2);
-    shard.stop();
-    while shard.step(at(6)).unwrap() != Step::Done {}
+    shard[0].stop();
+    run_to_end(&mut shard, at(6));
     assert_eq!(table.rows(), [""; 0]);
 }
 
@@ -469,21 +430,21 @@ fn more_partitions_than_a_shard_may_know_end_the_job_in_words() {
     (0..=SOURCE_PARTITIONS_MAX).for_each(|n| shelf.put(&n.to_string(), &[], false));
     let source = shelf.clone();
     let job = move |flow: &Flow| flow.source(source.clone(), watermarks(0)).discard();
-    let mut shard = Shard::build(&job, &BuildContext::single("many")).unwrap();
-    let error = shard.step(at(0)).map(|_| ()).unwrap_err().to_string();
+    let mut shard = build(1, Tuning::default(), &job);
+    let error = shard[0].step(at(0)).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("65536 partitions"), "{error}");
     let twice = Collection::partitioned(vec![vec![1]; SOURCE_PARTITIONS_MAX + 1]);
     let job = move |flow: &Flow| flow.source(twice.clone(), Watermarks::monotonous()).discard();
-    let error = Shard::build(&job, &BuildContext::single("many")).err().unwrap().to_string();
+    let error = refusal(&job);
     assert!(error.contains("65537 partitions; 65536 are allowed"), "{error}");
 }
 
-/// Goal: a partition that is opened while the job runs goes on from the newest epoch that exists then, not from the one that
-/// the job began with.
+/// Goal: a partition that is opened while the job runs goes on from the newest epoch that exists then, and not from the
+/// job's first.
 #[test]
 fn a_partition_goes_on_from_what_is_durable_when_it_is_opened() {
     let (shelf, store, table): (Shelf, Store, Table) = Default::default();
-    let mut shards = build(&windows(&shelf, &table), 1, &store);
+    let mut shards = build_from(&store, 1, &windows(&shelf, &table));
     shelf.put("a", &[(1, 10)], false);
     run(&mut shards, 0);
     epoch(&mut shards, &store, 1);
@@ -494,7 +455,7 @@ fn a_partition_goes_on_from_what_is_durable_when_it_is_opened() {
     epoch(&mut shards, &store, 4);
     drop(shards);
     shelf.put("a", &[(1, 30)], true);
-    let mut shards = build(&windows(&shelf, &table), 1, &store);
+    let mut shards = build_from(&store, 1, &windows(&shelf, &table));
     run(&mut shards, 5);
     let outside = shelf.0.lock().unwrap();
     assert_eq!(outside.opened.iter().map(|(_, from)| *from).collect::<Vec<_>>(), [0, 1, 2]);

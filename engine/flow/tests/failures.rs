@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::task::Waker;
+mod common;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::{build, metric, refusal};
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Cause, Collector, ConnectorError, DeadLetter, Key, Shared, Str, Timestamp, message_of_panic,
+    Cause, Collector, ConnectorError, DeadLetter, Key, Str, Timestamp, message_of_panic,
 };
 
 /// What came of a job.
@@ -24,7 +25,7 @@ fn numbers(flow: &Flow, count: u64) -> Stream<impl Chain<Out = u64> + use<>> {
     flow.source(Collection::new((0..count).collect::<Vec<_>>()), by_value.without_clock_guard())
 }
 
-/// Runs a job on so many shards to its end, or to its failure.
+/// Runs a job on this number of shards to its end, or to its failure.
 fn run_on<C: Chain<Out = String>>(shards: usize, job: impl Fn(&Flow) -> Stream<C>) -> Came {
     let (out, letters) = (Collected::new(), Collected::new());
     let (sink, letters_sink) = (out.sink(), letters.sink());
@@ -32,13 +33,7 @@ fn run_on<C: Chain<Out = String>>(shards: usize, job: impl Fn(&Flow) -> Stream<C
         flow.dead_letters().sink(letters_sink.clone());
         job(flow).sink(sink.clone());
     };
-    let (wakers, shared) = (vec![Waker::noop().clone(); shards], Arc::<Shared>::default());
-    let build = |shard| {
-        let (wakers, shared) = (wakers.clone().into(), Arc::clone(&shared));
-        let cx = BuildContext { shard, wakers, shared, ..BuildContext::single("failures") };
-        Shard::build(&described, &cx).unwrap()
-    };
-    let mut shards: Vec<_> = (0..shards).map(build).collect();
+    let mut shards = build(shards, Tuning::default(), &described);
     let now = Now { wall: Timestamp::from(1_000_000), ..Now::default() };
     let mut done = vec![false; shards.len()];
     let mut step_all = || {
@@ -56,8 +51,7 @@ fn run_on<C: Chain<Out = String>>(shards: usize, job: impl Fn(&Flow) -> Stream<C
             Err(error) => break Err(error),
         }
     };
-    let metrics = shards.iter().flat_map(Shard::metrics);
-    let errors = metrics.filter(|m| m.name == "numFunctionErrors").map(Metric::value).sum();
+    let errors = metric(&shards, "numFunctionErrors");
     Came { out: out.take(), letters: letters.take(), errors, ended }
 }
 
@@ -159,7 +153,7 @@ fn fragile(flow: &Flow, policy: OnError) -> Stream<impl Chain<Out = String> + us
 }
 
 /// Goal: what a process function has done when it fails stays as it was at that moment, also within a state that was being
-/// changed; and it goes on, on any number of shards.
+/// changed. The function goes on, on any number of shards.
 #[test]
 fn what_a_function_has_done_until_it_fails_stays() {
     let mut expected = [
@@ -272,8 +266,8 @@ fn a_policy_without_a_function_is_refused() {
     let job = |flow: &Flow| {
         numbers(flow, 1).union(numbers(flow, 1)).on_error(OnError::Skip).discard();
     };
-    let error = Shard::build(&job, &BuildContext::single("none")).err().unwrap();
-    assert!(error.to_string().contains("on_error() belongs directly behind"), "{error}");
+    let error = refusal(&job);
+    assert!(error.contains("on_error() belongs directly behind"), "{error}");
 }
 
 /// Passes letters on, and to the side.
@@ -304,7 +298,5 @@ fn a_side_output_of_dead_letters_comes_to_an_end() {
         letters.process(|_| Aside(tag)).discard();
         flow.source(Collection::new([1, 2]), Watermarks::monotonous()).discard();
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("aside")).unwrap();
-    let done = (0..1_000).any(|_| shard.step(Now::default()).unwrap() == Step::Done);
-    assert!(done, "it waits for itself");
+    common::run(1, Tuning::default(), &job);
 }

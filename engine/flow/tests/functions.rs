@@ -9,18 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, Timestamp};
 
-use self::common::world::{Store, Table};
-use self::common::{Ended, Life, Random};
+use self::common::*;
 
 /// Key, time.
 type Record = (u32, i64);
 
 fn records() -> Vec<Record> {
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     (0..200).map(|n| (random.below(7) as u32, n * 3 + random.below(3) as i64)).collect()
 }
 
-/// Two parts, each with timers of its own: one says after ten milliseconds that a key has been silent, the other closes
+/// Two parts, each with timers of its own. One says after ten milliseconds that a key has been silent, the other closes
 /// every 25 ms what was counted of it. Both set timers for the same times of the same keys.
 struct Both {
     last: ValueState<u32, i64>,
@@ -97,7 +96,7 @@ impl Process<u32, Record> for Both {
     }
 }
 
-/// The same, with two plain sets of timers.
+/// The rows of [`Both`], by two plain sets of timers.
 fn expected() -> Vec<String> {
     let mut rows = Vec::new();
     let (mut silences, mut closes) = (BTreeSet::new(), BTreeSet::new());
@@ -144,16 +143,9 @@ fn spaces_of_timers_lists_and_states_live_together() {
                 .process(Both::new)
                 .sink(sink.clone());
         };
-        let mut random = Random(seed);
-        for life in 0.. {
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let moves_max = if life < 5 { 5 + random.below(400) } else { 999_999 };
-            let life =
-                Life { shards, store: &store, random: &mut random, moves_max, epoch_every: 20 };
-            if life.live(&job) == Ended::Done {
-                break;
-            }
-        }
+        let mut random = Random::new(seed);
+        let crashing = Crashes { epoch_every_max: 40, ..Crashes::default() };
+        crashing.until_done(&mut random, &store, &job);
         let rows = table.rows();
         let missing: Vec<_> = expected.iter().filter(|row| !rows.contains(row)).collect();
         let more: Vec<_> = rows.iter().filter(|row| !expected.contains(row)).collect();
@@ -163,7 +155,7 @@ fn spaces_of_timers_lists_and_states_live_together() {
 
 fn run<P: Process<u32, Record, Out = String>>(
     make: impl Fn(&mut States<'_, u32>) -> P,
-) -> (Vec<String>, Vec<Metric>) {
+) -> (Vec<String>, Vec<Shard>) {
     let (out, source) = (Collected::new(), Collection::new(records()));
     let sink = out.sink();
     let job = |flow: &Flow| {
@@ -174,15 +166,15 @@ fn run<P: Process<u32, Record, Out = String>>(
             .on_error(OnError::Skip)
             .sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("functions")).unwrap();
-    while shard.step(Now { wall: Timestamp::from(50), ..Now::default() }).unwrap() != Step::Done {}
-    (out.take(), shard.metrics().to_vec())
+    let mut shards = build(1, Tuning::default(), &job);
+    run_to_end(&mut shards, Now { wall: Timestamp::from(50), ..Now::default() });
+    (out.take(), shards)
 }
 
 #[test]
 fn counters_and_gauges_are_among_the_metrics() {
-    let (out, metrics) = run(Both::new);
-    let value = |name: &str| metrics.iter().find(|metric| metric.name == name).unwrap().value();
+    let (out, shards) = run(Both::new);
+    let value = |name| metric(&shards, name);
     let silences = out.iter().filter(|row| row.ends_with("silent")).count();
     assert_eq!((value("numSilences"), value("waiting")), (silences as i64, 0));
 }
@@ -234,11 +226,10 @@ impl Process<u32, Record> for Calls {
 
 #[test]
 fn calls_for_no_key_come_once_and_may_fail() {
-    let (out, metrics) = run(|_| Calls::default());
+    let (out, shards) = run(|_| Calls::default());
     assert_eq!(out, ["it is 50", "closed"]);
     let threes = records().iter().filter(|record| record.0 == 3).count() as i64;
-    let errors = metrics.iter().find(|metric| metric.name == "numFunctionErrors").unwrap();
-    assert_eq!(errors.value(), threes + 1);
+    assert_eq!(metric(&shards, "numFunctionErrors"), threes + 1);
 }
 
 #[test]
@@ -258,8 +249,8 @@ fn two_spaces_of_one_name_are_refused() {
         };
         keyed.process(twice).discard();
     };
-    let error = Shard::build(&job, &BuildContext::single("twice")).err().unwrap();
-    assert!(error.to_string().contains("event timers of alarms"), "{error}");
+    let error = refusal(&job);
+    assert!(error.contains("event timers of alarms"), "{error}");
 }
 
 /// Passes on how many records a window had, and says aside of which keys that were more than four.
@@ -294,8 +285,7 @@ fn a_window_has_side_outputs_like_any_function() {
         many.sink(sinks.1.clone());
         late.sink(sinks.2.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("sides")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    common::run(1, Tuning::default(), &job);
     let mut counts = counts.take();
     counts.sort_unstable();
     assert_eq!((counts, many.take(), late.take()), (vec![1, 1, 5], vec![1], vec![(2, 3)]));

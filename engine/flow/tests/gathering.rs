@@ -1,25 +1,17 @@
-//! Filters and process functions that gather records, within jobs: what passes is what would pass one by one, in the same
+//! Filters and process functions that gather records, within jobs. They pass on what would pass one by one, in the same
 //! order and behind the same marks, whatever comes before and after them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "common/scripted.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
-mod scripted;
+mod common;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use scripted::*;
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::Collector;
-
-fn mix(n: u64) -> u64 {
-    let z = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 27)
-}
 
 /// What is late and what is not, decided by a process function behind a filter: it sees each watermark.
 struct Seen;
@@ -51,7 +43,7 @@ fn records(seed: u64, count: u64) -> Vec<Rec> {
     (0..count).map(each).collect()
 }
 
-/// So many records in a step that there are enough steps: a filter tries to gather once in some.
+/// Few records in a step, so that there are enough steps: a filter tries to gather once in some.
 fn tuning(seed: u64) -> Tuning {
     Tuning { step_records_max: 70 + (mix(seed) % 400) as usize, ..Tuning::default() }
 }
@@ -62,8 +54,7 @@ fn a_chain_of_filters_passes_on_what_plain_ones_do() {
         let (count, bound) = (50_000, seed % 4);
         let all = records(seed, count);
         let (out, calls) = (Collected::new(), Rc::new(RefCell::new([Vec::new(), Vec::new()])));
-        let (sink, acts) = (out.sink(), all.iter().map(|&record| Act::R(record)).collect());
-        let source = Scripted(vec![acts], true);
+        let (sink, source) = (out.sink(), Scripted::of_records([all.clone()]));
         let job = |flow: &Flow| {
             let (first, second) = (Rc::clone(&calls), Rc::clone(&calls));
             let mut parity = 0;
@@ -81,8 +72,7 @@ fn a_chain_of_filters_passes_on_what_plain_ones_do() {
                 .sink(sink.clone());
         };
         let tuning = tuning(seed);
-        let mut shards = build(1, tuning, &job);
-        while shards[0].step(at(0)).unwrap() != Step::Done {}
+        run(1, tuning, &job);
         // The simpler truth.
         let (mut parity, mut latest, mut expected, mut passed) = (0, i64::MIN, vec![], vec![]);
         for (_, time, n) in all {
@@ -112,8 +102,7 @@ fn windows_behind_filters_count_what_is_there() {
         let all = records(seed, count);
         let (out, late_out) = (Collected::new(), Collected::new());
         let (sink, late_sink) = (out.sink(), late_out.sink());
-        let acts = all.iter().map(|&record| Act::R(record)).collect();
-        let source = Scripted(vec![acts], true);
+        let source = Scripted::of_records([all.clone()]);
         let job = |flow: &Flow| {
             let (windows, late) = flow
                 .source(source.clone(), wm(bound))
@@ -127,9 +116,7 @@ fn windows_behind_filters_count_what_is_there() {
             late.sink(late_sink.clone());
         };
         let tuning = tuning(seed);
-        let mut shards = build(shards, tuning, &job);
-        let mut step = |shard: &mut Shard| shard.step(at(0)).unwrap() == Step::Done;
-        while shards.iter_mut().map(&mut step).filter(|done| *done).count() < shards.len() {}
+        run(shards, tuning, &job);
         let (mut latest, mut expected, mut late) = (i64::MIN, BTreeMap::new(), vec![]);
         for record in all {
             let (key, time, n) = record;
@@ -155,8 +142,8 @@ fn windows_behind_filters_count_what_is_there() {
     }
 }
 
-/// For each record its number, how many of its key there were before, and whether it is late; for each timer how many
-/// there are by then.
+/// For each record its number, how many of its key there were before, and whether it is late. For each timer how many
+/// records there are by then.
 struct Counting(ValueState<u32, u64>);
 
 impl Process<u32, Rec> for Counting {
@@ -181,8 +168,8 @@ impl Process<u32, Rec> for Counting {
     }
 }
 
-/// Goal: a process function is called with the same records, watermarks and timers in the same order, whether it
-/// looks the state of many records up together or of each by itself.
+/// Goal: a process function may look up the state of many records together, or of each by itself. It is called with the
+/// same records, watermarks and timers in the same order.
 #[test]
 fn a_process_function_is_called_as_one_by_one() {
     for seed in 0..20 {
@@ -191,15 +178,14 @@ fn a_process_function_is_called_as_one_by_one() {
         let run = |state_cache_bytes| {
             let out = Collected::new();
             let sink = out.sink();
-            let source = Scripted(vec![all.iter().map(|&record| Act::R(record)).collect()], true);
+            let source = Scripted::of_records([all.clone()]);
             let job = move |flow: &Flow| {
                 flow.source(source.clone(), wm(seed % 4))
                     .key_by(move |record| mix(record.2) as u32 % keys)
                     .process(|states| Counting(states.value("count")))
                     .sink(sink.clone());
             };
-            let mut shards = build(1, Tuning { state_cache_bytes, ..tuning(seed) }, &job);
-            while shards[0].step(at(0)).unwrap() != Step::Done {}
+            common::run(1, Tuning { state_cache_bytes, ..tuning(seed) }, &job);
             out.take_timed()
         };
         let (together, alone) = (run(0), run(usize::MAX));

@@ -1,96 +1,24 @@
-//! Filters that gather records, in jobs that take checkpoints and crash: what a barrier leaves behind it comes once,
-//! whatever was put aside when it came, on any number of shards.
+//! Filters that gather records, in jobs that take checkpoints and crash, on any number of shards. What a barrier leaves
+//! behind it comes once, whatever was put aside when the barrier came.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "other tests use more of it")]
 mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Waker;
 use std::time::Duration;
 
-use common::Random;
-use common::world::{Store, Table};
+use common::*;
 use thalweg_flow::*;
-use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Shared, Source,
-    SourceSpec, SourceStatus, Timestamp,
-};
+use thalweg_kernel::{Epoch, Timestamp};
 
 /// Key, time, number.
 type Record = (u32, i64, u64);
 
-/// Partitions that fall silent now and then, longer than it takes to be idle, in front of these records.
-#[derive(Clone)]
-struct Pausing(Arc<[Vec<Record>]>, Arc<[u64]>);
-
-struct Partition {
-    records: Arc<[Vec<Record>]>,
-    silences: Arc<[u64]>,
-    number: usize,
-    next: usize,
-    silent_polls: u32,
-}
-
-impl SourceSpec for Pausing {
-    type Item = Record;
-    type Partition = Partition;
-
-    fn describe(&self) -> String {
-        "pausing".into()
-    }
-
-    fn partitions(&self) -> Partitions {
-        Partitions::numbered(self.0.len())
-    }
-
-    fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
-        let number = id.number().unwrap();
-        let position = cx.durability.position.as_deref();
-        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
-        let Self(records, silences) = self.clone();
-        Ok(Partition { records, silences, number, next: next as usize, silent_polls: 0 })
-    }
-}
-
-impl Source for Partition {
-    type Item = Record;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        records_max: usize,
-        out: &mut impl Emit<Record>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        let records = &self.records[self.number];
-        for _ in 0..records_max {
-            let Some(&record) = records.get(self.next) else { return Ok(SourceStatus::Ended) };
-            if self.silent_polls < 30 && self.silences.contains(&record.2) {
-                self.silent_polls += 1;
-                return Ok(SourceStatus::Waiting(None));
-            }
-            self.silent_polls = 0;
-            out.record(record, now, &Generated);
-            self.next += 1;
-        }
-        Ok(SourceStatus::Ready)
-    }
-
-    fn stop(&mut self) {}
-
-    fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
-        position.extend_from_slice(&(self.next as u64).to_le_bytes());
-    }
-}
-
-fn mix(n: u64) -> u64 {
-    let z = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 27)
-}
+/// Polls at which a partition is silent: longer than it takes to be idle.
+const SILENT_POLLS: usize = 30;
 
 /// So that about half of them pass, and none can be guessed.
 fn first(record: &Record) -> bool {
@@ -106,13 +34,18 @@ fn third(record: &Record) -> bool {
 }
 
 /// Where a partition may be idle while others speak, what it says then may be late: there, one window holds all.
-fn size_ms(source: &Pausing) -> i64 {
-    if source.0.len() > 1 { 1_000_000_000 } else { 700 }
+fn size_ms(partitions: usize) -> i64 {
+    if partitions > 1 { 1_000_000_000 } else { 700 }
 }
 
-fn job(source: &Pausing, table: &Table, crash_at: Option<u64>) -> impl Fn(&Flow) + use<> {
+fn job(
+    source: &Scripted<Record>,
+    size_ms: i64,
+    table: &Table,
+    crash_at: Option<u64>,
+) -> impl Fn(&Flow) + use<> {
     let (source, sink, calls) = (source.clone(), table.sink(), Arc::new(AtomicUsize::new(0)));
-    let size = Duration::from_millis(size_ms(&source) as u64);
+    let size = Duration::from_millis(size_ms as u64);
     move |flow| {
         let watermarks = Watermarks::bounded_out_of_orderness(Duration::from_millis(20))
             .idle_after(Duration::from_millis(10))
@@ -141,17 +74,20 @@ fn job(source: &Pausing, table: &Table, crash_at: Option<u64>) -> impl Fn(&Flow)
     }
 }
 
-/// In order of time.
-fn records(random: &mut Random, count: u64) -> (Pausing, Vec<Record>) {
-    let partitions = 1 + random.below(3) as u64;
-    let mut all = vec![Vec::new(); partitions as usize];
-    let mut time = 0;
+/// In order of time, and in partitions that fall silent now and then.
+fn records(random: &mut Random, count: u64) -> (Vec<Vec<Act<Record>>>, Vec<Record>) {
+    let partitions = 1 + random.below(3);
+    let silences: Vec<_> = (0..random.below(6)).map(|_| random.below(count)).collect();
+    let (mut acts, mut all, mut time) = (vec![Vec::new(); partitions], Vec::new(), 0);
     for n in 0..count {
-        time += random.one_in(40) as i64 * random.below(9) as i64;
-        all[(n % partitions) as usize].push((mix(n) as u32 % 50, time, n));
+        time += i64::from(random.one_in(40)) * random.below(9_i64);
+        let (record, part) = ((mix(n) as u32 % 50, time, n), &mut acts[n as usize % partitions]);
+        let silence = if silences.contains(&n) { SILENT_POLLS } else { 0 };
+        part.extend(std::iter::repeat_n(Act::Silence, silence));
+        part.push(Act::Record(record));
+        all.push(record);
     }
-    let silences = (0..random.below(6)).map(|_| random.below(count as usize) as u64).collect();
-    (Pausing(all.clone().into(), silences), all.concat())
+    (acts, all)
 }
 
 fn expected(all: &[Record], size_ms: i64) -> (Vec<String>, BTreeMap<(i64, u32), u64>) {
@@ -167,7 +103,7 @@ fn expected(all: &[Record], size_ms: i64) -> (Vec<String>, BTreeMap<(i64, u32), 
     (rows, counts)
 }
 
-/// One life, from its start to its end or to a crash; whether it has ended. Steps have so many records that filters
+/// One life, from its start to its end or to a crash; whether it has ended. Steps have enough records for filters to
 /// gather.
 fn live(
     random: &mut Random,
@@ -183,15 +119,7 @@ fn live(
         step_work_max: 1 + random.below(50),
         ..Tuning::default()
     };
-    let shared = Arc::<Shared>::default();
-    let build = |shard| {
-        let (shared, storage) = (Arc::clone(&shared), Some(store.storage()));
-        let wakers = vec![Waker::noop().clone(); shards].into();
-        let single = BuildContext::single("life");
-        Shard::build(job, &BuildContext { shard, wakers, shared, tuning, storage, ..single })
-            .unwrap()
-    };
-    let mut all: Vec<_> = (0..shards).map(build).collect();
+    let mut all = try_build(shards, tuning, Some(store.storage()), job).unwrap();
     let (mut done, mut begun) = (vec![false; shards], vec![Epoch::NONE; shards]);
     let (mut open, mut snapshots) = (None::<Epoch>, Vec::new());
     let mut now = Now::default();
@@ -233,16 +161,17 @@ fn live(
 #[test]
 fn what_is_gathered_comes_once_whatever_ends_the_process() {
     for seed in 0..20 {
-        let random = &mut Random(seed);
-        let count = 20_000 + random.below(20_000) as u64;
-        let (source, all) = records(random, count);
-        let (rows, counts) = expected(&all, size_ms(&source));
+        let random = &mut Random::new(seed);
+        let count = 20_000 + random.below(20_000);
+        let (acts, all) = records(random, count);
+        let (size_ms, source) = (size_ms(acts.len()), Scripted::new(acts));
+        let (rows, counts) = expected(&all, size_ms);
         let (store, table) = (Store::default(), Table::default());
         for life in 0.. {
             let shards = 1 + random.below(3);
             let moves = if life < 6 { 30 + random.below(300) } else { 1_000_000 };
-            let crash_at = (life < 6 && random.one_in(2)).then(|| random.below(8_000) as u64);
-            let job = job(&source, &table, crash_at);
+            let crash_at = (life < 6 && random.one_in(2)).then(|| random.below(8_000));
+            let job = job(&source, size_ms, &table, crash_at);
             let lived = std::panic::AssertUnwindSafe(|| live(random, shards, &store, moves, &job));
             if std::panic::catch_unwind(lived).is_ok_and(|done| done) {
                 break;

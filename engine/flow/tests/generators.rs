@@ -1,17 +1,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 //! Watermark generators against a naive reading of the records, on 1, 2, 3 and 8 shards, undisturbed and through
-//! crashes: what is late depends on nothing else.
+//! crashes. What is late depends on nothing else.
 
 mod common;
-#[path = "common/each_third.rs"]
-mod each_third;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
-use each_third::EachThird;
+use common::each_third::EachThird;
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::Timestamp;
 
@@ -99,7 +96,7 @@ fn check<G: WatermarkGenerator<Reading>>(
 ) {
     let (mut crashes, mut late) = (0, 0);
     for seed in 0..60 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let readings = readings(&mut random);
         let mut state = (0, 0);
         let expected = naive(&readings, |reading| watermark_behind(&mut state, reading));
@@ -107,17 +104,9 @@ fn check<G: WatermarkGenerator<Reading>>(
         for shards in [1, 2, 3, 8] {
             let (store, table) = (Store::default(), Table::default());
             let job = job(&readings, strategy, &table);
-            for life in 0.. {
-                let moves_max = if life < 4 { 5 + random.below(150) } else { 1_000_000 };
-                // On as many shards as it says at first, and on others after a crash.
-                let shards = if life == 0 { shards } else { 1 + random.below(8) };
-                let random = &mut random;
-                let life = Life { shards, store: &store, random, moves_max, epoch_every: 30 };
-                if life.live(&job) == Ended::Done {
-                    break;
-                }
-                crashes += 1;
-            }
+            let first_shards = Some(shards);
+            let crashing = Crashes { moves_max: 150, first_shards, ..Crashes::default() };
+            crashes += crashing.until_done(&mut random, &store, &job);
             assert_eq!(rows(&table), expected, "seed {seed}, {shards} shards");
         }
     }
@@ -140,7 +129,6 @@ fn punctuated_watermarks_follow_the_records_that_say_so() {
 
 #[test]
 fn a_periodic_watermark_comes_at_the_end_of_a_step() {
-    let at = |ms| Now { wall: Timestamp::default(), steady: Duration::from_millis(ms) };
     let readings: [Reading; 3] = [(1, 5, false), (1, 40, false), (1, 6, false)];
     let table = Table::default();
     let sink = table.sink();
@@ -158,17 +146,10 @@ fn a_periodic_watermark_comes_at_the_end_of_a_step() {
     };
     // All in one step: the third is not late, for the watermark comes behind it.
     let store = Store::default();
-    let mut shard = Shard::build(
-        &job,
-        &BuildContext { storage: Some(store.storage()), ..BuildContext::single("periodic") },
-    )
-    .unwrap();
-    while !shard.awaits_epoch() {
-        shard.step(at(0)).unwrap();
+    let mut shard = build_from(&store, 1, &job);
+    while !shard[0].awaits_epoch() {
+        shard[0].step(at(0)).unwrap();
     }
-    shard.begin(store.epoch().next());
-    shard.step(at(0)).unwrap();
-    store.commit(store.epoch().next(), &[shard.snapshot().unwrap().unwrap()]);
-    shard.committed(store.epoch(), store.epoch()).unwrap();
+    epoch(&mut shard, &store, at(0));
     assert_eq!(table.rows(), ["29 2", "59 1"]);
 }

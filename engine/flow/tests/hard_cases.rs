@@ -2,67 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
+use common::{Scripted, metric, try_build};
 use thalweg_flow::*;
-use thalweg_kernel::{
-    Cause, ConnectorError, DeadLetter, DecodeError, Emit, Generated, OpenContext, Origin,
-    PartitionId, Shared, Source, SourceSpec, SourceStatus, Timestamp,
-};
+use thalweg_testing::Act;
 
-/// What a scripted source does at a poll.
-#[derive(Clone, Copy)]
-enum Act {
-    Record(i64),
-    Refuse,
-    /// Nothing this time.
-    Silence,
+/// One of these a poll.
+fn script(acts: &[Act<i64>]) -> Scripted<i64> {
+    let behind = |act| (act != Act::Silence).then_some(Act::Silence);
+    let each = |&act: &Act<i64>| std::iter::once(act).chain(behind(act));
+    Scripted::without_end([acts.iter().flat_map(each).collect()])
 }
 
-/// One act a poll; silent for ever after the last.
-#[derive(Clone)]
-struct Scripted(Vec<Act>);
-
-struct ScriptedPartition(VecDeque<Act>);
-
-impl SourceSpec for Scripted {
-    type Item = i64;
-    type Partition = ScriptedPartition;
-
-    fn describe(&self) -> String {
-        "scripted".into()
-    }
-
-    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<ScriptedPartition, ConnectorError> {
-        Ok(ScriptedPartition(self.0.iter().copied().collect()))
-    }
-}
-
-impl Source for ScriptedPartition {
-    type Item = i64;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        _: usize,
-        out: &mut impl Emit<i64>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        match self.0.pop_front() {
-            Some(Act::Record(ts)) => out.record(ts, now, &Generated),
-            Some(Act::Refuse) => {
-                let error = DecodeError::new(Cause::Malformed, "scripted", None);
-                out.dead_letter(DeadLetter { received: now, ..Generated.dead_letter(error) });
-            }
-            Some(Act::Silence) | None => {}
-        }
-        Ok(SourceStatus::Waiting(None))
-    }
-
-    fn stop(&mut self) {}
+/// A source that says nothing and does not end.
+fn silent() -> Scripted<i64> {
+    script(&[])
 }
 
 fn by_value() -> Watermarks<impl EventTime<i64>> {
@@ -93,9 +51,9 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn a_stream_that_leads_nowhere_is_refused_by_name() {
     let jobs: [(&str, &dyn Fn(&Flow)); 5] = [
-        ("Source: scripted", &|flow| drop(flow.source(Scripted(vec![]), by_value()))),
+        ("Source: scripted", &|flow| drop(flow.source(silent(), by_value()))),
         ("SideOutput", &|flow| {
-            let source = flow.source(Scripted(vec![]), by_value());
+            let source = flow.source(silent(), by_value());
             let (_main, side) = source.side_output(|n, side| {
                 side.emit(n);
                 Some(n)
@@ -103,16 +61,16 @@ fn a_stream_that_leads_nowhere_is_refused_by_name() {
             side.discard();
         }),
         ("Side", &|flow| {
-            let source = flow.source(Scripted(vec![]), by_value());
+            let source = flow.source(silent(), by_value());
             let (main, _side) = source.side_output(|n, _: &mut Side<'_, i64>| Some(n));
             main.discard();
         }),
         ("Split", &|flow| {
-            let [one, _other] = flow.source(Scripted(vec![]), by_value()).split();
+            let [one, _other] = flow.source(silent(), by_value()).split();
             one.discard();
         }),
         ("Filter", &|flow| {
-            let source = flow.source(Scripted(vec![]), by_value()).filter(|_| true);
+            let source = flow.source(silent(), by_value()).filter(|_| true);
             let (_windows, late) = source.key_by(|&n| n).window(Tumbling::of(SECOND)).late_output();
             late.discard();
         }),
@@ -126,7 +84,7 @@ fn a_stream_that_leads_nowhere_is_refused_by_name() {
 #[test]
 fn other_mistakes_of_a_description_are_told() {
     let twice = build(&|flow| {
-        let source = flow.source(Scripted(vec![]), by_value());
+        let source = flow.source(silent(), by_value());
         let window = source.key_by(|&n| n).window(Tumbling::of(SECOND));
         let (window, first) = window.late_output();
         let (window, second) = window.late_output();
@@ -140,7 +98,7 @@ fn other_mistakes_of_a_description_are_told() {
     });
     assert!(dead.err().unwrap().contains("dead_letters() twice"));
     let empty = build(&|flow| {
-        let source = flow.source(Scripted(vec![]), by_value());
+        let source = flow.source(silent(), by_value());
         source.key_by(|&n| n).window(Tumbling::of(Duration::ZERO)).aggregate(Count).discard();
     });
     assert!(empty.err().unwrap().contains("1 ms or more"));
@@ -156,18 +114,11 @@ fn a_job_that_describes_itself_differently_on_each_shard_is_refused() {
             names.reverse();
         }
         for name in names {
-            let source = flow.source(Scripted(vec![]), by_value()).name(name);
+            let source = flow.source(silent(), by_value()).name(name);
             source.key_by(|&n| n).window(Tumbling::of(SECOND)).aggregate(Count).discard();
         }
     };
-    let wakers: Arc<[Waker]> = vec![Waker::noop().clone(); 2].into();
-    let shared = Arc::<Shared>::default();
-    let built = [0, 1].map(|shard| {
-        let (wakers, shared) = (Arc::clone(&wakers), Arc::clone(&shared));
-        Shard::build(&job, &BuildContext { shard, wakers, shared, ..BuildContext::single("test") })
-    });
-    let [Ok(_), Err(error)] = built else { panic!("one is the first, the other differs") };
-    let error = error.to_string();
+    let error = try_build(2, Tuning::default(), None, &job).err().unwrap().to_string();
     assert!(error.contains("differently on shard 1: where it has \"humidity\""), "{error}");
 }
 
@@ -193,7 +144,7 @@ fn an_idle_step_has_delivered_everything_whatever_the_order_of_description() {
     let sink = dead.sink();
     let mut shard = build(&|flow| {
         flow.dead_letters().sink(sink.clone());
-        flow.source(Scripted(vec![Act::Refuse]), by_value()).discard();
+        flow.source(script(&[Act::Refuse]), by_value()).discard();
     })
     .unwrap();
     assert_eq!(settle(&mut shard, Now::default()), Step::Idle(None));
@@ -203,9 +154,9 @@ fn an_idle_step_has_delivered_everything_whatever_the_order_of_description() {
     let out = Collected::new();
     let sink = out.sink();
     let mut shard = build(&|flow| {
-        let active = flow.source(Scripted(vec![Act::Record(1), Act::Record(10_000)]), by_value());
+        let active = flow.source(script(&[Act::Record(1), Act::Record(10_000)]), by_value());
         let (main, side) = flow
-            .source(Scripted(vec![]), by_value().idle_after(5 * SECOND))
+            .source(silent(), by_value().idle_after(5 * SECOND))
             .side_output(|n, _: &mut Side<'_, i64>| Some(n));
         let all = active.union(side).key_by(|_| 0_u8);
         all.window(Tumbling::of(SECOND)).aggregate(Count).sink(sink.clone());
@@ -229,9 +180,8 @@ fn dead_letters_have_time_and_hold_nobody_back() {
             .window(Tumbling::of(SECOND))
             .aggregate(Count)
             .sink(window_sink.clone());
-        let script =
-            vec![Act::Refuse, Act::Record(1), Act::Record(9_000), Act::Silence, Act::Refuse];
-        let records = flow.source(Scripted(script), by_value()).map(|_| ());
+        let acts = [Act::Refuse, Act::Record(1), Act::Record(9_000), Act::Silence, Act::Refuse];
+        let records = flow.source(script(&acts), by_value()).map(|_| ());
         let all = records.union(joined.map(|_| ())).key_by(|()| 0_u8);
         all.window(Tumbling::of(SECOND)).aggregate(Count).sink(all_sink.clone());
     })
@@ -249,8 +199,8 @@ fn a_jump_of_the_clock_makes_no_partition_idle_and_no_record_late() {
     let late = Collected::new();
     let sink = late.sink();
     let mut shard = build(&|flow| {
-        let fast = Scripted(vec![Act::Record(10_000), Act::Silence, Act::Record(20_000)]);
-        let slow = Scripted(vec![Act::Record(1_000), Act::Silence, Act::Record(1_500)]);
+        let fast = script(&[Act::Record(10_000), Act::Silence, Act::Record(20_000)]);
+        let slow = script(&[Act::Record(1_000), Act::Silence, Act::Record(1_500)]);
         let idle = 5 * SECOND;
         let fast = flow.source(fast, by_value().idle_after(idle));
         let slow = flow.source(slow, by_value().idle_after(idle));
@@ -272,9 +222,9 @@ fn a_jump_of_the_clock_makes_no_partition_idle_and_no_record_late() {
 fn windows_over_the_limit_are_counted_not_opened() {
     let mut shard = build(&|flow| {
         // A silent partition holds the watermark back while another sends times at random.
-        let silent = flow.source(Scripted(vec![]), by_value());
+        let silent = flow.source(silent(), by_value());
         let hostile = (0..5_000_i64).map(|n| n * 7_919_000 % 1_000_003).map(Act::Record).collect();
-        let hostile = flow.source(Scripted(hostile), by_value());
+        let hostile = flow.source(Scripted::without_end([hostile]), by_value());
         let all = silent.union(hostile).key_by(|_| 0_u8);
         all.window(Tumbling::of(Duration::from_millis(1)))
             .windows_max(8)
@@ -283,6 +233,5 @@ fn windows_over_the_limit_are_counted_not_opened() {
     })
     .unwrap();
     settle(&mut shard, Now::default());
-    let dropped = shard.metrics().iter().find(|m| m.name == "numWindowsOverLimitDropped").unwrap();
-    assert!(dropped.value() > 0);
+    assert!(metric(&[shard], "numWindowsOverLimitDropped") > 0);
 }

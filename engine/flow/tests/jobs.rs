@@ -1,61 +1,16 @@
 //! Whole jobs on hand-stepped shards, against naive computations of the same thing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
+use common::*;
 use thalweg_flow::*;
-use thalweg_kernel::Shared;
 
 type Reading = (&'static str, i64, f64);
-
-/// Steps `shards` copies of `job` in turn until all are done.
-fn run(shards: usize, tuning: Tuning, job: &dyn Fn(&Flow)) {
-    let wakers: Arc<[Waker]> = vec![Waker::noop().clone(); shards].into();
-    let shared = Arc::<Shared>::default();
-    let mut built: Vec<_> = (0..shards)
-        .map(|shard| {
-            let cx = BuildContext {
-                shard,
-                wakers: Arc::clone(&wakers),
-                shared: Arc::clone(&shared),
-                tuning,
-                ..BuildContext::single("test")
-            };
-            Shard::build(job, &cx).unwrap()
-        })
-        .collect();
-    let mut done_before = 0;
-    for round in 0..1_000_000 {
-        let steps: Vec<_> =
-            built.iter_mut().map(|shard| shard.step(Now::default()).unwrap()).collect();
-        if steps.iter().all(|step| *step == Step::Done) {
-            return;
-        }
-        // A shard that is done has just taken what another had no room for.
-        let done = steps.iter().filter(|step| **step == Step::Done).count();
-        let idle = steps.iter().all(|step| *step != Step::Busy) && done == done_before;
-        done_before = done;
-        assert!(!idle, "stalled in round {round}: {steps:?}");
-    }
-    panic!("did not end");
-}
-
-const TINY: Tuning = Tuning {
-    step_records_max: 3,
-    step_work_max: 2,
-    batch_records: 2,
-    lane_batches: 1,
-    state_memory_bytes_max: 0,
-    state_pending_bytes_max: 0,
-    state_cache_bytes: 0,
-};
-
-fn replay<T: Clone + 'static>(records: Vec<T>) -> Collection<T> {
-    Collection::new(records)
-}
 
 fn by_event_time(bound_ms: u64) -> Watermarks<impl EventTime<Reading>> {
     Watermarks::bounded_out_of_orderness(Duration::from_millis(bound_ms))
@@ -66,16 +21,11 @@ fn by_event_time(bound_ms: u64) -> Watermarks<impl EventTime<Reading>> {
 /// A seeded stream of readings, out of order by up to `disorder_ms`.
 fn readings(seed: u64, count: usize, disorder_ms: u64) -> Vec<Reading> {
     const DEVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
-    let mut state = seed;
-    let mut random = move |below: u64| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut random = Random::new(seed);
     (0..count)
         .map(|n| {
-            let ts = n as i64 - random(disorder_ms + 1) as i64;
-            (DEVICES[random(5) as usize], ts, random(100) as f64)
+            let ts = n as i64 - random.below(disorder_ms + 1) as i64;
+            (random.one_of(DEVICES), ts, random.below(100) as f64)
         })
         .collect()
 }
@@ -114,7 +64,7 @@ fn windows_agree_with_a_naive_group_by_on_any_shards_and_batch_sizes() {
             let (sink, late_sink, input) = (out.sink(), late.sink(), input.clone());
             run(shards, tuning, &move |flow| {
                 let (windows, late) = flow
-                    .source(replay(input.clone()), by_event_time(15))
+                    .source(Collection::new(input.clone()), by_event_time(15))
                     .key_by(|&(device, _, _)| device)
                     .window(Tumbling::of(Duration::from_millis(50)))
                     .late_output();
@@ -135,14 +85,14 @@ fn windows_agree_with_a_naive_group_by_on_any_shards_and_batch_sizes() {
     }
 }
 
-/// More keys than a cache holds: records are put off, and so many keys cross that they cross alone.
+/// More keys than a cache holds: records are put off, and each crosses the exchange by itself.
 /// Nothing may show of it, least of all the order of a key's records.
 #[test]
 fn many_keys_keep_their_counts_and_the_order_of_their_records() {
     const KEYS: u64 = 60_000;
     let input: Vec<(u64, i64)> = (0..400_000)
         .map(|n: u64| {
-            let key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+            let key = mix(n);
             (key % KEYS, n as i64 / 100 - (key % 300) as i64)
         })
         .collect();
@@ -166,7 +116,7 @@ fn many_keys_keep_their_counts_and_the_order_of_their_records() {
             let watermarks = Watermarks::bounded_out_of_orderness(Duration::from_millis(100))
                 .timestamps(|&(_, ts): &(u64, i64)| ts)
                 .without_clock_guard();
-            flow.source(replay(input.clone()), watermarks)
+            flow.source(Collection::new(input.clone()), watermarks)
                 .key_by(|&(key, _)| key)
                 .window(Tumbling::of(Duration::from_millis(500)))
                 .aggregate(Fold::new(
@@ -196,7 +146,7 @@ fn rows_come_before_the_watermark_that_fired_them_so_a_second_window_loses_nothi
         let out = Collected::new();
         let (sink, input) = (out.sink(), input.clone());
         run(shards, TINY, &move |flow| {
-            flow.source(replay(input.clone()), by_event_time(30))
+            flow.source(Collection::new(input.clone()), by_event_time(30))
                 .key_by(|&(device, _, _)| device)
                 .window(Tumbling::of(Duration::from_millis(20)))
                 .aggregate(Count)
@@ -275,11 +225,9 @@ fn keys_over_the_limit_are_counted_not_stored() {
             .aggregate(Count)
             .discard();
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("limit")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
-    let of = |name| shard.metrics().iter().find(|m| m.name == name).map(Metric::value);
-    assert_eq!(of("numKeysOverLimitDropped"), Some(90));
-    assert_eq!(of("numLateRecordsDropped"), Some(0));
+    let shards = run(1, Tuning::default(), &job);
+    assert_eq!(metric(&shards, "numKeysOverLimitDropped"), 90);
+    assert_eq!(metric(&shards, "numLateRecordsDropped"), 0);
 }
 
 #[test]

@@ -1,14 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 //! Stored state that does not fit a job is refused in words that say what can be done, and each way is open.
 
-#[path = "common/world.rs"]
-mod world;
+mod common;
 
 use std::fmt::Debug;
 
+use common::{Store, Table};
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, ConnectorError, Durable, Epoch, Key, OrderedKey};
-use world::{Store, Table};
 
 /// Remembers the last value of a key, made from a number, and counts the records of the key.
 struct Last<K, V, M: OrderedKey> {
@@ -126,8 +125,8 @@ fn wider(n: u64) -> (Pair, u16) {
     ((n as i64, n as f64 / 2.0), u16::from(n as u8))
 }
 
-/// Goal: what would be read as something else is refused, of values, of keys and of a map's keys, with the types and
-/// with what can be done; also by a catalogue of release 0.1.
+/// Goal: values, keys and a map's keys that would be read as something else are refused, with the types and with what can
+/// be done. A catalogue of release 0.1 is enough for that.
 #[test]
 fn what_does_not_fit_is_refused_in_words() {
     let (store, table) = left();
@@ -217,8 +216,8 @@ fn holds<S: 'static>(
     }
 }
 
-/// Goal: a list of an operator's and a broadcast state with numbers for keys, which are stored in unlike forms, are not
-/// taken for each other; a list may become a union list.
+/// Goal: a list of an operator's is not taken for a broadcast state with numbers for keys, nor the other way round.
+/// Their stored forms are unlike. A list may become a union list.
 #[test]
 fn a_list_is_not_read_as_a_broadcast_state() {
     let add = |list: &OperatorListState<u64>, n, _: &Context<'_, NoKey>| list.push(n).unwrap();

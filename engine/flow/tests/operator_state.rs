@@ -1,18 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
-//! Lists of operators: over crashes and on other numbers of shards no item is lost or there twice, a union list
-//! has all of them everywhere, and only what has changed is stored.
+//! Lists of operators: over crashes and on other numbers of shards no item is lost or there twice. A union list
+//! has all items everywhere, and only what has changed is stored.
 
 mod common;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::{
-    Change, Changes, Collector, ConnectorError, Emit, Generated, KeyGroups, OpenContext,
-    PartitionId, Shared, Source, SourceSpec, SourceStatus, StateId, StateKind, Timestamp,
+    Change, Changes, Collector, ConnectorError, KeyGroups, StateId, StateKind, Timestamp,
 };
 
 type Number = (u64, i64);
@@ -112,11 +110,19 @@ impl Process<NoKey, Number> for Buffers {
     }
 }
 
+const CRASHES: Crashes = Crashes {
+    lives_max: 12,
+    moves_max: 40,
+    epoch_every_max: 15,
+    shards: &[1, 2, 3, 8],
+    first_shards: None,
+};
+
 #[test]
 fn over_crashes_and_on_other_numbers_of_shards_every_item_is_there_once() {
     let mut crashes = 0;
     for seed in 0..80 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (numbers, mut partitions) = (0..random.below(800) as u64, Vec::new());
         partitions.resize_with(1 + random.below(8), Vec::new);
         for number in numbers {
@@ -128,28 +134,19 @@ fn over_crashes_and_on_other_numbers_of_shards_every_item_is_there_once() {
             partitions.iter().flatten().map(|(number, time)| format!("{time} {number}")).collect();
         expected.sort();
         let (store, table) = (Store::default(), Table::default());
-        let epoch_every = 1 + random.below(15);
-        for life in 0.. {
-            let moves_max = if life < 12 { 3 + random.below(40) } else { 1_000_000 };
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let (partitions, sink) = (partitions.clone(), table.sink());
-            let (table, takes_over) = (table.clone(), random.one_in(3));
-            let job = move |flow: &Flow| {
-                let disorder = Watermarks::bounded_out_of_orderness(Duration::from_millis(20));
-                flow.source(
-                    Collection::partitioned(partitions.clone()),
-                    disorder.timestamps(|&(_, time): &Number| time),
-                )
-                .process(|states| Buffers::new(states, &table, takes_over))
-                .uid("buffers")
-                .sink_as("rows", sink.clone());
-            };
-            let life = Life { shards, store: &store, random: &mut random, moves_max, epoch_every };
-            if life.live(&job) == Ended::Done {
-                break;
-            }
-            crashes += 1;
-        }
+        let (at, sink, its_table) = (store.clone(), table.sink(), table.clone());
+        let job = move |flow: &Flow| {
+            let disorder = Watermarks::bounded_out_of_orderness(Duration::from_millis(20));
+            let takes_over = mix(seed ^ at.epoch().number()).is_multiple_of(3);
+            flow.source(
+                Collection::partitioned(partitions.clone()),
+                disorder.timestamps(|&(_, time): &Number| time),
+            )
+            .process(|states| Buffers::new(states, &its_table, takes_over))
+            .uid("buffers")
+            .sink_as("rows", sink.clone());
+        };
+        crashes += CRASHES.until_done(&mut random, &store, &job);
         assert_eq!(table.rows(), expected, "seed {seed}");
         let left = entries(&store);
         let more = left.iter().filter(|(state, _)| state != "passed");
@@ -199,18 +196,7 @@ impl Job {
         shards: usize,
         job: &dyn Fn(&Flow),
     ) -> Result<Self, ConnectorError> {
-        let shared = Arc::<Shared>::default();
-        let build = |shard| {
-            let cx = BuildContext {
-                shard,
-                wakers: vec![std::task::Waker::noop().clone(); shards].into(),
-                shared: Arc::clone(&shared),
-                storage: Some(storage.clone()),
-                ..BuildContext::single("lists")
-            };
-            Shard::build(job, &cx)
-        };
-        let shards = (0..shards).map(build).collect::<Result<_, _>>()?;
+        let shards = try_build(shards, Tuning::default(), Some(storage), job)?;
         Ok(Self { shards, store: store.clone() })
     }
 
@@ -219,25 +205,13 @@ impl Job {
     }
 
     fn run(&mut self) -> &mut Self {
-        for _ in 0..50 {
-            for shard in &mut self.shards {
-                shard.step(Now::default()).unwrap();
-            }
-        }
+        step_all(&mut self.shards, Now::default());
         self
     }
 
     /// Takes an epoch; its changes.
     fn epoch(&mut self) -> Vec<String> {
-        let epoch = self.store.epoch().next();
-        self.shards.iter_mut().for_each(|shard| shard.begin(epoch));
-        self.run();
-        let snapshots: Vec<_> =
-            self.shards.iter_mut().map(|shard| shard.snapshot().unwrap().unwrap()).collect();
-        self.store.commit(epoch, &snapshots);
-        for shard in &mut self.shards {
-            shard.committed(epoch, epoch).unwrap();
-        }
+        let snapshots = epoch(&mut self.shards, &self.store, Now::default());
         let info = snapshots[0].states.iter().filter(|state| state.name != "positions");
         let ours: Vec<_> = info.map(|state| state.id.number().to_be_bytes()).collect();
         let mut told = Vec::new();
@@ -252,11 +226,6 @@ impl Job {
             }
         }
         told
-    }
-
-    fn counted(&self, name: &str) -> i64 {
-        let metrics = self.shards.iter().flat_map(Shard::metrics);
-        metrics.filter(|metric| metric.name == name).map(Metric::value).sum()
     }
 }
 
@@ -337,7 +306,7 @@ fn a_list_is_dealt_out_evenly_and_stays_where_it_is_on_as_many_shards() {
         Job::start(&store, 1, &job(pushes(0..items))).run().epoch();
         take(&seen);
         let after = |shards| {
-            // No epoch: the next one finds the same.
+            // No epoch: the next life finds what this one has found.
             Job::start(&store, shards, &job(pushes(0..items))).run();
             take(&seen)
         };
@@ -457,7 +426,7 @@ fn a_list_that_is_full_gives_back_what_it_has_no_room_for() {
         let job = told(what, &seen, make);
         let mut job = Job::start(store, shards, &job);
         job.run().epoch();
-        (job.counted("numItemsOverLimitRefused"), entries(store).len())
+        (metric(&job.shards, "numItemsOverLimitRefused"), entries(store).len())
     };
     let ten = || ListOptions::new().items_max(10);
     assert_eq!(run(ten, &Store::default(), 1, pushes(0..25)), (15, 10));
@@ -590,45 +559,11 @@ impl Process<NoKey, Do> for Batches {
     }
 }
 
-/// Says what a test tells it, and never ends.
-#[derive(Clone)]
-struct Patient(Arc<Mutex<Vec<Do>>>);
-
-impl SourceSpec for Patient {
-    type Item = Do;
-    type Partition = Self;
-
-    fn describe(&self) -> String {
-        "patient".into()
-    }
-
-    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
-        Ok(self.clone())
-    }
-}
-
-impl Source for Patient {
-    type Item = Do;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        _: usize,
-        out: &mut impl Emit<Do>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        let said = std::mem::take(&mut *self.0.lock().unwrap());
-        said.into_iter().for_each(|what| out.record(what, now, &Generated));
-        Ok(SourceStatus::Waiting(None))
-    }
-
-    fn stop(&mut self) {}
-}
-
 #[test]
 fn a_function_can_wait_for_the_clock_and_write_to_the_side() {
-    let (store, told) = (Store::default(), Arc::<Mutex<Vec<Do>>>::default());
+    let (store, told): (Store, Feed<Do>) = Default::default();
     let (rows, counts) = (Collected::new(), Collected::new());
-    let (row_sink, count_sink, source) = (rows.sink(), counts.sink(), Patient(Arc::clone(&told)));
+    let (row_sink, count_sink, source) = (rows.sink(), counts.sink(), told.clone());
     let job = move |flow: &Flow| {
         let source = flow.source_as("told", source.clone(), Watermarks::monotonous());
         let (source, counts, side) = source.side_tag("counts");
@@ -637,14 +572,12 @@ fn a_function_can_wait_for_the_clock_and_write_to_the_side() {
         side.sink(count_sink.clone());
     };
     let step = |job: &mut Job, ms: u64| {
-        let now = Now { wall: Timestamp::from(ms as i64), steady: Duration::from_millis(ms) };
-        (0..9).map(|_| job.shards[0].step(now).unwrap()).last().unwrap()
+        (0..9).map(|_| job.shards[0].step(at(ms)).unwrap()).last().unwrap()
     };
-    let say = |what: Vec<Do>| *told.lock().unwrap() = what;
     let mut first = Job::start(&store, 1, &job);
-    say(pushes(0..3)[0].clone());
+    told.extend((0..3).map(Do::Push));
     assert_eq!(step(&mut first, 1_000), Step::Idle(Some(Duration::from_millis(1_100))));
-    say(pushes(3..4)[0].clone());
+    told.push(Do::Push(3));
     assert_eq!(step(&mut first, 1_050), Step::Idle(Some(Duration::from_millis(1_100))));
     assert!(rows.take().is_empty());
     assert_eq!(first.epoch().len(), 4);

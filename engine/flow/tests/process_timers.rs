@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::time::Duration;
 
 use thalweg_flow::*;
@@ -27,8 +29,7 @@ where
             .process(&make)
             .sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("timers")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    common::run(1, Tuning::default(), &job);
     out.take()
 }
 
@@ -51,7 +52,7 @@ impl Process<u32, Record> for Chained {
     }
 }
 
-/// Goal: when the stream ends all timers fire that are set by then, whatever they set in turn, and none but those.
+/// Goal: when the stream ends all timers fire that are set by then, and none of the timers that they set in turn.
 #[test]
 fn at_the_end_those_fire_that_were_set_by_then() {
     let records = [(1, 0), (1, 7_000), (2, 8_000), (3, 9_000), (3, 9_001)];
@@ -62,8 +63,8 @@ fn at_the_end_those_fire_that_were_set_by_then() {
     assert_eq!(fired, [(1, 10_000), (1, 15_000), (1, 20_000), (1, 25_000), (2, 31_000)]);
 }
 
-/// Remembers the time of a record for a minute, and says what is left of that after so many seconds, and at the end
-/// of time.
+/// Remembers the time of a record for a minute. It says what is left of that after ten seconds, after the minute, and one
+/// millisecond later.
 struct Left(ValueState<u32, i64>);
 
 impl Process<u32, Record> for Left {

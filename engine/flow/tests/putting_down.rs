@@ -12,13 +12,12 @@ use std::time::Duration;
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, ConnectorError, Mark, OpenContext, Sink, SinkSpec, Timestamp};
 
-use self::common::world::{Store, Table};
-use self::common::{Ended, Life, Random};
+use self::common::*;
 
 /// Key, time.
 type Record = (u32, i64);
 
-/// Sets as many timers as its key says for each record, some of them for one time; says what it sees of them and of
+/// Sets as many timers as its key says for each record, some of them for one time. It says what it sees of timers and of
 /// records.
 struct Alarms {
     seen: ValueState<u32, u64>,
@@ -56,7 +55,7 @@ impl Process<u32, Record> for Alarms {
 
 /// Records of each key stay in order of their times, with leaps.
 fn records(seed: u64) -> Vec<Record> {
-    let (mut random, mut time) = (Random(seed), 0);
+    let (mut random, mut time) = (Random::new(seed), 0);
     (0..60)
         .map(|_| {
             time += if random.one_in(8) { 100 } else { random.below(6) as i64 };
@@ -100,9 +99,7 @@ fn log_of(seed: u64, own_clocks: bool, tuning: Tuning) -> Vec<String> {
             .then("Log", Log(Rc::clone(&kept)))
             .discard();
     };
-    let cx = BuildContext { tuning, ..BuildContext::single("log") };
-    let mut shard = Shard::build(&job, &cx).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    run(1, tuning, &job);
     log.take()
 }
 
@@ -140,29 +137,17 @@ fn work_that_was_put_down_survives_crashes() {
                     .sink(sink.clone());
             }
         };
-        let mut random = Random(seed);
-        let store = Store::default();
-        for life in 0.. {
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let moves_max = if life < 6 { 5 + random.below(300) } else { 999_999 };
-            let life =
-                Life { shards, store: &store, random: &mut random, moves_max, epoch_every: 20 };
-            if life.live(&job(&table)) == Ended::Done {
-                break;
-            }
-        }
-        let calm = Table::default();
-        let (store, random) = (Store::default(), &mut Random(seed));
-        let life =
-            Life { shards: 1, store: &store, random, moves_max: 999_999, epoch_every: 1_000_000 };
-        assert_eq!(life.live(&job(&calm)), Ended::Done);
+        let (random, calm) = (&mut Random::new(seed), Table::default());
+        let crashing = Crashes { lives_max: 6, epoch_every_max: 40, ..Crashes::default() };
+        crashing.until_done(random, &Store::default(), &job(&table));
+        undisturbed(&Store::default(), &job(&calm));
         let (rows, expected) = (table.rows(), calm.rows());
         let missing: Vec<_> = expected.iter().filter(|row| !rows.contains(row)).collect();
         assert!(rows == expected, "seed {seed}: without {missing:?}");
     }
 }
 
-/// Sets so many timers for one time; counts them when they fire.
+/// Sets this many timers for each record of key 0, and counts them when they fire.
 struct Many(u32, Arc<Mutex<u32>>);
 
 impl Process<u32, Record> for Many {
@@ -200,10 +185,9 @@ fn others_go_on_meanwhile() {
             .discard();
     };
     let tuning = Tuning { step_records_max: 1, step_work_max: 10, ..Tuning::default() };
-    let cx = BuildContext { tuning, ..BuildContext::single("others") };
-    let mut shard = Shard::build(&job, &cx).unwrap();
+    let mut shards = build(1, tuning, &job);
     let mut before = (0, 0);
-    while shard.step(Now::default()).unwrap() != Step::Done {
+    while shards[0].step(Now::default()).unwrap() != Step::Done {
         let (fires, passes) = (*fired.lock().unwrap(), *passed.lock().unwrap());
         assert!(fires - before.0 <= 10, "{} timers in one step", fires - before.0);
         assert!(before.1 >= 1_000 || passes > before.1, "the other pipeline stands still");
@@ -230,8 +214,7 @@ fn what_was_put_down_ends_before_its_stream() {
             .sink(sink.clone());
     };
     let tuning = Tuning { step_work_max: 7, ..Tuning::default() };
-    let cx = BuildContext { tuning, ..BuildContext::single("end") };
-    let mut shard = Shard::build(&job, &cx).unwrap();
+    let shard = &mut build(1, tuning, &job)[0];
     let now = Now { steady: Duration::from_secs(1), ..Now::default() };
     assert_eq!(shard.step(now).unwrap(), Step::Busy);
     shard.hold();
@@ -301,9 +284,7 @@ fn nothing_follows_an_end_that_was_put_aside() {
             .discard();
     };
     let tuning = Tuning { step_work_max: 7, ..Tuning::default() };
-    let cx = BuildContext { tuning, ..BuildContext::single("end") };
-    let mut shard = Shard::build(&job, &cx).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    run(1, tuning, &job);
     assert_eq!(*fired.lock().unwrap(), 100);
 }
 

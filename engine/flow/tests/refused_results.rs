@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 //! Results that a sink cannot pass on become dead letters: once, in the epoch of their record, over crashes and on other
-//! numbers of shards; and none is read again by the sink of the letters.
+//! numbers of shards. None is read again by the sink of the letters.
 
 mod common;
 
@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use common::world::{Store, Table, TableSink, TableWriter};
-use common::{Ended, Life, Random};
+use common::world::{TableSink, TableWriter};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::*;
 
@@ -87,15 +87,23 @@ fn words(table: &Table) -> Vec<String> {
     words
 }
 
+const CRASHES: Crashes = Crashes {
+    lives_max: 12,
+    moves_max: 40,
+    epoch_every_max: 15,
+    shards: &[1, 2, 3, 8],
+    first_shards: None,
+};
+
 /// Method: several partitions, crashes anywhere, 1, 2, 3 and 8 shards in turn; rows and letters are tables whose rows
 /// come from commits alone.
 #[test]
 fn each_refused_result_is_one_letter_over_crashes() {
     let mut crashes = 0;
     for seed in 0..80 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut partitions = vec![Vec::new(); 1 + random.below(4)];
-        let count = 40 + random.below(80) as u64;
+        let count = 40 + random.below(80);
         for number in 0..count {
             let at = random.below(partitions.len());
             partitions[at].push(number);
@@ -106,30 +114,20 @@ fn each_refused_result_is_one_letter_over_crashes() {
             numbers
         };
         let (store, rows, letters) = (Store::default(), Table::default(), Table::default());
-        let epoch_every = 1 + random.below(15);
-        for life in 0.. {
-            let moves_max = if life < 12 { 3 + random.below(40) } else { 900_000 };
-            let shards = [1, 2, 3, 8][random.below(4)];
-            let partitions = partitions.clone();
-            let refuses = |n: &u64| n.is_multiple_of(3);
-            let (sink, letters) =
-                (Picky { table: rows.sink(), refuses, late: false }, letters.sink());
-            let job = move |flow: &Flow| {
-                flow.dead_letters().map(|letter| letter.reason).sink_as("letters", letters.clone());
-                flow.source(
-                    Collection::partitioned(partitions.clone()),
-                    Watermarks::bounded_out_of_orderness(Duration::from_millis(20))
-                        .timestamps(|&n: &u64| n as i64)
-                        .without_clock_guard(),
-                )
-                .sink_as("rows", sink.clone());
-            };
-            let life = Life { shards, store: &store, random: &mut random, moves_max, epoch_every };
-            if life.live(&job) == Ended::Done {
-                break;
-            }
-            crashes += 1;
-        }
+        let refuses = |n: &u64| n.is_multiple_of(3);
+        let (sink, letter_sink) =
+            (Picky { table: rows.sink(), refuses, late: false }, letters.sink());
+        let job = move |flow: &Flow| {
+            flow.dead_letters().map(|letter| letter.reason).sink_as("letters", letter_sink.clone());
+            flow.source(
+                Collection::partitioned(partitions.clone()),
+                Watermarks::bounded_out_of_orderness(Duration::from_millis(20))
+                    .timestamps(|&n: &u64| n as i64)
+                    .without_clock_guard(),
+            )
+            .sink_as("rows", sink.clone());
+        };
+        crashes += CRASHES.until_done(&mut random, &store, &job);
         assert_eq!(words(&rows), sorted(&|n| !n.is_multiple_of(3)), "seed {seed}");
         assert_eq!(words(&letters), sorted(&|n| n.is_multiple_of(3)), "seed {seed}");
     }
@@ -138,10 +136,7 @@ fn each_refused_result_is_one_letter_over_crashes() {
 
 /// Runs a job on one shard without checkpoints to its end; the letters that were counted.
 fn counted(job: &dyn Fn(&Flow)) -> i64 {
-    let mut shard = Shard::build(job, &BuildContext::single("refused")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
-    let metrics = shard.metrics().iter().filter(|metric| metric.name == "numDeadLetters");
-    metrics.map(Metric::value).sum()
+    metric(&run(1, Tuning::default(), job), "numDeadLetters")
 }
 
 fn numbers(flow: &Flow) -> Stream<impl Chain<Out = u64> + use<>> {

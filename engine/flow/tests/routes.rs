@@ -5,8 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::*;
 use thalweg_flow::*;
 
 type Reading = (u32, i64, u64);
@@ -35,16 +34,7 @@ fn source(flow: &Flow, readings: &[Vec<Reading>]) -> Stream<impl Chain<Out = Rea
 
 /// Runs the job through crashes on these numbers of shards, and returns its rows.
 fn rows(job: &dyn Fn(&Flow), table: &Table, random: &mut Random, shards: &[usize]) -> Vec<String> {
-    let store = Store::default();
-    for life in 0.. {
-        let shards = shards[random.below(shards.len())];
-        let moves_max = if life < 3 { random.below(400) } else { 1_000_000 };
-        let epoch_every = 1 + random.below(60);
-        let life = Life { shards, store: &store, random, moves_max, epoch_every };
-        if life.live(job) == Ended::Done {
-            break;
-        }
-    }
+    Crashes { shards, ..Crashes::default() }.until_done(random, &Store::default(), job);
     table.rows()
 }
 
@@ -60,7 +50,7 @@ fn row(&(key, time, number): &Reading) -> String {
 #[test]
 fn every_record_takes_each_route_once() {
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let readings = readings(&mut random);
         let table = Table::default();
         let sink = table.sink();
@@ -82,7 +72,7 @@ fn every_record_takes_each_route_once() {
 #[test]
 fn a_broadcast_reaches_every_shard_once() {
     for seed in 0..100 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let readings = readings(&mut random);
         let shards = [1, 2, 3, 8][seed as usize % 4];
         let table = Table::default();
@@ -118,7 +108,7 @@ fn what_is_global_is_on_one_shard() {
 #[test]
 fn a_placed_stream_goes_on_without_a_second_exchange() {
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut once = readings(&mut random);
         // Numbered across partitions, so that a key's numbers differ.
         once.iter_mut().flatten().enumerate().for_each(|(n, reading)| reading.2 = n as u64);

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::time::Duration;
 
+use common::{at, build, metric, run, run_to_end};
 use thalweg_flow::*;
-use thalweg_kernel::{Collector, Timestamp};
+use thalweg_kernel::Collector;
 
 /// Key, time.
 type Record = (u32, i64);
@@ -61,25 +64,18 @@ fn said(
         }
         keyed.process(|states| Remember(states.list("times"))).sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("bounds")).unwrap();
+    let mut shards = build(1, Tuning::default(), &job);
     let mut ms = 0;
     // The clock goes on when all records have been read: timers of both kinds fire then.
-    while shard.step(at(ms)).unwrap() != Step::Done {
+    while shards[0].step(at(ms)).unwrap() != Step::Done {
         ms += 100;
         assert!(ms < 10_000_000, "it comes to no end");
     }
-    let metric = |name| {
-        shard.metrics().iter().filter(|metric| metric.name == name).map(Metric::value).sum::<i64>()
-    };
-    (out.take(), metric("numKeysEvicted"), metric("numDeadLetters"))
+    (out.take(), metric(&shards, "numKeysEvicted"), metric(&shards, "numDeadLetters"))
 }
 
 fn key(record: &Record) -> u32 {
     record.0
-}
-
-fn at(ms: u64) -> Now {
-    Now { wall: Timestamp::from(ms), steady: Duration::from_millis(ms) }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -191,7 +187,7 @@ fn the_key_at_hand_stays_while_there_is_another() {
     }
 }
 
-/// Keeps what it is told of a key, in a list and in a map, and at its last record nothing but the first of it.
+/// Keeps what it is told of a key, in a list and in a map. At the last record it drops all but the first.
 struct Forgetful(ListState<u32, i64>, MapState<u32, i64, i64>);
 
 impl Process<u32, Record> for Forgetful {
@@ -231,8 +227,7 @@ fn lists_and_maps_that_shrink_make_room() {
             .process(|states| Forgetful(states.list("list"), states.map("map")))
             .sink(sink.clone());
     };
-    let mut shard = Shard::build(&job, &BuildContext::single("bounds")).unwrap();
-    while shard.step(Now::default()).unwrap() != Step::Done {}
+    run(1, Tuning::default(), &job);
     assert_eq!(taken(&out.take()).len(), 100_000);
 }
 
@@ -280,12 +275,10 @@ fn what_has_expired_makes_room() {
                 .sink(sink.clone());
         };
         let tuning = Tuning { step_records_max, ..Tuning::default() };
-        let cx = BuildContext { tuning, ..BuildContext::single("bounds") };
-        let mut shard = Shard::build(&job, &cx).unwrap();
-        while shard.step(at(0)).unwrap() != Step::Done {}
-        let given_way = ["numKeysEvicted", "numDeadLetters"];
-        let given_way = shard.metrics().iter().filter(|metric| given_way.contains(&metric.name));
-        assert_eq!(given_way.map(Metric::value).sum::<i64>(), 0, "{step_records_max} {overflow:?}");
+        let mut shards = build(1, tuning, &job);
+        run_to_end(&mut shards, at(0));
+        let given_way = ["numKeysEvicted", "numDeadLetters"].map(|name| metric(&shards, name));
+        assert_eq!(given_way, [0, 0], "{step_records_max} {overflow:?}");
         assert_eq!(out.take().len(), 2_001);
     }
 }

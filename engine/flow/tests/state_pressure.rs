@@ -1,21 +1,17 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-//! State that changes faster than it is stored: sources wait for epochs that nobody but a full shard asks for, and
+//! State that changes faster than it is stored. Sources wait for epochs that nobody but a full shard asks for, and
 //! what a shard holds stays bounded.
 
-#[allow(dead_code, reason = "lives with crashes are for other tests")]
 mod common;
 
-use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
-use common::Random;
-use common::world::{Store, Table, TableSink};
+use common::world::TableSink;
+use common::*;
 use thalweg_flow::{
-    BuildContext, Collection, Context, Flow, MapState, Metric, Now, Process, Shard, Step, Tuning,
-    ValueState, Watermarks,
+    Collection, Context, Flow, MapState, Now, Process, Shard, Step, Tuning, ValueState, Watermarks,
 };
-use thalweg_kernel::{Collector, Epoch, Shared};
+use thalweg_kernel::{Collector, Epoch};
 
 const KEYS: u64 = 300;
 const VALUE_BYTES: usize = 1_024;
@@ -55,38 +51,19 @@ struct Ended {
     rows: Vec<String>,
     /// The longest block of an epoch.
     block_bytes_max: usize,
-    /// The metrics of all shards.
-    metrics: Vec<Metric>,
+    shards: Vec<Shard>,
     /// Whether a shard was ever over its limit without a way to become less.
     was_over: bool,
 }
 
-impl Ended {
-    /// The sum of a metric over all shards.
-    fn metric(&self, name: &str) -> i64 {
-        let found = self.metrics.iter().filter(|metric| metric.name == name);
-        found.map(Metric::value).sum()
-    }
-}
-
 /// Runs a job on up to three shards, with an epoch only where a shard asks for one. An epoch is readable at once.
 fn run(seed: u64, tuning: Tuning, job: impl Fn(&Flow, TableSink)) -> Ended {
-    let mut random = Random(seed);
-    let (store, table, shared) = (Store::default(), Table::default(), Arc::<Shared>::default());
+    let mut random = Random::new(seed);
+    let (store, table) = (Store::default(), Table::default());
     let count = 1 + random.below(3);
     let sink = table.sink();
-    let build = |shard| {
-        let cx = BuildContext {
-            shard,
-            wakers: vec![Waker::noop().clone(); count].into(),
-            shared: Arc::clone(&shared),
-            tuning,
-            storage: Some(store.storage()),
-            ..BuildContext::single("pressure")
-        };
-        Shard::build(&|flow: &Flow| job(flow, sink.clone()), &cx).unwrap()
-    };
-    let mut shards: Vec<_> = (0..count).map(build).collect();
+    let job = |flow: &Flow| job(flow, sink.clone());
+    let mut shards = try_build(count, tuning, Some(store.storage()), &job).unwrap();
     let mut done = vec![false; count];
     let (mut begun, mut told) = (vec![Epoch::NONE; count], vec![Epoch::NONE; count]);
     let (mut open, mut snapshots) = (None, Vec::new());
@@ -133,8 +110,7 @@ fn run(seed: u64, tuning: Tuning, job: impl Fn(&Flow, TableSink)) -> Ended {
         }
     }
     assert!(done.iter().all(|&done| done), "seed {seed}: it comes to no end");
-    let metrics = shards.iter().flat_map(|shard| shard.metrics().to_vec()).collect();
-    Ended { rows: table.rows(), block_bytes_max, metrics, was_over }
+    Ended { rows: table.rows(), block_bytes_max, shards, was_over }
 }
 
 #[test]
@@ -153,7 +129,7 @@ fn a_full_shard_makes_sources_wait_and_gets_the_epochs_that_it_needs() {
         let mut expected: Vec<_> = (0..KEYS).flat_map(|key| [row(key, 0), row(key, 1)]).collect();
         expected.sort();
         assert!(ended.rows == expected, "seed {seed}: not each key twice, in order");
-        let waited_ms = ended.metric("accumulateStateBackPressuredTimeMs");
+        let waited_ms = metric(&ended.shards, "accumulateStateBackPressuredTimeMs");
         assert!(waited_ms > 0, "seed {seed}: nobody had to wait");
         // What was on its way when the sources began to wait comes on top: a step of the source, and the lanes.
         let on_its_way = (4 + 2 * (2 + 2)) * VALUE_BYTES;
@@ -217,6 +193,6 @@ fn a_job_whose_state_cannot_be_made_small_enough_goes_on() {
         expected.sort();
         assert!(ended.rows == expected, "seed {seed}: {:?}", ended.rows);
         assert!(ended.was_over, "seed {seed}: it is told");
-        assert!(ended.metric("stateBytesOverLimit") > 0, "seed {seed}: it is counted");
+        assert!(metric(&ended.shards, "stateBytesOverLimit") > 0, "seed {seed}: it is counted");
     }
 }

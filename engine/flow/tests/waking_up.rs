@@ -1,22 +1,20 @@
-//! A source that was silent and speaks again, much at once: nothing of it is late because one way through the job is
-//! shorter than another, whatever the sizes of steps, the number of shards and their order.
+//! A source was silent and speaks again, much at once. Nothing of it is late because one way through the job is shorter
+//! than another. The sizes of steps, the number of shards and their order do not matter.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "common/scripted.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
-mod scripted;
+mod common;
 
-use scripted::*;
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::Collector;
 
 const COUNT: u64 = 2_000;
 
 /// One record; silence; then all others within a step or a few, in order.
-fn source() -> Scripted {
-    let others = (1..COUNT).map(|n| Act::R((n as u32 % 10, n as i64, n)));
-    Scripted(vec![[Act::R((0, 0, 0)), Act::At(100)].into_iter().chain(others).collect()], true)
+fn source() -> Scripted<Rec> {
+    let others = (1..COUNT).map(|n| Act::Record((n as u32 % 10, n as i64, n)));
+    Scripted::new([[Act::Record((0, 0, 0)), Act::Until(100)].into_iter().chain(others).collect()])
 }
 
 fn watermarks() -> Watermarks<impl EventTime<Rec>> {

@@ -1,31 +1,17 @@
-//! Sliding and session windows against a naive computation, whatever the order of records, the sizes of steps and
-//! batches, and the number of shards: in front of an exchange, behind one, and as entries of keyed state.
+//! Sliding and session windows against a naive computation: in front of an exchange, behind one, and as entries of keyed
+//! state. The order of records, the sizes of steps and batches, and the number of shards come from a seed.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "some of it is for others")]
-#[path = "common/scripted.rs"]
-mod scripted;
-#[path = "common/windows.rs"]
-mod windows;
+mod common;
 
-use scripted::{Act, Scripted, at, build, metric, ms};
+use common::windows::{Kind, Record, Row, naive};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::{Collector, Timestamp};
-use windows::{Kind, Record, Row, naive};
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) * n) >> 31
-    }
-}
 
 /// Records in time up to `disorder_ms`, in bursts with silences between them.
-fn records(r: &mut Rng, count: u64, keys: u64, disorder_ms: u64) -> Vec<Record> {
+fn records(r: &mut Random, count: u64, keys: u64, disorder_ms: u64) -> Vec<Record> {
     let mut now = -200;
     (0..count)
         .map(|n| {
@@ -57,29 +43,29 @@ enum Way {
     Listed,
 }
 
-fn watermarks(bound: i64) -> Watermarks<impl EventTime<scripted::Rec>> {
-    scripted::wm(bound as u64)
+fn watermarks(bound: i64) -> Watermarks<impl EventTime<Rec>> {
+    wm(bound as u64)
 }
 
 /// Adds up a window's values, and counts them.
-fn totals() -> impl Aggregate<scripted::Rec, Accumulator = (i64, u64), Output = (i64, u64)> {
+fn totals() -> impl Aggregate<Rec, Accumulator = (i64, u64), Output = (i64, u64)> {
     Fold::new(
         || (0, 0),
-        |sum: &mut (i64, u64), record: scripted::Rec| *sum = (sum.0 + record.2 as i64, sum.1 + 1),
+        |sum: &mut (i64, u64), record: Rec| *sum = (sum.0 + record.2 as i64, sum.1 + 1),
         |sum: &mut (i64, u64), other: &(i64, u64)| *sum = (sum.0 + other.0, sum.1 + other.1),
     )
 }
 
 struct AddUp;
 
-impl WindowFunction<u32, Vec<scripted::Rec>> for AddUp {
+impl WindowFunction<u32, Vec<Rec>> for AddUp {
     type Out = Windowed<u32, (i64, u64)>;
 
     fn fire(
         &mut self,
         key: u32,
         window: TimeWindow,
-        records: Vec<scripted::Rec>,
+        records: Vec<Rec>,
         out: &mut impl Collector<Self::Out>,
     ) {
         let value = (records.iter().map(|record| record.2 as i64).sum(), records.len() as u64);
@@ -94,18 +80,18 @@ fn run<W>(
     way: Way,
     bound: i64,
     shards: usize,
-    r: &mut Rng,
+    r: &mut Random,
 ) -> (Vec<Row>, u64)
 where
     W: Assigner + Clone + Attach,
 {
-    let script = records.iter().map(|&(key, time, value)| Act::R((key, time, value as u64)));
-    let source = Scripted(vec![script.collect()], true);
+    let script = records.iter().map(|&(key, time, value)| Act::Record((key, time, value as u64)));
+    let source = Scripted::new([script.collect()]);
     let tuning = Tuning {
-        step_records_max: 1 + r.below(40) as usize,
-        batch_records: 1 + r.below(8) as usize,
-        lane_batches: 1 + r.below(4) as usize,
-        step_work_max: 1 + r.below(30) as usize,
+        step_records_max: 1 + r.below(40),
+        batch_records: 1 + r.below(8),
+        lane_batches: 1 + r.below(4),
+        step_work_max: 1 + r.below(30),
         ..Tuning::default()
     };
     let (out, late) = (Collected::new(), Collected::new());
@@ -119,7 +105,7 @@ where
     let mut done = vec![false; shards];
     for step in 0.. {
         assert!(step < 2_000_000, "stalled");
-        let n = r.below(shards as u64) as usize;
+        let n = r.below(shards);
         if !done[n] {
             done[n] = all[n].step(at(step)).unwrap() == Step::Done;
         }
@@ -139,11 +125,11 @@ where
 }
 
 type Sink = CollectedSink<Windowed<u32, (i64, u64)>>;
-type LateSink = CollectedSink<scripted::Rec>;
+type LateSink = CollectedSink<Rec>;
 
 /// Attaches windows of one kind to a job, in each way.
 trait Attach: Sized {
-    fn attach<C: Chain<Out = scripted::Rec>>(
+    fn attach<C: Chain<Out = Rec>>(
         self,
         stream: Stream<C>,
         way: Way,
@@ -174,7 +160,7 @@ macro_rules! finish {
 macro_rules! attach {
     ($($windows:ty),*) => {$(
         impl Attach for $windows {
-            fn attach<C: Chain<Out = scripted::Rec>>(
+            fn attach<C: Chain<Out = Rec>>(
                 self,
                 stream: Stream<C>,
                 way: Way,
@@ -201,10 +187,10 @@ attach!(Tumbling, Sliding, Session);
 fn check(seeds: std::ops::Range<u64>, ways: &[Way], shards: &[usize]) {
     let mut wrong = Vec::new();
     for seed in seeds {
-        let mut r = Rng(seed * 7_919 + 13);
-        let bound = [0, 3, 20, 200][r.below(4) as usize];
-        let disorder = [0, 10, 60][r.below(3) as usize];
-        let keys = [1, 3, 40, 400][r.below(4) as usize];
+        let mut r = Random::new(seed * 7_919 + 13);
+        let bound = [0, 3, 20, 200][r.below(4)];
+        let disorder = [0, 10, 60][r.below(3)];
+        let keys = [1, 3, 40, 400][r.below(4)];
         let size = 1 + r.below(40) as i64;
         let slide = 1 + r.below(size as u64) as i64;
         let kind = match r.below(4) {
@@ -257,24 +243,21 @@ fn windows_equal_a_naive_computation_on_several_shards() {
 
 #[test]
 fn rows_of_other_windows_are_refused_before_the_job_starts() {
-    let says = |job: &dyn Fn(&Flow)| {
-        Shard::build(job, &BuildContext::single("refused")).err().unwrap().to_string()
-    };
     fn source(flow: &Flow) -> Stream<impl Chain<Out = (u32, i64)>> {
         let times = Watermarks::monotonous().timestamps(|&(_, time): &(u32, i64)| time);
         flow.source(Collection::new([(1, 1)]), times)
     }
-    let error = says(&|flow| {
+    let error = refusal(&|flow| {
         let windows = Sliding::of(ms(10), ms(20));
         source(flow).key_by(|r| r.0).window(windows).aggregate(Count).discard();
     });
     assert!(error.contains("10ms every 20ms") && error.contains("in neither"), "{error}");
-    let error = says(&|flow| {
+    let error = refusal(&|flow| {
         let windows = Sliding::of(ms(3_600_000), ms(7));
         source(flow).key_by(|r| r.0).window(windows).aggregate(Count).discard();
     });
     assert!(error.contains("slices of time") && error.contains("windows_max"), "{error}");
-    let error = says(&|flow| {
+    let error = refusal(&|flow| {
         let windows = Session::gap(std::time::Duration::from_nanos(7));
         source(flow).key_by(|r| r.0).window(windows).aggregate(Count).discard();
     });

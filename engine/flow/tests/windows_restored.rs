@@ -1,81 +1,17 @@
 //! Sliding and session windows, and windows with a trigger of their own, in jobs that crash and go on with another
-//! number of shards: they come to what a naive computation comes to, and nothing of it comes twice.
+//! number of shards. They come to what a naive computation comes to, and nothing of it comes twice.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[allow(dead_code, reason = "other tests use more of it")]
 mod common;
 #[allow(dead_code, reason = "other tests use more of it")]
-#[path = "common/windows.rs"]
-mod windows;
-
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::world::{Store, Table};
-use common::{Ended, Life, Random};
+use common::windows::{Kind, Record, Row, naive};
+use common::*;
 use thalweg_flow::*;
-use thalweg_kernel::{
-    ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Partitions, Source,
-    SourceSpec, SourceStatus, Timestamp,
-};
-use windows::{Kind, Record, Row, naive};
-
-/// Partitions that are read on from where an epoch has left them.
-#[derive(Clone)]
-struct Replayed(Arc<[Vec<Record>]>);
-
-struct Partition {
-    records: Arc<[Vec<Record>]>,
-    number: usize,
-    next: usize,
-}
-
-impl SourceSpec for Replayed {
-    type Item = Record;
-    type Partition = Partition;
-
-    fn describe(&self) -> String {
-        "replayed".into()
-    }
-
-    fn partitions(&self) -> Partitions {
-        Partitions::numbered(self.0.len())
-    }
-
-    fn open(&self, id: &PartitionId, cx: &OpenContext) -> Result<Partition, ConnectorError> {
-        let number = id.number().unwrap();
-        let position = cx.durability.position.as_deref();
-        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
-        Ok(Partition { records: Arc::clone(&self.0), number, next: next as usize })
-    }
-}
-
-impl Source for Partition {
-    type Item = Record;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        records_max: usize,
-        out: &mut impl Emit<Record>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        for _ in 0..records_max {
-            let Some(&record) = self.records[self.number].get(self.next) else {
-                return Ok(SourceStatus::Ended);
-            };
-            out.record(record, now, &Generated);
-            self.next += 1;
-        }
-        Ok(SourceStatus::Ready)
-    }
-
-    fn stop(&mut self) {}
-
-    fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
-        position.extend_from_slice(&(self.next as u64).to_le_bytes());
-    }
-}
+use thalweg_kernel::Timestamp;
 
 /// Yields a result at the end alone, and counts the records of a window for itself until then.
 struct Counting;
@@ -116,12 +52,11 @@ const SLIDING: (i64, i64, i64) = (60, 9, 4);
 const GAP_MS: i64 = 14;
 const BOUND_MS: i64 = 25;
 
-fn job(source: &Replayed, table: &Table) -> impl Fn(&Flow) + use<> {
+fn job(source: &Scripted<Record>, bound_ms: i64, table: &Table) -> impl Fn(&Flow) + use<> {
     let (source, sink) = (source.clone(), table.sink());
     let ms = |ms: i64| Duration::from_millis(ms as u64);
     move |flow| {
-        let bound = if source.0.len() > 1 { 1_000_000 } else { BOUND_MS };
-        let watermarks = Watermarks::bounded_out_of_orderness(ms(bound))
+        let watermarks = Watermarks::bounded_out_of_orderness(ms(bound_ms))
             .timestamps(|record: &Record| record.1)
             .without_clock_guard();
         let records = flow.source_as("source", source.clone(), watermarks);
@@ -142,7 +77,7 @@ fn job(source: &Replayed, table: &Table) -> impl Fn(&Flow) + use<> {
 #[test]
 fn windows_come_to_what_they_would_have_without_crashes() {
     for seed in 0..40 {
-        let random = &mut Random(seed);
+        let random = &mut Random::new(seed);
         let (count, keys) = (random.below(600), [1, 4, 50][random.below(3)]);
         let partitions = 1 + random.below(3);
         let mut time = 0;
@@ -155,9 +90,9 @@ fn windows_come_to_what_they_would_have_without_crashes() {
             .collect();
         let mut parts = vec![Vec::new(); partitions];
         all.iter().for_each(|&record| parts[random.below(partitions)].push(record));
-        let source = Replayed(parts.into());
+        let source = Scripted::of_records(parts);
         // Between partitions the order decides what is late, so there nothing is.
-        let bound = if partitions > 1 { 1_000_000 } else { BOUND_MS };
+        let bound_ms = if partitions > 1 { 1_000_000 } else { BOUND_MS };
         let mut expected = Vec::new();
         let (size, slide, offset) = SLIDING;
         for (name, kind) in [
@@ -165,20 +100,14 @@ fn windows_come_to_what_they_would_have_without_crashes() {
             ("session", Kind::Session(GAP_MS)),
             ("triggered", Kind::Session(GAP_MS)),
         ] {
-            let (rows, _) = naive(kind, &all, bound);
+            let (rows, _) = naive(kind, &all, bound_ms);
             let show = |row: Row| format!("{} {:?}", Timestamp::from(row.2 - 1), (name, row));
             expected.extend(rows.into_iter().map(show));
         }
         expected.sort();
         let (store, table) = (Store::default(), Table::default());
-        for life in 0.. {
-            let moves_max = if life < 6 { random.below(400) } else { 1_000_000 };
-            let (shards, epoch_every) = (1 + random.below(4), 1 + random.below(40));
-            let life = Life { shards, store: &store, random, moves_max, epoch_every };
-            if life.live(&job(&source, &table)) == Ended::Done {
-                break;
-            }
-        }
+        let crashing = Crashes { lives_max: 6, epoch_every_max: 40, ..Crashes::default() };
+        crashing.until_done(random, &store, &job(&source, bound_ms, &table));
         let found = table.rows();
         let missing = expected.iter().find(|row| !found.contains(row));
         let extra = found.iter().find(|row| !expected.contains(row));
@@ -197,10 +126,8 @@ fn windows_at_the_ends_of_time_hold_what_falls_into_them() {
     for at in [i64::MIN, i64::MAX - 60] {
         let records: Vec<Record> = (0..60).map(|n| (n as u32 % 3, at + n, 1)).collect();
         let (store, table) = (Store::default(), Table::default());
-        let random = &mut Random(7);
-        let life = Life { shards: 2, store: &store, random, moves_max: 1_000_000, epoch_every: 30 };
-        let source = Replayed(vec![records].into());
-        assert_eq!(life.live(&job(&source, &table)), Ended::Done);
+        let job = job(&Scripted::of_records([records]), BOUND_MS, &table);
+        Crashes::none(2).until_done(&mut Random::new(7), &store, &job);
         let rows = table.rows();
         for name in ["session", "triggered"] {
             let of = rows.iter().filter(|row| row.contains(name));
@@ -211,18 +138,17 @@ fn windows_at_the_ends_of_time_hold_what_falls_into_them() {
     }
 }
 
-/// Goal: windows leave memory over its limit, and what has left is in the rows all the same.
-/// Method: far more keys than memory may hold, in tumbling and in overlapping windows, with an epoch now and then; after
-/// each the shard says whether its state takes more than it may.
+/// Goal: windows leave memory over its limit, and what has left is in the rows nevertheless.
+/// Method: far more keys than memory may hold, in tumbling and in overlapping windows, with an epoch now and then. After
+/// each epoch the shard says whether its state takes more than it may.
 #[test]
 fn windows_that_the_store_has_leave_memory_and_fire_from_there() {
     const KEYS: u32 = 20_000;
-    let ms = Duration::from_millis;
     let aligned = |size: u64, slide: u64| {
         let records: Vec<Record> =
             (0..3 * KEYS).map(|n| (n % KEYS, i64::from(n / 300), i64::from(n))).collect();
         let (store, table, source) =
-            (Store::default(), Table::default(), Replayed(vec![records.clone()].into()));
+            (Store::default(), Table::default(), Scripted::of_records([records.clone()]));
         let sink = table.sink();
         let job = move |flow: &Flow| {
             let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
@@ -233,9 +159,8 @@ fn windows_that_the_store_has_leave_memory_and_fire_from_there() {
         };
         let tuning =
             Tuning { state_memory_bytes_max: 500_000, step_records_max: 500, ..Tuning::default() };
-        let storage = Some(store.storage());
-        let cx = BuildContext { storage, tuning, ..BuildContext::single("memory") };
-        let mut shard = Shard::build(&job, &cx).unwrap();
+        let mut shards = try_build(1, tuning, Some(store.storage()), &job).unwrap();
+        let shard = &mut shards[0];
         let (mut crowded, mut epochs, mut now) = (0, 0, Now::default());
         let take_epoch = |shard: &mut Shard, now: Now| {
             let epoch = store.epoch().next();
@@ -259,9 +184,9 @@ fn windows_that_the_store_has_leave_memory_and_fire_from_there() {
             }
             if shard.awaits_epoch() || now.steady.as_millis().is_multiple_of(20) {
                 // What changes no more leaves memory with the epochs that follow.
-                let _changed = take_epoch(&mut shard, now);
+                let _changed = take_epoch(shard, now);
                 if !shard.awaits_epoch() {
-                    crowded += u32::from(take_epoch(&mut shard, now));
+                    crowded += u32::from(take_epoch(shard, now));
                     epochs += 1;
                 }
             }

@@ -1,27 +1,18 @@
 //! Seeded jobs with windows that both sides of the exchange fill. Whatever happens, each window of a key fires
-//! once, every record is in a row or counted as dropped, and a key's records stay in order.
+//! once. Every record is in a row or counted as dropped, and a key's records stay in order.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[allow(dead_code, reason = "some of it is for windows_under_stress.rs")]
-#[path = "common/scripted.rs"]
-mod scripted;
+mod common;
 
 use std::collections::BTreeMap;
 
-use scripted::{Act, Rec, Scripted, at, build, metric, ms, wm};
+use common::*;
 use thalweg_flow::*;
 
-struct Rng(u64);
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((self.0 >> 33) * n) >> 31
-    }
-}
-
 /// Steps shards in any order until all are done, while the clock goes on by less than `pace_ms` a step.
-fn step_to_the_end(shards: &mut [Shard], r: &mut Rng, pace_ms: u64) {
+fn step_to_the_end(shards: &mut [Shard], r: &mut Random, pace_ms: u64) {
     let mut done = vec![false; shards.len()];
     let mut now = 0;
     for _ in 0..200_000 {
@@ -31,7 +22,7 @@ fn step_to_the_end(shards: &mut [Shard], r: &mut Rng, pace_ms: u64) {
         if pace_ms > 0 {
             now += r.below(pace_ms);
         }
-        let i = r.below(shards.len() as u64) as usize;
+        let i = r.below(shards.len());
         if !done[i] {
             done[i] = shards[i].step(at(now)).unwrap() == Step::Done;
         }
@@ -49,16 +40,16 @@ enum Silences {
     Long,
 }
 
-/// So many scripts of up to `moves` moves each, of so many keys, with records so many milliseconds back at most.
+/// `count` scripts of up to `moves` moves each, of `keys` keys, with records less than `back` milliseconds back.
 /// `seq` numbers all records.
 fn scripts(
-    r: &mut Rng,
+    r: &mut Random,
     count: usize,
     moves: u64,
     (keys, back): (u64, u64),
     silences: Silences,
     seq: &mut u64,
-) -> Vec<Vec<Act>> {
+) -> Vec<Vec<Act<Rec>>> {
     let one_in = if silences == Silences::Long { 12 } else { 40 };
     let mut script = || {
         let mut t = 0_i64;
@@ -72,7 +63,7 @@ fn scripts(
             }
             t += r.below(4) as i64;
             *seq += 1;
-            Act::R((r.below(keys) as u32, t - r.below(back) as i64, *seq))
+            Act::Record((r.below(keys) as u32, t - r.below(back) as i64, *seq))
         };
         (0..moves).map(|_| act()).collect()
     };
@@ -80,12 +71,12 @@ fn scripts(
 }
 
 /// Small steps and batches.
-fn tuning(r: &mut Rng) -> Tuning {
+fn tuning(r: &mut Random) -> Tuning {
     Tuning {
-        step_records_max: 1 + r.below(40) as usize,
-        batch_records: 1 + r.below(8) as usize,
-        lane_batches: 1 + r.below(4) as usize,
-        step_work_max: 1 + r.below(6) as usize,
+        step_records_max: 1 + r.below(40),
+        batch_records: 1 + r.below(8),
+        lane_batches: 1 + r.below(4),
+        step_work_max: 1 + r.below(6),
         ..Tuning::default()
     }
 }
@@ -94,30 +85,31 @@ fn tuning(r: &mut Rng) -> Tuning {
 fn fuzz(idle: bool, seeds: std::ops::Range<u64>, lists_late: bool) -> Vec<String> {
     let mut bad = Vec::new();
     for seed in seeds {
-        let mut r = Rng(seed * 7919 + 13);
-        let shards_n = 1 + r.below(3) as usize;
-        let parts_n = 1 + r.below(4) as usize;
-        let keys = [1, 3, 10, 40][r.below(4) as usize];
-        let disorder = [0, 5, 60][r.below(3) as usize];
-        let size = [1, 7, 20, 100][r.below(4) as usize];
-        let bound = [0, 10, 50][r.below(3) as usize];
+        let mut r = Random::new(seed * 7919 + 13);
+        let shards_n = 1 + r.below(3);
+        let parts_n = 1 + r.below(4);
+        let keys = [1, 3, 10, 40][r.below(4)];
+        let disorder = [0, 5, 60][r.below(3)];
+        let size = [1, 7, 20, 100][r.below(4)];
+        let bound = [0, 10, 50][r.below(3)];
         let mut seq = 0;
         let silences = if idle { Silences::Long } else { Silences::Short };
         let parts = scripts(&mut r, parts_n, 600, (keys, disorder + 1), silences, &mut seq);
-        let total: i64 = parts.iter().flatten().filter(|a| matches!(a, Act::R(_))).count() as i64;
+        let total: i64 =
+            parts.iter().flatten().filter(|a| matches!(a, Act::Record(_))).count() as i64;
         let part_of: BTreeMap<u64, usize> = parts
             .iter()
             .enumerate()
             .flat_map(|(p, a)| {
                 a.iter().filter_map(move |a| match a {
-                    Act::R(x) => Some((x.2, p)),
+                    Act::Record(x) => Some((x.2, p)),
                     _ => None,
                 })
             })
             .collect();
         let (out, late) = (Collected::new(), Collected::new());
         let (sink, late_sink) = (out.sink(), late.sink());
-        let src = Scripted(parts, true);
+        let src = Scripted::new(parts);
         let tuning = tuning(&mut r);
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut shards = build(shards_n, tuning, &|flow| {
@@ -143,7 +135,7 @@ fn fuzz(idle: bool, seeds: std::ops::Range<u64>, lists_late: bool) -> Vec<String
                 }
             });
             step_to_the_end(&mut shards, &mut r, 3);
-            (metric(&shards, "numLateRecordsDropped"), metric(&shards, "numRecordsIn"))
+            (metric(&shards, "numLateRecordsDropped"), metric_of(&shards, "numRecordsIn", "indow"))
         }));
         let Ok((late_n, n_in)) = run else {
             bad.push(format!("{seed}: panic (shards {shards_n})"));
@@ -202,18 +194,18 @@ fn fuzz_with_idle_late_dropped() {
 fn fuzz_limits() {
     let mut bad = Vec::new();
     for seed in 0..600 {
-        let mut r = Rng(seed * 104729 + 7);
-        let shards_n = 1 + r.below(3) as usize;
-        let keys = [1, 10, 40][r.below(3) as usize];
-        let size = [1, 7, 20, 100][r.below(4) as usize];
-        let (km, wmax) = (r.below(60) as usize, r.below(10) as usize);
+        let mut r = Random::new(seed * 104729 + 7);
+        let shards_n = 1 + r.below(3);
+        let keys = [1, 10, 40][r.below(3)];
+        let size = [1, 7, 20, 100][r.below(4)];
+        let (km, wmax) = (r.below(60), r.below(10));
         let mut seq = 0;
-        let count = 1 + r.below(3) as usize;
+        let count = 1 + r.below(3);
         let parts = scripts(&mut r, count, 600, (keys, 30), Silences::None, &mut seq);
         let total = parts.iter().flatten().count() as i64;
         let out = Collected::new();
         let sink = out.sink();
-        let src = Scripted(parts, true);
+        let src = Scripted::new(parts);
         let tuning = tuning(&mut r);
         let mut shards = build(shards_n, tuning, &|flow| {
             flow.source(src.clone(), wm(10))
@@ -232,7 +224,7 @@ fn fuzz_limits() {
             "numWindowsOverLimitDropped",
             "numRecordsIn",
         ]
-        .map(|n| metric(&shards, n));
+        .map(|n| metric_of(&shards, n, "indow"));
         if sum + m[0] + m[1] + m[2] != total || m[3] != total {
             bad.push(format!("{seed}: {shards_n} total {total} rows {sum} {m:?}"));
         }
@@ -244,18 +236,18 @@ fn fuzz_limits() {
 #[test]
 fn fuzz_chained() {
     for seed in 0..300 {
-        let mut r = Rng(seed * 104729 + 7);
-        let shards_n = 1 + r.below(3) as usize;
+        let mut r = Random::new(seed * 104729 + 7);
+        let shards_n = 1 + r.below(3);
         let mut seq = 0;
-        let mut mk = |r: &mut Rng| {
-            let count = 1 + r.below(3) as usize;
+        let mut mk = |r: &mut Random| {
+            let count = 1 + r.below(3);
             scripts(r, count, 400, (30, 60), Silences::None, &mut seq)
         };
         let (a, b) = (mk(&mut r), mk(&mut r));
         let total = a.iter().chain(&b).flatten().count() as i64;
         let (out, late, late2) = (Collected::new(), Collected::new(), Collected::new());
         let (sink, ls, l2) = (out.sink(), late.sink(), late2.sink());
-        let (a, b) = (Scripted(a, true), Scripted(b, true));
+        let (a, b) = (Scripted::new(a), Scripted::new(b));
         let tuning = tuning(&mut r);
         let mut shards = build(shards_n, tuning, &|flow| {
             let all = flow.source(a.clone(), wm(10)).union(flow.source(b.clone(), wm(20)));

@@ -1,10 +1,9 @@
-//! Windows where both sides of the exchange fill them: senders that fall idle and wake behind, sinks that are
-//! full, limits that are met, extreme times. Seeded jobs of all that are in `windows_seeded.rs`.
+//! Windows that both sides of the exchange fill. Senders fall idle and wake behind, sinks are full, limits are met, times
+//! are extreme. Seeded jobs of all that are in `windows_seeded.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "common/scripted.rs"]
-mod scripted;
+mod common;
 
 use std::collections::BTreeMap;
 use std::sync::{
@@ -12,7 +11,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use scripted::{Act, Rec, Scripted, at, build, metric, ms, settle, wm};
+use common::*;
 use thalweg_flow::*;
 use thalweg_kernel::*;
 
@@ -23,20 +22,20 @@ fn a_shard_that_wakes_behind_does_not_fire_twice() {
     let sink = out.sink();
     let keys = 0..40_u32;
     // Shard 0: window [0, 1000), silence from 0 to 300, then a second record of each key.
-    let mut a: Vec<Act> = keys.clone().map(|k| Act::R((k, 100, 0))).collect();
-    a.push(Act::At(300));
-    a.extend(keys.clone().map(|k| Act::R((k, 200, 1))));
+    let mut a: Vec<Act<Rec>> = keys.clone().map(|k| Act::Record((k, 100, 0))).collect();
+    a.push(Act::Until(300));
+    a.extend(keys.clone().map(|k| Act::Record((k, 200, 1))));
     // Shard 1: time goes on to 5,000 while shard 0 is idle.
     let b = vec![
-        Act::R((0, 150, 2)),
-        Act::At(200),
-        Act::R((0, 5_000, 3)),
-        Act::At(300),
-        Act::R((0, 5_001, 3)),
-        Act::At(350),
-        Act::R((0, 9_001, 3)),
+        Act::Record((0, 150, 2)),
+        Act::Until(200),
+        Act::Record((0, 5_000, 3)),
+        Act::Until(300),
+        Act::Record((0, 5_001, 3)),
+        Act::Until(350),
+        Act::Record((0, 9_001, 3)),
     ];
-    let src = Scripted(vec![a, b], false);
+    let src = Scripted::without_end([a, b]);
     let mut shards = build(2, Tuning::default(), &|flow| {
         flow.source(src.clone(), wm(0).idle_after(ms(100)))
             .key_by(|r: &Rec| r.0)
@@ -56,7 +55,7 @@ fn a_shard_that_wakes_behind_does_not_fire_twice() {
     let sum = rows.values().flatten().sum::<u64>() as i64;
     let late = metric(&shards, "numLateRecordsDropped");
     // The last one's window is open.
-    assert_eq!(sum + late + 1, metric(&shards, "numRecordsIn"));
+    assert_eq!(sum + late + 1, metric_of(&shards, "numRecordsIn", "indow"));
 }
 
 /// In order, one record a window.
@@ -204,24 +203,19 @@ fn two_shards_in_order_never_reach_windows_max() {
 /// The guard, after the machine's clock was set back.
 #[test]
 fn the_clock_guard_holds_after_the_clock_was_set_back() {
-    let src = Scripted(
-        vec![vec![
-            Act::R((0, 10_000, 0)),
-            Act::Silence,
-            Act::R((0, 9_000, 1)),
-            Act::R((0, 10_001, 1)),
-        ]],
-        false,
-    );
+    let src = Scripted::without_end([vec![
+        Act::Record((0, 10_000, 0)),
+        Act::Silence,
+        Act::Record((0, 9_000, 1)),
+        Act::Record((0, 10_001, 1)),
+    ]]);
     let w = || Watermarks::monotonous().timestamps(|r: &Rec| r.1).clock_guard(ms(1_000));
     let mut shards = build(1, Tuning::default(), &|flow| {
         flow.source(src.clone(), w()).discard();
     });
     shards[0].step(Now { wall: 10_000.into(), steady: ms(0) }).unwrap();
     settle(&mut shards, Now { wall: 0.into(), steady: ms(1) });
-    let dead: i64 =
-        shards[0].metrics().iter().filter(|m| m.name == "numDeadLetters").map(|m| m.value()).sum();
-    assert_eq!(dead, 2);
+    assert_eq!(metric(&shards, "numDeadLetters"), 2);
 }
 
 /// Memory of large accumulators.
@@ -310,8 +304,8 @@ fn contents_that_grow_do_not_pile_up_in_front_of_the_exchange() {
     const KEYS: u32 = 8;
     const OF_EACH: usize = 200;
     const TEXT_BYTES: usize = 10_000;
-    let script = (0..OF_EACH).flat_map(|_| (0..KEYS).map(|key| Act::R((key, 0, 0)))).collect();
-    let source = Scripted(vec![script, vec![]], false);
+    let script = (0..OF_EACH).flat_map(|_| (0..KEYS).map(|key| Act::Record((key, 0, 0)))).collect();
+    let source = Scripted::without_end([script, vec![]]);
     let merged = Arc::<AtomicUsize>::default();
     let mut shards = build(2, Tuning::default(), &|flow| {
         flow.source(source.clone(), wm(0))

@@ -5,24 +5,9 @@
 use thalweg_journal::sim::SimDisk;
 use thalweg_journal::{JournalConfig, Log, Reader, inspect};
 use thalweg_kernel::{JournalError, JournalReader, Timestamp};
+use thalweg_testing::Random;
 
 const NAME: &str = "model";
-
-/// splitmix64: the seed decides everything.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// What happened, over all seeds: a test that never tears a tail proves nothing about torn tails.
 #[derive(Debug, Default)]
@@ -57,7 +42,7 @@ struct Model {
 
 impl Model {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let config = JournalConfig {
             segment_bytes: 4096 << random.below(3),
             cap_bytes: 64 << 10,
@@ -66,8 +51,8 @@ impl Model {
             ..JournalConfig::default()
         };
         config.check().unwrap();
-        let disk = SimDisk::new(random.next());
-        let log = Log::open(disk.clone(), NAME, &config, random.next()).unwrap();
+        let disk = SimDisk::new(random.next_u64());
+        let log = Log::open(disk.clone(), NAME, &config, random.next_u64()).unwrap();
         let seen = Seen::default();
         let truth = Vec::new();
         let (reported, trimmed_to, calm) = (0, 0, false);
@@ -83,13 +68,13 @@ impl Model {
         let fill = match self.random.below(4) {
             // Sectors of zeros within a record look like sectors that never arrived.
             0 => 0,
-            _ => self.random.next() as u8,
+            _ => self.random.next_u64() as u8,
         };
         let mut content = vec![fill; length as usize];
         for _ in 0..self.random.below(4) {
             if !content.is_empty() {
                 let at = self.random.below(length) as usize;
-                content[at] = self.random.next() as u8;
+                content[at] = self.random.next_u64() as u8;
             }
         }
         content
@@ -177,7 +162,7 @@ impl Model {
             self.disk.power_fails_in(self.random.below(5));
         }
         self.log = loop {
-            match Log::open(self.disk.clone(), NAME, &self.config, self.random.next()) {
+            match Log::open(self.disk.clone(), NAME, &self.config, self.random.next_u64()) {
                 Ok(log) => break log,
                 // Recovery was itself hit: by the power, by a failing sync, by a write that found no room.
                 Err(JournalError::Failed(_)) if self.disk.is_off() => self.disk.power_on(),

@@ -5,17 +5,15 @@
 #[path = "../../flow/tests/common/world.rs"]
 mod world;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thalweg_flow::*;
-use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source,
-    SourceSpec, SourceStatus, StateError, StateReader, Timestamp,
-};
+use thalweg_kernel::{Collector, Epoch, StateError, StateReader, Timestamp};
 use thalweg_store::{EpochRecord, Folding, Resume, Store, StoreOptions};
+use thalweg_testing::Feed;
 use world::Table;
 
 const ENTRIES: u64 = 100_000;
@@ -27,43 +25,6 @@ const CHANGE_BYTES_MAX: usize = 256;
 enum Command {
     Put(u64, u64),
     Tell(u64),
-}
-
-/// Commands that the test gives while the job runs.
-#[derive(Clone, Default)]
-struct Commands(Arc<Mutex<VecDeque<Command>>>);
-
-impl SourceSpec for Commands {
-    type Item = Command;
-    type Partition = Commands;
-
-    fn describe(&self) -> String {
-        "commands".into()
-    }
-
-    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Commands, ConnectorError> {
-        Ok(self.clone())
-    }
-}
-
-impl Source for Commands {
-    type Item = Command;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        max: usize,
-        out: &mut impl Emit<Command>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        let mut commands = self.0.lock().unwrap();
-        let some = max.min(commands.len());
-        commands.drain(..some).for_each(|command| out.record(command, now, &Generated));
-        Ok(if commands.is_empty() { SourceStatus::Waiting(None) } else { SourceStatus::Ready })
-    }
-
-    fn stop(&mut self) {}
-
-    fn snapshot(&mut self, _: Epoch, _: &mut Vec<u8>) {}
 }
 
 /// Keeps one large map, and tells of it.
@@ -92,7 +53,7 @@ impl Process<u64, Command> for Keeps {
 struct Life {
     store: Store,
     shard: Shard,
-    commands: Commands,
+    commands: Feed<Command>,
     table: Table,
     now: Now,
 }
@@ -113,7 +74,7 @@ impl Life {
         };
         let cx =
             BuildContext { tuning, storage: Some(storage), ..BuildContext::single("large map") };
-        let (commands, table) = (Commands::default(), Table::default());
+        let (commands, table) = (Feed::default(), Table::default());
         let (from, sink) = (commands.clone(), table.sink());
         let job = move |flow: &Flow| {
             flow.source_as("commands", from.clone(), Watermarks::monotonous())
@@ -133,8 +94,8 @@ impl Life {
 
     /// Lets the job do all of this, with the checkpoints that it asks for.
     fn run(&mut self, commands: impl IntoIterator<Item = Command>) {
-        self.commands.0.lock().unwrap().extend(commands);
-        while !self.commands.0.lock().unwrap().is_empty() {
+        self.commands.extend(commands);
+        while !self.commands.is_empty() {
             self.step();
             if self.shard.wants_epoch() {
                 self.checkpoint();

@@ -18,71 +18,15 @@ use std::thread;
 use std::time::Duration;
 
 use thalweg_flow::*;
-use thalweg_kernel::{
-    Collector, ConnectorError, Emit, Epoch, Generated, OpenContext, PartitionId, Source,
-    SourceSpec, SourceStatus, Timestamp,
-};
+use thalweg_kernel::Collector;
 use thalweg_runtime::*;
+use thalweg_testing::{Act, Scripted};
 use world::Table;
 
 /// How many numbers had been processed when the fixture was written.
 const WRITTEN: u64 = 200;
 /// The job of today goes on to here.
 const END: u64 = 400;
-
-/// Counts from where it was to `end`, and ends there or waits.
-#[derive(Clone)]
-struct Numbers {
-    end: u64,
-    ends: bool,
-    reached: Arc<AtomicU64>,
-}
-
-struct Counting {
-    spec: Numbers,
-    next: u64,
-}
-
-impl SourceSpec for Numbers {
-    type Item = u64;
-    type Partition = Counting;
-
-    fn describe(&self) -> String {
-        "numbers".into()
-    }
-
-    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<Counting, ConnectorError> {
-        let position = cx.durability.position.as_deref();
-        let next = position.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
-        Ok(Counting { spec: self.clone(), next })
-    }
-}
-
-impl Source for Counting {
-    type Item = u64;
-
-    fn poll(
-        &mut self,
-        now: Timestamp,
-        _: usize,
-        out: &mut impl Emit<u64>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        for _ in self.next..self.spec.end {
-            out.record(self.next, now, &Generated);
-            self.next += 1;
-        }
-        self.spec.reached.fetch_max(self.next, SeqCst);
-        Ok(if self.spec.ends { SourceStatus::Ended } else { SourceStatus::Waiting(None) })
-    }
-
-    fn stop(&mut self) {
-        (self.spec.end, self.spec.ends) = (self.next, true);
-    }
-
-    fn snapshot(&mut self, _: Epoch, position: &mut Vec<u8>) {
-        position.extend_from_slice(&self.next.to_le_bytes());
-    }
-}
 
 /// Every kind of keyed state, and timers.
 struct Everything<F> {
@@ -153,12 +97,20 @@ impl Process<NoKey, u64> for Holds {
     }
 }
 
-fn job(table: &Table, numbers: &Numbers) -> Job {
-    let (sink, numbers) = (table.sink(), numbers.clone());
+/// Numbers up to this one.
+fn numbers(end: u64) -> Vec<Act<u64>> {
+    (0..end).map(Act::Record).collect()
+}
+
+/// `reached` is how many numbers the job has had.
+fn job(table: &Table, numbers: Scripted<u64>, reached: &Arc<AtomicU64>) -> Job {
+    let (sink, reached) = (table.sink(), Arc::clone(reached));
     Job::new("old state", move |flow| {
         let watermarks = Watermarks::monotonous().timestamps(|&n: &u64| n as i64);
-        let [process, windows, held] =
-            flow.source_as("numbers", numbers.clone(), watermarks).split();
+        let reached = Arc::clone(&reached);
+        let numbers = flow.source_as("numbers", numbers.clone(), watermarks);
+        let count = move |_, &n: &u64| _ = reached.fetch_max(n + 1, SeqCst);
+        let [process, windows, held] = numbers.inspect(count).split();
         process
             .key_by(|n| format!("key {}", n % 5))
             .process(everything)
@@ -188,8 +140,10 @@ fn config(directory: StateDirectory, shards: usize) -> RuntimeConfig {
 /// The rows of a job that was never interrupted, and those of its first part.
 fn undisturbed(end: u64) -> BTreeSet<String> {
     let dir = tempfile::tempdir().unwrap();
-    let (table, numbers) = (Table::default(), Numbers { end, ends: true, reached: Arc::default() });
-    job(&table, &numbers).run_with(&config(StateDirectory::new(dir.path()), 1)).unwrap();
+    let (table, numbers) = (Table::default(), Scripted::new([numbers(end)]));
+    job(&table, numbers, &Arc::default())
+        .run_with(&config(StateDirectory::new(dir.path()), 1))
+        .unwrap();
     table.rows().into_iter().collect()
 }
 
@@ -204,9 +158,9 @@ fn writes_state_for_later_releases() {
     let to = std::env::var_os("THALWEG_GOLDEN").unwrap();
     let to = Path::new(&to);
     let (table, reached) = (Table::default(), Arc::new(AtomicU64::new(0)));
-    let numbers = Numbers { end: WRITTEN, ends: false, reached: Arc::clone(&reached) };
+    let numbers = Scripted::without_end([numbers(WRITTEN)]);
     let running =
-        job(&table, &numbers).start(&config(StateDirectory::new(to.join("directory")), 2));
+        job(&table, numbers, &reached).start(&config(StateDirectory::new(to.join("directory")), 2));
     let running = running.unwrap();
     while reached.load(SeqCst) < WRITTEN || running.checkpoints().completed < 3 {
         thread::sleep(Duration::from_millis(1));
@@ -245,8 +199,10 @@ fn what_an_earlier_release_wrote_is_opened_and_goes_on() {
             // Twice, so that what was written anew is read again.
             for _ in 0..2 {
                 let (ends, reached) = (end == END, Arc::new(AtomicU64::new(0)));
-                let numbers = Numbers { end, ends, reached: Arc::clone(&reached) };
-                let running = job(&table, &numbers).start(&config(directory, shards)).unwrap();
+                let acts = [numbers(end)];
+                let numbers = if ends { Scripted::new(acts) } else { Scripted::without_end(acts) };
+                let running =
+                    job(&table, numbers, &reached).start(&config(directory, shards)).unwrap();
                 while !ends && reached.load(SeqCst) < end {
                     thread::sleep(Duration::from_millis(1));
                 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use heed::types::Bytes;
 use tempfile::TempDir;
 use thalweg_kernel::{Changes, Epoch, StateId, Timestamp};
+use thalweg_testing::Random;
 
 use crate::lock::DirLock;
 use crate::{EpochRecord, Folding, Resume, Store, StoreOptions, env};
@@ -36,13 +37,6 @@ fn record(epoch: u64) -> EpochRecord {
     }
 }
 
-fn random(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 fn load(store: &mut Store) {
     for epoch in 1..=10 {
         let mut changes = Changes::new();
@@ -54,10 +48,10 @@ fn load(store: &mut Store) {
     while store.fold(true).unwrap() != Folding::Idle {}
 }
 
-fn dirty(seed: &mut u64, count: u64) -> Changes {
+fn dirty(random: &mut Random, count: u64) -> Changes {
     let mut changes = Changes::new();
     for _ in 0..count {
-        changes.put(&key(random(seed) % KEYS), &[random(seed) as u8; 64]);
+        changes.put(&key(random.below(KEYS)), &[random.next_u64() as u8; 64]);
     }
     changes
 }
@@ -88,7 +82,7 @@ fn measure_bytes_written() {
     let mut store = open(dir.path());
     load(&mut store);
     println!("base {} MB", store.base_bytes / 1_000_000);
-    let (mut seed, mut state_bytes, mut runs) = (1, 0, 0);
+    let (mut random, mut state_bytes, mut runs) = (Random::new(1), 0, 0);
     let mut commits = Vec::new();
     let mut longest_step = Duration::ZERO;
     let before = written();
@@ -96,7 +90,7 @@ fn measure_bytes_written() {
     for epoch in 11..11 + epochs {
         let due = started + Duration::from_millis(pace_ms * (epoch - 11));
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let changes = dirty(&mut seed, 1_000);
+        let changes = dirty(&mut random, 1_000);
         state_bytes += 1_000 * (18 + 64);
         let start = Instant::now();
         store.commit(record(epoch), &[changes.as_bytes()]).unwrap();
@@ -134,9 +128,9 @@ fn measure_recovery() {
     let dir = TempDir::new().unwrap();
     let mut store = open(dir.path());
     load(&mut store);
-    let mut seed = 1;
+    let mut random = Random::new(1);
     for epoch in 11..71 {
-        let changes = dirty(&mut seed, 11_000);
+        let changes = dirty(&mut random, 11_000);
         store.commit(record(epoch), &[changes.as_bytes()]).unwrap();
     }
     drop(store);
@@ -169,7 +163,8 @@ fn measure_random_get() {
         table.put(&mut txn, &key(number), &[7; 64]).unwrap();
     }
     txn.commit().unwrap();
-    let keys: Vec<_> = (0..200_000).scan(3, |seed, _| Some(key(random(seed) % KEYS))).collect();
+    let mut random = Random::new(3);
+    let keys: Vec<_> = (0..200_000).map(|_| key(random.below(KEYS))).collect();
     let time = |gets: &dyn Fn()| {
         let start = Instant::now();
         gets();

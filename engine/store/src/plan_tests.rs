@@ -2,37 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use thalweg_testing::Random;
+
 use super::*;
 
-/// The next number of a small generator (splitmix64).
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn random_key(state: &mut u64) -> Vec<u8> {
+fn random_key(random: &mut Random) -> Vec<u8> {
     // Few keys, many with a common beginning that is longer than what sorting looks at first.
-    let number = random(state) % 40;
+    let number = random.below(40_u64);
     match number % 4 {
         0 => vec![7; 24 + (number / 4) as usize],
         _ => number.to_be_bytes().to_vec(),
     }
 }
 
-fn random_block(state: &mut u64, changes: u64) -> Vec<u8> {
+fn random_block(random: &mut Random, changes: u64) -> Vec<u8> {
     let mut block = Changes::new();
     for _ in 0..changes {
-        let key = random_key(state);
-        match random(state) % 10 {
+        let key = random_key(random);
+        match random.below(10) {
             0 => {
-                let other = random_key(state);
+                let other = random_key(random);
                 block.delete_range(key.as_slice().min(&other), key.as_slice().max(&other));
             }
             1..3 => block.delete(&key),
-            _ => block.put(&key, &random(state).to_le_bytes()),
+            _ => block.put(&key, &random.next_u64().to_le_bytes()),
         }
     }
     block.into_bytes()
@@ -83,11 +76,11 @@ fn fold(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, blocks: &[&[u8]], step: usize) {
 #[test]
 fn a_plan_does_what_its_blocks_do_one_after_the_other() {
     for seed in 0..300 {
-        let mut state = seed;
+        let random = &mut Random::new(seed);
         let (mut expected, mut folded) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..3 {
-            let count = random(&mut state) % 6;
-            let blocks: Vec<_> = (0..count).map(|_| random_block(&mut state, seed % 30)).collect();
+            let count = random.below(6);
+            let blocks: Vec<_> = (0..count).map(|_| random_block(random, seed % 30)).collect();
             let blocks: Vec<_> = blocks.iter().map(Vec::as_slice).collect();
             blocks.iter().for_each(|block| apply(&mut expected, block));
             fold(&mut folded, &blocks, 1 + (seed as usize % 7));
@@ -99,10 +92,10 @@ fn a_plan_does_what_its_blocks_do_one_after_the_other() {
 #[test]
 fn chunks_are_merged_and_the_last_change_wins() {
     let mut block = Changes::new();
-    let mut state = 1;
+    let random = &mut Random::new(1);
     let count = 3 * CHUNK_CHANGES as u64 + 5;
     for number in 0..count {
-        block.put(&(random(&mut state) % 20_000).to_be_bytes(), &number.to_le_bytes());
+        block.put(&random.below(20_000_u64).to_be_bytes(), &number.to_le_bytes());
     }
     let mut expected = BTreeMap::new();
     apply(&mut expected, block.as_bytes());

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use common::*;
 use tempfile::TempDir;
 use thalweg_store::{Resume, Store, StoreError};
+use thalweg_testing::Random;
 
 const DIR: &str = "THALWEG_STORE_CRASH_DIR";
 
@@ -38,7 +39,7 @@ fn child() {
 #[test]
 fn what_a_killed_process_reported_is_there_and_nothing_in_part() {
     let dir = TempDir::new().unwrap();
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let mut reported = 0;
     for _ in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())

@@ -7,6 +7,7 @@ use common::*;
 use tempfile::TempDir;
 use thalweg_kernel::{Changes, Epoch};
 use thalweg_store::{Resume, Store, StoreError, StoreOptions};
+use thalweg_testing::Random;
 
 /// Keys of all kinds: short ones, long ones with a common beginning, lengths around LMDB's limit.
 fn random_key(random: &mut Random) -> Vec<u8> {
@@ -46,7 +47,7 @@ fn random_block(random: &mut Random) -> Vec<u8> {
 /// model of every epoch. Commit, fold a few steps, and reopen without closing anything, sometimes at an older
 /// epoch. Compare what readers, savepoints and inspectors see.
 fn run(seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let options = StoreOptions { retained: 1 + random.below(3) as usize, ..options() };
     let dir = TempDir::new().unwrap();
     let open = |resume| Store::open(dir.path(), options, resume).unwrap();
@@ -108,7 +109,7 @@ fn what_is_recovered_is_what_was_committed() {
 
 #[test]
 fn every_key_can_be_got_and_every_range_scanned_whatever_their_lengths() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let dir = TempDir::new().unwrap();
     let mut store = Store::open(dir.path(), options(), Resume::Newest).unwrap();
     let mut model = Map::new();

@@ -9,6 +9,7 @@ use common::*;
 use tempfile::TempDir;
 use thalweg_kernel::{Changes, Epoch, StateReader};
 use thalweg_store::{Folding, Resume, Store};
+use thalweg_testing::Random;
 
 const KEYS: u64 = 200;
 
@@ -42,7 +43,7 @@ fn what_is_readable_is_read_and_what_was_not_changed_stays() {
             let reader = store.reader();
             let (stop, asked) = (&stop, &asked);
             scope.spawn(move || {
-                let mut random = Random(thread);
+                let mut random = Random::new(thread);
                 while !stop.load(Ordering::Relaxed) {
                     let number = random.below(2 * KEYS);
                     let readable = reader.readable().number();

@@ -37,7 +37,7 @@ pub fn killed<S: Sink<u64>>(
         job(directory, |contexts| open(directory, contexts));
         std::process::exit(0);
     }
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     for kill in 0..=kills {
         let last = kill == kills;
         if last {
@@ -63,8 +63,8 @@ pub fn killed<S: Sink<u64>>(
 fn job<S: Sink<u64>>(directory: &Path, open: impl Fn(&[OpenContext]) -> Vec<S>) {
     let (stored, stop) = (directory.join("engine"), directory.join("stop"));
     let mut engine = Engine::load(&stored);
-    let mut random = Random(u64::from(std::process::id()));
-    let shards = 1 + random.below(3) as usize;
+    let mut random = Random::new(u64::from(std::process::id()));
+    let shards = 1 + random.below(3);
     let contexts = engine.contexts(shards, Waker::noop(), &mut random);
     let mut sinks = open(&contexts);
     let pause = || thread::sleep(Duration::from_micros(100));

@@ -193,7 +193,7 @@ impl<T: Table> World for RealChangelog<T> {
 
 /// The contexts of a job's shards.
 pub fn contexts(engine: &mut Engine, shards: usize) -> Vec<OpenContext> {
-    engine.contexts(shards, std::task::Waker::noop(), &mut Random(1))
+    engine.contexts(shards, std::task::Waker::noop(), &mut Random::new(1))
 }
 
 /// That of a job without checkpoints, on one shard.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use thalweg_format::quoted;
 use thalweg_kernel::Str;
+use thalweg_testing::mix;
 
 /// Messages of a kind: more than any branch predictor learns by heart.
 pub(crate) const PAYLOADS: usize = 4096;
@@ -40,13 +41,6 @@ pub(crate) struct ReadingText<'a> {
     pub(crate) device: &'a str,
     pub(crate) ts: i64,
     pub(crate) temp: f64,
-}
-
-fn mix(i: u64) -> u64 {
-    let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ z >> 31
 }
 
 /// An event of the Yahoo streaming benchmark.

@@ -166,17 +166,16 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
 mod tests {
     use std::collections::HashSet;
 
+    use thalweg_testing::Random;
+
     use super::*;
 
     /// Method: a publisher that skips numbers, repeats recent ones, and now and then counts anew, against
     /// a set of what has come since.
     #[test]
     fn it_equals_a_set_of_all_numbers_within_the_window() {
-        let mut random = 7_u64;
-        let mut below = |bound: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (random >> 33) % bound
-        };
+        let mut random = Random::new(7);
+        let mut below = |bound: u64| random.below(bound);
         for window in [1, 64, 65, 1_024] {
             let bits = (window as u64).div_ceil(64) * 64;
             let (mut seen, mut all, mut highest) = (Seen::default(), HashSet::new(), 0_u64);

@@ -201,6 +201,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use thalweg_testing::mix;
+
     use super::*;
 
     #[derive(Default)]
@@ -215,12 +217,6 @@ mod tests {
             let Mark::Watermark(watermark) = mark else { panic!("{mark:?}") };
             self.0.push((watermark, None));
         }
-    }
-
-    fn mix(n: u64) -> u64 {
-        let z = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z ^ (z >> 27)
     }
 
     /// Takes `records` in each step, with a mark behind every `marked`-th one, and returns in how many of

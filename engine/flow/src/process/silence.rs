@@ -21,7 +21,7 @@ use crate::state::table::{Found, KeyedTable, NEVER};
 use crate::state::timers::Timers;
 use crate::table_hash::table_hash;
 
-/// A step that comes later than it was wanted by this much or less ends no stall: a thread may wake up as late as that.
+/// A step that comes too late by at most this much ends no stall, since a thread may wake up as late as that.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// See the module. Hashes are those of [`table_hash`](crate::table_hash::table_hash).

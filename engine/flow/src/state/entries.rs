@@ -32,7 +32,7 @@
 //!
 //! # What release 0.1 stored
 //! Release 0.1 stored all entries of a key as one value, under the key alone. Such a key is *in one piece* until it
-//! changes, or a snapshot has it written anew: each snapshot does that with keys of about [`PART_BYTES`]. So one block of
+//! changes, or until a snapshot has it written anew. Each snapshot does that with keys of about [`PART_BYTES`]. So one block of
 //! changes stays small, and both forms may lie in the store side by side, also after a restart. A stored key without an
 //! entry's key tells that it is in one piece.
 //!

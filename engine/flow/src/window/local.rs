@@ -1,18 +1,19 @@
 //! What happens to a record before the exchange.
 //!
-//! Records of one key and window are added up here, and the sums leave when a watermark is about to
-//! close their window (Flink's local-global aggregation): into the window itself where this shard owns
-//! the key, through the exchange where another does. They leave before that watermark, so results
-//! come no later. (Where windows overlap, read *slice* for window: the sums of a slice leave when the first window
-//! that contains it is about to close, and what comes later for the slice goes by itself.)
+//! Records of one key and window are added up here (Flink's local-global aggregation). The sums leave when a watermark is
+//! about to close their window. A sum whose key this shard owns goes into the window itself, and others go through
+//! the exchange. They leave before that watermark, so results come no later.
+//!
+//! Where windows overlap, read *slice* for window. The sums of a slice leave when the first window that contains it is about
+//! to close. What comes later for the slice goes by itself.
 //!
 //! # When adding up does not pay
 //! On one shard there is nobody to send to, and with many keys a sum gathers few records. Then records
 //! go straight where they belong: into this shard's windows, which the operator behind the exchange
 //! shares, or as they are through the exchange. So at most [`LOCAL_KEYS_MAX`] sums are kept, of at most
 //! [`LOCAL_BYTES_MAX`], about. If they fill up before they have taken in [`RECORDS_PER_KEY_MIN`] records each, the next
-//! [`BYPASS_RECORDS`] records go straight. (Both at once, straight for this shard's keys and added up for the others', costs
-//! a third more on two shards: no processor can predict who owns the next key.)
+//! [`BYPASS_RECORDS`] records go straight. (It costs a third more on two shards to add up
+//! only what other shards own: no processor can predict who owns the next key.)
 //!
 //! # The slice at hand
 //! Most of what a record costs here is to find out which of these ways it goes, and which slice it falls into. So the
@@ -26,11 +27,10 @@
 //! passes a window. (The Yahoo benchmark takes 69 instructions an event, and 77 if records of few keys are gathered.)
 //!
 //! # What stays exactly as without it
-//! Lateness. A record whose window the *sender's* watermark has passed is sent through the exchange by
-//! itself, behind that watermark, and the receiver decides as ever, by the merged one. Others are in
-//! time for the receiver too: its watermark is not ahead of any sender's, unless that was idle. What
-//! comes after that is decided when it arrives, for a sum as for a record, since all records of a sum
-//! lie in one window. (If late records are wanted themselves, a sender that has been idle adds nothing up
+//! Lateness stays as it is. A record whose window the *sender's* watermark has passed goes through the exchange by itself,
+//! behind that watermark. The receiver decides by the merged watermark. Other records are in time for the receiver,
+//! too: its watermark is not ahead of any sender's, unless that sender was idle. The receiver decides about what
+//! an idle sender sends, sums as records: all records of a sum lie in one window. (If late records are wanted themselves, a sender that has been idle adds nothing up
 //! any more.)
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! What survives a crash of a job under test: a store that keeps whole epochs or nothing, and a table
-//! whose rows come from commits alone.
+//! What survives a crash of a job under test. A store keeps whole epochs or nothing, and the rows of a table come from
+//! commits alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use thalweg_flow::ShardSnapshot;
 use thalweg_kernel::Epoch;
+use thalweg_testing::Random;
 
 use super::*;
 use crate::config::CheckpointRules;
@@ -285,19 +286,6 @@ fn no_order_of_news_leads_it_astray() {
     }
 }
 
-/// A walk by chance: SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
 #[derive(Clone, Copy, Default)]
 struct Side {
     built: bool,
@@ -306,8 +294,8 @@ struct Side {
 }
 
 fn walk(seed: u64) {
-    let mut chance = Chance(seed);
-    let shards = 1 + chance.below(3) as usize;
+    let mut chance = Random::new(seed);
+    let shards = 1 + chance.below(3);
     let delay = ms(5);
     let mut play = Play::new(shards, 0, RestartStrategy::FixedDelay { delay, restarts_max: 2 });
     let (mut sides, mut lives) = (vec![], 0);
@@ -373,7 +361,7 @@ fn walk(seed: u64) {
             4 if turn > 1_000 => play.take(News::Wish(Phase::Aborting)),
             _ if sides.is_empty() => {}
             what => {
-                let at = chance.below(sides.len() as u64) as usize;
+                let at = chance.below(sides.len());
                 let side = &mut sides[at];
                 let ends = match phase {
                     Phase::Aborting => true,
@@ -400,7 +388,7 @@ fn walk(seed: u64) {
 }
 
 impl Play {
-    fn panic_any(&mut self, sides: &mut [Side], chance: &mut Chance) {
+    fn panic_any(&mut self, sides: &mut [Side], chance: &mut Random) {
         let Some(bound) = std::num::NonZeroU64::new(sides.len() as u64) else { return };
         let at = chance.below(bound.get()) as usize;
         if !sides[at].gone {

@@ -1,4 +1,4 @@
-//! What the tests of the store share: a small generator, records, and a plain model of state.
+//! What the tests of the store share: records, and a plain model of state.
 #![allow(dead_code)] // each test uses a part
 
 use std::collections::BTreeMap;
@@ -10,23 +10,6 @@ use thalweg_store::{
 };
 
 pub(crate) type Map = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// A small generator (splitmix64): equal seeds give equal numbers.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 pub(crate) fn state() -> StateId {
     StateId::of("count", "value")

@@ -53,7 +53,7 @@ impl State {
 
     fn power_cut(&mut self, random: &mut Random) {
         if !self.history.is_empty() {
-            let kept = random.below(self.history.len() as u64) as usize;
+            let kept = random.below(self.history.len());
             self.names = self.history[kept].clone();
         }
         self.synced_names();
@@ -61,7 +61,7 @@ impl State {
             let mut kept = inode.synced.clone();
             if random.percent(50) && inode.data.len() > kept.len() {
                 // The length got there before the bytes did.
-                let more = random.below((inode.data.len() - kept.len()) as u64 + 1) as usize;
+                let more = random.below(inode.data.len() - kept.len() + 1);
                 let from = kept.len();
                 kept.extend_from_slice(&inode.data[from..from + more]);
                 if random.percent(50) {
@@ -218,9 +218,9 @@ impl World for Fake {
 
     fn step(&mut self, random: &mut Random) {
         self.state.lock().unwrap().room =
-            if random.percent(20) { random.below(30) as usize } else { usize::MAX };
+            if random.percent(20) { random.below(30) } else { usize::MAX };
         if !self.old.is_empty() && random.percent(40) {
-            let at = random.below(self.old.len() as u64) as usize;
+            let at = random.below(self.old.len());
             match self.old[at].step() {
                 Step::Failed => panic!("an earlier run has failed"),
                 Step::Done => drop(self.old.remove(at)),

@@ -72,7 +72,7 @@ fn nor_in_150_where_syncing_costs_nothing() {
 }
 
 fn contexts(engine: &mut Engine) -> Vec<OpenContext> {
-    engine.contexts(1, Waker::noop(), &mut Random(1))
+    engine.contexts(1, Waker::noop(), &mut Random::new(1))
 }
 
 /// Without checkpoints.

@@ -200,8 +200,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         silence.watch((hash, key), now.steady, || timers.earliest_of(hash, key).is_some());
     }
 
-    /// In a step that begins: goes on with what was put down, and fires timers of keys that are silent, as far as the
-    /// stream's watermark has passed them. When more keys are to be looked at, on this machine's clock.
+    /// Goes on, in a step that begins, with what was put down. Fires timers of silent keys that the stream's watermark has
+    /// passed. Returns when more keys are to be looked at, on this machine's clock.
     #[inline]
     pub(super) fn fire_by_clocks(
         &mut self,

@@ -1,8 +1,8 @@
 //! The entries of one key, in order, as far as they are in memory.
 //!
-//! They lie in *chunks* of at most [`CHUNK_ENTRIES_MAX`] entries, each a sorted list; a small map is one chunk, which
+//! They lie in *chunks*, which are sorted lists of at most [`CHUNK_ENTRIES_MAX`] entries. A small map is one chunk, which
 //! lies in the key's own place in the table. Of a larger map the chunks form a list with the first key that each may
-//! hold. So a look-up is two binary searches, an insert moves at most a chunk, a scan reads memory in order, and a
+//! hold. So a look-up is two binary searches, and an insert moves at most a chunk. A scan reads memory in order, and a
 //! barrier visits the chunks that have changed.
 //!
 //! A chunk knows how many entries of its range are *cold*: in the store alone. It also remembers the entries that were

@@ -99,8 +99,8 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         (self.id, self.checkpoints.groups())
     }
 
-    /// Brings an entry into memory that may be in the store alone; and, if it is to be inserted, the others of its
-    /// chunk, if that is full.
+    /// Brings an entry into memory that may be in the store alone. If it is to be inserted into a full chunk, the other
+    /// entries of that chunk come, too.
     #[inline]
     pub(super) fn warm(&mut self, at: &AtKey<'_, K>, entry: &N, to_insert: bool) {
         if self.evicted {

@@ -25,8 +25,8 @@ const EXPIRE_ENTRIES: usize = 4_096;
 const EVICT_PIECES_MAX: usize = 64;
 /// of this many buckets of the table.
 const EVICT_BUCKETS_MAX: usize = 1_024;
-/// A search for them is in vain that has been round this often: the first time takes the marks of keys away that were
-/// used, and the second one those of their chunks.
+/// A search for them that has been round this often is in vain. The first round takes the marks of used keys away, and the
+/// second one the marks of their chunks.
 const EVICT_ROUNDS: usize = 3;
 /// While state is restored, its memory is looked at after this many entries,
 const RESTORE_LOOK_EVERY: usize = 4_096;

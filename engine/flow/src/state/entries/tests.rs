@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thalweg_kernel::{Change, Changes, KeyGroups, StateError, StateInfo, StateKind};
+use thalweg_testing::Random;
 
 use super::*;
 use crate::checkpoint::{Outgoing, Stateful, Stored};
@@ -65,19 +66,6 @@ fn apply(base: &mut Bytes, block: &[u8]) {
                 base.retain(|key, _| !(from <= key.as_slice() && key.as_slice() < to));
             }
         }
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(z ^ (z >> 31)) * bound as u128) >> 64) as usize
     }
 }
 
@@ -385,7 +373,7 @@ fn step(rig: &mut Rig, random: &mut Random) {
                 rig.now += random.below(8) as i64;
                 let now = Timestamp::from(rig.now);
                 // The sweep goes by the machine's clock.
-                rig.entries.expire(now, Timestamp::from(random.below(1 << 40) as i64));
+                rig.entries.expire(now, Timestamp::from(random.below(1_i64 << 40)));
             } else if random.below(20) == 0 {
                 rig.restart();
             } else {
@@ -398,7 +386,7 @@ fn step(rig: &mut Rig, random: &mut Random) {
 }
 
 fn live(seed: u64, ttl: Option<Ttl>) {
-    let (mut rig, mut random) = (Rig::new(ttl), Random(seed));
+    let (mut rig, mut random) = (Rig::new(ttl), Random::new(seed));
     // Sometimes a large map from the beginning.
     if random.below(2) == 0 {
         for entry in 0..ENTRIES_MAX as u16 {
@@ -581,8 +569,8 @@ fn open_older(base: &Base, kind: StateKind, part_bytes: usize) -> Entries<u8, u1
     entries
 }
 
-/// Goal: what release 0.1 stored in one piece for each key is written anew in parts, with what has changed meanwhile, also
-/// where the job restarts in between.
+/// Goal: what release 0.1 stored in one piece for each key is written anew in parts. Changes in between are in them, and
+/// so it is where the job restarts in between.
 #[test]
 fn keys_in_one_piece_are_written_anew_some_at_a_time() {
     const KEYS: u8 = 60;
@@ -604,12 +592,12 @@ fn keys_in_one_piece_are_written_anew_some_at_a_time() {
         let is = |stored: &&Vec<u8>| stored.len() == StateId::PREFIX_BYTES + size_of::<u8>();
         base.0.lock().unwrap().0.keys().filter(is).count()
     };
-    let (mut random, mut restarts, mut kind) = (Random(7), 0, StateKind::Keyed);
+    let (mut random, mut restarts, mut kind) = (Random::new(7), 0, StateKind::Keyed);
     let mut entries = open_older(&base, kind, PART_BYTES);
     let mut one_more = true;
     while in_one_piece(&base) > 0 || std::mem::take(&mut one_more) {
         for _ in 0..3 {
-            let (key, entry) = (random.below(KEYS.into()) as u8, random.below(60) as u16);
+            let (key, entry) = (random.below(KEYS), random.below(60_u16));
             let (now, hash) = (Timestamp::from(0), table_hash(&key));
             let at = &AtKey { key: &key, hash, time: now, reached: now, processing_time: now };
             match random.below(4) {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use thalweg_kernel::{Change, Str};
+use thalweg_testing::Random;
 
 use super::*;
-use crate::testing::{Random, Weak};
+use crate::testing::Weak;
 
 type Store = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -158,7 +159,7 @@ impl<T> Found<T> {
 }
 
 fn run<K: Key + Ord + std::fmt::Debug>(seed: u64, steps: u64, mut key: impl FnMut(u64) -> K) {
-    let random = &mut Random(seed);
+    let random = &mut Random::new(seed);
     let (ttl, lag) = (random.below(2) == 0, random.below(4) as usize);
     let keys = [2, 20, 300, 5_000][random.below(4) as usize];
     let wants_eviction = random.below(2) == 0;

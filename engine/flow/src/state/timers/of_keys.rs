@@ -1,8 +1,8 @@
-//! The timers of each key in order of their times: for operators that drop keys, whose timers go with them, and for those
-//! whose keys have clocks of their own. Other operators do without.
+//! The timers of each key in order of their times. Operators need them that drop keys, whose timers go with them, and
+//! operators whose keys have clocks of their own. Other operators do without.
 //!
 //! A key has one entry in a hash table. The entry holds one or two timers in place, and more of them in an ordered set. So
-//! the earliest timer of a key is found in a look-up, however many timers the key has; an insert or a removal costs the
+//! the earliest timer of a key is found in a look-up, however many timers the key has. An insert or a removal costs the
 //! logarithm of their number. A set stays until one timer is left, so that a key which goes back and forth between two
 //! timers and three allocates nothing.
 

@@ -6,7 +6,7 @@
 //! tables    a hash table for each number; numbers that are free wait to be used again
 //! ```
 //! Ranges are cut so that each has some hundred timers. A range with [`TIMERS_PER_RANGE`] is split in the middle of what
-//! lies in it, and a range that is empty becomes part of the one before. So ranges fit whatever times there are. Items are
+//! lies in it. An empty range becomes part of the one before. So ranges fit whatever times there are. Items are
 //! ordered by hash where times are equal: many timers of one millisecond are split like all others. Timers that are equal
 //! in both cannot be split, and their table grows.
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_kernel::{Change, Str};
+use thalweg_testing::Random;
 
 use super::*;
-use crate::testing::{Random, Weak};
+use crate::testing::Weak;
 
 type Store = BTreeMap<Vec<u8>, Vec<u8>>;
 type Model<K> = BTreeSet<(Timestamp, K)>;
@@ -55,7 +56,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
     mut time: impl FnMut(&mut Random, u64) -> i64,
     mut key: impl FnMut(&mut Random) -> K,
 ) {
-    let random = &mut Random(seed);
+    let random = &mut Random::new(seed);
     let timers_max = if random.below(4) == 0 { 50 } else { usize::MAX };
     let by_key = seed.is_multiple_of(2);
     let new = || match by_key {
@@ -133,7 +134,7 @@ fn run<K: Key + Ord + std::fmt::Debug>(
 #[test]
 fn they_equal_a_sorted_set_whatever_the_times() {
     for seed in 0..1_500 {
-        let keys = [1, 3, 40, 1 << 40][seed as usize % 4];
+        let keys = [1_u64, 3, 40, 1 << 40][seed as usize % 4];
         let key = move |random: &mut Random| random.below(keys);
         let steps = 300;
         match seed % 7 {
@@ -143,7 +144,7 @@ fn they_equal_a_sorted_set_whatever_the_times() {
             3 => run(seed, steps, |_, step| step as i64, key),
             4 => run(seed, steps, |_, step| -(step as i64), key),
             5 => run(seed, steps, |r, _| [i64::MIN, -1, 0, i64::MAX][r.below(4) as usize], key),
-            _ => run(seed, steps, |r, _| r.next() as i64, key),
+            _ => run(seed, steps, |r, _| r.next_u64() as i64, key),
         }
     }
 }
@@ -151,9 +152,9 @@ fn they_equal_a_sorted_set_whatever_the_times() {
 #[test]
 fn many_are_split_cleaned_and_still_equal_a_sorted_set() {
     for seed in 0..14 {
-        let spread = [1, 2, 1_000, 1 << 20, 1 << 62, 3, 10][seed as usize % 7];
-        let time = move |random: &mut Random, _| random.below(spread) as i64 - 1;
-        run(seed, 12_000, time, |random| random.below(1 << 30));
+        let spread = [1_i64, 2, 1_000, 1 << 20, 1 << 62, 3, 10][seed as usize % 7];
+        let time = move |random: &mut Random, _| random.below(spread) - 1;
+        run(seed, 12_000, time, |random| random.below(1_u64 << 30));
     }
 }
 
