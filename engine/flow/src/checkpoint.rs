@@ -210,6 +210,8 @@ pub(crate) trait Stateful {
 pub(crate) struct Outgoing {
     pub(crate) changes: Changes,
     pub(crate) writer: StateWriter,
+    /// The bytes in this block of keys that release 0.1 stored in one piece, for all states.
+    pub(crate) piece_bytes: usize,
 }
 
 impl Outgoing {
@@ -230,7 +232,7 @@ impl Outgoing {
         key: impl FnOnce(&mut Vec<u8>),
         value: impl FnOnce(&mut StateWriter, Vec<u8>) -> Result<Vec<u8>, ValueDamaged>,
     ) -> Result<(), ValueDamaged> {
-        let Self { changes, writer } = self;
+        let Self { changes, writer, .. } = self;
         let mut failed = None;
         changes.put_with(key, |out| {
             value(writer, out).unwrap_or_else(|error| {
@@ -401,7 +403,8 @@ impl Checkpoints {
     /// Takes what was handed over.
     pub(crate) fn take_changes(&self) -> Result<Vec<u8>, ConnectorError> {
         self.check()?;
-        let changes = &mut self.out.borrow_mut().changes;
+        let Outgoing { changes, piece_bytes, .. } = &mut *self.out.borrow_mut();
+        *piece_bytes = 0;
         if changes.is_too_long() {
             let what = "a key has more than 65,525 bytes, or a value more than 4 GiB; bound keys where \
                         they come from: `payload_bytes_max` of a decoder does";

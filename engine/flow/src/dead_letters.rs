@@ -72,9 +72,12 @@ impl DeadLetterOutput {
         self.passed.get() > self.shared.aligned.get() && !seeded(Defect::FlowLetterOvertakes)
     }
 
-    /// Whether the operator may be stepped. One that reads dead letters makes the room itself.
+    /// Whether the operator may be stepped. One that reads dead letters makes the room itself. What is held waits for the
+    /// operators that have not got the barrier, so it stops none of them.
     pub(crate) fn has_room(&self) -> bool {
-        self.state.get() == OutputState::Apart || self.shared.has_room()
+        let holds_up = self.is_ahead() || seeded(Defect::FlowHeldLettersStopAll);
+        self.state.get() == OutputState::Apart
+            || self.shared.queue_has_room() && !(holds_up && self.shared.holds_many())
     }
 
     /// The operator has got the barrier of `epoch`.
@@ -200,9 +203,12 @@ impl DeadLetters {
         self.latest.borrow_mut().take()
     }
 
-    fn has_room(&self) -> bool {
-        let held = self.held.borrow().len();
-        held < HELD_LETTERS_MAX && self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
+    fn queue_has_room(&self) -> bool {
+        self.queue.borrow().as_ref().is_none_or(LocalEdge::has_room)
+    }
+
+    fn holds_many(&self) -> bool {
+        self.held.borrow().len() >= HELD_LETTERS_MAX
     }
 
     /// Passes the barrier on if every operator has got it.

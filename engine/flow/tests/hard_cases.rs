@@ -7,7 +7,8 @@ mod common;
 use std::cell::Cell;
 use std::time::Duration;
 
-use common::{Scripted, metric, try_build};
+use common::world::Store;
+use common::{Scripted, build_from, metric, try_build};
 use thalweg_flow::*;
 use thalweg_testing::Act;
 
@@ -234,4 +235,32 @@ fn windows_over_the_limit_are_counted_not_opened() {
     .unwrap();
     settle(&mut shard, Now::default());
     assert!(metric(&[shard], "numWindowsOverLimitDropped") > 0);
+}
+
+/// Goal: a source that is ahead of a barrier and refuses thousands of records does not keep the barrier from the sinks of
+/// its shard, which would let the letters go.
+#[test]
+fn letters_that_are_held_behind_a_barrier_do_not_keep_it_from_others() {
+    const REFUSED: usize = 6_000;
+    let (store, out) = (Store::default(), Collected::new());
+    let sink = out.sink();
+    let source = Scripted::without_end([vec![Act::<i64>::Refuse; REFUSED], vec![]]);
+    let job = move |flow: &Flow| {
+        let windows = flow.source(source.clone(), by_value()).key_by(|n| *n);
+        windows.window(Tumbling::of(SECOND)).aggregate(Count).sink(sink.clone());
+    };
+    let mut shards = build_from(&store, 2, &job);
+    let epoch = store.epoch().next();
+    shards[0].begin(epoch);
+    (0..100).for_each(|_| _ = shards[0].step(Now::default()).unwrap());
+    shards[1].begin(epoch);
+    let mut snapshots = [false; 2];
+    for _ in 0..100 {
+        for (shard, snapshot) in shards.iter_mut().zip(&mut snapshots) {
+            shard.step(Now::default()).unwrap();
+            *snapshot |= shard.snapshot().unwrap().is_some();
+        }
+    }
+    assert_eq!(snapshots, [true; 2], "the barrier waits for ever");
+    assert_eq!(metric(&shards, "numDeadLetters"), REFUSED as i64);
 }

@@ -154,6 +154,8 @@ defects! {
     FlowTimerLosesItsSpace,
     /// A partition that is found while the job runs is opened as if no epoch had come since the job began.
     FlowOpensAtOldEpoch,
+    /// Dead letters that are held behind a barrier stop the operators that have not got that barrier.
+    FlowHeldLettersStopAll,
     /// While a barrier is due, a full sink gets all that stands before the barrier, whatever would make room.
     FlowOverfillsSink,
     /// What stands before a barrier waits for a sink that has no room before the epoch of the barrier.

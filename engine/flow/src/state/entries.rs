@@ -32,8 +32,8 @@
 //!
 //! # What release 0.1 stored
 //! Release 0.1 stored all entries of a key as one value, under the key alone. Such a key is *in one piece* until it
-//! changes, or until a snapshot has it written anew. Each snapshot does that with keys of about [`PART_BYTES`]. So one block of
-//! changes stays small, and both forms may lie in the store side by side, also after a restart. A stored key without an
+//! changes, or until a snapshot has it written anew. Each snapshot does that with keys of about [`PART_BYTES`], of all states of
+//! the shard together. So one block of changes stays small, and both forms may lie in the store side by side, also after a restart. A stored key without an
 //! entry's key tells that it is in one piece.
 //!
 //! # Limits
@@ -157,6 +157,8 @@ pub(crate) struct Entries<K, N, V> {
     weighed: usize,
     /// How many keys the store has in one piece, and about how many bytes of them a snapshot writes anew.
     pieces: usize,
+    /// Keys without entries that release 0.1 stored, and that the next snapshot deletes.
+    empty_pieces: Vec<K>,
     part_bytes: usize,
     /// Where the search for what can leave memory goes on, and for what has expired.
     hand: Bucket,
@@ -223,6 +225,7 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             value_bytes: 0,
             weighed: 0,
             pieces: 0,
+            empty_pieces: Vec::new(),
             part_bytes: PART_BYTES,
             hand: Bucket::default(),
             expiring: Bucket::default(),

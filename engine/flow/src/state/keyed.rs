@@ -376,7 +376,7 @@ impl<K: Key, V: Durable> Stateful for Keyed<K, V> {
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
-        let Outgoing { changes, writer } = out;
+        let Outgoing { changes, writer, .. } = out;
         let (written, bytes);
         let (groups, readable) = (self.checkpoints.groups(), self.checkpoints.readable());
         let mut failed = None;

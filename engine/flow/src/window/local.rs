@@ -58,6 +58,8 @@ const LOCAL_KEYS_MAX: usize = 16_384;
 const LOCAL_BYTES_MAX: usize = 1 << 20;
 /// Of sums that grow, one is weighed with each of this many records, if it holds at most as many itself.
 const WEIGHED_EVERY: usize = 64;
+/// A sum that grows is weighed whenever its records have doubled, from this many on.
+const WEIGHED_FROM: u64 = 8;
 /// Adding up pauses where a sum has fewer records than this.
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
@@ -334,8 +336,10 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             self.aggregate.add(&mut sum.accumulator, value);
             sum.records += 1;
             if A::GROWS {
-                let weighed =
+                let often =
                     self.held.is_multiple_of(WEIGHED_EVERY) && sum.records <= WEIGHED_EVERY as u64;
+                let doubled = sum.records >= WEIGHED_FROM && sum.records.is_power_of_two();
+                let weighed = often || doubled;
                 let held_max =
                     weighed.then(|| weigh::<T, A>(sum, &mut self.writer, &mut self.scratch));
                 self.grown(held_max, out);
@@ -361,9 +365,8 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) {
         self.held += 1;
-        if let Some(held_max) = held_max {
-            self.held_max = held_max;
-        }
+        // The largest sum so far decides.
+        self.held_max = held_max.map_or(self.held_max, |held_max| held_max.min(self.held_max));
         if self.held >= self.held_max {
             self.make_room(out);
         }
@@ -402,6 +405,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         }
         if A::GROWS {
             self.held = self.held.saturating_sub(sent);
+            self.held_max = LOCAL_BYTES_MAX;
         }
         sent
     }

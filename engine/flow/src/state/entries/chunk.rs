@@ -90,7 +90,7 @@ pub(super) fn is_past(written: Option<Epoch>, readable: Epoch) -> bool {
 /// See the module.
 pub(super) struct Chunk<N, V> {
     pub(super) items: Vec<Item<N, V>>,
-    #[expect(clippy::box_collection, reason = "nearly always none, so it should take one word")]
+    /// Nearly always none, so it takes one word.
     gone: Option<Box<Gone<N>>>,
     /// No item's last millisecond is before this one.
     pub(super) earliest: Timestamp,

@@ -80,12 +80,16 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
                 "it was stored as one value for each key, and the operator has never done so";
             return Err(StateError::Other(what.into()));
         };
+        let (until, entries) = read_value(value, read)?;
+        if entries.is_empty() {
+            self.empty_pieces.push(key.clone());
+            return Ok(0);
+        }
         if migrates {
             let what = "some of it is stored as release 0.1 wrote it, and cannot be migrated from that; start the job with \
                         the schema that it had, until it has taken more checkpoints";
             return Err(StateError::Other(what.into()));
         }
-        let (until, entries) = read_value(value, read)?;
         let count = entries.len();
         for (entry, value) in entries {
             self.restore_item(key.clone(), Item::migrated(entry, value, until), false);
@@ -99,13 +103,15 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         Ok(count)
     }
 
-    /// Has some of the keys written anew that the store has in one piece.
-    fn choose_pieces(&mut self) {
+    /// Has some of the keys written anew that the store has in one piece, where the block has `taken` bytes of other states'
+    /// already. Returns how many bytes it adds.
+    fn choose_pieces(&mut self, taken: usize) -> usize {
         if self.pieces == 0 {
-            return;
+            return 0;
         }
         // Where an entry's key may take no bytes, the two forms cannot be told apart: all at once.
-        let mut left = if takes_no_bytes::<N>() { usize::MAX } else { self.part_bytes };
+        let part = self.part_bytes.saturating_sub(taken);
+        let (mut left, mut bytes) = (if takes_no_bytes::<N>() { usize::MAX } else { part }, 0);
         let each = self.value_bytes + StateId::PREFIX_BYTES + size_of::<(K, N)>();
         let Self { groups, changed, converting, .. } = self;
         let judge = |group: &mut Group<K, N, V>| {
@@ -115,12 +121,14 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
             let waits = group.in_one_piece && !group.marked;
             if waits && !std::mem::replace(&mut group.unmarked_change, true) {
                 changed.push(table_hash(&group.key));
+                bytes += group.body.len() * each;
                 left = left.saturating_sub(group.body.len() * each);
             }
             Verdict::Keep
         };
         let buckets = groups.buckets();
         groups.walk(converting, buckets, judge, drop);
+        bytes
     }
 
     /// Forgets of at most this many keys what is gone and what the store does not show any more.
@@ -233,10 +241,13 @@ impl<K: Key, N: OrderedKey, V: Durable> Stateful for Entries<K, N, V> {
     }
 
     fn snapshot(&mut self, epoch: Epoch, out: &mut Outgoing) -> Result<(), ValueDamaged> {
-        self.choose_pieces();
+        out.piece_bytes += self.choose_pieces(out.piece_bytes);
         self.mark_changed();
-        let Outgoing { changes, writer } = out;
+        let Outgoing { changes, writer, .. } = out;
         let of = (self.id, self.checkpoints.groups());
+        for key in self.empty_pieces.drain(..) {
+            changes.delete_with(|out| write_key::<K, N>(of, &key, None, out));
+        }
         let (mut failed, mut written) = (None, 0);
         let (mut bytes, mut value_bytes) = (0, 0);
         let waited = self.waiting.len();

@@ -578,8 +578,10 @@ fn keys_in_one_piece_are_written_anew_some_at_a_time() {
     const PART_BYTES: usize = 5_000;
     let (base, of) = (Base::default(), (StateId::of("test", "map"), KeyGroups::default()));
     let (mut model, mut writer) = (BTreeMap::new(), StateWriter::default());
-    for key in 0..KEYS {
-        let entries: Vec<_> = (0..ENTRIES).map(|entry| (entry, u32::from(key))).collect();
+    // The last one is a list without items.
+    for key in 0..=KEYS {
+        let entries = if key < KEYS { ENTRIES } else { 0 };
+        let entries: Vec<_> = (0..entries).map(|entry| (entry, u32::from(key))).collect();
         model.extend(entries.iter().map(|&(entry, value)| ((key, entry), value)));
         let mut stored = Vec::new();
         cold::write_key::<u8, u16>(of, &key, None, &mut stored);
@@ -594,6 +596,12 @@ fn keys_in_one_piece_are_written_anew_some_at_a_time() {
     };
     let (mut random, mut restarts, mut kind) = (Random::new(7), 0, StateKind::Keyed);
     let mut entries = open_older(&base, kind, PART_BYTES);
+    // States of one shard share what a block may have of them.
+    let mut out = Outgoing::default();
+    let [mut one, mut other] = [(); 2].map(|()| open_older(&base, kind, PART_BYTES));
+    one.snapshot(Epoch::new(2), &mut out).unwrap();
+    other.snapshot(Epoch::new(2), &mut out).unwrap();
+    assert!(one.pieces < other.pieces && other.pieces == usize::from(KEYS), "{}", other.pieces);
     let mut one_more = true;
     while in_one_piece(&base) > 0 || std::mem::take(&mut one_more) {
         for _ in 0..3 {

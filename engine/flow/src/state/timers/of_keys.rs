@@ -37,6 +37,10 @@ enum Times {
     /// The earlier one first.
     Two(Timestamp, Timestamp),
     /// Never empty.
+    #[expect(
+        clippy::box_collection,
+        reason = "rare, so that it should not take the place of two times"
+    )]
     More(Box<BTreeSet<Timestamp>>),
 }
 
