@@ -14,19 +14,19 @@ use crate::*;
 
 /// What the database holds.
 #[derive(Clone, Debug, Default)]
-struct Tables {
-    rows: Vec<i64>,
+pub(crate) struct Tables {
+    pub(crate) rows: Vec<i64>,
     by_key: BTreeMap<i64, i64>,
     /// Of a changelog.
     by_grade: BTreeMap<(i64, i64), i64>,
     /// Of all rows, in their order.
-    kinds: Vec<&'static str>,
-    commits: BTreeMap<u16, Commit>,
+    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) commits: BTreeMap<u16, Commit>,
 }
 
 /// What happens to the next commit.
 #[derive(Clone, Copy, Default)]
-enum Weather {
+pub(crate) enum Weather {
     #[default]
     Fine,
     Busy,
@@ -35,9 +35,9 @@ enum Weather {
 }
 
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<(Tables, Weather)>>);
+pub(crate) struct Server(pub(crate) Arc<Mutex<(Tables, Weather)>>);
 
-struct Begun<'a> {
+pub(crate) struct Begun<'a> {
     server: &'a Server,
     tables: Tables,
 }
@@ -302,9 +302,7 @@ fn context(engine: &mut Engine) -> OpenContext {
 fn a_run_that_has_ended_changes_nothing_once_it_has_the_lock() {
     let mut server = Server::default();
     let claim = Claim::of(&context(&mut Engine::default()));
-    let directory = claim.as_ref().unwrap().directory().clone();
-    let commit =
-        |epoch| Commit { instance: 0, epoch: Epoch::new(epoch), directory: directory.clone() };
+    let commit = |epoch| Commit { instance: 0, epoch: Epoch::new(epoch), directory: "here".into() };
     server.0.lock().unwrap().0.commits.insert(0, commit(5));
     let recovered = |restored| Work { restored: Some(Epoch::new(restored)), ..Work::default() };
     assert_eq!(apply(&mut server, claim.as_ref(), &recovered(4), || true), Ok(None));
