@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(batch.marks(), [(1, Mark::Barrier(Epoch::new(1))), (2, Mark::Idle)]);
         let mut marks = Batch::<u32>::default();
         marks.mark(Mark::Idle);
-        assert!(!marks.is_empty() && marks.len() == 0);
+        assert!(!marks.is_empty() && marks.values().is_empty());
     }
 
     #[test]
