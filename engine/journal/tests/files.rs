@@ -106,6 +106,24 @@ fn a_record_larger_than_a_read_comes_back_whole_or_not_at_all() {
     assert!(error.contains("it would reach behind the segment's end"), "{error}");
 }
 
+/// Goal: nobody can know what a record of a journal that is not there yet will begin like.
+#[test]
+fn every_journal_has_a_tag_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let tags: std::collections::BTreeSet<_> = (0..3)
+        .map(|n| {
+            let name = format!("in{n}");
+            let mut writer = journals.open(&name, waker()).unwrap();
+            append(&mut *writer, at(0), b"x");
+            settle(&mut *writer);
+            let segment = place.path().join(name).join("00000000000000000000.segment");
+            std::fs::read(segment).unwrap()[32..40].to_vec()
+        })
+        .collect();
+    assert_eq!(tags.len(), 3);
+}
+
 #[test]
 fn a_place_that_cannot_be_made_is_named() {
     let place = tempfile::NamedTempFile::new().unwrap();
