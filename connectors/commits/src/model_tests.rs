@@ -51,6 +51,9 @@ impl Database for Server {
     }
 }
 
+/// The table takes no number of this size.
+pub(crate) const REFUSED_FROM: i64 = 1_000_000;
+
 impl Transaction for Begun<'_> {
     fn commits(&mut self) -> Result<Vec<Commit>, Trouble> {
         Ok(self.tables.commits.values().cloned().collect())
@@ -64,6 +67,10 @@ impl Transaction for Begun<'_> {
     fn write(&mut self, mut note: Note<'_>, written: &mut Written) -> Result<(), Trouble> {
         let mut row = Vec::new();
         while let Some(kind) = note.next_row(&mut row).unwrap() {
+            if matches!(row[..], [_, Value::Integer(n)] if n >= REFUSED_FROM) {
+                written.refused.add(note.columns(), &row, "it is too large");
+                continue;
+            }
             written.rows += 1;
             self.tables.kinds.push(kind.name());
             if !kind.puts() {

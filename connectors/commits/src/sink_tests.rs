@@ -8,7 +8,7 @@ use std::time::Duration;
 use thalweg_kernel::{Changed, ConfigError, Epoch, OpenContext, Sink, SinkSpec, Timestamp};
 
 use crate::model::{Engine, Random};
-use crate::model_tests::Server as Memory;
+use crate::model_tests::{REFUSED_FROM, Server as Memory};
 use crate::sink::{COMMITS, Target};
 use crate::*;
 
@@ -242,4 +242,65 @@ fn a_note_is_closed_when_it_is_long_enough() {
     until(&woken, || !at.0.0.lock().unwrap().0.rows.is_empty());
     until(&woken, || sink.close().unwrap());
     assert_eq!(at.0.0.lock().unwrap().0.rows.len(), NOTE_BYTES / 4);
+}
+
+/// Goal: a row that the table does not take is a dead letter of the shard that wrote it, and stops nobody.
+#[test]
+fn what_the_table_refuses_comes_back_to_its_shard() {
+    let at = At::default();
+    let (bell, woken) = mpsc::channel();
+    let waker = Waker::from(Arc::new(Bell(bell)));
+    let mut contexts = Engine::default().contexts(2, &waker, &mut Random(1));
+    contexts.iter_mut().for_each(|cx| cx.durability.checkpoints = false);
+    let spec = sink(&at);
+    let mut sinks: Vec<_> = contexts.iter().map(|cx| spec.open(cx).unwrap()).collect();
+    let refused = REFUSED_FROM as u64;
+    write(&mut sinks[0], refused..refused + 2);
+    write(&mut sinks[1], 1..2);
+    write(&mut sinks[1], refused + 2..refused + 3);
+    for sink in &mut sinks {
+        sink.flush().unwrap();
+    }
+    until(&woken, || sinks.iter_mut().all(|sink| sink.close().unwrap()));
+    assert_eq!(at.0.0.lock().unwrap().0.rows, [1]);
+    let letters = sinks.iter_mut().map(|sink| std::iter::from_fn(|| sink.refused()).collect());
+    let [first, second]: [Vec<_>; 2] = letters.collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((first.len(), second.len()), (2, 1));
+    let letter = &first[0];
+    assert_eq!(letter.to_string(), "fake memory t: result_refused: it is too large");
+    assert_eq!(&*letter.payload, b"key = 1, n = 1000000");
+    assert!(
+        letter.received > Timestamp::from_millis(1_700_000_000_000),
+        "by the clock of this machine"
+    );
+    assert_eq!(&*second[0].payload, b"key = 3, n = 1000002");
+}
+
+/// Goal: at least once, an epoch does not exist before its rows are in the table. Else its sources would forget
+/// them, and a crash would lose them.
+#[test]
+fn an_epoch_waits_for_rows_that_are_not_held_back() {
+    let (cx, _woken) = context();
+    let memory = Memory::default();
+    let (coordinator, mut thread) = RowCoordinator::new("fake".into(), &cx, memory.clone());
+    let mut columns = Columns::new();
+    columns.bind("key", true, |&n: &u64| n);
+    columns.bind("n", false, |&n: &u64| n);
+    let (mut sink, mut engine) =
+        (coordinator.open(&cx, columns, Limits::default(), true), Engine::default());
+    let mut apply = || while thread.step() == Step::Worked {};
+    apply();
+    let (first, second) = (engine.begin(), engine.begin());
+    write(&mut sink, 0..2);
+    engine.seal(first, 0, &mut sink).unwrap();
+    assert!(!sink.sealed(first).unwrap());
+    assert!(sink.sealed(Epoch::NONE).unwrap(), "an earlier one waits for nothing");
+    apply();
+    assert!(sink.sealed(first).unwrap());
+    write(&mut sink, 2..4);
+    engine.seal(second, 0, &mut sink).unwrap();
+    assert!(sink.sealed(first).unwrap() && !sink.sealed(second).unwrap());
+    apply();
+    assert!(sink.sealed(second).unwrap());
+    assert_eq!(memory.0.lock().unwrap().0.rows, [0, 1, 2, 3]);
 }
