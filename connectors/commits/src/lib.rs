@@ -84,6 +84,8 @@ pub mod writer;
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod sink_tests;
 
 pub use cell::{Cell, Kind, Value};
 pub use claim::{Claim, Commit};

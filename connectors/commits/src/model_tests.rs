@@ -14,19 +14,19 @@ use crate::*;
 
 /// What the database holds.
 #[derive(Clone, Debug, Default)]
-struct Tables {
-    rows: Vec<i64>,
+pub(crate) struct Tables {
+    pub(crate) rows: Vec<i64>,
     by_key: BTreeMap<i64, i64>,
     /// Of a changelog.
     by_grade: BTreeMap<(i64, i64), i64>,
     /// Of all rows, in their order.
-    kinds: Vec<&'static str>,
-    commits: BTreeMap<u16, Commit>,
+    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) commits: BTreeMap<u16, Commit>,
 }
 
 /// What happens to the next commit.
 #[derive(Clone, Copy, Default)]
-enum Weather {
+pub(crate) enum Weather {
     #[default]
     Fine,
     Busy,
@@ -35,9 +35,9 @@ enum Weather {
 }
 
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<(Tables, Weather)>>);
+pub(crate) struct Server(pub(crate) Arc<Mutex<(Tables, Weather)>>);
 
-struct Begun<'a> {
+pub(crate) struct Begun<'a> {
     server: &'a Server,
     tables: Tables,
 }
@@ -50,6 +50,9 @@ impl Database for Server {
         Ok(Begun { server: self, tables })
     }
 }
+
+/// The table takes no number of this size.
+pub(crate) const REFUSED_FROM: i64 = 1_000_000;
 
 impl Transaction for Begun<'_> {
     fn commits(&mut self) -> Result<Vec<Commit>, Trouble> {
@@ -64,6 +67,10 @@ impl Transaction for Begun<'_> {
     fn write(&mut self, mut note: Note<'_>, written: &mut Written) -> Result<(), Trouble> {
         let mut row = Vec::new();
         while let Some(kind) = note.next_row(&mut row).unwrap() {
+            if matches!(row[..], [_, Value::Integer(n)] if n >= REFUSED_FROM) {
+                written.refused.add(note.columns(), &row, "it is too large");
+                continue;
+            }
             written.rows += 1;
             self.tables.kinds.push(kind.name());
             if !kind.puts() {
@@ -302,9 +309,7 @@ fn context(engine: &mut Engine) -> OpenContext {
 fn a_run_that_has_ended_changes_nothing_once_it_has_the_lock() {
     let mut server = Server::default();
     let claim = Claim::of(&context(&mut Engine::default()));
-    let directory = claim.as_ref().unwrap().directory().clone();
-    let commit =
-        |epoch| Commit { instance: 0, epoch: Epoch::new(epoch), directory: directory.clone() };
+    let commit = |epoch| Commit { instance: 0, epoch: Epoch::new(epoch), directory: "here".into() };
     server.0.lock().unwrap().0.commits.insert(0, commit(5));
     let recovered = |restored| Work { restored: Some(Epoch::new(restored)), ..Work::default() };
     assert_eq!(apply(&mut server, claim.as_ref(), &recovered(4), || true), Ok(None));

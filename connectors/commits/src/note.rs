@@ -331,6 +331,7 @@ mod tests {
     fn rows_come_back_with_their_columns_and_kinds() {
         let (rows, note) = sample();
         assert_eq!(Note::read(&note).unwrap().columns(), columns());
+        assert_eq!(Note::read(&note).unwrap().head(), begin(&columns(), true));
         assert_eq!(read_all(&note).unwrap(), rows);
         let mut note = begin(&columns(), false);
         plain().iter().flat_map(|(_, row)| row).for_each(|&value| write(value, &mut note));

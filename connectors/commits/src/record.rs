@@ -38,3 +38,55 @@ fn value(field: Field<'_>) -> Value<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use thalweg_kernel::Timestamp;
+
+    use super::*;
+    use crate::note::{self, Note};
+
+    #[derive(serde::Serialize)]
+    struct Row;
+
+    const FIELDS: [(FieldKind, Kind, Field<'static>, Value<'static>); 8] = [
+        (FieldKind::Bool, Kind::Integer, Field::Bool(true), Value::Integer(1)),
+        (FieldKind::Integer, Kind::Integer, Field::Integer(-7), Value::Integer(-7)),
+        (FieldKind::Unsigned, Kind::Integer, Field::Unsigned(7), Value::Integer(7)),
+        (FieldKind::Unsigned, Kind::Integer, Field::Unsigned(1 << 63), Value::Wide(1 << 63)),
+        (FieldKind::Float, Kind::Real, Field::Float(0.5), Value::Real(0.5)),
+        (FieldKind::Text, Kind::Text, Field::Text("x"), Value::Text("x")),
+        (FieldKind::Time, Kind::Integer, Field::Time(Timestamp::from_millis(9)), Value::Integer(9)),
+        (FieldKind::Text, Kind::Text, Field::Null, Value::Null),
+    ];
+
+    impl Record for Row {
+        fn field(&self, place: usize) -> Field<'_> {
+            FIELDS[place].2
+        }
+    }
+
+    #[test]
+    fn a_described_record_is_written_field_by_field() {
+        let describe =
+            |(place, (kind, ..)): (usize, &(FieldKind, Kind, Field<'_>, Value<'_>))| Column {
+                name: format!("f{place}").into(),
+                column: format!("c{place}").into(),
+                kind: *kind,
+                key: place == 1,
+            };
+        let described: Vec<_> = FIELDS.iter().enumerate().map(describe).collect();
+        let mut columns = Columns::new();
+        bind(&mut columns, &described);
+        let names = columns.names();
+        assert!(
+            names.iter().map(|column| column.kind).eq(FIELDS.iter().map(|(_, kind, ..)| *kind))
+        );
+        assert_eq!((names[3].name.as_str(), names[1].key, names[2].key), ("c3", true, false));
+        let mut bytes = note::begin(&names, false);
+        columns.write(&Row, &mut bytes);
+        let mut row = Vec::new();
+        Note::read(&bytes).unwrap().next_row(&mut row).unwrap();
+        assert!(row.iter().eq(FIELDS.iter().map(|(.., value)| value)), "{row:?}");
+    }
+}

@@ -208,7 +208,7 @@ impl<D> RowCommitter<D> {
         self.meters.refused.increment(refused.count);
         let name = self.common.name();
         if let Some(Refusal { row, why, .. }) = refused.first.first()
-            && (before + 1).next_power_of_two() <= self.refused
+            && passes_power_of_two(before, self.refused)
         {
             let count = self.refused;
             warn!("{name}: a row was left out: {why}; the row: {row} ({count} so far)");
@@ -245,7 +245,27 @@ impl<D> RowCommitter<D> {
     }
 }
 
+/// Whether a count that grows from `before` to `now` reaches 1, 2, 4, 8 or a higher power of two.
+const fn passes_power_of_two(before: u64, now: u64) -> bool {
+    (before + 1).next_power_of_two() <= now
+}
+
 fn wall_clock() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_told_at_powers_of_two() {
+        let told: Vec<_> =
+            (0..9).filter(|&before| passes_power_of_two(before, before + 1)).collect();
+        assert_eq!(told, [0, 1, 3, 7]);
+        assert!(
+            passes_power_of_two(4, 9) && !passes_power_of_two(4, 7) && !passes_power_of_two(4, 4)
+        );
+    }
 }

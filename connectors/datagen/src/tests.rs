@@ -164,3 +164,9 @@ fn a_stop_ends_it_and_what_does_not_decode_is_a_dead_letter() {
     while poll(&mut source, 0, 5, &mut out) != SourceStatus::Ended {}
     assert_eq!((out.rows.len(), out.dead.len()), (5, 3));
 }
+
+#[test]
+fn rows_that_are_made_have_no_user_properties() {
+    assert!(!DatagenConnector::has_user_properties(&DatagenOptions::default()));
+    assert!(DatagenConnector::paths(&DatagenOptions::default()).is_empty());
+}

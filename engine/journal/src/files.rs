@@ -103,6 +103,23 @@ fn no_ring(error: io::Error) -> io::Error {
 }
 
 /// The clone writes by plain calls: a ring belongs to one thread.
+/// Reads on until `into` is full or nothing is left: how much was read. `read` is told how much is there already.
+fn fill(
+    into: &mut [u8],
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match read(&mut into[done..], done) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
 impl Clone for FileDisk {
     fn clone(&self) -> Self {
         Self {
@@ -166,16 +183,7 @@ impl Disk for FileDisk {
     }
 
     fn read_at(&mut self, file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            match file.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        fill(into, |into, done| file.read_at(into, offset + done as u64))
     }
 
     fn write_at(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -211,5 +219,29 @@ impl Disk for FileDisk {
 
     fn sync_dir(&mut self) -> io::Result<()> {
         self.directory.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_goes_on_until_all_is_there_and_an_error_ends_it() {
+        let read = |answers: &[Result<usize, io::ErrorKind>]| {
+            let (mut into, mut answers) = ([0; 10], answers.iter());
+            let filled = fill(&mut into, |into, done| {
+                let read = answers.next().unwrap().map_err(io::Error::from)?;
+                into[..read].fill(done as u8 + 1);
+                Ok(read)
+            });
+            (filled.map_err(|error| error.kind()), into)
+        };
+        let interrupted = Err(io::ErrorKind::Interrupted);
+        let whole = read(&[Ok(3), interrupted, Ok(2), Ok(5)]);
+        assert_eq!(whole, (Ok(10), [1, 1, 1, 4, 4, 6, 6, 6, 6, 6]));
+        assert_eq!(read(&[Ok(3), interrupted, Ok(0)]).0, Ok(3));
+        let broken = io::ErrorKind::Other;
+        assert_eq!(read(&[Ok(3), Err(broken)]).0, Err(broken));
     }
 }

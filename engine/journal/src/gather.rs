@@ -280,4 +280,37 @@ mod tests {
         assert_eq!(plan.take(7000), Place::Grow(8192));
         assert_eq!((plan.total, plan.room), (8192, 8192 - HEADER_BYTES - 7000));
     }
+
+    #[test]
+    fn a_group_is_ripe_at_half_of_its_bytes_or_of_its_records() {
+        let mut gather = gather(4000, 4096, 1 << 20);
+        gather.append(NOW, &[&[1; 224]]).unwrap();
+        assert!(!gather.is_ripe(), "248 bytes of 512");
+        gather.append(NOW, &[]).unwrap();
+        assert!(gather.is_ripe());
+        let plan = Plan {
+            room: 1 << 30,
+            empty: None,
+            total: 0,
+            segment_bytes: 1 << 30,
+            cap_bytes: 1 << 30,
+        };
+        let config = JournalConfig { group_bytes_max: 1 << 30, ..JournalConfig::default() };
+        let mut gather = Gather::new(0, 1, plan, &config);
+        for count in 1..=GROUP_RECORDS_MAX {
+            gather.append(NOW, &[]).unwrap();
+            assert_eq!(gather.is_ripe(), count >= 32_768, "{count}");
+        }
+        assert!(
+            matches!(gather.append(NOW, &[]), Err(JournalError::Full(_))),
+            "an index can tell no more"
+        );
+    }
+
+    #[test]
+    fn a_segment_is_prepared_ahead_only_within_the_cap() {
+        let plan =
+            |total| Plan { room: 0, empty: None, total, segment_bytes: 4096, cap_bytes: 8192 };
+        assert!(plan(4096).may_prepare() && !plan(4097).may_prepare());
+    }
 }

@@ -192,9 +192,11 @@ fn create_directory(path: &Path) -> io::Result<()> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     if !path.is_dir() {
         above.map_or(Ok(()), create_directory)?;
-        match fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        // Another journal's may have been made meanwhile.
+        if let Err(error) = fs::create_dir(path)
+            && !path.is_dir()
+        {
+            return Err(error);
         }
     }
     // Also if it was there: a life before may have been killed between making and syncing it.

@@ -153,3 +153,41 @@ impl<D: Disk> Log<D> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    #[test]
+    fn the_next_segment_is_prepared_when_the_last_one_is_half_full_and_the_cap_allows_it() {
+        let config = JournalConfig {
+            segment_bytes: 4096,
+            cap_bytes: 8192,
+            group_bytes_max: 4000,
+            record_bytes_max: 4000,
+            ..JournalConfig::default()
+        };
+        let disk = SimDisk::new(1);
+        let mut log = Log::open(disk.clone(), "in", &config, 7).unwrap();
+        let is_prepared = || disk.content("spare").is_some();
+        let write = |log: &mut Log<SimDisk>, bytes: usize| {
+            log.append(Timestamp::default(), &[&vec![7; bytes]]).unwrap();
+            while log.has_work() {
+                log.begin_group().unwrap();
+                log.complete_group().unwrap();
+            }
+        };
+        log.prepare().unwrap();
+        assert!(is_prepared(), "the first one");
+        write(&mut log, 1_000);
+        log.prepare().unwrap();
+        assert!(!is_prepared(), "1,536 bytes of 4,096");
+        write(&mut log, 1_000);
+        log.prepare().unwrap();
+        assert!(is_prepared());
+        write(&mut log, 3_000);
+        log.prepare().unwrap();
+        assert!(!is_prepared(), "the cap is reached");
+    }
+}

@@ -130,4 +130,11 @@ mod tests {
         let error = ring.write_and_sync(null.as_fd(), b"x", 0).unwrap_err();
         assert!(matches!(error, WriteError::Sync(_)), "{error:?}");
     }
+
+    #[test]
+    fn only_what_passes_is_waited_out() {
+        use io::ErrorKind::{Interrupted, InvalidInput, ResourceBusy, WouldBlock};
+        assert!([Interrupted, ResourceBusy, WouldBlock].map(io::Error::from).iter().all(passes));
+        assert!(!passes(&InvalidInput.into()));
+    }
 }

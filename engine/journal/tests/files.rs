@@ -79,6 +79,59 @@ fn records_outlive_their_writer_with_either_back_end() {
     }
 }
 
+/// Goal: a record that is larger than what is read at a time comes back, and one that is not whole is damage.
+#[test]
+fn a_record_larger_than_a_read_comes_back_whole_or_not_at_all() {
+    const LARGE: usize = 1 << 20;
+    let place = tempfile::tempdir().unwrap();
+    let config = JournalConfig { record_bytes_max: LARGE, cap_bytes: 8 << 20, ..config() };
+    let journals = FileJournals::new(place.path(), config).unwrap();
+    let mut writer = journals.open("in", waker()).unwrap();
+    append(&mut *writer, at(0), b"before");
+    append(&mut *writer, at(0), &[7; LARGE]);
+    append(&mut *writer, at(0), b"behind");
+    settle(&mut *writer);
+    let mut reader = journals.reader("in", 0).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().bytes, b"before");
+    assert!(reader.next().unwrap().unwrap().bytes == [7; LARGE]);
+    assert_eq!(reader.next().unwrap().unwrap().bytes, b"behind");
+    assert_eq!(reader.next(), Ok(None));
+
+    let mut reader = journals.reader("in", 1).unwrap();
+    let large =
+        std::fs::read_dir(place.path().join("in")).unwrap().map(|file| file.unwrap().path());
+    let large = large.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    std::fs::File::options().write(true).open(large).unwrap().set_len(600 << 10).unwrap();
+    let error = reader.next().unwrap_err().to_string();
+    assert!(error.contains("it would reach behind the segment's end"), "{error}");
+}
+
+/// Goal: nobody can know what a record of a journal that is not there yet will begin like.
+#[test]
+fn every_journal_has_a_tag_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    let journals = FileJournals::new(place.path(), config()).unwrap();
+    let tags: std::collections::BTreeSet<_> = (0..3)
+        .map(|n| {
+            let name = format!("in{n}");
+            let mut writer = journals.open(&name, waker()).unwrap();
+            append(&mut *writer, at(0), b"x");
+            settle(&mut *writer);
+            let segment = place.path().join(name).join("00000000000000000000.segment");
+            std::fs::read(segment).unwrap()[32..40].to_vec()
+        })
+        .collect();
+    assert_eq!(tags.len(), 3);
+}
+
+#[test]
+fn a_place_that_cannot_be_made_is_named() {
+    let place = tempfile::NamedTempFile::new().unwrap();
+    let journals = FileJournals::new(place.path().join("below/a file"), config()).unwrap();
+    let error = journals.open("in", waker()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("creating its directory"), "{error}");
+}
+
 #[test]
 fn a_journal_has_one_owner() {
     let place = tempfile::tempdir().unwrap();

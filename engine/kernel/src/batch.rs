@@ -48,7 +48,7 @@ pub trait Collector<T> {
 
 /// A batch that has been emptied keeps buffers for this many records at most: a burst must not hold
 /// its memory for ever.
-const KEPT_RECORDS_MAX: usize = 16 * 1_024;
+const KEPT_RECORDS_MAX: usize = 16_384;
 
 /// Records with their event times, and the marks between them. Emptied, it keeps its buffers.
 #[derive(Debug)]
@@ -205,5 +205,74 @@ mod tests {
         batch.drain_into(&mut log);
         assert_eq!(log.0, ["Active", "1@10", "Watermark(Timestamp(9))", "2@11", "3@12", "End"]);
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_closed_by_a_barrier_at_its_end() {
+        let mut batch = Batch::with_capacity(4);
+        assert!(batch.is_empty() && !batch.ends_with_barrier());
+        batch.record(10.into(), 1_u32);
+        assert!(!batch.is_empty() && !batch.ends_with_barrier());
+        batch.mark(Mark::Barrier(Epoch::new(1)));
+        assert!(batch.ends_with_barrier());
+        batch.record(11.into(), 2);
+        assert!(!batch.ends_with_barrier());
+        batch.mark(Mark::Idle);
+        assert!(!batch.ends_with_barrier());
+        assert_eq!(
+            (batch.len(), batch.values(), batch.times()),
+            (2, &[1, 2][..], &[10.into(), 11.into()][..])
+        );
+        assert_eq!(batch.marks(), [(1, Mark::Barrier(Epoch::new(1))), (2, Mark::Idle)]);
+        let mut marks = Batch::<u32>::default();
+        marks.mark(Mark::Idle);
+        assert!(!marks.is_empty() && marks.values().is_empty());
+    }
+
+    #[test]
+    fn a_batch_keeps_its_buffers_but_not_those_of_a_burst() {
+        let room = |records: usize, marks: usize| {
+            let mut batch = Batch::with_capacity(100);
+            (0..records).for_each(|n| batch.record((n as i64).into(), n));
+            (0..marks).for_each(|_| batch.mark(Mark::Idle));
+            batch.clear();
+            assert!(batch.is_empty() && batch.times().is_empty());
+            (batch.values.capacity() > 0, batch.times.capacity() > 0, batch.marks.capacity() > 0)
+        };
+        assert_eq!(room(0, 0), (true, true, true));
+        assert_eq!(room(1_000, 10), (true, true, true));
+        assert_eq!(room(KEPT_RECORDS_MAX + 1, 0), (false, false, false));
+        assert_eq!(room(0, KEPT_RECORDS_MAX + 1), (false, false, false));
+        let mut most = Batch::with_capacity(KEPT_RECORDS_MAX);
+        most.record(1.into(), 1);
+        most.clear();
+        assert!(most.values.capacity() >= KEPT_RECORDS_MAX);
+    }
+
+    /// What a timer sets that fires at the end of time must find that time in its own place.
+    #[test]
+    fn watermarks_in_one_place_become_one_but_the_end_of_time_stays_apart() {
+        let mut batch = Batch::<u32>::default();
+        let watermark = |at: i64| Mark::Watermark(at.into());
+        for mark in [watermark(1), watermark(2), Mark::Idle, Mark::Active, watermark(3)] {
+            batch.mark(mark);
+        }
+        batch.record(4.into(), 4);
+        for mark in [watermark(5), Mark::Watermark(Timestamp::MAX), Mark::End] {
+            batch.mark(mark);
+        }
+        let places: Vec<_> = batch.marks().to_vec();
+        assert_eq!(
+            places,
+            [
+                (0, watermark(2)),
+                (0, Mark::Idle),
+                (0, Mark::Active),
+                (0, watermark(3)),
+                (1, watermark(5)),
+                (1, Mark::Watermark(Timestamp::MAX)),
+                (1, Mark::End),
+            ]
+        );
     }
 }

@@ -186,6 +186,7 @@ mod tests {
             assert_eq!(RowKind::from_byte(byte).map(RowKind::to_byte), (byte < 4).then_some(byte));
         }
         assert_eq!(RowKind::ALL.map(RowKind::puts), [true, false, true, false]);
+        assert_eq!(RowKind::ALL.map(|kind| kind.to_string()), ["+I", "-U", "+U", "-D"]);
     }
 
     #[test]

@@ -254,4 +254,52 @@ mod tests {
         }
         assert!(Changes::read(&[9]).any(|change| change == Err(ChangesDamaged { position: 0 })));
     }
+
+    #[test]
+    fn a_block_that_is_cleared_or_appended_has_nothing_left() {
+        let mut changes = Changes::new();
+        assert!(changes.is_empty());
+        changes.put(b"a", b"1");
+        changes.delete(b"b");
+        let mut more = Changes::new();
+        more.delete_range(b"c", b"d");
+        more.put(b"e", b"");
+        more.put(&[0; STATE_KEY_BYTES_MAX + 1], b"");
+        changes.append(&mut more);
+        assert_eq!((changes.len(), changes.is_empty(), changes.is_too_long()), (5, false, true));
+        assert_eq!(more, Changes::new());
+        changes.append(&mut more);
+        assert!(changes.is_too_long(), "what is appended does not mend it");
+        let bytes = changes.as_bytes().to_vec();
+        assert_eq!(Changes::read(&bytes).filter(Result::is_ok).count(), 5);
+        assert_eq!(changes.clone().into_bytes(), bytes);
+        changes.clear();
+        assert_eq!(changes, Changes::new());
+    }
+
+    /// A key that is too long is cut, so that the block can still be read; whoever stores it sees that it is spoilt.
+    #[test]
+    fn what_is_too_long_spoils_the_block() {
+        let longest = [7; STATE_KEY_BYTES_MAX];
+        let longer = [7; STATE_KEY_BYTES_MAX + 1];
+        type Add = fn(&mut Changes, &[u8]);
+        let adds: [Add; 4] = [
+            |changes, key| changes.put(key, b"value"),
+            |changes, key| changes.delete(key),
+            |changes, key| changes.delete_range(key, b"z"),
+            |changes, key| changes.delete_range(b"a", key),
+        ];
+        for add in adds {
+            let mut changes = Changes::new();
+            add(&mut changes, &longest);
+            assert!(!changes.is_too_long());
+            let fits = changes.clone();
+            changes.clear();
+            add(&mut changes, &longer);
+            assert!(changes.is_too_long());
+            assert_eq!(changes.as_bytes(), fits.as_bytes());
+            changes.put(b"key", b"value");
+            assert!(changes.is_too_long());
+        }
+    }
 }

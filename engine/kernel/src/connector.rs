@@ -193,3 +193,19 @@ pub trait SinkConnector {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_has_what_was_declared() {
+        const TOPIC: Metadata = Metadata { name: "topic", doc: "where it was sent" };
+        let side = Side::new::<()>(&[(Guarantee::AtLeastOnce, "with QoS 1")]);
+        let side = side.with_metadata(&[TOPIC]);
+        assert_eq!((side.metadata[0].name, side.options.len()), ("topic", 0));
+        use Guarantee::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+        let words = [ExactlyOnce, AtLeastOnce, AtMostOnce].map(Guarantee::words);
+        assert_eq!(words, ["exactly once", "at least once", "at most once"]);
+    }
+}

@@ -122,3 +122,27 @@ impl fmt::Debug for Shared {
         f.write_str("Shared")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: operators do not find what belongs to others, nor what belongs to the job.
+    #[test]
+    fn each_finds_what_is_its_own_and_all_find_what_is_the_jobs() {
+        let shared = Shared::default();
+        let of = |operator, value| {
+            *shared
+                .get_or_try_init(operator, || Ok::<u32, Infallible>(value))
+                .unwrap_or_else(|e| match e {})
+        };
+        assert_eq!([of(1, 10), of(1, 11), of(2, 20), of(1, 12)], [10, 10, 20, 10]);
+        let text = shared.get_or_try_init(1, || Ok::<_, Infallible>("of another type"));
+        assert_eq!(*text.unwrap(), "of another type");
+        assert_eq!((*shared.of_job::<u32>(), of(1, 13)), (0, 10));
+        assert!(Arc::ptr_eq(&shared.of_job::<u32>(), &shared.of_job::<u32>()));
+        let failed = shared.get_or_try_init::<u64, _>(1, || Err("not yet"));
+        assert_eq!(failed, Err("not yet"));
+        assert_eq!(shared.get_or_try_init::<u64, &str>(1, || Ok(7)).as_deref(), Ok(&7));
+    }
+}

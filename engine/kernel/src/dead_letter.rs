@@ -180,3 +180,33 @@ impl fmt::Display for DeadLetter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_keeps_the_beginning_of_a_long_payload_and_its_length() {
+        assert_eq!(DEAD_LETTER_PAYLOAD_BYTES_MAX, 4_096);
+        let payload = [b'x'; DEAD_LETTER_PAYLOAD_BYTES_MAX + 1];
+        let letter = DeadLetter::of_result("sqlite a.db", "no such table", 9.into(), &payload);
+        assert_eq!((letter.payload_bytes, letter.payload.len()), (4_097, 4_096));
+        assert_eq!(letter.to_string(), "sqlite a.db: result_refused: no such table");
+        let error = DecodeError::new(Cause::TooDeep, "nested", Some(7));
+        let letter = DeadLetter::of_payload("topic", error, 9.into(), b"a\xff");
+        assert_eq!(letter.to_string(), "topic: too_deep: nested at byte 7");
+        let json = serde_json::to_value(&letter).unwrap();
+        assert_eq!(
+            (json["payload"].as_str(), json["cause"].as_str()),
+            (Some("a\u{fffd}"), Some("too_deep"))
+        );
+    }
+
+    /// Metrics, logs and files of letters call a cause by one name.
+    #[test]
+    fn each_cause_has_one_name() {
+        for cause in Cause::ALL {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
+        }
+    }
+}

@@ -42,3 +42,17 @@ impl fmt::Display for Epoch {
         write!(f, "{}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_grow_by_one_from_one_on() {
+        let first = Epoch::NONE.next();
+        assert_eq!(
+            (first.number(), first.next().next(), first.to_string()),
+            (1, Epoch::new(3), "1".into())
+        );
+    }
+}

@@ -252,4 +252,70 @@ mod tests {
         }
         assert_eq!(edits(&"x".repeat(65), "x"), usize::MAX);
     }
+
+    #[test]
+    fn what_stays_as_it_is_lasts_and_weather_does_not() {
+        let error = || ConnectorError::new("file out.csv", "cannot be written");
+        assert!(!error().lasting);
+        let weather = error().caused_by(std::io::Error::other("away"));
+        assert_eq!(weather.to_string(), "file out.csv: cannot be written: away");
+        assert!(!weather.lasting && weather.source.is_some());
+        assert!(error().caused_by(ConfigError::new("a", "b", "c")).lasting);
+        assert!(error().caused_by(StateError::Other("damaged".into())).lasting);
+        assert!(error().caused_by(JournalError::Failed("away".into())).lasting);
+        let lasting = error().lasting().caused_by(std::io::Error::other("away"));
+        assert!(lasting.lasting, "a cause does not mend it");
+    }
+
+    #[test]
+    fn a_panic_says_what_it_was_told() {
+        let message =
+            |panic: fn()| message_of_panic(&*std::panic::catch_unwind(panic).unwrap_err());
+        assert_eq!(message(|| panic!("as it is")), "as it is");
+        assert_eq!(message(|| panic!("with {}", 7)), "with 7");
+        assert_eq!(message(|| std::panic::panic_any(7)), "no message");
+    }
+
+    #[test]
+    fn a_value_is_shown_up_to_its_bound() {
+        let fits = "x".repeat(VALUE_CHARS_MAX);
+        let shown = |value: &str| ConfigError::new("a", value, "b").to_string();
+        assert_eq!(shown(&fits), format!("a = \"{fits}\" is not allowed; allowed: b"));
+        assert_eq!(
+            shown(&format!("{fits}y")),
+            format!("a = \"{fits}\"... is not allowed; allowed: b")
+        );
+    }
+
+    #[test]
+    fn a_key_stands_below_its_section_if_there_are_both() {
+        let within = |key: &str, section: &str| ConfigError::new(key, "", "").within(section).key;
+        assert_eq!([within("a", ""), within("", "s"), within("a", "s")], ["a", "s", "s.a"]);
+    }
+
+    #[test]
+    fn edits_are_as_few_as_they_can_be() {
+        for (one, other, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("abc", "xbc", 1),
+            ("abc", "ab", 1),
+            ("abc", "bc", 1),
+            ("abc", "acb", 1),
+            ("bac", "abc", 1),
+            ("abcd", "badc", 2),
+            ("ca", "abc", 3),
+            ("ab", "xy", 2),
+            ("aab", "aba", 1),
+            ("kitten", "sitting", 3),
+            ("aaaa", "a", 3),
+        ] {
+            assert_eq!(edits(one, other), expected, "{one:?} {other:?}");
+            assert_eq!(edits(other, one), expected, "{other:?} {one:?}");
+        }
+        assert_eq!(edits(&"x".repeat(64), &"y".repeat(63)), 64);
+    }
 }

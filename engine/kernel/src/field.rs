@@ -86,3 +86,23 @@ pub trait DecodeFields: Decode {
     /// A [`DecodeError`] makes them a dead letter; the stream goes on.
     fn decode_fields(&mut self, fields: &[(Str, Field<'_>)]) -> Result<Self::Item, DecodeError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_written_as_its_value() {
+        let fields = [
+            Field::Null,
+            Field::Bool(true),
+            Field::Integer(-1),
+            Field::Unsigned(u64::MAX),
+            Field::Float(1.5),
+            Field::Text("x"),
+            Field::Time(Timestamp::from_millis(-7)),
+        ];
+        let written = fields.map(|field| field.to_string());
+        assert_eq!(written, ["", "true", "-1", "18446744073709551615", "1.5", "x", "-7"]);
+    }
+}

@@ -155,3 +155,33 @@ pub struct EncodeError {
     /// What it cannot express.
     pub reason: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_says_where_its_message_stood() {
+        let headers =
+            [Header::new("a", "1"), Header::new("b", &b"\xff"[..]), Header::new("b", "3")];
+        let message = Message {
+            headers: &headers,
+            partition: Some("3"),
+            offset: Some(7),
+            ..Message::new("topic", b"payload", 9.into())
+        };
+        let letter = message.dead_letter(DecodeError::new(Cause::Malformed, "why", Some(2)));
+        assert_eq!(
+            (letter.partition.as_deref(), letter.offset, letter.position),
+            (Some("3"), Some(7), Some(2))
+        );
+        assert_eq!(
+            (&*letter.topic, letter.received, &*letter.payload),
+            ("topic", 9.into(), &b"payload"[..])
+        );
+        assert_eq!(message.header("a").unwrap().text(), Ok("1"));
+        assert_eq!(message.header("c"), None);
+        let refused = message.header("b").unwrap().text().unwrap_err();
+        assert_eq!(refused.to_string(), "invalid_utf8: the header `b` is not UTF-8 at its byte 0");
+    }
+}

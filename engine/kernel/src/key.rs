@@ -390,6 +390,54 @@ mod tests {
         assert_eq!("d00042".to_owned().key_hash(), 0xa669_33d1_d0e4_4af7);
         assert_eq!(Str::from("d00042").key_hash(), "d00042".key_hash());
         assert_eq!((1_u32, "a").key_hash(), 0x5c90_527f_29c9_a88b);
+        assert_eq!(
+            [false, true].map(|key| key.key_hash()),
+            [0xc44b_dff4_074e_ecdb, 0xe12e_f9d2_eb86_ceeb]
+        );
+        assert_eq!('ü'.key_hash(), 0xd9bf_2463_e536_4cd2);
+        assert_eq!(().key_hash(), 0x2d06_8005_38d3_94c2);
+        assert_eq!([1_u8, 2, 3].key_hash(), 0xebce_9b76_32ae_733b);
+        assert_eq!(bytes::Bytes::from_static(&[1, 2, 3]).key_hash(), [1_u8, 2, 3].key_hash());
+        assert_eq!(None::<u16>.key_hash(), 0xd0a6_6a65_c752_8968);
+        assert_eq!(Some(7_u16).key_hash(), 0xe70b_5a9c_a902_0c3c);
+        assert_eq!((-1_i8).key_hash(), 0xd6bc_ec3c_6b29_d72e);
+        assert_eq!((-2_i32).key_hash(), 0x7016_8a72_e6d8_f6ab);
+        assert_eq!((-2_i64).key_hash(), 0x77f9_9232_1730_1859);
+        assert_eq!(1_u128.key_hash(), 0x26f2_a114_8cf5_2011);
+    }
+
+    /// Rows of a table lie where the low bits say, and the high ones tell them apart.
+    #[test]
+    fn numbers_that_follow_a_pattern_spread_over_a_table() {
+        let hash = u32::TABLE_HASH.unwrap();
+        for step in [1, 10, 64, 4_096, 65_536] {
+            let hashes: Vec<_> = (0..4_096).map(|n| hash(&(n * step))).collect();
+            for (bits, of) in [("low", 0), ("middle", 28), ("high", 52)] {
+                let taken: BTreeSet<_> = hashes.iter().map(|hash| (hash >> of) & 0xfff).collect();
+                // Chance takes 63 % of the places.
+                assert!(taken.len() > 1_500, "{bits} bits of multiples of {step}: {}", taken.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_reads_what_key_it_was() {
+        #[derive(Clone, PartialEq, Eq)]
+        struct Own(u8);
+        impl Key for Own {
+            fn key_hash(&self) -> u64 {
+                self.0.key_hash()
+            }
+            fn write_key(&self, out: &mut Vec<u8>) {
+                out.extend([self.0, b'x']);
+            }
+            fn read_key(_: &mut &[u8]) -> Option<Self> {
+                None
+            }
+        }
+        assert_eq!(Own(7).describe(), r#"b"\x07x""#);
+        assert_eq!((true, 'x', "d1", -3_i64).describe(), r#"(true, 'x', "d1", -3)"#);
+        assert_eq!((Some(7_u8), None::<u8>).describe(), "(7, none)");
     }
 
     #[test]
@@ -402,6 +450,9 @@ mod tests {
             let mut rest = &bytes[..];
             assert_eq!(K::read_key(&mut rest).as_ref(), Some(&key));
             assert_eq!(rest, b"more");
+            // What stands behind a key says nothing about it.
+            bytes[length..].fill(0xff);
+            assert_eq!(K::read_key(&mut &bytes[..]).as_ref(), Some(&key));
             for cut in 0..length {
                 assert_eq!(K::read_key(&mut &bytes[..cut]), None, "{key:?} cut at {cut}");
             }
@@ -409,6 +460,7 @@ mod tests {
         check((1_u8, -2_i64, 3_u128));
         check((String::from("d1"), Str::from(""), "static", vec![1_u8, 2]));
         check((Some('x'), None::<u32>, true, [1_u8, 2, 3]));
+        check((false, None::<bool>));
         check(((), bytes::Bytes::from_static(b"abc")));
         assert!(std::ptr::eq(interned("the same"), interned(&String::from("the same"))));
     }
@@ -427,6 +479,7 @@ mod tests {
             }
             assert_eq!((owners[0], owners[127]), (0, shards - 1));
         }
+        assert_eq!((groups.count(), KeyGroups::new(0)), (128, None));
     }
 
     #[test]

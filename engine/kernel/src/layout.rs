@@ -355,6 +355,7 @@ mod tests {
             fit("u8 -> [f64; 3]", "u8 -> [f64; 3]") && !fit("u8 -> [f64; 3]", "u8 -> [f64; 4]")
         );
         assert!(fit("list of u8", "list of u8") && !fit("list of u8", "list of u16"));
+        assert!(!fit("u8 -> list of u8", "u8 -> list of u16"), "what is behind a type counts");
         assert!(
             fit("u8 -> dyn a::B", "u8 -> dyn a::B"),
             "what cannot be parsed is compared as text"

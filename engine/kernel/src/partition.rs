@@ -163,4 +163,11 @@ mod tests {
             (0..100).map(|n| named(&format!("file {n}"), 8)).collect();
         assert_eq!(spread.len(), 8);
     }
+
+    #[test]
+    fn a_fixed_list_has_each_number_once() {
+        let Partitions::Fixed(ids) = Partitions::numbered(3) else { panic!("they are fixed") };
+        assert_eq!(ids.iter().map(PartitionId::as_str).collect::<Vec<_>>(), ["0", "1", "2"]);
+        assert_eq!(ids[2].to_string(), "2");
+    }
 }

@@ -80,3 +80,30 @@ impl<'a> Pending<'a> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Change;
+
+    #[test]
+    fn notes_have_numbers_of_their_own_and_come_back_under_them() {
+        let (state, epoch) = (StateId::of("sink", "pending"), Epoch::new(7));
+        let mut changes = Changes::new();
+        let mut pending = Pending::new(&mut changes, state, epoch, 3);
+        let ids = [pending.put(b"a"), pending.put(b"b")];
+        pending.delete(PendingId { epoch: Epoch::new(6), instance: 9, number: 0x102 });
+        assert_eq!(ids.map(|id| id.to_string()), ["7-3-0", "7-3-1"]);
+        let read = |key: &[u8]| {
+            let (instance, rest) = StateId::split_key(key).unwrap();
+            PendingId::read(instance, rest).unwrap().to_string()
+        };
+        let changes = Changes::read(changes.as_bytes()).map(|change| match change.unwrap() {
+            Change::Put { key, value } => format!("+{} {}", read(key), value.escape_ascii()),
+            Change::Delete { key } => format!("-{}", read(key)),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(changes.collect::<Vec<_>>(), ["+7-3-0 a", "+7-3-1 b", "-6-9-258"]);
+        assert_eq!(PendingId::read(1, &[0; 11]), None);
+    }
+}

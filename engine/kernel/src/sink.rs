@@ -106,3 +106,30 @@ pub trait Sink<T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink that knows nothing of epochs is ready for each of them, and refuses nothing.
+    #[test]
+    fn what_a_sink_leaves_out_holds_no_epoch_up() {
+        struct Bare;
+        impl Sink<()> for Bare {
+            fn ready(&mut self) -> Result<bool, ConnectorError> {
+                Ok(true)
+            }
+            fn write(&mut self, _: Timestamp, (): ()) -> Result<(), ConnectorError> {
+                Ok(())
+            }
+            fn flush(&mut self) -> Result<(), ConnectorError> {
+                Ok(())
+            }
+            fn close(&mut self) -> Result<bool, ConnectorError> {
+                Ok(true)
+            }
+        }
+        assert!(Bare.sealed(Epoch::new(1)).unwrap());
+        assert_eq!(Bare.refused(), None);
+    }
+}

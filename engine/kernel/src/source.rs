@@ -143,3 +143,38 @@ pub fn clock_ahead(event: Timestamp, now: Timestamp, guard_ms: i64) -> DecodeErr
         None,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_clock_guard_refuses_says_by_how_much() {
+        let refused = clock_ahead(1_000.into(), 400.into(), 500);
+        let letter = Generated.dead_letter(refused);
+        assert_eq!(
+            letter.to_string(),
+            "generated: clock_ahead: event time 1000 is 600 ms ahead of the clock; the clock guard allows 500 ms"
+        );
+        assert_eq!((letter.payload_bytes, letter.offset, letter.partition), (0, None, None));
+    }
+
+    /// A source that says nothing of epochs is at each of them.
+    #[test]
+    fn what_a_source_leaves_out_holds_no_epoch_up() {
+        struct Bare;
+        impl Source for Bare {
+            type Item = ();
+            fn poll(
+                &mut self,
+                _: Timestamp,
+                _: usize,
+                _: &mut impl Emit<()>,
+            ) -> Result<SourceStatus, ConnectorError> {
+                Ok(SourceStatus::Ended)
+            }
+            fn stop(&mut self) {}
+        }
+        assert!(Bare.durable(Epoch::new(1)).unwrap());
+    }
+}

@@ -170,4 +170,18 @@ mod tests {
         assert!(key(2) < from && from < key(3) && key(4) < to && to < key(5));
         assert_eq!(StateId::split_key(&key(4)), Some((4, &[9][..])));
     }
+
+    #[test]
+    fn only_maps_and_lists_were_once_whole_values() {
+        use StateKind::{Keyed, List, Map, Sink, Timers};
+        assert!(Map.was_whole(Keyed) && List.was_whole(Keyed));
+        assert!(!Keyed.was_whole(Keyed) && !Timers.was_whole(Keyed) && !Map.was_whole(Sink));
+    }
+
+    #[test]
+    fn what_is_shorter_than_a_prefix_is_no_stored_key() {
+        let key = [0, 0, 0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(StateId::split_key(&key), Some((0x102, &[][..])));
+        assert_eq!(StateId::split_key(&key[..9]), None);
+    }
 }

@@ -115,4 +115,19 @@ mod tests {
         assert_eq!(Timestamp::MAX.ms_since(Timestamp::MIN), i64::MAX);
         assert_eq!(Timestamp::from(u64::MAX), Timestamp::MAX);
     }
+
+    #[test]
+    fn times_are_milliseconds_both_ways() {
+        let time = Timestamp::from_millis(1_000);
+        assert_eq!(
+            (time.as_millis(), time.plus_ms(5), time.minus_ms(5)),
+            (1_000, 1_005.into(), 995.into())
+        );
+        assert_eq!((time.ms_since(400.into()), time.ms_since(1_400.into())), (600, -400));
+        assert_eq!((Timestamp::from(7_i64), Timestamp::from(7_u64)), (Timestamp(7), Timestamp(7)));
+        assert_eq!(millis(Duration::from_micros(2_999)), 2);
+        assert_eq!(millis(Duration::MAX), i64::MAX);
+        let shown = [Timestamp::MIN, Timestamp::MAX, Timestamp(-7)].map(|time| time.to_string());
+        assert_eq!(shown, ["min", "max", "-7"]);
+    }
 }

@@ -36,6 +36,13 @@ fn keys_around_the_limit_stand_in_their_order() {
     for key in &keys {
         assert_eq!(base.get(&txn, key).unwrap(), Some(&key[..]));
     }
+    // A scan has its first key and not its last, whatever their lengths.
+    for (from, first) in keys.iter().enumerate() {
+        for (to, last) in keys.iter().enumerate() {
+            let scanned = base.scan(&txn, first, last).unwrap().map(|entry| entry.unwrap().0);
+            assert!(scanned.eq(keys.get(from..to).unwrap_or_default()), "{from}..{to}");
+        }
+    }
     // A bound within the long ones cuts between them.
     let mut budget = 100;
     assert!(writer.delete_range(&mut txn, &keys[8], &keys[20], &mut budget).unwrap());

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use common::*;
 use tempfile::TempDir;
 use thalweg_kernel::{Changes, Epoch};
-use thalweg_store::{Folding, Inspector, Resume, Savepoint, Store, StoreError, StoreOptions};
+use thalweg_store::{
+    EpochRecord, Folding, Inspector, Resume, Savepoint, Store, StoreError, StoreOptions,
+};
 
 /// Flips a bit wherever `pattern` stands in the data file.
 fn flip(dir: &Path, pattern: &[u8]) {
@@ -281,4 +283,48 @@ fn a_directory_without_state_is_told_from_one_that_is_broken() {
     assert!(why().contains("there is no state in"), "{}", why());
     std::fs::write(dir.path().join("data.mdb"), [7; 8192]).unwrap();
     assert!(why().contains("is it a state directory"), "{}", why());
+}
+
+/// Goal: a damaged record of the newest epoch stops who wants that one, and nobody who asks for an older one.
+#[test]
+fn damage_in_a_record_leaves_older_epochs_to_be_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let options = StoreOptions { retained: 3, ..lazy() };
+    let mut store = Store::open(dir.path(), options, Resume::Newest).unwrap();
+    for epoch in 1..=3 {
+        store.commit(record(epoch), &[&puts(0, 3, format!("VALUE-{epoch}").as_bytes())]).unwrap();
+    }
+    drop(store);
+    flip(dir.path(), b"\"records\":3");
+    let open = |resume| Store::open(dir.path(), options, resume);
+    for resume in [Resume::Newest, Resume::Epoch(Epoch::new(3))] {
+        let Err(StoreError::Damaged(text)) = open(resume) else { panic!("not noticed") };
+        assert!(text.contains("the record of epoch 3"), "{text}");
+    }
+    let store = open(Resume::Epoch(Epoch::new(2))).unwrap();
+    assert!(contents(&store).values().all(|value| value == b"VALUE-2"));
+    assert_eq!(store.next(), Epoch::new(4), "its number is not used again");
+}
+
+/// Goal: a sink's database can tell the epochs of one directory from those of another.
+#[test]
+fn a_directory_keeps_its_id_and_one_made_of_its_savepoint_names_it() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mut store = Store::open(&at("state"), lazy(), Resume::Newest).unwrap();
+    let (id, parent) = store.identity();
+    assert_eq!((id.len(), parent), (32, None));
+    let record = EpochRecord { directory: id.clone(), ..record(7) };
+    store.commit(record, &[]).unwrap();
+    store.export(Epoch::new(7), &at("savepoint")).unwrap();
+    let owned = Inspector::open(&at("state")).map(drop).unwrap_err().to_string();
+    assert!(owned.contains("this process owns it"), "{owned}");
+    drop(store);
+    assert_eq!(Inspector::open(&at("state")).unwrap().epochs().len(), 1);
+    let store = Store::open(&at("state"), lazy(), Resume::Newest).unwrap();
+    assert_eq!(store.identity(), (id.clone(), None));
+    let mut savepoint = Savepoint::open(&at("savepoint")).unwrap();
+    let other = Store::import(&at("other"), lazy(), &mut savepoint).unwrap().identity();
+    assert_eq!(other.1, Some((id.clone(), Epoch::new(7))));
+    assert_ne!(other.0, id);
 }

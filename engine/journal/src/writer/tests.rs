@@ -144,6 +144,29 @@ fn a_full_disk_takes_nothing_and_goes_on_when_there_is_room() {
     assert_eq!(append(&mut writer, b"next"), end);
 }
 
+/// Goal: what is trimmed while a group waits for room is room for it.
+#[test]
+fn trimming_makes_room_on_a_full_disk() {
+    let disk = SimDisk::new(9);
+    let (mut writer, _) = open(&disk, &config());
+    // Three of them fill a segment.
+    for position in 0..4 {
+        append(&mut writer, &[7; 900]);
+        writer.flush();
+        until("it is durable", || writer.durable() == Ok(position + 1));
+    }
+    disk.set_budget(Some(disk.used_bytes()));
+    until("the disk is full", || {
+        let error = writer.append(NOW, &[&[7; 900]]).err();
+        error.is_some_and(|error| error.to_string().contains("the disk has no room"))
+    });
+    let end = writer.end();
+    assert!(writer.durable().unwrap() < end);
+    writer.trim(3);
+    until("all is durable", || writer.durable() == Ok(end));
+    assert!(Reader::new(disk, NAME, 2, end).is_err(), "trimmed");
+}
+
 #[test]
 fn closing_on_a_full_disk_does_not_hang() {
     let disk = SimDisk::new(5);

@@ -245,6 +245,7 @@ mod tests {
     use serde::Serialize;
 
     use super::super::Changed;
+    use super::*;
 
     #[derive(Serialize)]
     struct Row {
@@ -298,5 +299,67 @@ mod tests {
     fn a_field_of_the_same_name_is_refused() {
         assert!(json(Inner { op: 1 }).contains("a field `op` of its own"));
         assert!(json(BTreeMap::from([("op", 1)])).contains("a field `op` of its own"));
+    }
+
+    #[test]
+    fn a_row_of_no_fields_has_its_kind() {
+        #[derive(Serialize)]
+        struct Nothing {}
+        assert_eq!(json(Nothing {}), r#"{"op":"-D"}"#);
+        assert_eq!(json(BTreeMap::<u8, u8>::new()), r#"{"op":"-D"}"#);
+    }
+
+    /// Says what a format is told of a struct: how many fields it has, and which of them are left out.
+    struct Told(String);
+
+    impl Serializer for Told {
+        type Ok = String;
+        type Error = serde_json::Error;
+        type SerializeMap = Impossible<String, serde_json::Error>;
+        type SerializeStruct = Self;
+
+        others!(changed_its_mind());
+
+        fn serialize_str(self, _: &str) -> Result<String, Self::Error> {
+            Err(changed_its_mind())
+        }
+
+        fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Self::Error> {
+            Err(changed_its_mind())
+        }
+
+        fn serialize_struct(self, name: &str, length: usize) -> Result<Self, Self::Error> {
+            Ok(Self(format!("{name} of {length}:")))
+        }
+    }
+
+    impl SerializeStruct for Told {
+        type Ok = String;
+        type Error = serde_json::Error;
+
+        fn serialize_field<T: Serialize + ?Sized>(
+            &mut self,
+            name: &'static str,
+            _: &T,
+        ) -> Result<(), Self::Error> {
+            self.0 += &format!(" {name}");
+            Ok(())
+        }
+
+        fn skip_field(&mut self, name: &'static str) -> Result<(), Self::Error> {
+            self.0 += &format!(" no {name}");
+            Ok(())
+        }
+
+        fn end(self) -> Result<String, Self::Error> {
+            Ok(self.0)
+        }
+    }
+
+    /// A format with a fixed number of fields reads nothing else.
+    #[test]
+    fn a_format_is_told_how_many_fields_there_are_and_which_are_left_out() {
+        let told = Changed::delete(row()).serialize(Told(String::new())).unwrap();
+        assert_eq!(told, "Row of 3: op device no limit inner");
     }
 }

@@ -42,6 +42,14 @@ crate::options! {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hand {
+    Left,
+    Right,
+}
+
+crate::choices! { Hand: "left" => Hand::Left, "right" => Hand::Right }
+
 crate::options! {
     #[derive(Debug, PartialEq)]
     struct Inner { least: i64 = 0 }
@@ -49,7 +57,7 @@ crate::options! {
 
 crate::options! {
     #[derive(Debug, PartialEq)]
-    struct Outer { must: String, fields: Named<Inner> = Named(Vec::new()) }
+    struct Outer { must: String, hand: Hand = Hand::Left, fields: Named<Inner> = Named(Vec::new()) }
 }
 
 fn line(line: usize) -> Origin {
@@ -128,6 +136,10 @@ fn each_mistake_says_where_it_stands_and_what_is_allowed() {
             vec![("text", Raw::Integer(1))],
             "job.toml:2: s.text = \"1\" is not allowed; allowed: text",
         ),
+        (
+            vec![must.clone(), ("hand", text("rihgt"))],
+            "s.hand = \"rihgt\" is not allowed; allowed: left or right; did you mean right?",
+        ),
         (vec![("quality", text("hihg"))], "s.quality = \"hihg\" is not allowed; allowed: 0 or 1"),
         (
             vec![("size", Raw::Integer(-1))],
@@ -192,7 +204,7 @@ fn the_table_tells_what_the_declaration_says() {
     assert!(info("password").secret && !info("text").secret);
     assert!(matches!(info("path").fallback, Fallback::Absent("none")));
     assert!(matches!(Outer::OPTIONS[0].fallback, Fallback::Required));
-    assert!(matches!(Outer::OPTIONS[1].kind, Kind::Named([[inner]]) if inner.key == "least"));
+    assert!(matches!(Outer::OPTIONS[2].kind, Kind::Named([[inner]]) if inner.key == "least"));
 }
 
 #[test]
@@ -200,4 +212,53 @@ fn no_text_shows_a_secret() {
     let read = All::read(&table(&[("password", text("hunter2"))])).unwrap();
     assert_eq!(read.password, Some(Secret("hunter2".into())));
     assert!(!format!("{read:?}").contains("hunter2"));
+}
+
+#[test]
+fn what_a_program_sets_has_the_same_ranges() {
+    assert_eq!(All::default().check_ranges(), Ok(()));
+    let least = All { size: 16, wait: Duration::from_millis(1), ..All::default() };
+    assert_eq!(least.check_ranges(), Ok(()));
+    for (wrong, expected) in [
+        (
+            All { size: 15, ..All::default() },
+            "size = \"15\" is not allowed; allowed: 16 or more bytes",
+        ),
+        (
+            All { wait: Duration::from_micros(999), ..All::default() },
+            "wait = \"999us\" is not allowed; allowed: 1ms to 1d",
+        ),
+    ] {
+        assert_eq!(wrong.check_ranges().unwrap_err().to_string(), expected);
+    }
+    assert_eq!((true.magnitude(), "text".to_owned().magnitude()), (None, None));
+    assert_eq!((Some(7_u32).magnitude(), None::<u32>.magnitude()), (Some(7), None));
+}
+
+#[test]
+fn a_setting_is_shown_as_it_would_be_written() {
+    let address: SocketAddr = "[::1]:80".parse().unwrap();
+    let named = Named(vec![("a".into(), Inner { least: 1 }), ("b".into(), Inner { least: 2 })]);
+    let shown = [
+        Secret("hunter2".into()).show(),
+        0.25.show(),
+        true.show(),
+        address.show(),
+        Some(7_u16).show(),
+        None::<u16>.show(),
+        named.show(),
+        vec!["a".to_owned(), "b\"".into()].show(),
+    ];
+    assert_eq!(shown, ["***", "0.25", "true", "[::1]:80", "7", "", "a, b", r#"["a", "b\""]"#]);
+    let read = All::read(&table(&[("share", Raw::Float(0.25))])).unwrap();
+    assert_eq!(read.share, 0.25);
+}
+
+#[test]
+fn each_kind_has_a_name() {
+    let names: Vec<_> = All::OPTIONS.iter().map(|info| info.kind.name()).collect();
+    let expected =
+        "text path choice integer duration integer integer number bool list of text text address";
+    assert_eq!(names.join(" "), expected);
+    assert_eq!((Kind::Url.name(), Kind::Named(&[]).name()), ("URL".into(), "tables".into()));
 }

@@ -128,6 +128,10 @@ mod tests {
             ("0", Some(ms(0))),
             ("0s", Some(ms(0))),
             ("7us", Some(Duration::from_micros(7))),
+            ("1w", Some(ms(7 * 86_400_000))),
+            ("1month", Some(ms(2_630_016_000))),
+            ("1y", Some(ms(31_557_600_000))),
+            ("1s500ms", Some(ms(1_500))),
             ("", None),
             ("10", None),
             ("s", None),
@@ -153,7 +157,8 @@ mod tests {
         for size in [0, 1, 1_000, 1_024, 1 << 20, 3 << 30, u64::MAX] {
             assert_eq!(bytes(&show_bytes(size)), Some(size));
         }
-        assert_eq!(show_bytes(256 * 1_024), "256KiB");
+        let shown = [0, 1_000, 256 * 1_024, 3 << 20, 3 << 30, 3 << 40].map(show_bytes);
+        assert_eq!(shown, ["0", "1000", "256KiB", "3MiB", "3GiB", "3TiB"]);
     }
 
     #[test]
@@ -162,6 +167,12 @@ mod tests {
             ("262144", Some(262_144)),
             ("1 MiB", Some(1 << 20)),
             ("1MB", Some(1_000_000)),
+            ("2TiB", Some(2 << 40)),
+            ("2GiB", Some(2 << 30)),
+            ("2kiB", Some(2_048)),
+            ("2TB", Some(2_000_000_000_000)),
+            ("2GB", Some(2_000_000_000)),
+            ("2kB", Some(2_000)),
             ("5B", Some(5)),
             ("1M", None),
             ("1MiB 2", None),

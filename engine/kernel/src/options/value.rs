@@ -268,6 +268,11 @@ mod tests {
         let Some(Value { raw: Raw::Table(inner), .. }) = table.get("a") else {
             panic!("{table:?}")
         };
+        assert_eq!(
+            table.clone().remove("c").map(|value| value.raw),
+            Some(Raw::Written("2".into()))
+        );
+        assert_eq!(table.clone().remove("b"), None);
         assert_eq!((inner.path(), inner.keys().collect::<Vec<_>>()), ("x.a", vec!["b", "d"]));
         for key in ["c", "a", "a.b", "c.d"] {
             let error = table.insert(key, written("secret")).unwrap_err().to_string();
