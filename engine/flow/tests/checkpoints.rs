@@ -90,7 +90,7 @@ fn readings(random: &mut Random, late: bool) -> Vec<Vec<Reading>> {
     (0..partitions)
         .map(|_| {
             let mut time = 0;
-            (0..random.below(600))
+            (0..random.below(400))
                 .map(|n| {
                     time += random.below(5) as i64;
                     let back = if late && random.one_in(4) { 60 } else { 20 };
@@ -146,11 +146,14 @@ fn job(readings: Vec<Vec<Reading>>, late: bool, table: &Table) -> impl Fn(&Flow)
 fn expected(readings: &[Vec<Reading>], late: bool) -> Vec<String> {
     let (store, table) = (Store::default(), Table::default());
     let job = job(readings.to_vec(), late, &table);
-    Crashes::none(1).until_done(&mut Random::new(7), &store, &job);
+    common::undisturbed(&store, &job);
     table.rows()
 }
 
 fn assert_same(rows: &[String], expected: &[String], seed: u64) {
+    if rows == expected {
+        return;
+    }
     let only = |these: &[String], those: &[String]| {
         let mut those = those.to_vec();
         let mut only = these.to_vec();

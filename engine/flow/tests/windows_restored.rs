@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "other tests use more of it")]
 mod common;
-#[allow(dead_code, reason = "other tests use more of it")]
+
 use std::time::Duration;
 
 use common::windows::{Kind, Record, Row, naive};

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "some of it is for windows_under_stress.rs")]
 mod common;
 
 use std::collections::BTreeMap;

@@ -38,7 +38,7 @@ impl Store {
                 Change::Put { key, value } => drop(entries.insert(key.into(), value.into())),
                 Change::Delete { key } => drop(entries.remove(key)),
                 Change::DeleteRange { from, to } => {
-                    entries.retain(|key, _| !(from <= key.as_slice() && key.as_slice() < to));
+                    entries.extract_if(from.to_vec()..to.to_vec(), |_, _| true).for_each(drop);
                 }
             }
         }
