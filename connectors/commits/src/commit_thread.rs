@@ -282,7 +282,7 @@ mod tests {
 
     fn context() -> OpenContext {
         let mut engine = crate::model::Engine::default();
-        engine.contexts(1, Waker::noop(), &mut crate::model::Random(1)).remove(0)
+        engine.contexts(1, Waker::noop(), &mut crate::model::Random::new(1)).remove(0)
     }
 
     #[test]

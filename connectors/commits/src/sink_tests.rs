@@ -67,7 +67,7 @@ impl Wake for Bell {
 fn context() -> (OpenContext, mpsc::Receiver<()>) {
     let (bell, woken) = mpsc::channel();
     let waker = Waker::from(Arc::new(Bell(bell)));
-    (Engine::default().contexts(1, &waker, &mut Random(1)).remove(0), woken)
+    (Engine::default().contexts(1, &waker, &mut Random::new(1)).remove(0), woken)
 }
 
 /// Asks again whenever the shard is woken.
@@ -250,7 +250,7 @@ fn what_the_table_refuses_comes_back_to_its_shard() {
     let at = At::default();
     let (bell, woken) = mpsc::channel();
     let waker = Waker::from(Arc::new(Bell(bell)));
-    let mut contexts = Engine::default().contexts(2, &waker, &mut Random(1));
+    let mut contexts = Engine::default().contexts(2, &waker, &mut Random::new(1));
     contexts.iter_mut().for_each(|cx| cx.durability.checkpoints = false);
     let spec = sink(&at);
     let mut sinks: Vec<_> = contexts.iter().map(|cx| spec.open(cx).unwrap()).collect();

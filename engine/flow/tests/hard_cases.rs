@@ -237,8 +237,8 @@ fn windows_over_the_limit_are_counted_not_opened() {
     assert!(metric(&[shard], "numWindowsOverLimitDropped") > 0);
 }
 
-/// Goal: a source that is ahead of a barrier and refuses thousands of records does not keep the barrier from the sinks of
-/// its shard, which would let the letters go.
+/// Goal: a source may be ahead of a barrier and refuse thousands of records. The sinks of its shard get the barrier
+/// nevertheless, and the letters go on with it.
 #[test]
 fn letters_that_are_held_behind_a_barrier_do_not_keep_it_from_others() {
     const REFUSED: usize = 6_000;

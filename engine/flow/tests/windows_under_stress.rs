@@ -298,8 +298,8 @@ impl Aggregate<(u32, String)> for Texts {
     }
 }
 
-/// Goal: in front of the exchange contents that grow with their records take a megabyte, about, before any barrier: where
-/// all texts are large, where only one key has them, and where a key's first texts are small.
+/// Goal: in front of the exchange contents that grow with their records take a megabyte, about, before any barrier. All
+/// texts may be large, or those of one key, or all but the first ones of each key.
 #[test]
 fn contents_that_grow_do_not_pile_up_in_front_of_the_exchange() {
     const KEYS: u32 = 8;

@@ -104,7 +104,11 @@ fn who_looks_into_a_journal_sees_what_is_left_of_it() {
             let mut disk = Trimming::new(&journal(), trims_at, trims);
             let seen = inspect::verify_disk(&mut disk, NAME).unwrap();
             assert_eq!((seen.damage, seen.end), (None, 15), "{trims} from open {trims_at} on");
-            assert!(seen.first % 3 == 0 && seen.first <= u64::from(trims) * 3, "{}", seen.first);
+            assert!(
+                seen.first.is_multiple_of(3) && seen.first <= u64::from(trims) * 3,
+                "{}",
+                seen.first
+            );
             assert_eq!(seen.records, 15 - seen.first);
         }
     }
