@@ -403,4 +403,32 @@ mod tests {
         assert!(!wait(&mut a, 100, S(1_063)));
         assert!(wait(&mut a, 700, S(1_064)), "it was less in between");
     }
+
+    #[test]
+    fn the_time_that_sources_wait_counts_to_the_last_part_of_a_millisecond() {
+        let (mut a, mut b, _) = two();
+        for step in 0..=25 {
+            a.set_full(true, S(7) + Duration::from_micros(step * 400));
+        }
+        assert_eq!(a.time_ms.0.get(), 10);
+        a.set_full(false, S(7) + Duration::from_micros(10_999));
+        assert_eq!(a.time_ms.0.get(), 10, "the time of one that was full a moment ago");
+        b.set_full(true, S(1));
+        b.set_full(false, S(1) + Duration::from_micros(1_700));
+        b.set_full(true, S(9));
+        b.set_full(false, S(9) + Duration::from_micros(1_300));
+        assert_eq!(b.time_ms.0.get(), 3);
+        assert!(!a.is_full() && !b.is_full());
+    }
+
+    #[test]
+    fn an_account_is_the_sum_of_its_parts() {
+        let sum = takes(1, 20, 300, 4_000).and(takes(5, 60, 700, 8_000));
+        assert_eq!(sum, takes(6, 80, 1_000, 12_000));
+        assert_eq!(Takes::fixed(7), takes(0, 0, 0, 7));
+        assert_eq!(
+            (takes(90, 40, 30, 5).awaits_storage(), takes(50, 40, 30, 5).awaits_storage()),
+            (70, 50)
+        );
+    }
 }

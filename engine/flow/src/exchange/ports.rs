@@ -243,4 +243,50 @@ mod tests {
         assert_eq!(emitted(&mut ports, 0, Mark::End), end);
         assert!(ports.ended());
     }
+
+    /// A sender that has ended takes part in one more epoch. A receiver that waited for it would wait for ever: its
+    /// other senders may have handed over that epoch before.
+    #[test]
+    fn a_barrier_of_one_that_has_ended_begins_nothing() {
+        let mut ports = Ports::one(2, false);
+        emitted(&mut ports, 0, wm(i64::MAX));
+        emitted(&mut ports, 0, Mark::End);
+        let barrier = Mark::Barrier(Epoch::new(7));
+        assert_eq!(emitted(&mut ports, 0, barrier), []);
+        assert!(!ports.awaits_barrier() && !ports.is_blocked(0) && !ports.ended());
+        assert_eq!(emitted(&mut ports, 1, barrier), [(Whose::All, barrier)]);
+        assert!(!ports.awaits_barrier());
+    }
+
+    #[test]
+    fn records_come_from_ports_that_are_active_and_have_brought_no_barrier() {
+        let mut ports = Ports::two([1, 2], [false; 2], false);
+        let may = |ports: &Ports| [0, 1, 2].map(|port| ports.may_send_records(port));
+        assert_eq!(may(&ports), [true; 3]);
+        emitted(&mut ports, 1, Mark::Idle);
+        emitted(&mut ports, 2, Mark::Barrier(Epoch::new(1)));
+        assert_eq!(may(&ports), [true, false, false]);
+        emitted(&mut ports, 1, Mark::Active);
+        emitted(&mut ports, 0, wm(i64::MAX));
+        emitted(&mut ports, 0, Mark::End);
+        assert_eq!(may(&ports), [false, true, false]);
+        emitted(&mut ports, 1, Mark::Barrier(Epoch::new(1)));
+        assert_eq!(may(&ports), [false, true, true], "the epoch is complete");
+    }
+
+    #[test]
+    fn the_watermark_is_that_of_the_slower_input_and_the_end_that_of_the_last() {
+        let mut ports = Ports::two([1, 1], [false; 2], false);
+        emitted(&mut ports, 0, wm(5));
+        assert_eq!(ports.watermark(), Timestamp::MIN);
+        emitted(&mut ports, 1, wm(3));
+        assert_eq!((ports.watermark(), ports.progress(0).watermark), (3.into(), 5.into()));
+        for port in [0, 1] {
+            assert!(!ports.ended() && !ports.progress(port).has_ended);
+            emitted(&mut ports, port, wm(i64::MAX));
+            emitted(&mut ports, port, Mark::End);
+        }
+        assert!(ports.ended());
+        assert_eq!(ports.watermark(), Timestamp::MAX);
+    }
 }
