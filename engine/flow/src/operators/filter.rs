@@ -11,7 +11,7 @@
 //! between two marks. Otherwise records pass one by one.
 //!
 //! The copy costs more the larger the record is, so records of more than [`GATHERED_BYTES_MAX`] bytes are never gathered.
-//! (The events of the Yahoo benchmark have 40 bytes. With a branch, an event takes 69 instructions, and 10 to 11 ns
+//! (The events of the Yahoo benchmark have 40 bytes. With a branch, an event takes 70 instructions, and 10 to 11 ns
 //! beside a busy sibling thread. Gathered, it takes 119 instructions and 15 to 18 ns. Alone, both take equally long.)
 //!
 //! Only the last filter of a chain gathers. A filter chooses once for a whole step, and both ways are compiled.
