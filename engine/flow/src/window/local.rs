@@ -30,8 +30,8 @@
 //! Lateness stays as it is. A record whose window the *sender's* watermark has passed goes through the exchange by itself,
 //! behind that watermark. The receiver decides by the merged watermark. Other records are in time for the receiver,
 //! too: its watermark is not ahead of any sender's, unless that sender was idle. The receiver decides about what
-//! an idle sender sends, sums as records: all records of a sum lie in one window. (If late records are wanted themselves, a sender that has been idle adds nothing up
-//! any more.)
+//! an idle sender sends, sums as records: all records of a sum lie in one window. (If late records are wanted themselves,
+//! a sender that has been idle adds nothing up any more.)
 
 use std::cell::RefCell;
 use std::mem::take;
