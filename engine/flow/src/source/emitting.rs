@@ -22,9 +22,6 @@ pub(super) struct Emitting<'a, E, G, C> {
     pub(super) out: &'a mut C,
     pub(super) records: usize,
     pub(super) letters: usize,
-    /// The time of the last record if it was news, and from which time on records were news before it. The next record
-    /// is looked at in any case, which lets time go on behind this one: so each record costs one comparison.
-    pub(super) passed: Option<(Timestamp, Timestamp)>,
 }
 
 impl<E, G, C> Emitting<'_, E, G, C> {
@@ -50,38 +47,13 @@ impl<E, G, C> Emitting<'_, E, G, C> {
         self.dead_letters.push(letter);
     }
 
-    /// Looks at a record whose time may be news: whether it may pass.
+    /// Time goes on behind a record.
     #[inline(never)]
-    fn look_at<T>(&mut self, time: Timestamp, origin: &impl Origin) -> bool
-    where
-        E: EventTime<T>,
-        C: Collector<T>,
-        G: WatermarkGenerator<T>,
-    {
-        self.catch_up();
-        if time < self.clock.news_from() {
-            return true;
-        }
-        if E::FROM_RECORD && time > self.latest_believed {
-            self.refuse(time, origin);
-            return false;
-        }
-        if self.clock.is_idle() {
-            self.wake();
-        }
-        self.passed = Some((time, self.clock.look_at_next()));
-        true
-    }
-
-    /// Time goes on behind the last record, if its time was news.
-    #[inline]
-    pub(super) fn catch_up<T>(&mut self)
+    fn advance<T>(&mut self, event: Timestamp)
     where
         C: Collector<T>,
         G: WatermarkGenerator<T>,
     {
-        let Some((event, news_from)) = self.passed.take() else { return };
-        self.clock.look_from(news_from);
         if self.clock.observe(event)
             && let Some(watermark) = self.generator.latest(event)
         {
@@ -105,9 +77,7 @@ impl<E, G, C> Emitting<'_, E, G, C> {
     pub(super) fn generated<T>(&mut self, watermark: Timestamp)
     where
         C: Collector<T>,
-        G: WatermarkGenerator<T>,
     {
-        self.catch_up();
         self.pass_on(watermark.min(Timestamp::MAX.minus_ms(1)));
     }
 }
@@ -118,12 +88,21 @@ impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
     #[inline]
     fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
         let time = self.watermarks.event_time.of(&value, received);
-        if time >= self.clock.news_from() && !self.look_at(time, origin) {
-            return;
+        if time >= self.clock.news_from() {
+            if E::FROM_RECORD && time > self.latest_believed {
+                return self.refuse(time, origin);
+            }
+            if self.clock.is_idle() {
+                self.wake();
+            }
         }
         let generated = if G::SEES_RECORDS { self.generator.record(&value, time) } else { None };
         self.records += 1;
         self.out.record(time, value);
+        // Asked again, not kept from above: then the chain is compiled once and not twice.
+        if time >= self.clock.news_from() {
+            self.advance(time);
+        }
         if let Some(watermark) = generated {
             self.generated(watermark);
         }

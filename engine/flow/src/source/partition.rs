@@ -114,10 +114,8 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             out,
             records: 0,
             letters: 0,
-            passed: None,
         };
         let status = self.source.poll(wall, records_max, &mut emit)?;
-        emit.catch_up();
         if let Some(watermark) = emit.generator.tick(now) {
             emit.generated(watermark);
         }

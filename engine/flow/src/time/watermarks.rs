@@ -226,18 +226,6 @@ impl PartitionClock {
         self.news_from = self.latest.plus_ms(1);
     }
 
-    /// Makes any next record news, and returns what [`news_from`](Self::news_from) was.
-    #[inline]
-    pub(crate) fn look_at_next(&mut self) -> Timestamp {
-        std::mem::replace(&mut self.news_from, Timestamp::MIN)
-    }
-
-    /// Makes records news from this time on.
-    #[inline]
-    pub(crate) fn look_from(&mut self, news_from: Timestamp) {
-        self.news_from = news_from;
-    }
-
     /// Takes note of a record of this event time, and returns whether it is later than any before.
     #[inline(always)]
     pub(crate) fn observe(&mut self, event: Timestamp) -> bool {
