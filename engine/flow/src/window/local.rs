@@ -257,9 +257,6 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         value: T,
         out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
     ) {
-        if self.gathers.contains(time) {
-            return self.gather(time, value, out);
-        }
         self.put_down(out);
         self.records_in.add(1);
         let key = (self.key)(&value);
@@ -432,7 +429,10 @@ where
     #[inline(always)]
     fn record(&mut self, time: Timestamp, value: T, out: &mut impl Collector<Self::Out>) {
         if !self.at_hand.contains(time) {
-            return self.add_elsewhere(time, value, out);
+            return match self.gathers.contains(time) {
+                true => self.gather(time, value, out),
+                false => self.add_elsewhere(time, value, out),
+            };
         }
         match self.add_at_hand(value) {
             Ok(()) => self.added += 1,
