@@ -23,8 +23,8 @@ fn flip(dir: &Path, pattern: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-#[test]
-fn damage_in_the_changelog_stops_recovery_and_names_the_epoch() {
+/// The directory of a closed store with three epochs, each of which can be resumed, and the options to open it with.
+fn three_epochs() -> (TempDir, StoreOptions) {
     let dir = TempDir::new().unwrap();
     let options = StoreOptions { retained: 3, ..lazy() };
     let mut store = Store::open(dir.path(), options, Resume::Newest).unwrap();
@@ -32,6 +32,12 @@ fn damage_in_the_changelog_stops_recovery_and_names_the_epoch() {
         store.commit(record(epoch), &[&puts(0, 3, format!("VALUE-{epoch}").as_bytes())]).unwrap();
     }
     drop(store);
+    (dir, options)
+}
+
+#[test]
+fn damage_in_the_changelog_stops_recovery_and_names_the_epoch() {
+    let (dir, options) = three_epochs();
     flip(dir.path(), b"VALUE-3");
     let open = |resume| Store::open(dir.path(), options, resume);
     let Err(StoreError::Damaged(text)) = open(Resume::Newest) else { panic!("not noticed") };
@@ -288,13 +294,7 @@ fn a_directory_without_state_is_told_from_one_that_is_broken() {
 /// Goal: a damaged record of the newest epoch stops who wants that one, and nobody who asks for an older one.
 #[test]
 fn damage_in_a_record_leaves_older_epochs_to_be_asked_for() {
-    let dir = TempDir::new().unwrap();
-    let options = StoreOptions { retained: 3, ..lazy() };
-    let mut store = Store::open(dir.path(), options, Resume::Newest).unwrap();
-    for epoch in 1..=3 {
-        store.commit(record(epoch), &[&puts(0, 3, format!("VALUE-{epoch}").as_bytes())]).unwrap();
-    }
-    drop(store);
+    let (dir, options) = three_epochs();
     flip(dir.path(), b"\"records\":3");
     let open = |resume| Store::open(dir.path(), options, resume);
     for resume in [Resume::Newest, Resume::Epoch(Epoch::new(3))] {

@@ -3,7 +3,7 @@
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, Mark, RowKind, Timestamp};
 
-use super::column::{Column, DataType};
+use super::column::{Column, DataType, retype};
 
 /// Rows as columns, each with an event time and a kind, and the watermarks that moved among them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,14 +103,7 @@ impl Chunk {
 
     /// Makes an empty chunk one with columns of these types. Columns that fit keep their buffers.
     pub(super) fn retype(&mut self, types: &[DataType]) {
-        self.columns.truncate(types.len());
-        for (at, &data_type) in types.iter().enumerate() {
-            match self.columns.get_mut(at) {
-                Some(column) if column.data_type() == data_type => {}
-                Some(column) => *column = Column::new(data_type),
-                None => self.columns.push(Column::new(data_type)),
-            }
-        }
+        retype(&mut self.columns, types);
     }
 
     pub(super) fn swap_columns(&mut self, columns: &mut Vec<Column>) {

@@ -123,6 +123,18 @@ fn compact<T: Copy>(values: &mut Vec<T>, rows: &[u32]) {
     values.truncate(rows.len());
 }
 
+/// Makes columns of these types. Those that fit stay as they are, with their buffers.
+pub(super) fn retype(columns: &mut Vec<Column>, types: &[DataType]) {
+    columns.truncate(types.len());
+    for (at, &data_type) in types.iter().enumerate() {
+        match columns.get_mut(at) {
+            Some(column) if column.data_type() == data_type => {}
+            Some(column) => *column = Column::new(data_type),
+            None => columns.push(Column::new(data_type)),
+        }
+    }
+}
+
 impl Column {
     /// An empty column.
     pub fn new(data_type: DataType) -> Self {

@@ -197,9 +197,6 @@ impl<T: 'static> Operator<T> for ToColumns<T> {
                 Some((before, last)) if *before == at => *last = watermark,
                 _ => self.watermarks.push((at, watermark)),
             },
-            Mark::Watermark(watermark) if self.chunk.is_some() => {
-                self.chunk.iter_mut().for_each(|chunk| chunk.watermark(watermark));
-            }
             _ => {
                 self.settle(out);
                 out.mark(mark);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use thalweg_kernel::{Collector, Timestamp};
 
 use super::chunk::Chunk;
-use super::column::{Column, DataType};
+use super::column::{Column, DataType, retype};
 use super::{ChunkPool, ColumnStream};
 use crate::pipeline::{Chain, Operator, Then};
 
@@ -81,14 +81,8 @@ impl Operator<Chunk> for Project {
             "rows are missing"
         );
         chunk.swap_columns(&mut self.spare);
-        self.spare.truncate(self.types.len());
-        for (n, &of) in self.types.iter().enumerate() {
-            match self.spare.get_mut(n) {
-                Some(column) if column.data_type() == of => column.clear(),
-                Some(column) => *column = Column::new(of),
-                None => self.spare.push(Column::new(of)),
-            }
-        }
+        retype(&mut self.spare, &self.types);
+        self.spare.iter_mut().for_each(Column::clear);
         out.record(time, chunk);
     }
 }

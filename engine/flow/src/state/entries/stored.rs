@@ -111,18 +111,17 @@ impl<K: Key, N: OrderedKey, V: Durable> Entries<K, N, V> {
         }
         // Where an entry's key may take no bytes, the two forms cannot be told apart: all at once.
         let part = self.part_bytes.saturating_sub(taken);
-        let (mut left, mut bytes) = (if takes_no_bytes::<N>() { usize::MAX } else { part }, 0);
+        let (bytes_max, mut bytes) = (if takes_no_bytes::<N>() { usize::MAX } else { part }, 0);
         let each = self.value_bytes + StateId::PREFIX_BYTES + size_of::<(K, N)>();
         let Self { groups, changed, converting, .. } = self;
         let judge = |group: &mut Group<K, N, V>| {
-            if left == 0 {
+            if bytes >= bytes_max {
                 return Verdict::Stop;
             }
             let waits = group.in_one_piece && !group.marked;
             if waits && !std::mem::replace(&mut group.unmarked_change, true) {
                 changed.push(table_hash(&group.key));
                 bytes += group.body.len() * each;
-                left = left.saturating_sub(group.body.len() * each);
             }
             Verdict::Keep
         };
