@@ -242,10 +242,8 @@ impl<T> Supervision<T> {
         match report {
             Report::Built => {
                 self.building = self.building.saturating_sub(1);
-                if self.building == 0 && self.state == State::Building {
-                    self.enter(State::Running);
-                    self.decisions.push_back(Decision::Started(self.was_built));
-                    self.was_built = true;
+                if self.building == 0 {
+                    self.all_built();
                 }
             }
             Report::Snapshot(snapshot) => {
@@ -273,6 +271,18 @@ impl<T> Supervision<T> {
                 }
             }
         }
+    }
+
+    /// A shard runs as soon as it is built, and may have failed before the last one was. The start has succeeded all
+    /// the same: that failure is the life's, and the restart strategy's.
+    fn all_built(&mut self) {
+        match self.state {
+            State::Building => self.enter(State::Running),
+            State::Failing if !self.was_built => {}
+            State::Running | State::Failing | State::Resting(_) | State::Over => return,
+        }
+        self.decisions.push_back(Decision::Started(self.was_built));
+        self.was_built = true;
     }
 
     fn complete(&mut self, complete: Option<Complete>) {

@@ -397,3 +397,37 @@ impl Play {
         }
     }
 }
+
+/// A shard runs as soon as it is built: it may fail while another is still being built.
+#[test]
+fn a_failure_before_the_last_shard_is_built_is_not_one_of_the_start() {
+    let strategy = RestartStrategy::FixedDelay { delay: ms(10), restarts_max: 1 };
+    let mut play = Play::new(2, 0, strategy);
+    play.is("start");
+    play.report(0, Report::Built);
+    play.panic(0);
+    play.is("Aborting");
+    play.report(1, Report::Built);
+    play.is("started");
+    play.report(1, Report::Ended(Ok(())));
+    play.is("rest 10");
+    play.at(10).is("restart");
+    // In a later life it is only told once all run.
+    play.report(0, Report::Built);
+    play.panic(0);
+    play.report(1, Report::Built);
+    play.is("Aborting");
+    play.report(1, Report::Ended(Ok(())));
+    play.is(&format!("end by {PANIC}"));
+}
+
+#[test]
+fn a_shard_that_cannot_be_built_ends_the_start() {
+    let strategy = RestartStrategy::FixedDelay { delay: ms(10), restarts_max: 1 };
+    let mut play = Play::new(2, 0, strategy);
+    play.is("start");
+    play.panic(0);
+    play.report(1, Report::Built);
+    play.report(1, Report::Ended(Ok(())));
+    play.is(&format!("Aborting, end by {PANIC}"));
+}
