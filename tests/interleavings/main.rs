@@ -14,7 +14,8 @@
 //! | a shard sleeps, and is woken | `engine/runtime/src/signal.rs` |
 //! | a lane is full, and has room | `engine/flow/src/exchange/blocked.rs` |
 //! | sources wait for the state of any shard | `engine/flow/src/pressure/gate.rs` |
-//! | an MQTT thread sleeps, and shards call it | `connectors/mqtt/src/io_signal.rs` |
+//! | work of a connection waits, and shards call it | `connectors/mqtt/src/io_signal.rs` |
+//! | the thread of that work sleeps, and is called | `connectors/io/src/call.rs` |
 //! | a shard waits for the journal of an MQTT source | `connectors/mqtt/src/source/progress.rs` |
 //!
 //! # That a model can fail
@@ -35,6 +36,9 @@ mod sync;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../engine/flow/src/exchange/blocked.rs"]
 mod blocked;
+#[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
+#[path = "../../connectors/io/src/call.rs"]
+mod call;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/mqtt/src/fault.rs"]
 mod fault;
@@ -62,6 +66,7 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
 use self::blocked::Blocked;
+use self::call::Call;
 use self::gate::Gate;
 use self::io_signal::IoSignal;
 use self::progress::Progress;
@@ -92,9 +97,9 @@ const MODELS: &[Model] = &[
     }),
     ("a lane that was full is filled again, to its end", Defect::Weak, |_| lane_is_full()),
     ("sources go on when no shard is full any more", Defect::Omits, sources_wait),
-    ("an MQTT thread that waits for its connection is called", Defect::Omits, io_thread_waits),
-    ("an MQTT thread that pauses is called", Defect::Weak, |_| io_thread_pauses()),
-    ("an MQTT thread that wants a chunk gets it", Defect::Weak, |_| io_thread_wants()),
+    ("work that waits for its connection is called", Defect::Omits, work_waits),
+    ("a thread that sleeps is called to its work", Defect::Weak, |_| thread_sleeps()),
+    ("work that wants a chunk gets it", Defect::Weak, |_| work_wants()),
     ("a shard learns that the journal is durable", Defect::Weak, |_| shard_awaits_durable()),
     ("a shard learns that the journal never will be", Defect::Omits, shard_awaits_end),
 ];
@@ -300,8 +305,8 @@ fn sources_wait(omits: bool) {
     other.join().unwrap();
 }
 
-/// A thread waits for its connection and its queue. `omits`: it looks at its queue, and gives its waker only then.
-fn io_thread_waits(omits: bool) {
+/// Work waits for its connection and its queue. `omits`: it looks at its queue, and gives its waker only then.
+fn work_waits(omits: bool) {
     let (signal, queue) = (Arc::<IoSignal>::default(), Arc::new(AtomicBool::new(false)));
     let (theirs, their_queue) = (Arc::clone(&signal), Arc::clone(&queue));
     let shard = thread::spawn(move || {
@@ -322,27 +327,25 @@ fn io_thread_waits(omits: bool) {
     shard.join().unwrap();
 }
 
-/// A thread leaves its connection alone for a while, and is called meanwhile.
-fn io_thread_pauses() {
-    let (signal, queue) = (Arc::<IoSignal>::default(), Arc::new(AtomicBool::new(false)));
-    let (theirs, their_queue) = (Arc::clone(&signal), Arc::clone(&queue));
+/// The thread of some work sleeps, and is called when there is something in its queue.
+fn thread_sleeps() {
+    let bed = Arc::<Bed>::default();
+    let (due, waker) = (Arc::new(sync::AtomicBool::new(false)), Waker::from(Arc::clone(&bed)));
+    let (call, queue) = (Arc::new(Call::of_thread(due, waker)), Arc::new(AtomicBool::new(false)));
+    let (theirs, their_queue) = (Arc::clone(&call), Arc::clone(&queue));
     let shard = thread::spawn(move || {
         their_queue.store(true, Ordering::Release);
-        theirs.raise();
+        theirs.wake();
     });
-    loop {
-        signal.take(Waker::noop());
-        if queue.load(Ordering::Acquire) {
-            break;
-        }
-        signal.pause(Duration::MAX);
+    while !(call.take() && queue.load(Ordering::Acquire)) {
+        call.sleep(|| bed.sleep());
     }
     shard.join().unwrap();
 }
 
-/// A thread has no chunk left, and says so; the shard gives one back. The end of the queue moves by a sequentially consistent
+/// Work has no chunk left, and says so; the shard gives one back. The end of the queue moves by a sequentially consistent
 /// operation, as that of the standard library's channels does.
-fn io_thread_wants() {
+fn work_wants() {
     let (signal, queue) = (Arc::<IoSignal>::default(), Arc::new(sync::AtomicBool::new(false)));
     let (theirs, their_queue) = (Arc::clone(&signal), Arc::clone(&queue));
     let shard = thread::spawn(move || {

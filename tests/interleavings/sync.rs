@@ -114,15 +114,3 @@ impl AtomicWaker {
         self.0.take_waker()
     }
 }
-
-/// Threads that sleep until they are woken.
-pub(crate) mod thread {
-    use std::time::Duration;
-
-    pub(crate) use loom::thread::{Thread, current};
-
-    /// No time passes in a model.
-    pub(crate) fn park_timeout(_: Duration) {
-        loom::thread::park();
-    }
-}

@@ -25,7 +25,6 @@ pub(crate) enum Place {
 const PLACES: &[(&str, Place)] = &[
     // 0: the words and seams that all share.
     ("thalweg-kernel", Place::Layer(0)),
-    ("thalweg-ring", Place::Layer(0)),
     // 1: pure computation and durable formats; neither threads nor connectors.
     ("thalweg-flow", Place::Layer(1)),
     ("thalweg-store", Place::Layer(1)),
@@ -36,6 +35,7 @@ const PLACES: &[(&str, Place)] = &[
     // 3: the product; the only one that knows concrete connectors.
     ("thalweg", Place::Layer(NODE_LAYER)),
     ("thalweg-commits", Place::Common),
+    ("thalweg-io", Place::Common),
     ("thalweg-tls", Place::Common),
     ("thalweg-format", Place::Connector),
     ("thalweg-file", Place::Connector),

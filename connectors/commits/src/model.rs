@@ -95,6 +95,7 @@ impl Engine {
             shards,
             instances: shards,
             waker: waker.clone(),
+            tasks: None,
             shared: Arc::clone(&shared),
             durability: Durability {
                 operator: "sink".into(),

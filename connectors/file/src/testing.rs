@@ -46,6 +46,7 @@ impl Shard {
             shards,
             instances: shards,
             waker: Waker::from(Arc::clone(&unpark)),
+            tasks: None,
             shared: Arc::clone(shared),
             durability: thalweg_kernel::Durability::default(),
         };

@@ -1,22 +1,17 @@
-//! How shards call an I/O thread: flags and a waker. The thread looks at its queues whenever the
+//! How shards call the work of a connection: flags and a waker. The work looks at its queues whenever the
 //! signal is raised, so no queue needs a waiting receiver of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
-use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicWaker};
 
 #[derive(Default)]
 pub(crate) struct IoSignal {
     waker: AtomicWaker,
     raised: AtomicBool,
-    /// The thread sleeps, and looks at its queues when it wakes.
-    pausing: AtomicBool,
-    thread: OnceLock<Thread>,
-    /// The thread waits for a queue that is not worth ringing for otherwise.
+    /// The work waits for a queue that is not worth ringing for otherwise.
     wanting: AtomicBool,
     /// An orderly end was asked for.
     stop: AtomicBool,
@@ -41,13 +36,7 @@ impl IoSignal {
     /// Call after putting something into a queue.
     pub(crate) fn raise(&self) {
         self.raised.store(true, Ordering::SeqCst);
-        if self.pausing.load(Ordering::SeqCst) {
-            if let Some(thread) = self.thread.get() {
-                thread.unpark();
-            }
-        } else {
-            self.waker.wake();
-        }
+        self.waker.wake();
     }
 
     pub(crate) fn stop(&self) {
@@ -73,28 +62,15 @@ impl IoSignal {
         self.raised.swap(false, Ordering::AcqRel)
     }
 
-    /// The thread says whether it waits for whatever is put into its queue. Having said so, it must look
+    /// The work says whether it waits for whatever is put into its queue. Having said so, it must look
     /// into the queue once more; whoever puts something in asks [`wanted`](Self::wanted) after that.
     pub(crate) fn want(&self, wanting: bool) {
         self.wanting.store(wanting, Ordering::SeqCst);
     }
 
-    /// Whether the thread waits for what was put into its queue just now.
+    /// Whether the work waits for what was put into its queue just now.
     pub(crate) fn wanted(&self) -> bool {
         self.wanting.load(Ordering::SeqCst)
-    }
-
-    /// Lets the calling thread, which never changes, sleep until somebody raises the signal, but no longer
-    /// than `at_most`. Whether somebody has raised it since it was taken last.
-    pub(crate) fn pause(&self, at_most: Duration) -> bool {
-        self.thread.get_or_init(thread::current);
-        self.pausing.store(true, Ordering::SeqCst);
-        // A signal before that has left its mark; one after it ends the pause.
-        if !self.raised.load(Ordering::SeqCst) {
-            thread::park_timeout(at_most);
-        }
-        self.pausing.store(false, Ordering::SeqCst);
-        self.raised.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stopped(&self) -> bool {

@@ -1,5 +1,5 @@
-//! The MQTT sink: publishes each record. One connection on its own thread, see
-//! [`send`](crate::sink::send), is shared by the job's shards. In a job with checkpoints results wait in an
+//! The MQTT sink: publishes each record. One connection, see [`send`](crate::sink::send), is shared by the job's shards;
+//! its work is the first shard's. In a job with checkpoints results wait in an
 //! outbox for their epoch: see [`outbox`](crate::sink::outbox).
 
 mod backlog;
@@ -12,11 +12,10 @@ mod shared;
 mod unacked;
 pub(crate) mod writer;
 
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thalweg_kernel::{
-    Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId, thread_name,
+    Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId,
 };
 
 use crate::config::MqttConfig;
@@ -202,7 +201,7 @@ impl<E, F> MqttSink<E, F> {
         self.config.client_id.as_ref().map(|id| format!("{id}-out"))
     }
 
-    fn start(&self, cx: &OpenContext, name: &str) -> Result<SinkShared, ConnectorError> {
+    fn share(&self, cx: &OpenContext) -> Result<SinkShared, ConnectorError> {
         let wrong = |cause| self.wrong(cause);
         let config = self.config.clone();
         let plan = Arc::new(Plan {
@@ -219,16 +218,9 @@ impl<E, F> MqttSink<E, F> {
             retain: self.retain,
             batches,
             common: Arc::clone(&common),
-            cx: cx.clone(),
+            cx: OpenContext { tasks: None, ..cx.clone() },
         };
-        let span = tracing::Span::current();
-        thread::Builder::new()
-            .name(thread_name(&cx.job, &format!("out{}", cx.operator_id)))
-            .spawn(move || span.in_scope(|| Send::run(setup)))
-            .map_err(|cause| {
-                ConnectorError::new(name, "cannot start the I/O thread").caused_by(cause)
-            })?;
-        Ok(SinkShared { to_io, common })
+        Ok(SinkShared { to_io, common, setup: Mutex::new(Some(setup)) })
     }
 }
 
@@ -246,14 +238,26 @@ impl<E: Clone, F: Clone> MqttSink<E, F> {
         let named =
             || self.client_id().map_or(Ok(()), |id| client_ids::claim(cx, &self.config, &id));
         self.check().and_then(|()| named()).map_err(|cause| self.wrong(cause))?;
-        let shared = cx.shared.get_or_try_init(cx.operator_id, || self.start(cx, &name))?;
+        let shared = cx.shared.get_or_try_init(cx.operator_id, || self.share(cx))?;
         let outbox = (cx.durability.checkpoints && !self.at_least_once).then(|| {
             let who = StateId::of(&cx.job, &cx.durability.operator).number();
             let notes = cx.durability.pending.iter().map(|(id, note)| (*id, note.to_vec()));
             Outbox::new(who, self.outbox_bytes_max, notes)
         });
         let outbox = outbox.transpose().map_err(|why| ConnectorError::new(&name, why))?;
-        Ok(MqttWriter::new(cx, &self.config, publication, outbox, &shared))
+        // Whichever shard was the first to open: what runs on one shard has its connection there, too.
+        let setup = match cx.shard {
+            0 => shared.setup.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        };
+        let start = |setup| {
+            let run = move |reactor| Send::run(setup, reactor);
+            thalweg_io::start(cx, &format!("out{}", cx.operator_id), run).map_err(|cause| {
+                ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
+            })
+        };
+        let work = setup.map(start).transpose()?;
+        Ok(MqttWriter::new(cx, &self.config, publication, outbox, &shared, work))
     }
 }
 

@@ -13,11 +13,8 @@ mod replay;
 
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
 
-use thalweg_kernel::{
-    ConfigError, ConnectorError, Decode, OpenContext, PartitionId, SourceSpec, thread_name,
-};
+use thalweg_kernel::{ConfigError, ConnectorError, Decode, OpenContext, PartitionId, SourceSpec};
 use tracing::warn;
 
 use crate::config::MqttConfig;
@@ -241,7 +238,6 @@ where
         let (to_io, from_shard) = flume::bounded(CHUNKS_MAX);
         let signal = Arc::new(IoSignal::default());
         let progress = Arc::new(Progress::new());
-        let (closing, closed) = flume::bounded(1);
         let setup = Setup {
             plan,
             filters: Arc::clone(&filters),
@@ -253,14 +249,11 @@ where
             progress: Arc::clone(&progress),
             mode,
             place,
-            closing: Some(closing),
-            cx: cx.clone(),
+            cx: OpenContext { tasks: None, ..cx.clone() },
         };
-        let span = tracing::Span::current();
-        thread::Builder::new()
-            .name(thread_name(&cx.job, &format!("in{}", cx.operator_id)))
-            .spawn(move || span.in_scope(|| Receive::run(setup)))
-            .map_err(|cause| {
+        let run = move |reactor| Receive::run(setup, reactor);
+        let work =
+            thalweg_io::start(cx, &format!("in{}", cx.operator_id), run).map_err(|cause| {
                 ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
             })?;
         let restored = cx.durability.restored.zip(position);
@@ -270,7 +263,7 @@ where
             filters,
             from_io,
             to_io,
-            closed,
+            work,
             signal,
             progress,
             mode,

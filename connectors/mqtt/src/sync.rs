@@ -2,6 +2,5 @@
 //! place.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
-pub(crate) use std::thread;
 
 pub(crate) use atomic_waker::AtomicWaker;

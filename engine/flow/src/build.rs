@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{KeyGroups, Shared, Str};
+use thalweg_kernel::{KeyGroups, Shared, Str, Tasks};
 
 use crate::checkpoint::Storage;
 use crate::tuning::Tuning;
@@ -17,6 +17,8 @@ pub struct BuildContext {
     pub shard: usize,
     /// One waker for each shard of the job, in order.
     pub wakers: Arc<[Waker]>,
+    /// What the shard does beside its steps, where its driver can wait for descriptors.
+    pub tasks: Option<Tasks>,
     /// Where the shards of the job meet while they are being built.
     pub shared: Arc<Shared>,
     /// The key groups of the job.
@@ -34,6 +36,7 @@ impl BuildContext {
             job: job.into(),
             shard: 0,
             wakers: Arc::new([Waker::noop().clone()]),
+            tasks: None,
             shared: Arc::default(),
             key_groups: KeyGroups::default(),
             tuning: Tuning::default(),

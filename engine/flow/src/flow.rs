@@ -354,6 +354,7 @@ impl Flow {
             shards: self.shards(),
             instances: producers,
             waker: build.wakers[build.shard].clone(),
+            tasks: build.tasks.clone(),
             shared: Arc::clone(&build.shared),
             durability: Durability {
                 operator: self.0.uids.borrow()[node as usize].name.clone(),

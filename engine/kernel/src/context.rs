@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use crate::{Epoch, Journals, PendingId, Str};
+use crate::{Epoch, Journals, PendingId, Str, Tasks};
 
 /// What a source partition or a sink is told when it opens on a shard.
 #[derive(Clone, Debug)]
@@ -31,6 +31,9 @@ pub struct OpenContext {
     /// Wakes the shard from any thread. Call it when a source has new input, when a sink that was
     /// not ready is ready again, or when it has finished closing.
     pub waker: Waker,
+    /// What the shard does beside its steps, where its driver can wait for descriptors. A connector may give its input and
+    /// output to it, instead of to a thread of its own.
+    pub tasks: Option<Tasks>,
     /// Where this operator's instances on the shards of the job can share one thing, such as the
     /// one I/O thread that owns a file.
     pub shared: Arc<Shared>,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_flow::{BuildContext, Flow, Now, Shard, Step, Storage};
 use thalweg_kernel::{
-    ConnectorError, Shared, Str, Timestamp, message_of_panic, thread_name, time::millis,
+    ConnectorError, Shared, Str, Tasks, Timestamp, message_of_panic, thread_name, time::millis,
 };
 
 use crate::config::RuntimeConfig;
@@ -72,6 +72,7 @@ impl Shards {
                 job: (*job).clone(),
                 shard,
                 wakers: Arc::clone(&wakers),
+                tasks: None,
                 shared: Arc::clone(&shared),
                 key_groups: config.key_groups,
                 tuning: config.tuning,
@@ -86,7 +87,7 @@ impl Shards {
                 control: Arc::clone(control),
             };
             let (describe, driver) = (Arc::clone(describe), *driver);
-            let run = move || run_shard(&cx, &describe, seat, driver);
+            let run = move || run_shard(cx, &describe, seat, driver);
             let thread =
                 thread::Builder::new().name(thread_name(job, &format!("s{shard}"))).spawn(run);
             match thread {
@@ -177,16 +178,32 @@ impl Seat {
     }
 }
 
+/// Drops what is left of the tasks of a shard: with the shard they have lost their purpose.
+struct EndsTasks(Tasks);
+
+impl Drop for EndsTasks {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// The life of a shard's thread.
-fn run_shard(cx: &BuildContext, describe: &Describe, seat: Seat, driver: DriverKind) {
+fn run_shard(mut cx: BuildContext, describe: &Describe, seat: Seat, driver: DriverKind) {
     let (shard, attempt) = (seat.shard, Arc::clone(&seat.attempt));
     let _in_every_line = tracing::error_span!(parent: &job_span(&cx.job), "shard", shard).entered();
     let life = || -> Result<(), JobError> {
-        let stepped = Stepped::new(Shard::build(&**describe, cx)?, cx, seat);
+        cx.tasks = match driver {
+            // It has no call that waits for somebody else's descriptor.
+            DriverKind::Glommio => None,
+            _ => Some(threads::tasks()?),
+        };
+        // After the shard, which sees its connections off.
+        let _dropped_at_last = cx.tasks.clone().map(EndsTasks);
+        let stepped = Stepped::new(Shard::build(&**describe, &cx)?, &cx, seat);
         attempt.report(shard, Report::Built);
-        match driver {
-            DriverKind::Glommio => glommio::drive(stepped),
-            _ => Ok(threads::drive(stepped)?),
+        match &cx.tasks {
+            None => glommio::drive(stepped),
+            Some(tasks) => Ok(threads::drive(stepped, tasks)?),
         }
     };
     let ended = match catch_unwind(AssertUnwindSafe(life)) {

@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::sync::{AtomicBool, AtomicWaker};
@@ -76,22 +75,11 @@ impl Signal {
         if self.is_raised() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Parks this thread until the flag is up, for `timeout` at the longest.
-    pub(crate) fn park(&self, timeout: Duration) {
-        thread_local! {
-            static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
-        }
+    /// Lets this thread `sleep` once, unless the flag is up. `waker` must end that sleep, and the next one if there is
+    /// none.
+    pub(crate) fn sleep<T>(&self, waker: &Waker, sleep: impl FnOnce() -> T) -> Option<T> {
         let _awake = Awake(&self.sleeping);
-        let deadline = Instant::now() + timeout;
-        WAKER.with(|waker| {
-            while self.poll_raised(&Context::from_waker(waker)).is_pending() {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                thread::park_timeout(left);
-            }
-        });
+        self.poll_raised(&Context::from_waker(waker)).is_pending().then(sleep)
     }
 }
 
@@ -125,17 +113,17 @@ impl Wake for Signal {
     }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use thalweg_kernel::Descriptors;
+
     use super::*;
+
+    fn park(signal: &Signal, descriptors: &Descriptors, longest: Duration) {
+        signal.sleep(descriptors.waker(), || descriptors.wait(longest));
+    }
 
     /// Two threads wake each other in turn: a lost wake-up would cost the whole timeout.
     #[test]
@@ -147,13 +135,14 @@ mod tests {
             for me in 0..2 {
                 let (mine, other) = (Arc::clone(&signals[me]), signals[1 - me].waker());
                 scope.spawn(move || {
+                    let descriptors = Descriptors::new().unwrap();
                     for turn in 0..turns {
                         // One begins; after that each answers the other.
                         if me == 0 || turn > 0 {
                             other.wake_by_ref();
                         }
                         while !mine.clear() {
-                            mine.park(Duration::from_secs(20));
+                            park(&mine, &descriptors, Duration::from_secs(20));
                         }
                     }
                     other.wake_by_ref();
@@ -168,7 +157,7 @@ mod tests {
         let signal = Arc::<Signal>::default();
         signal.waker().wake();
         let begun = Instant::now();
-        signal.park(Duration::from_secs(10));
+        park(&signal, &Descriptors::new().unwrap(), Duration::from_secs(10));
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

@@ -1,15 +1,15 @@
 //! A connection that stands: its stream, its two buffers, and what the protocol answers by itself.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use thalweg_io::Reactor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::{
@@ -30,9 +30,9 @@ const ANSWERS_BYTES_MAX: usize = 8 * 65_535;
 const SPARE_IDS: u16 = 3;
 
 /// What MQTT runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
@@ -51,14 +51,20 @@ pub(super) struct Connection {
     /// Messages that we have not acknowledged.
     unacknowledged: usize,
     keep_alive: Duration,
-    ping: Pin<Box<Sleep>>,
+    /// When the next ping is due.
+    ping_at: Instant,
+    reactor: Reactor,
     /// A ping was sent, and nothing has been received since.
     waits_for_pong: bool,
 }
 
 impl Connection {
     /// On a fresh stream; CONNECT is about to be written.
-    pub(super) fn new(stream: Box<dyn Stream>, plan: &Plan) -> Result<Self, Trouble> {
+    pub(super) fn new(
+        stream: Box<dyn Stream>,
+        plan: &Plan,
+        reactor: Reactor,
+    ) -> Result<Self, Trouble> {
         let config = &plan.config;
         let mut outgoing = BytesMut::new();
         match config.version {
@@ -78,7 +84,8 @@ impl Connection {
             ids: PacketIds::new(config.inflight.saturating_add(SPARE_IDS)),
             unacknowledged: 0,
             keep_alive,
-            ping: Box::pin(sleep(keep_alive)),
+            ping_at: reactor.now() + keep_alive,
+            reactor,
             waits_for_pong: false,
         })
     }
@@ -103,7 +110,7 @@ impl Connection {
         if let Some(seconds) = accepted.keep_alive_s.filter(|seconds| *seconds > 0) {
             self.keep_alive = Duration::from_secs(seconds.into());
         }
-        self.ping.as_mut().reset(Instant::now() + self.keep_alive);
+        self.ping_at = self.reactor.now() + self.keep_alive;
         Ok(accepted)
     }
 
@@ -117,7 +124,7 @@ impl Connection {
             if reads && let Some(event) = self.received()? {
                 return Poll::Ready(Ok(event));
             }
-            let late = self.poll_ping(cx);
+            let late = self.poll_ping();
             // All that the events before called for goes in one write.
             if self.poll_write(cx)
                 && let Some(event) = self.afterwards.pop_front()
@@ -251,12 +258,12 @@ impl Connection {
     }
 
     /// Pings when it is time. Whether nothing was received since the last ping: who then has nothing to give has gone.
-    fn poll_ping(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_ping(&mut self) -> bool {
         let mut late = false;
-        while self.ping.as_mut().poll(cx).is_ready() {
+        while self.reactor.poll_until(self.ping_at).is_ready() {
             late = std::mem::replace(&mut self.waits_for_pong, true);
             self.write(Outgoing::Ping);
-            self.ping.as_mut().reset(Instant::now() + self.keep_alive);
+            self.ping_at = self.reactor.now() + self.keep_alive;
         }
         late
     }

@@ -4,9 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thalweg_io::{Reactor, Tcp};
 use thalweg_kernel::ConfigError;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -32,13 +31,17 @@ impl Dialer {
     }
 
     /// Connects and shakes hands.
-    pub(crate) async fn dial(&self, config: &MqttConfig) -> Result<TlsStream<TcpStream>, Trouble> {
+    pub(crate) async fn dial(
+        &self,
+        reactor: &Reactor,
+        config: &MqttConfig,
+    ) -> Result<TlsStream<Tcp>, Trouble> {
         let limit = Duration::from_millis(DIAL_MS_MAX);
         let dial = async {
-            let tcp = link::tcp(config).await?;
+            let tcp = link::tcp(reactor, config).await?;
             self.connector.connect(self.server.clone(), tcp).await
         };
-        match timeout(limit, dial).await {
+        match reactor.timeout(limit, dial).await {
             Ok(dialed) => dialed.map_err(|cause| explain(&cause, "connect")),
             Err(_) => Err(Trouble::weather("timeout", "no TLS connection within 10 s")),
         }

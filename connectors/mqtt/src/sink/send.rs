@@ -1,15 +1,14 @@
-//! The I/O thread of a sink takes batches from the shards and publishes them. It gives the batches back once the
+//! The work of a sink's connection takes batches from the shards and publishes them. It gives the batches back once the
 //! broker has acknowledged all that was in them. So the batches bound what is under way. While the broker is away
 //! the shards run out of batches and the pressure travels to the sources.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use thalweg_io::Reactor;
 use thalweg_kernel::OpenContext;
-use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
 use crate::config::Qos;
@@ -31,7 +30,7 @@ const STOP_MS_MAX: u64 = 5_000;
 /// How long the broker may then take to close the connection; see the source's thread.
 const LINGER_MS_MAX: u64 = 1_000;
 
-/// What the thread is given.
+/// What the work is given.
 pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) retain: bool,
@@ -49,6 +48,7 @@ struct Sender {
 /// A sink's connection, and what is on its way.
 pub(crate) struct Send {
     setup: Setup,
+    reactor: Reactor,
     who: String,
     link: Link,
     meters: SinkMeters,
@@ -61,6 +61,8 @@ pub(crate) struct Send {
     /// The result that was first in line when the connection last ended, and how often it was.
     suspect: (u64, u32),
     pace: Pace,
+    /// The socket is left alone until then.
+    rests_until: Option<Instant>,
     /// Set when all shards have closed: the last moment of the orderly end.
     stopping: Option<Instant>,
 }
@@ -72,35 +74,32 @@ enum Step {
 }
 
 impl Send {
-    /// The thread's body.
-    pub(crate) fn run(setup: Setup) {
+    /// All of it, to the end.
+    pub(crate) async fn run(setup: Setup, reactor: Reactor) {
         let common = Arc::clone(&setup.common);
         let _tells_of_a_panic = Witness(Arc::clone(&common));
-        let outcome = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|cause| format!("no runtime for the I/O thread: {cause}"))
-            .and_then(|runtime| runtime.block_on(Self::serve(setup)));
-        match outcome {
+        match Self::serve(setup, reactor).await {
             Ok(()) => common.finish(),
             Err(what) => common.fail(what),
         }
     }
 
-    async fn serve(setup: Setup) -> Result<(), String> {
+    async fn serve(setup: Setup, reactor: Reactor) -> Result<(), String> {
         let meters = SinkMeters::new(&setup.cx);
         let mut sender = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             refused: Drops::new(meters.refused.clone()),
             meters,
-            link: Link::new(Arc::clone(&setup.plan)),
+            link: Link::new(Arc::clone(&setup.plan), reactor.clone()),
             unacked: Unacked::new(),
             connected: false,
             packet_bytes_max: usize::MAX,
             window: 0,
-            pace: Pace::new(std::time::Instant::now(), SINK_PAUSE),
+            pace: Pace::new(reactor.now(), SINK_PAUSE),
+            rests_until: None,
             suspect: (0, 0),
             stopping: None,
+            reactor,
             setup,
         };
         let outcome = sender.work().await;
@@ -142,30 +141,43 @@ impl Send {
     }
 
     async fn step(&mut self) -> Step {
-        let mut limit = pin!(None);
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
             }
             if let Some(deadline) = self.conclude() {
-                if limit.is_none() {
-                    limit.set(Some(sleep_until(deadline)));
-                }
-                if limit.as_mut().as_pin_mut().is_some_and(|limit| limit.poll(cx).is_ready()) {
+                if self.reactor.poll_until(deadline).is_ready() {
                     return Poll::Ready(Step::Done);
                 }
             }
-            if let Poll::Ready(result) = self.link.poll(cx, true) {
+            let reads = !self.rests();
+            if let Poll::Ready(result) = self.link.poll(cx, reads) {
                 return Poll::Ready(Step::Link(result));
             }
-            if self.stopping.is_none()
-                && let Some(pause) = self.pace.pause(self.link.in_flight(), std::time::Instant::now)
-            {
-                std::thread::sleep(pause);
-            }
+            self.rest(cx);
             Poll::Pending
         })
         .await
+    }
+
+    /// Leaves the socket alone for a moment where that pays ([`Pace`]).
+    fn rest(&mut self, cx: &Context<'_>) {
+        let (in_flight, reactor) = (self.link.in_flight(), &self.reactor);
+        if let Some(pause) = self.pace.pause(in_flight, || reactor.now()) {
+            self.rests_until = Some(reactor.now() + pause);
+            // To be polled again without a wish to read.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Whether the socket is to be left alone now.
+    fn rests(&mut self) -> bool {
+        let Some(until) = self.rests_until else { return false };
+        let rests = self.stopping.is_none() && self.reactor.poll_until(until).is_pending();
+        if !rests {
+            self.rests_until = None;
+        }
+        rests
     }
 
     /// Takes the signal; says whether the sink was abandoned.
@@ -253,7 +265,7 @@ impl Send {
     fn conclude(&mut self) -> Option<Instant> {
         if self.stopping.is_none() && self.setup.common.all_closed() && self.unacked.is_empty() {
             let grace = if self.connected { STOP_MS_MAX } else { 0 };
-            self.stopping = Some(Instant::now() + Duration::from_millis(grace));
+            self.stopping = Some(self.reactor.now() + Duration::from_millis(grace));
             if self.connected {
                 self.status(OFFLINE);
                 self.link.disconnect();
@@ -287,7 +299,7 @@ impl Send {
                 self.status(ONLINE);
             }
             Event::Closed => {
-                self.stopping = Some(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
+                self.stopping = Some(self.reactor.now() + Duration::from_millis(LINGER_MS_MAX));
             }
             Event::Flushed => {
                 while let Some(parcel) = self.unacked.written() {
@@ -340,18 +352,18 @@ impl Send {
 
     /// Waits between two attempts; false if the sink is to end.
     async fn pause(&mut self, wait: Duration) -> bool {
-        let mut wait = pin!(sleep(wait));
+        let until = self.reactor.now() + wait;
         poll_fn(|cx| {
             if self.attend(cx) || self.conclude().is_some() {
                 return Poll::Ready(false);
             }
-            wait.as_mut().poll(cx).map(|()| true)
+            self.reactor.poll_until(until).map(|()| true)
         })
         .await
     }
 }
 
-/// Tells the shards if the thread panics.
+/// Tells the shards if it panics.
 struct Witness(Arc<Common>);
 
 impl Drop for Witness {

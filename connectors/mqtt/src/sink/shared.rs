@@ -9,11 +9,14 @@ use thalweg_kernel::Epoch;
 use crate::io_signal::IoSignal;
 use crate::sink::backlog::Backlog;
 use crate::sink::batches::ResultBatch;
+use crate::sink::send::Setup;
 
 /// What the shards share: the way to the I/O thread.
 pub(crate) struct SinkShared {
     pub(crate) to_io: flume::Sender<Box<ResultBatch>>,
     pub(crate) common: Arc<Common>,
+    /// For the shard that does the work of the connection.
+    pub(crate) setup: Mutex<Option<Setup>>,
 }
 
 /// What the shards and the I/O thread tell each other.

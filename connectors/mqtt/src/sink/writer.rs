@@ -5,7 +5,9 @@
 //! have gone before the second comes: then the topic is empty for a moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use thalweg_io::Work;
 use thalweg_kernel::{
     ConnectorError, DeadLetter, Epoch, OpenContext, Pending, RowKind, Sink, Timestamp,
 };
@@ -22,6 +24,9 @@ use crate::topic::check_topic;
 /// The bytes of an MQTT 5 PUBLISH besides topic and payload, at most: header, lengths, packet id,
 /// no properties.
 pub(crate) const PACKET_OVERHEAD_BYTES: usize = 1 + 4 + 2 + 2 + 1;
+
+/// How long a sink that is closed waits for the work of its connection.
+const CLOSE_MS_MAX: u64 = 1_000;
 
 /// An open [`MqttSink`](crate::MqttSink) on one shard.
 pub struct MqttWriter<P> {
@@ -43,6 +48,8 @@ pub struct MqttWriter<P> {
     empty_row: Drops,
     to_io: flume::Sender<Box<ResultBatch>>,
     common: Arc<Common>,
+    /// That of the connection, if it is this shard's.
+    work: Option<Work>,
 }
 
 impl<P> MqttWriter<P> {
@@ -53,6 +60,7 @@ impl<P> MqttWriter<P> {
         publication: P,
         outbox: Option<Outbox>,
         shared: &SinkShared,
+        work: Option<Work>,
     ) -> Self {
         shared.common.join(&cx.waker, outbox.iter().flat_map(Outbox::epochs));
         let (port, empty) = Port::open(&cx.waker);
@@ -73,6 +81,7 @@ impl<P> MqttWriter<P> {
             empty_row: Drops::new(dropped(cx, DropReason::Empty)),
             to_io: shared.to_io.clone(),
             common: Arc::clone(&shared.common),
+            work,
         }
     }
 
@@ -245,8 +254,8 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
             self.closed = true;
             self.common.close_one();
         }
-        // The last shard to close sees the connection off; the others need not wait for it.
-        Ok(!self.common.all_closed() || self.common.is_finished())
+        // The shard of the connection sees it off; the others need not wait for it.
+        Ok(self.work.is_none() || self.common.is_finished())
     }
 }
 
@@ -254,6 +263,10 @@ impl<P> Drop for MqttWriter<P> {
     fn drop(&mut self) {
         if !self.closed {
             self.common.signal.abandon();
+        }
+        if let Some(work) = &self.work {
+            // One that is slow to end ends without us.
+            let _ended = work.finish(Duration::from_millis(CLOSE_MS_MAX));
         }
     }
 }

@@ -7,10 +7,10 @@
 //! known yet: the source has emitted nothing, and begins as it did. In other modes nothing.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thalweg_io::Work;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Cause, ConnectorError, Decode, DecodeError, Emit, Epoch, Message, Origin, Source, SourceStatus,
@@ -89,7 +89,7 @@ pub(crate) struct Parts {
     pub(crate) filters: Arc<[TopicFilter]>,
     pub(crate) from_io: flume::Receiver<ToShard>,
     pub(crate) to_io: flume::Sender<Chunk>,
-    pub(crate) closed: flume::Receiver<Infallible>,
+    pub(crate) work: Work,
     pub(crate) signal: Arc<IoSignal>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) mode: Mode,
@@ -113,8 +113,8 @@ pub struct MqttPartition<D> {
     filters: Arc<[TopicFilter]>,
     from_io: flume::Receiver<ToShard>,
     to_io: flume::Sender<Chunk>,
-    /// Has no sender any more once the thread has closed its journal and ended its connection.
-    closed: flume::Receiver<Infallible>,
+    /// That of the connection, on this shard or a thread. It is done once the journal is closed and the connection ended.
+    work: Work,
     signal: Arc<IoSignal>,
     /// The chunk being read, and the next message in it.
     current: Option<(Chunk, usize)>,
@@ -135,7 +135,7 @@ impl<D> MqttPartition<D> {
             filters,
             from_io,
             to_io,
-            closed,
+            work,
             signal,
             progress,
             mode,
@@ -156,7 +156,7 @@ impl<D> MqttPartition<D> {
             filters,
             from_io,
             to_io,
-            closed,
+            work,
             signal,
             current: None,
             ended: false,
@@ -311,11 +311,7 @@ impl<D> Drop for MqttPartition<D> {
         } else {
             self.signal.abandon();
         }
-        if self.mode == Mode::None {
-            return;
-        }
-        let wait = Duration::from_millis(CLOSE_MS_MAX);
-        if let Err(flume::RecvTimeoutError::Timeout) = self.closed.recv_timeout(wait) {
+        if !self.work.finish(Duration::from_millis(CLOSE_MS_MAX)) {
             tell_slow_close(&self.name);
         }
     }

@@ -1,4 +1,5 @@
-//! The I/O thread of a source: one connection, its chunks and its acknowledgements.
+//! The work of a source's connection: its chunks and its acknowledgements. It is done on the shard that reads the source,
+//! or on a thread ([`thalweg_io`]).
 //!
 //! **Acknowledgements.** A message is acknowledged when its [mode](crate::Mode) allows it. The shard has returned
 //! its chunk, a checkpoint has covered it, or the journal is durable behind it. In each case in receive order, on
@@ -24,15 +25,13 @@
 
 mod intake;
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use thalweg_io::Reactor;
 use thalweg_kernel::{OpenContext, Timestamp};
-use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::config::Qos;
@@ -63,7 +62,7 @@ const STOP_MS_MAX: u64 = 5_000;
 /// thousands of them.
 const LINGER_MS_MAX: u64 = 5_000;
 
-/// What the thread is given.
+/// What the work is given.
 pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) filters: Arc<[TopicFilter]>,
@@ -76,14 +75,13 @@ pub(crate) struct Setup {
     pub(crate) mode: Mode,
     /// The journal, in that mode.
     pub(crate) place: Option<Place>,
-    /// Dropped when the journal is closed and the connection is ended.
-    pub(crate) closing: Option<flume::Sender<Infallible>>,
     pub(crate) cx: OpenContext,
 }
 
 /// A source's connection, and all that it owes to both sides.
 pub(crate) struct Receive {
     setup: Setup,
+    reactor: Reactor,
     who: String,
     link: Link,
     meters: SourceMeters,
@@ -101,8 +99,8 @@ pub(crate) struct Receive {
     unreleased: PacketIds,
     stop: Stop,
     pace: Pace,
-    /// The last of all fields: they are dropped in their order, and the journal comes before it.
-    _closing: Option<flume::Sender<Infallible>>,
+    /// The socket is left alone until then.
+    rests_until: Option<Instant>,
 }
 
 /// How far an orderly end has come.
@@ -128,16 +126,12 @@ enum Step {
 }
 
 impl Receive {
-    /// The thread's body.
-    pub(crate) fn run(setup: Setup) {
-        // Also when this thread panics: the shard then finds its queue without a sender.
+    /// All of it, to the end.
+    pub(crate) async fn run(setup: Setup, reactor: Reactor) {
+        // Also when it panics: the shard then finds its queue without a sender.
         let _wakes_at_the_end = Waking(setup.cx.waker.clone());
         let (to_shard, progress) = (setup.to_shard.clone(), Arc::clone(&setup.progress));
-        let outcome = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|cause| Fault::from(format!("no runtime for the I/O thread: {cause}")))
-            .and_then(|runtime| runtime.block_on(Self::serve(setup)));
+        let outcome = Self::serve(setup, reactor).await;
         progress.close(outcome.as_ref().err());
         let last = match outcome {
             Ok(()) => ToShard::Ended,
@@ -147,7 +141,7 @@ impl Receive {
         let _gone = to_shard.try_send(last);
     }
 
-    async fn serve(mut setup: Setup) -> Result<(), Fault> {
+    async fn serve(setup: Setup, reactor: Reactor) -> Result<(), Fault> {
         let keeping = match setup.mode {
             Mode::AckOnCheckpoint => Keeping::Checkpoint { taken: 0 },
             // The journal is opened first of all, see below.
@@ -157,7 +151,7 @@ impl Receive {
         let mut receiver = Self {
             who: crate::name_of(&setup.cx.operator, &setup.plan.config),
             meters: SourceMeters::new(&setup.cx),
-            link: Link::new(Arc::clone(&setup.plan)),
+            link: Link::new(Arc::clone(&setup.plan), reactor.clone()),
             ledger,
             stall: None,
             fault: None,
@@ -167,8 +161,9 @@ impl Receive {
             connected: false,
             unreleased: PacketIds::default(),
             stop: Stop::No,
-            pace: Pace::new(std::time::Instant::now(), SOURCE_PAUSE),
-            _closing: setup.closing.take(),
+            pace: Pace::new(reactor.now(), SOURCE_PAUSE),
+            rests_until: None,
+            reactor,
             setup,
         };
         if let Some(place) = receiver.setup.place.take()
@@ -221,8 +216,6 @@ impl Receive {
     /// Waits for the connection, and meanwhile takes back chunks, acknowledges, and sends on what
     /// has been gathered as soon as nothing more is ready.
     async fn step(&mut self) -> Step {
-        let mut limit = pin!(None);
-        let mut limit_at = None;
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
@@ -231,11 +224,7 @@ impl Receive {
                 return Poll::Ready(Step::Failed(what));
             }
             while let Some(until) = self.conclude() {
-                if limit_at != Some(until) {
-                    limit_at = Some(until);
-                    limit.set(Some(sleep_until(until)));
-                }
-                if limit.as_mut().as_pin_mut().is_none_or(|limit| limit.poll(cx).is_pending()) {
+                if self.reactor.poll_until(until).is_pending() {
                     break;
                 }
                 if matches!(self.stop, Stop::Closing(_)) {
@@ -244,36 +233,37 @@ impl Receive {
             }
             // One that ends has no use for a new connection: it could acknowledge nothing there.
             if self.connected || self.stop == Stop::No {
-                let reads = self.may_take();
+                let reads = !self.rests() && self.may_take();
                 if let Poll::Ready(result) = self.link.poll(cx, reads) {
                     return Poll::Ready(Step::Link(result));
                 }
             }
             self.pass_on();
-            self.pause_reading(cx);
+            self.rest(cx);
             Poll::Pending
         })
         .await
     }
 
     /// Leaves the socket alone for a moment where that pays ([`Pace`]). What may be acknowledged meanwhile is.
-    fn pause_reading(&mut self, cx: &mut Context<'_>) {
-        let unanswered = self.link.unacknowledged();
-        let Some(pause) = self.pace.pause(unanswered, std::time::Instant::now) else { return };
-        let end = std::time::Instant::now() + pause;
-        while self.stop == Stop::No && self.fault.is_none() {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            // The thread itself sleeps: a timer of the runtime has no less than a millisecond.
-            if !self.setup.signal.pause(left) {
-                return;
-            }
-            // Whatever the signal leads to is met in the next step, which is due at once.
+    fn rest(&mut self, cx: &Context<'_>) {
+        let (unanswered, reactor) = (self.link.unacknowledged(), &self.reactor);
+        if let Some(pause) = self.pace.pause(unanswered, || reactor.now()) {
+            self.rests_until = Some(reactor.now() + pause);
+            // To be polled again without a wish to read.
             cx.waker().wake_by_ref();
-            if left.is_zero() || self.attend(cx) {
-                return;
-            }
-            self.link.write(cx);
         }
+    }
+
+    /// Whether the socket is to be left alone now.
+    fn rests(&mut self) -> bool {
+        let Some(until) = self.rests_until else { return false };
+        let ends = self.stop != Stop::No || self.fault.is_some();
+        let rests = !ends && self.reactor.poll_until(until).is_pending();
+        if !rests {
+            self.rests_until = None;
+        }
+        rests
     }
 
     /// Takes the signal: takes back chunks, acknowledges what may be. Says whether the source was
@@ -296,7 +286,7 @@ impl Receive {
             if raised || starved {
                 self.unstall();
             }
-            self.tell_stall(cx);
+            self.tell_stall();
         }
         if self.ledger.has_refused() {
             self.settle();
@@ -325,7 +315,7 @@ impl Receive {
         let patience = Duration::from_millis(STOP_MS_MAX);
         if self.stop == Stop::Draining && self.free.len() == CHUNKS_MAX {
             let by_checkpoint = self.ledger.is_by_checkpoint();
-            self.stop = Stop::Settling((!by_checkpoint).then(|| Instant::now() + patience));
+            self.stop = Stop::Settling((!by_checkpoint).then(|| self.reactor.now() + patience));
             if by_checkpoint {
                 // There is nothing more to read; the checkpoint that covers the last of it is to come.
                 let _gone = self.setup.to_shard.try_send(ToShard::Ended);
@@ -334,13 +324,13 @@ impl Receive {
         }
         if let Stop::Settling(until) = self.stop {
             let over =
-                until.is_some_and(|until| until <= Instant::now()) || self.setup.signal.left();
+                until.is_some_and(|until| until <= self.reactor.now()) || self.setup.signal.left();
             if !over && !self.ledger.is_clear() {
                 return until;
             }
             self.stop = Stop::Closing(match self.connected {
-                true => Instant::now() + patience,
-                false => Instant::now(),
+                true => self.reactor.now() + patience,
+                false => self.reactor.now(),
             });
             if self.connected {
                 self.status(OFFLINE);
@@ -398,7 +388,8 @@ impl Receive {
             Event::Delivery(delivery) => self.deliver(delivery),
             Event::Released(packet_id) => self.unreleased.remove(packet_id),
             Event::Closed => {
-                self.stop = Stop::Closing(Instant::now() + Duration::from_millis(LINGER_MS_MAX));
+                self.stop =
+                    Stop::Closing(self.reactor.now() + Duration::from_millis(LINGER_MS_MAX));
             }
             Event::Subscribed(refusals) => self.subscribed(&refusals)?,
             Event::Acked { refused: Some(reason), .. } => {
@@ -462,7 +453,7 @@ impl Receive {
     /// Waits between two attempts, unless it is to end, which the next step sees to, with its limits. False if it was
     /// abandoned.
     async fn pause(&mut self, wait: Duration) -> bool {
-        let mut wait = pin!(sleep(wait));
+        let until = self.reactor.now() + wait;
         poll_fn(|cx| {
             if self.attend(cx) {
                 return Poll::Ready(false);
@@ -472,7 +463,7 @@ impl Receive {
             if self.stop != Stop::No || self.fault.is_some() {
                 return Poll::Ready(true);
             }
-            wait.as_mut().poll(cx).map(|()| true)
+            self.reactor.poll_until(until).map(|()| true)
         })
         .await
     }

@@ -39,6 +39,7 @@ pub(crate) fn context() -> OpenContext {
         shards: 1,
         instances: 1,
         waker: Waker::from(Arc::new(Unpark(thread::current()))),
+        tasks: None,
         shared: Arc::new(Shared::default()),
         durability: thalweg_kernel::Durability::default(),
     }

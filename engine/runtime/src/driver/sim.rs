@@ -129,6 +129,7 @@ impl Simulation {
             job: name.into(),
             shard: 0,
             wakers: signals.iter().map(Signal::waker).collect::<Vec<_>>().into(),
+            tasks: None,
             shared: Arc::<Shared>::default(),
             key_groups: config.key_groups,
             tuning: Tuning {

@@ -1,25 +1,55 @@
-//! The driver on plain threads: an idle shard parks its thread.
+//! The driver on plain threads. An idle shard waits in `ppoll` for whatever comes first: a descriptor of its connectors,
+//! its waker, or the time at which it or one of their tasks is due. A turn goes on with the tasks that are due and then
+//! steps the shard.
 
 use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
 use rustix::thread::set_current_timer_slack;
-use thalweg_kernel::ConnectorError;
+use thalweg_kernel::{ConnectorError, Descriptors, Tasks};
 
 use super::{Stepped, Turn};
+use crate::driver::kind::DriverKind;
+use crate::error::JobError;
 
 /// How late a timed sleep may end, in nanoseconds. The kernel's own default is 50 us, to gather
 /// wake-ups; a shard has one timer, and its sources are waiting for it.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
-pub(super) fn drive(mut stepped: Stepped) -> Result<(), ConnectorError> {
+/// A shard that is never idle looks at its descriptors after this number of turns.
+const BUSY_TURNS_MAX: u32 = 8;
+
+/// What a shard of this driver does beside its steps.
+pub(super) fn tasks() -> Result<Tasks, JobError> {
+    let descriptors = Descriptors::new().map_err(|error| JobError::Driver {
+        driver: DriverKind::Threads,
+        reason: format!("the system gives no descriptor for waking: {error}"),
+    })?;
+    Ok(Tasks::new(descriptors))
+}
+
+pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), ConnectorError> {
     stepped.seat.pin();
     if let Err(error) = set_current_timer_slack(Some(TIMER_SLACK_NS)) {
         tracing::debug!(%error, "timers stay as coarse as they are");
     }
+    let descriptors = tasks.descriptors();
+    let mut busy_turns = 0;
     loop {
+        let due_at = tasks.step(Instant::now());
         match stepped.turn()? {
-            Turn::Again => {}
-            Turn::Sleep(longest) => stepped.seat.signal.park(longest),
+            Turn::Again if busy_turns < BUSY_TURNS_MAX || descriptors.is_empty() => busy_turns += 1,
+            Turn::Again => {
+                busy_turns = 0;
+                descriptors.wait(Duration::ZERO);
+            }
+            Turn::Sleep(longest) => {
+                busy_turns = 0;
+                let longest = due_at.map_or(longest, |at| {
+                    longest.min(at.saturating_duration_since(Instant::now()))
+                });
+                stepped.seat.signal.sleep(descriptors.waker(), || descriptors.wait(longest));
+            }
             Turn::End => return Ok(()),
         }
     }

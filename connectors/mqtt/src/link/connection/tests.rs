@@ -8,14 +8,12 @@ use crate::config::{MqttConfig, Secret};
 
 /// A connection that has written nothing yet, the broker's end of it, and a runtime for both.
 fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtime) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let _entered = runtime.enter();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let config = MqttConfig::new("broker").packet_bytes_max(1_024);
     let login = None::<(String, Secret)>;
     let plan = Plan { config, client_id: "gw".into(), clean: true, login, tls: None };
     let (ours, broker) = duplex(bytes);
-    let connection = Connection::new(Box::new(ours), &plan).unwrap();
-    drop(_entered);
+    let connection = Connection::new(Box::new(ours), &plan, Reactor::by_hand().unwrap()).unwrap();
     (connection, broker, runtime)
 }
 
@@ -35,17 +33,23 @@ async fn now<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> 
 fn an_answer_that_waits_in_the_socket_is_one_and_without_any_the_connection_ends() {
     let (mut connection, mut broker, runtime) = connection(1 << 16);
     runtime.block_on(async {
-        connection.keep_alive = Duration::from_millis(5);
-        connection.ping.as_mut().reset(Instant::now());
-        while !connection.waits_for_pong {
-            assert!(now(|cx| connection.poll(cx, false)).await.is_none());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let mut time = connection.ping_at;
+        let mut passes = |connection: &Connection| {
+            time += connection.keep_alive;
+            connection.reactor.begin_at(time);
+        };
+        assert!(now(|cx| connection.poll(cx, false)).await.is_none() && !connection.waits_for_pong);
+        passes(&connection);
+        assert!(now(|cx| connection.poll(cx, false)).await.is_none() && connection.waits_for_pong);
         broker.write_all(&[0xd0, 0]).await.unwrap();
-        tokio::time::sleep(3 * connection.keep_alive).await;
+        passes(&connection);
         let met = now(|cx| connection.poll(cx, true)).await;
         assert!(met.is_none(), "there is an answer");
-        let ended = poll_fn(|cx| connection.poll(cx, true)).await;
+        passes(&connection);
+        let met = now(|cx| connection.poll(cx, true)).await;
+        assert!(met.is_none(), "a ping is on its way");
+        passes(&connection);
+        let ended = now(|cx| connection.poll(cx, true)).await.unwrap();
         assert!(matches!(ended, Err(Trouble::Weather { class: "ping", .. })));
     });
 }

@@ -11,10 +11,7 @@
 //! follows what is replayed without a gap or a repetition. The shard runs meanwhile.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 
-use tokio::time::Sleep;
 use tracing::error;
 
 use super::*;
@@ -36,8 +33,8 @@ pub(super) struct Stall {
     waiting: VecDeque<(Delivery, u64)>,
     bytes: usize,
     why: String,
-    /// Rings when it is time to tell.
-    tell: Pin<Box<Sleep>>,
+    /// When it is time to tell.
+    tell_at: Instant,
     told: bool,
 }
 
@@ -51,11 +48,11 @@ impl Receive {
     /// Opens the journal and reads again what is to be. False if the source was abandoned, or ended before
     /// it had begun.
     pub(super) async fn resume(&mut self, place: &Place) -> Result<bool, Fault> {
-        let deadline = Instant::now() + Duration::from_millis(OPEN_MS_MAX);
+        let deadline = self.reactor.now() + Duration::from_millis(OPEN_MS_MAX);
         let writer = loop {
             match place.open(Waker::from(Arc::clone(&self.setup.signal)))? {
                 Ok(writer) => break writer,
-                Err(what) if Instant::now() >= deadline => return Err(what.into()),
+                Err(what) if self.reactor.now() >= deadline => return Err(what.into()),
                 Err(_) => {
                     let goes_on = self.pause(Duration::from_millis(OPEN_RETRY_MS)).await;
                     if !goes_on || self.stop != Stop::No {
@@ -176,8 +173,8 @@ impl Receive {
         let stall = self.stall.get_or_insert_with(|| {
             self.meters.journal_full.increment(1);
             self.meters.stalled.set(1.0);
-            let tell = Box::pin(sleep(Duration::from_millis(TELL_AFTER_MS)));
-            Stall { waiting: VecDeque::new(), bytes: 0, why, tell, told: false }
+            let tell_at = self.reactor.now() + Duration::from_millis(TELL_AFTER_MS);
+            Stall { waiting: VecDeque::new(), bytes: 0, why, tell_at, told: false }
         });
         stall.bytes += delivery.payload.len();
         stall.waiting.push_back((delivery, generation));
@@ -233,9 +230,9 @@ impl Receive {
 
     /// Says once that a wait for room is a long one.
     #[cold]
-    pub(super) fn tell_stall(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn tell_stall(&mut self) {
         let Some(stall) = &mut self.stall else { return };
-        if !stall.told && stall.tell.as_mut().poll(cx).is_ready() {
+        if !stall.told && self.reactor.poll_until(stall.tell_at).is_ready() {
             stall.told = true;
             let why = &stall.why;
             error!(

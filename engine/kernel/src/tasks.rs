@@ -1,0 +1,227 @@
+//! What a shard does beside its steps: the input and output of its connectors.
+//!
+//! A connector that need not block gives its connection to the shard as a [`Task`]. The driver goes on with it when a
+//! descriptor is ready, a time has come, or somebody has called it, in the turn in which it steps the shard. So a message
+//! goes from the socket to the operators on one thread, by one wake-up. A task goes on whatever its pipeline does: while a sink
+//! has no room, while sources are held, and until it says itself that it is done.
+//!
+//! A driver that cannot wait for descriptors offers no tasks ([`OpenContext::tasks`](crate::OpenContext::tasks)). There
+//! connectors give each task a thread.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::Descriptors;
+
+/// What is left of a task after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// Nothing to do until its flag is raised, or until this time.
+    Waiting(Option<Instant>),
+    /// It has ended; it is not stepped again.
+    Done,
+}
+
+/// One thing that goes on beside the steps of a shard. It never blocks.
+pub trait Task: Send {
+    /// Goes on as far as that is possible at once.
+    fn step(&mut self) -> TaskStatus;
+}
+
+/// How often whoever waits for the end of a task looks for what other threads tell it.
+const FINISH_LOOK_EVERY: Duration = Duration::from_millis(1);
+
+struct Slot {
+    /// Raised when there is something to do.
+    due: Arc<AtomicBool>,
+    /// Locked by one thread at a time: its shard's, which drives it and ends it.
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Until it is done.
+    task: Option<Box<dyn Task>>,
+    due_at: Option<Instant>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on with it if something has come. When it is due next, if it is not done.
+    fn step(&self, now: Instant) -> Option<Option<Instant>> {
+        let mut state = self.lock();
+        let due = self.due.load(Ordering::Relaxed) && self.due.swap(false, Ordering::AcqRel);
+        if !due && state.due_at.is_none_or(|at| at > now) {
+            return state.task.is_some().then_some(state.due_at);
+        }
+        match state.task.as_mut()?.step() {
+            TaskStatus::Waiting(at) => {
+                state.due_at = at;
+                Some(at)
+            }
+            TaskStatus::Done => {
+                state.task = None;
+                None
+            }
+        }
+    }
+}
+
+/// The tasks of one shard, and the descriptors that they wait for.
+#[derive(Clone)]
+pub struct Tasks(Arc<Shared>);
+
+struct Shared {
+    descriptors: Descriptors,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    len: AtomicUsize,
+}
+
+impl std::fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tasks({})", self.0.len.load(Ordering::Relaxed))
+    }
+}
+
+impl Tasks {
+    /// None yet; they will wait for these descriptors.
+    pub fn new(descriptors: Descriptors) -> Self {
+        let (slots, len) = (Mutex::default(), AtomicUsize::new(0));
+        Self(Arc::new(Shared { descriptors, slots, len }))
+    }
+
+    /// The descriptors that they wait for.
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.0.descriptors
+    }
+
+    /// Has `task` go on whenever `due` is raised or its time has come; first of all in the next turn. Whoever raises the
+    /// flag wakes the shard.
+    pub fn add(&self, task: Box<dyn Task>, due: Arc<AtomicBool>) -> TaskHandle {
+        due.store(true, Ordering::Release);
+        let state = Mutex::new(State { task: Some(task), due_at: None });
+        let slot = Arc::new(Slot { due, state });
+        let mut slots = self.lock();
+        slots.push(Arc::clone(&slot));
+        self.0.len.store(slots.len(), Ordering::Relaxed);
+        TaskHandle { slot, descriptors: self.0.descriptors.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops all of them, done or not.
+    pub fn end(&self) {
+        let slots = std::mem::take(&mut *self.lock());
+        self.0.len.store(0, Ordering::Relaxed);
+        // A task may hold what stands for its shard.
+        slots.iter().for_each(|slot| drop(slot.lock().task.take()));
+    }
+
+    /// Goes on with those that are due at `now`. When the next one is due, if any is.
+    #[inline]
+    pub fn step(&self, now: Instant) -> Option<Instant> {
+        if self.0.len.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut next: Option<Instant> = None;
+        let mut slots = self.lock();
+        slots.retain(|slot| {
+            let Some(at) = slot.step(now) else { return false };
+            next = [next, at].into_iter().flatten().min();
+            true
+        });
+        self.0.len.store(slots.len(), Ordering::Relaxed);
+        next
+    }
+}
+
+/// A task that was given to a shard. It goes on if this is dropped.
+pub struct TaskHandle {
+    slot: Arc<Slot>,
+    descriptors: Descriptors,
+}
+
+impl TaskHandle {
+    /// Goes on with it until it is done, for `longest` at most; whether it is. For the end of a shard, which waits for it.
+    pub fn finish(&self, longest: Duration) -> bool {
+        let until = Instant::now() + longest;
+        loop {
+            let now = Instant::now();
+            let Some(due_at) = self.slot.step(now) else { return true };
+            if now >= until {
+                return false;
+            }
+            let next = due_at.map_or(until, |at| at.min(until)).saturating_duration_since(now);
+            self.descriptors.wait(next.min(FINISH_LOOK_EVERY));
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_done(&self) -> bool {
+        self.slot.lock().task.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counts {
+        steps: Arc<AtomicUsize>,
+        done_after: usize,
+        again_at: Option<Instant>,
+    }
+
+    impl Task for Counts {
+        fn step(&mut self) -> TaskStatus {
+            let steps = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+            if steps >= self.done_after {
+                TaskStatus::Done
+            } else {
+                TaskStatus::Waiting(self.again_at)
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_goes_on_when_its_flag_is_raised_or_its_time_has_come() {
+        let tasks = Tasks::new(Descriptors::new().unwrap());
+        let (steps, due) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let now = Instant::now();
+        let later = now + Duration::from_secs(5);
+        assert_eq!(tasks.step(now), None);
+        let counts = Counts { steps: Arc::clone(&steps), done_after: 4, again_at: Some(later) };
+        let handle = tasks.add(Box::new(counts), Arc::clone(&due));
+        let count = || steps.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(tasks.step(now), Some(later));
+            assert_eq!(count(), 1, "once for its beginning");
+        }
+        due.store(true, Ordering::Release);
+        assert_eq!((tasks.step(now), count()), (Some(later), 2));
+        assert_eq!((tasks.step(later), count()), (Some(later), 3));
+        assert!(!handle.is_done());
+        assert_eq!((tasks.step(later), count()), (None, 4));
+        assert!(handle.is_done() && handle.finish(Duration::ZERO));
+        assert_eq!((tasks.step(later), count()), (None, 4));
+    }
+
+    #[test]
+    fn whoever_ends_a_shard_goes_on_with_a_task_until_it_is_done() {
+        let tasks = Tasks::new(Descriptors::new().unwrap());
+        let (steps, due) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let again_at = Some(Instant::now());
+        let counts = Counts { steps: Arc::clone(&steps), done_after: 9, again_at };
+        let handle = tasks.add(Box::new(counts), Arc::clone(&due));
+        assert!(handle.finish(Duration::from_secs(20)));
+        assert_eq!(steps.load(Ordering::Relaxed), 9);
+        let never = Counts { steps, done_after: usize::MAX, again_at: None };
+        let handle = tasks.add(Box::new(never), due);
+        assert!(!handle.finish(Duration::from_millis(3)));
+    }
+}
