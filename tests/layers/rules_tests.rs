@@ -51,7 +51,7 @@ fn dependencies_upwards_and_sideways_are_named_with_file_and_remedy() {
         ("thalweg-runtime", "thalweg", "higher layer"),
         ("thalweg-flow", "thalweg-store", "beside it"),
         ("thalweg-runtime", "thalweg-sql", "beside it"),
-        ("thalweg-kernel", "thalweg-ring", "beside it"),
+        ("thalweg-flow", "thalweg-journal", "beside it"),
         ("thalweg-runtime", "thalweg-mqtt", "only the crate `thalweg` knows"),
         ("thalweg-mqtt", "thalweg-flow", "kernel alone"),
         ("thalweg-mqtt", "thalweg", "kernel alone"),

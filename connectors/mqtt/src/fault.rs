@@ -1,4 +1,4 @@
-//! Why the I/O thread of a source gives up.
+//! Why the connection of a source gives up.
 //!
 //! What the broker refuses may be mended there, so another attempt of the job is worth making. A journal that
 //! is damaged stays so; and after a failed sync nobody knows what it holds, so this process must not read it

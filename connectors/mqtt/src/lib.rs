@@ -12,23 +12,24 @@
 //! | `testing` | feature `testing`: private brokers for tests |
 //!
 //! # How it runs
-//! Each source and each sink has one thread with one connection; nothing here blocks a shard.
+//! Each source and each sink has one connection. Its work is a task of the shard that reads the source, or of the first shard
+//! of a sink ([`thalweg_io`]). Where the driver cannot wait for descriptors the work has a thread of its own.
+//! Nothing here blocks a shard: a name is looked up on a thread that is there for that long.
 //!
 //! ```text
-//!  broker -> link -> I/O thread == chunks of messages ==> shard: match, decode, emit
-//!              |     I/O thread <== the same chunks ====  hand-over
+//!  broker -> link ----> work == chunks of messages ==> shard: match, decode, emit
+//!              |        work <== the same chunks ====  hand-over
 //!              |
 //!              +=> journal: write, sync => acknowledge (QoS 1, 2)
 //!
-//!  shard: encode == batches of results ==> I/O thread: outbox -> link -> broker
+//!  shard: encode == batches of results ==> work: outbox -> link -> broker
 //!         <== the same batches, empty ===  once the broker has acknowledged all of them
 //! ```
 //!
 //! Messages travel in flat buffers that circulate, so nothing is allocated per message here.
 //! (rumqttc's codec allocates once or twice for each.)
 //!
-//! What a message costs at a high rate is not its decoding but the wake-ups of two threads, and of the broker, for
-//! it. Above 8,000 messages a second messages therefore gather for 0.4 ms at QoS 0, and for 0.1 to 0.2 ms
+//! What a message costs at a high rate is not its decoding but the wake-ups, of the shard and of the broker, for it. Above 8,000 messages a second messages therefore gather for 0.4 ms at QoS 0, and for 0.1 to 0.2 ms
 //! otherwise (module `pace`). A chunk that has nothing to acknowledge comes back without waking anyone. All
 //! acknowledgements, or publishes, that are due go out in one write.
 //!

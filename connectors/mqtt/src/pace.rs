@@ -1,4 +1,4 @@
-//! How often an I/O thread asks for more: at once while messages are few, after a pause while they are many.
+//! How often a connection is asked for more: at once while messages are few, after a pause while they are many.
 //!
 //! A broker writes each message to the socket by itself, and each write wakes whoever sleeps there. A thread that
 //! reads at once is then woken for almost every message, and its shard, or its journal, with it. Where cores are

@@ -21,18 +21,26 @@ use thalweg_kernel::{
 use crate::config::MqttConfig;
 use crate::link::Plan;
 use crate::link::dialer::Dialer;
-use crate::sink::batches::BATCHES_MAX;
+use crate::sink::batches::{BATCHES_MAX, ResultBatch};
 use crate::sink::outbox::Outbox;
 use crate::sink::publication::{Records, Rows};
 use crate::sink::send::{Send, Setup};
-use crate::sink::shared::{Common, SinkShared};
-use crate::sink::writer::MqttWriter;
+use crate::sink::shared::Common;
+use crate::sink::writer::{Connection, MqttWriter};
 use crate::{client_ids, random_id};
 
 /// Results wait for their epoch, and since it exists for the broker. They take about this many bytes of memory
 /// and storage on a shard at most, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
 /// more, and the sources wait.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a sink's shards share.
+struct SinkShared {
+    to_io: flume::Sender<Box<ResultBatch>>,
+    common: Arc<Common>,
+    /// For the shard that does the work of the connection.
+    setup: Mutex<Option<Setup>>,
+}
 
 /// Where a record is published: a fixed topic, or a function that writes it.
 pub trait Topic<T> {
@@ -253,11 +261,14 @@ impl<E: Clone, F: Clone> MqttSink<E, F> {
         let start = |setup| {
             let run = move |reactor| Send::run(setup, reactor);
             thalweg_io::start(cx, &format!("out{}", cx.operator_id), run).map_err(|cause| {
-                ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
+                ConnectorError::new(&name, "cannot start a thread for its connection")
+                    .caused_by(cause)
             })
         };
         let work = setup.map(start).transpose()?;
-        Ok(MqttWriter::new(cx, &self.config, publication, outbox, &shared, work))
+        let (to_io, common) = (shared.to_io.clone(), Arc::clone(&shared.common));
+        let connection = Connection { to_io, common, work };
+        Ok(MqttWriter::new(cx, &self.config, publication, outbox, connection))
     }
 }
 

@@ -65,7 +65,7 @@ pub struct MqttSource<D> {
     on_subscribed: Hook,
 }
 
-/// Called from the I/O thread.
+/// Called from the connection's work.
 #[derive(Clone, Default)]
 pub(crate) struct Hook(Option<Arc<dyn Fn() + Send + Sync>>);
 
@@ -99,7 +99,7 @@ impl<D> MqttSource<D> {
     }
 
     /// Calls `hook` each time the broker has confirmed the subscriptions: from then on nothing that
-    /// is published is missed. It runs on the I/O thread and must not block.
+    /// is published is missed. It runs on the shard and must not block.
     #[must_use]
     pub fn on_subscribed(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_subscribed = Hook(Some(Arc::new(hook)));
@@ -254,7 +254,8 @@ where
         let run = move |reactor| Receive::run(setup, reactor);
         let work =
             thalweg_io::start(cx, &format!("in{}", cx.operator_id), run).map_err(|cause| {
-                ConnectorError::new(&name, "cannot start the I/O thread").caused_by(cause)
+                ConnectorError::new(&name, "cannot start a thread for its connection")
+                    .caused_by(cause)
             })?;
         let restored = cx.durability.restored.zip(position);
         let decoder = self.decoder.clone();

@@ -1,8 +1,8 @@
 //! What a shard waits for beside its waker: the descriptors of its sources and sinks.
 //!
 //! A connector that does its input and output on the shard [watches](Descriptors::watch) a descriptor and says what it
-//! [wants](Watch::want) of it. The driver waits for all of them together with the shard's waker and the next time at which
-//! the shard is due ([`Descriptors::wait`]): one system call for whatever comes first. So nothing stands between a socket
+//! [wants](Watch::want) of it. The driver waits for all of them, for the shard's
+//! waker and for the next time at which the shard is due ([`Descriptors::wait`]). One system call waits for whatever comes first. So nothing stands between a socket
 //! and the shard that reads it, neither a thread nor a queue.
 //!
 //! - **Levels, told once.** A descriptor that is ready is told once ([`Watch::is_ready`]), and not waited for again until
@@ -177,8 +177,8 @@ impl Descriptors {
         self.0.len.load(Ordering::Relaxed) == 0
     }
 
-    /// Waits until a descriptor is ready for what is wanted of it, somebody calls the [waker](Self::waker), or this
-    /// time is over: whether a descriptor is ready.
+    /// Waits until a descriptor is ready for what is wanted of it, or until somebody calls the [waker](Self::waker). It waits no
+    /// longer than this time. Whether a descriptor is ready.
     pub fn wait(&self, longest: Duration) -> bool {
         let entries = self.0.lock();
         let awaited = || entries.iter().filter(|entry| entry.awaited() != 0);
@@ -222,8 +222,9 @@ fn readiness(seen: PollFlags) -> u8 {
     if seen.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
         return BOTH;
     }
-    u8::from(seen.contains(PollFlags::IN)) * Readiness::Read as u8
-        | u8::from(seen.contains(PollFlags::OUT)) * Readiness::Write as u8
+    let read = u8::from(seen.contains(PollFlags::IN)) * Readiness::Read as u8;
+    let write = u8::from(seen.contains(PollFlags::OUT)) * Readiness::Write as u8;
+    read | write
 }
 
 /// A borrowed descriptor lives as long as its entry.

@@ -1,7 +1,7 @@
 //! Where results go.
 //!
 //! A [`SinkSpec`] is part of a job's description; a [`Sink`] is its instance on one shard. It never
-//! blocks: what takes time is done by the connector's own thread behind a bounded queue. When that
+//! blocks: what takes time is done by a [task](crate::tasks) of the shard, or by the connector's own thread, behind a bounded queue. When that
 //! queue is full the sink is not [`ready`](Sink::ready), its shard stops feeding it, and the
 //! pressure travels back to the sources.
 //!

@@ -2,8 +2,8 @@
 //!
 //! A [`SourceSpec`] is part of a job's description: each shard has its own copy, and opens the partitions that are
 //! [its to read](crate::partition). A [`Source`] is one open partition, polled by its shard, and never blocks.
-//! Input that must be waited for is read by the connector's own thread, which hands it over through a bounded queue
-//! and wakes the shard.
+//! Input that must be waited for is read by a [task](crate::tasks) of the shard or by the connector's own thread. Either hands
+//! it over through a bounded queue and wakes the shard.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! What a shard does beside its steps: the input and output of its connectors.
 //!
 //! A connector that need not block gives its connection to the shard as a [`Task`]. The driver goes on with it when a
-//! descriptor is ready, a time has come, or somebody has called it, in the turn in which it steps the shard. So a message
-//! goes from the socket to the operators on one thread, by one wake-up. A task goes on whatever its pipeline does: while a sink
-//! has no room, while sources are held, and until it says itself that it is done.
+//! descriptor is ready, a time has come, or somebody has called it. In that turn it steps the shard, too. So a message
+//! goes from the socket to the operators on one thread, by one wake-up. A task goes on whatever its pipeline does, also while a sink
+//! has no room or sources are held. It says itself when it is done.
 //!
 //! A driver that cannot wait for descriptors offers no tasks ([`OpenContext::tasks`](crate::OpenContext::tasks)). There
 //! connectors give each task a thread.

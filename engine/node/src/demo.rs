@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const EXAMPLES: &str = "Examples:
   thalweg demo                              until Ctrl-C, then a summary of what was sent and arrived
   thalweg demo --for 10s --rate 20000       ten seconds of more messages
-  thalweg demo --shards 1 --driver threads  one core, without io_uring
+  thalweg demo --shards 1                   on one core
   thalweg demo --broker mqtt://localhost    through a broker of your own";
 
 /// See `thalweg demo --help`.

@@ -123,11 +123,10 @@ fn wrong_options_name_themselves() {
     }
 }
 
-/// Goal: where io_uring cannot be used the program runs on threads and says so once; asked for
-/// glommio, it refuses and says what to do.
+/// Goal: the program has no need of io_uring; asked for glommio, it refuses and says what to do.
 /// Method: a limit on locked memory too low for glommio stands for a container that blocks io_uring.
 #[test]
-fn without_io_uring_it_runs_on_threads() {
+fn without_io_uring_it_runs_but_not_on_glommio() {
     let demo = |more: &[&str]| {
         let program = env!("CARGO_BIN_EXE_thalweg");
         let mut command = std::process::Command::new("prlimit");
@@ -135,9 +134,6 @@ fn without_io_uring_it_runs_on_threads() {
         Program::start(&mut command).finish()
     };
     let outcome = demo(&[]);
-    let warnings = outcome.err.lines().filter(|line| line.contains("io_uring")).count();
-    assert_eq!(warnings, 1, "{}", outcome.err);
-    assert!(outcome.err.contains("running on plain threads"), "{}", outcome.err);
     assert!(outcome.out.contains("on threads"), "{}", outcome.out);
     balanced(outcome);
 

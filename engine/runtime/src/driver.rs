@@ -130,13 +130,8 @@ pub(crate) fn decided(config: &RuntimeConfig) -> Result<DriverKind, JobError> {
 /// Settles [`DriverKind::Auto`].
 fn decide(driver: DriverKind) -> Result<DriverKind, JobError> {
     match driver {
-        DriverKind::Auto => Ok(match probe::io_uring() {
-            Ok(()) => DriverKind::Glommio,
-            Err(reason) => {
-                tracing::warn!(%reason, "io_uring is not usable: running on plain threads");
-                DriverKind::Threads
-            }
-        }),
+        // Measured: see ARCHITECTURE.md.
+        DriverKind::Auto => Ok(DriverKind::Threads),
         DriverKind::Glommio => match probe::io_uring() {
             Ok(()) => Ok(driver),
             Err(reason) => {
@@ -169,7 +164,7 @@ struct Seat {
 }
 
 impl Seat {
-    /// Pins this thread. Not before the shard is built. The I/O threads that sources and sinks
+    /// Pins this thread. Not before the shard is built. The threads that sources and sinks
     /// start would inherit the one core, and compete with the shard for it.
     fn pin(&self) {
         if let Some(core) = self.core {

@@ -2,13 +2,13 @@
 //!
 //! | driver | waits by | for |
 //! |---|---|---|
-//! | [`glommio`](DriverKind::Glommio) | io_uring, one executor per pinned thread | the default |
-//! | [`threads`](DriverKind::Threads) | parking the pinned thread | machines where io_uring is blocked |
+//! | [`threads`](DriverKind::Threads) | `ppoll` on the pinned thread, for the shard's connections, too | the default |
+//! | [`glommio`](DriverKind::Glommio) | io_uring, one executor per pinned thread | connections that have threads of their own |
 //! | [`simulated`](DriverKind::Simulated) | never: a virtual clock jumps | tests: one thread, all chance from a seed |
 //!
-//! All three step the same [`Shard`](thalweg_flow::Shard)s. [`DriverKind::Auto`] tries glommio
-//! first. It probes io_uring's operations, and runs an executor that must sleep and be woken from
-//! another thread within a deadline. Otherwise it takes plain threads, and says so in one line.
+//! All three step the same [`Shard`](thalweg_flow::Shard)s. [`DriverKind::Auto`] is
+//! `threads`, which costs less for each message (ARCHITECTURE.md has the figures). Where glommio is asked for, io_uring's
+//! operations are probed first, and an executor must sleep and be woken from another thread within a deadline.
 //!
 //! # The life of a job
 //! [`Job::start`] builds a shard on each thread (sources and sinks open there) and reports back when

@@ -23,7 +23,7 @@ pub(crate) struct Signal {
 }
 
 impl Signal {
-    /// The waker that raises this signal, for other shards and for I/O threads.
+    /// The waker that raises this signal, for other shards, and for the threads of connectors.
     pub(crate) fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(Arc::clone(self))
     }

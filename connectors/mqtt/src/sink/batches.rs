@@ -1,4 +1,4 @@
-//! Loads: results on their way from a shard to the I/O thread in flat buffers, which come back empty. A shard has
+//! Batches: results on their way from a shard to the connection in flat buffers, which come back empty. A shard has
 //! [`BATCHES_MAX`] of them, so they bound what is under way.
 
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub(crate) struct IdStem {
     pub(crate) first: usize,
 }
 
-/// Results on their way to the I/O thread.
+/// Results on their way to the connection.
 pub(crate) struct ResultBatch {
     pub(crate) results: Results,
     /// How the ids of the results begin, if they have any.

@@ -145,10 +145,10 @@ impl Send {
             if self.attend(cx) {
                 return Poll::Ready(Step::Abandoned);
             }
-            if let Some(deadline) = self.conclude() {
-                if self.reactor.poll_until(deadline).is_ready() {
-                    return Poll::Ready(Step::Done);
-                }
+            if let Some(deadline) = self.conclude()
+                && self.reactor.poll_until(deadline).is_ready()
+            {
+                return Poll::Ready(Step::Done);
             }
             let reads = !self.rests();
             if let Poll::Ready(result) = self.link.poll(cx, reads) {
@@ -369,7 +369,7 @@ struct Witness(Arc<Common>);
 impl Drop for Witness {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let what = "the I/O thread ended unexpectedly; its panic message is in the log";
+            let what = "the connection's work ended unexpectedly; its panic message is in the log";
             self.0.fail(what.to_owned());
         }
     }

@@ -1,25 +1,15 @@
-//! What a sink's shards share: the way to the I/O thread, and what they and the thread tell each other.
+//! What a sink's shards and its connection tell each other.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use thalweg_kernel::Epoch;
 
 use crate::io_signal::IoSignal;
 use crate::sink::backlog::Backlog;
-use crate::sink::batches::ResultBatch;
-use crate::sink::send::Setup;
 
-/// What the shards share: the way to the I/O thread.
-pub(crate) struct SinkShared {
-    pub(crate) to_io: flume::Sender<Box<ResultBatch>>,
-    pub(crate) common: Arc<Common>,
-    /// For the shard that does the work of the connection.
-    pub(crate) setup: Mutex<Option<Setup>>,
-}
-
-/// What the shards and the I/O thread tell each other.
+/// What the shards and the connection tell each other.
 pub(crate) struct Common {
     pub(crate) signal: IoSignal,
     backlog: Backlog,
@@ -70,7 +60,7 @@ impl Common {
         }
     }
 
-    /// Why the I/O thread has failed, if it has.
+    /// Why the connection has failed, if it has.
     pub(crate) fn failure(&self) -> Option<String> {
         if !self.failed.load(Ordering::Acquire) {
             return None;

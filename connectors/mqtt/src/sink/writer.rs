@@ -1,4 +1,4 @@
-//! A sink on one shard encodes results. It hands them to the I/O thread at once or, in a job with checkpoints,
+//! A sink on one shard encodes results. It hands them to the connection at once or, in a job with checkpoints,
 //! when their epoch exists.
 //!
 //! Of a changelog's update whose topic stays only the second half is published. Without an outbox the first one may
@@ -18,7 +18,7 @@ use crate::sink::batches::{Port, ResultBatch};
 use crate::sink::drops::Drops;
 use crate::sink::outbox::{Filled, ID_BYTES_MAX, Outbox};
 use crate::sink::publication::Publication;
-use crate::sink::shared::{Common, SinkShared};
+use crate::sink::shared::Common;
 use crate::topic::check_topic;
 
 /// The bytes of an MQTT 5 PUBLISH besides topic and payload, at most: header, lengths, packet id,
@@ -27,6 +27,14 @@ pub(crate) const PACKET_OVERHEAD_BYTES: usize = 1 + 4 + 2 + 2 + 1;
 
 /// How long a sink that is closed waits for the work of its connection.
 const CLOSE_MS_MAX: u64 = 1_000;
+
+/// A shard's end of the sink's connection.
+pub(crate) struct Connection {
+    pub(crate) to_io: flume::Sender<Box<ResultBatch>>,
+    pub(crate) common: Arc<Common>,
+    /// The work of the connection, if it is this shard's.
+    pub(crate) work: Option<Work>,
+}
 
 /// An open [`MqttSink`](crate::MqttSink) on one shard.
 pub struct MqttWriter<P> {
@@ -59,10 +67,10 @@ impl<P> MqttWriter<P> {
         config: &MqttConfig,
         publication: P,
         outbox: Option<Outbox>,
-        shared: &SinkShared,
-        work: Option<Work>,
+        connection: Connection,
     ) -> Self {
-        shared.common.join(&cx.waker, outbox.iter().flat_map(Outbox::epochs));
+        let Connection { to_io, common, work } = connection;
+        common.join(&cx.waker, outbox.iter().flat_map(Outbox::epochs));
         let (port, empty) = Port::open(&cx.waker);
         Self {
             name: config.to_string(),
@@ -79,8 +87,8 @@ impl<P> MqttWriter<P> {
             invalid: Drops::new(dropped(cx, DropReason::Topic)),
             too_large: Drops::new(dropped(cx, DropReason::TooLarge)),
             empty_row: Drops::new(dropped(cx, DropReason::Empty)),
-            to_io: shared.to_io.clone(),
-            common: Arc::clone(&shared.common),
+            to_io,
+            common,
             work,
         }
     }

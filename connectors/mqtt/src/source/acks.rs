@@ -1,4 +1,4 @@
-//! What the I/O thread of a source owes the broker: which messages are to be acknowledged, and when. The
+//! What the connection of a source owes the broker: which messages are to be acknowledged, and when. The
 //! three [modes](crate::Mode) differ here.
 //!
 //! Each message taken has a mark behind it (see [`Progress`]). What is owed is kept in receive order, with the

@@ -1,4 +1,4 @@
-//! What the I/O thread of a source hands to its shard: up to [`CHUNK_MESSAGES_MAX`] messages in two flat buffers.
+//! What the connection of a source hands to its shard: up to [`CHUNK_MESSAGES_MAX`] messages in two flat buffers.
 //! A chunk travels in a circle and keeps its buffers, so nothing is allocated per message. Copying out of the read
 //! buffer lets that be reused too.
 

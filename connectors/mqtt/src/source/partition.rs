@@ -1,4 +1,4 @@
-//! An open MQTT source on its shard: decodes and emits what the I/O thread hands over, and keeps the
+//! An open MQTT source on its shard: decodes and emits what its connection hands over, and keeps the
 //! shard's side of the [`Progress`].
 //!
 //! # Position
@@ -99,7 +99,7 @@ pub(crate) struct Parts {
     pub(crate) restored: Option<(Epoch, u64)>,
 }
 
-/// What the I/O thread tells the shard.
+/// What the connection tells the shard.
 pub(crate) enum ToShard {
     Chunk(Chunk),
     Failed(Fault),
@@ -256,7 +256,8 @@ impl<D: Decode> Source for MqttPartition<D> {
                 }
                 Err(flume::TryRecvError::Empty) => return Ok(SourceStatus::Waiting(None)),
                 Err(flume::TryRecvError::Disconnected) => {
-                    let what = "the I/O thread ended unexpectedly; its panic message is in the log";
+                    let what =
+                        "the connection's work ended unexpectedly; its panic message is in the log";
                     return Err(ConnectorError::new(&self.name, what));
                 }
             }

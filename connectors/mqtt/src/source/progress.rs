@@ -1,4 +1,4 @@
-//! What a source's shard and its I/O thread agree on beside the chunks: how far the journal is durable, how
+//! What a source's shard and its connection agree on beside the chunks: how far the journal is durable, how
 //! far checkpoints have come. A *mark* is a number behind a message: in the journal its position,
 //! otherwise the count of messages taken.
 //!
@@ -22,7 +22,7 @@ pub(crate) struct Progress {
     awaited: AtomicU64,
     /// Below this no message is needed any more: the journal may be trimmed, or the messages acknowledged.
     released: AtomicU64,
-    /// The I/O thread has ended: nothing becomes durable any more.
+    /// The connection's work has ended: nothing becomes durable any more.
     closed: AtomicBool,
     failed: OnceLock<Fault>,
 }
@@ -61,7 +61,7 @@ impl Progress {
         }
     }
 
-    /// The I/O thread: the journal is durable up to `mark`. Wakes the shard if it waits for that.
+    /// The connection: the journal is durable up to `mark`. Wakes the shard if it waits for that.
     pub(crate) fn durable(&self, mark: u64, shard: &Waker) {
         self.durable.store(mark, SeqCst);
         let mut awaited = self.awaited.load(SeqCst);
@@ -82,7 +82,7 @@ impl Progress {
         self.released.load(SeqCst)
     }
 
-    /// The I/O thread ends; `failed` says why, if not in good order. It wakes the shard after that.
+    /// The connection's work ends; `failed` says why, if not in good order. It wakes the shard after that.
     pub(crate) fn close(&self, failed: Option<&Fault>) {
         if let Some(fault) = failed {
             let _first = self.failed.set(fault.clone());

@@ -213,7 +213,7 @@ pub(crate) fn wait_for_log(broker: &Mosquitto, text: &str, count: usize) {
     }
 }
 
-/// Waits until it is so; the I/O thread does it.
+/// Waits until it is so; the connection's thread does it.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {

@@ -8,12 +8,12 @@ use thalweg_kernel::ConfigError;
 /// Who steps the shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverKind {
-    /// Glommio where io_uring works, plain threads elsewhere.
+    /// The one that costs least: plain threads.
     #[default]
     Auto,
-    /// A glommio executor per shard. Fails where io_uring is blocked.
+    /// A glommio executor per shard; connections have threads of their own. Fails where io_uring is blocked.
     Glommio,
-    /// A plain thread per shard.
+    /// A plain thread per shard, which does the input and output of the shard's connections itself.
     Threads,
     /// All shards on the calling thread, with a virtual clock; all chance comes from the seed.
     Simulated {

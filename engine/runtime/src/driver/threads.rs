@@ -1,5 +1,5 @@
-//! The driver on plain threads. An idle shard waits in `ppoll` for whatever comes first: a descriptor of its connectors,
-//! its waker, or the time at which it or one of their tasks is due. A turn goes on with the tasks that are due and then
+//! The driver on plain threads. An idle shard waits in `ppoll` for whatever comes first. That is a descriptor of its
+//! connectors, its waker, or the time at which it or one of their tasks is due. A turn goes on with the tasks that are due and then
 //! steps the shard.
 
 use std::num::NonZeroU64;

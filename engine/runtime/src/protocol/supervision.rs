@@ -273,8 +273,8 @@ impl<T> Supervision<T> {
         }
     }
 
-    /// A shard runs as soon as it is built, and may have failed before the last one was. The start has succeeded all
-    /// the same: that failure is the life's, and the restart strategy's.
+    /// A shard runs as soon as it is built, and may have failed before the last one was. The start has succeeded
+    /// nevertheless: that failure is the life's, and the restart strategy's.
     fn all_built(&mut self) {
         match self.state {
             State::Building => self.enter(State::Running),
