@@ -6,6 +6,8 @@
 //! | [`load`] | the devices: paced bursts in, and the rows that come back |
 //! | [`job`] | the job, as a user would write it |
 //! | [`hand`] | the loop on a raw socket |
+//! | [`work`] | what the loop does with a message |
+//! | [`seen`] | how old messages are where they are seen, for [`rates`](crate::rates) |
 //! | [`engine`] | a process for either of them |
 //! | [`wire`] | as much of MQTT 5 as the two need that have no client library |
 //! | [`account`] | what was sent and what came back, window by window |
@@ -24,7 +26,9 @@ pub mod engine;
 pub mod hand;
 pub mod job;
 pub mod load;
+pub mod seen;
 pub mod wire;
+pub mod work;
 
 /// Where readings are published, and the device's name behind it.
 pub const READINGS: &str = "sensors/";

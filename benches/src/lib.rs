@@ -6,7 +6,7 @@
 //! | `latency` | how much later than a bare MQTT client does a job see a message? And when does its result come out of an outbox? |
 //! | `footprint` | how large is the `thalweg` binary, how fast does it start, what does it cost idle? |
 //! | `sensors` | what does an event cost from a file of JSON lines, beside a loop written by hand? |
-//! | `mqtt` | what does a message cost through a broker, beside a loop on a raw socket? |
+//! | `mqtt` | what does a message cost through a broker, beside a loop on a raw socket? What does it cost at a gateway's rates, and what does an idle process cost? |
 //! | `yahoo` | what does an event cost in the Yahoo Streaming Benchmark, beside other engines, and how late is a result at a given rate? |
 //! | `stand-in` | none: it is `thalweg` under another name, for the tests of `footprint` |
 //!
@@ -20,6 +20,7 @@ pub mod footprint;
 pub mod latency;
 pub mod process;
 pub mod quantiles;
+pub mod rates;
 pub mod report;
 pub mod sensors;
 pub mod spin;

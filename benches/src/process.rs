@@ -1,7 +1,7 @@
 //! A measured run in a process of its own, so that its CPU time and peak memory are nobody else's. The binary
 //! starts itself again, and reads the JSON that this process prints last.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -60,6 +60,20 @@ impl Measured {
             }
             None => bail!("the measured process ended before its time: {}", self.call),
         }
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// If it has ended, or its input is closed.
+    pub fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        let mut stdin = self.stdin.as_ref().context("the measured process hears no more")?;
+        writeln!(stdin, "{line}").with_context(|| format!("cannot tell {line:?}: {}", self.call))
     }
 
     /// Tells it that nothing more will come.

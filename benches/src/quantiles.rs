@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longer ones count as this long.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ fn micros(nanos: u64) -> f64 {
 }
 
 /// Durations in microseconds at four shares of a whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Half of them took no longer.
     pub p50_us: f64,

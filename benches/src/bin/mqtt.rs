@@ -1,14 +1,14 @@
 //! What a message costs through a broker: a Thalweg job beside a loop on a raw socket.
-//! What is measured and how: `thalweg_benches::devices`.
+//! What is measured and how: `thalweg_benches::devices`; with `--rates` and `--idle`: `thalweg_benches::rates`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use serde::Serialize;
+use thalweg::mqtt::Qos;
 use thalweg::prelude::MqttConfig;
 use thalweg::runtime::{DriverKind, RuntimeConfig};
 use thalweg_benches::broker::{Broker, Choice};
@@ -17,15 +17,30 @@ use thalweg_benches::devices::engine::{Engine, serve};
 use thalweg_benches::devices::hand::Hand;
 use thalweg_benches::devices::job;
 use thalweg_benches::devices::load::{self, Load};
+use thalweg_benches::devices::work::{Averages, Work};
 use thalweg_benches::process;
+use thalweg_benches::rates::options::Options;
+use thalweg_benches::rates::order::Order;
+use thalweg_benches::rates::series::Setting;
+use thalweg_benches::rates::{contender, idle, load as paced, series, table};
 use thalweg_benches::report::{Table, json_line, median, rounded};
 
-/// How long the source may take to subscribe.
-const SUBSCRIBED_MAX: Duration = Duration::from_secs(10);
+const EXAMPLES: &str = "\
+Every run prints a line of JSON when it ends.
+
+Examples:
+  mqtt --peer handloop                          50,000 messages a second, one shard, beside a loop on a raw socket
+  mqtt --rates 100,1000,5000,20000,50000        a row for each rate: CPU, context switches, latency, and the bars
+  mqtt --rates 1000 --drivers glommio,threads --by-thread
+                                                two drivers in turns, and what each thread costs
+  mqtt --rates 1000,5000 --state journal --jobs averages --rounds 5 --state-dir /var/tmp
+                                                with state on that disk alone
+  mqtt --rates 1000 --state none --syscalls     with the system calls of a message, counted by strace (=perf by perf)
+  mqtt --idle 600 --drivers glommio,threads     wake-ups, CPU and bytes written while nobody publishes";
 
 /// CPU time and latency of messages through a broker, beside a loop on a raw socket
 #[derive(Parser)]
-#[command(after_help = "Every run prints a line of JSON when it ends.")]
+#[command(after_help = EXAMPLES)]
 struct Args {
     /// Messages per second
     #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -55,9 +70,9 @@ struct Args {
     #[arg(long, default_value = "auto", value_name = "DRIVER")]
     driver: DriverKind,
 
-    /// Shards of the job
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    cores: usize,
+    /// Shards of the job: 1 by default, with --rates and --idle 2
+    #[arg(long, value_name = "N")]
+    cores: Option<usize>,
 
     /// Append the JSON lines to this file
     #[arg(long, value_name = "FILE")]
@@ -66,6 +81,16 @@ struct Args {
     /// What a process of its own is to be
     #[arg(long, hide = true, value_name = "ROLE")]
     role: Option<Role>,
+
+    #[command(flatten)]
+    rates: Options,
+}
+
+impl Args {
+    fn shards(&self) -> usize {
+        let at_rates = !self.rates.rates.is_empty() || self.rates.idle.is_some();
+        self.cores.unwrap_or(if at_rates { 2 } else { 1 })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +142,16 @@ struct Run {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(order) = &args.rates.order {
+        let order: Order = serde_json::from_str(order)?;
+        return match &order.contender {
+            Some(contender) => contender::run(&order, contender),
+            None => paced::run(&order),
+        };
+    }
+    if !args.rates.rates.is_empty() || args.rates.idle.is_some() {
+        return at_rates(&args);
+    }
     let Some(role) = args.role else { return compare(&args) };
     // The parent's broker.
     let broker = Broker::start(&args.broker)?;
@@ -128,9 +163,9 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Role::HandLoop => {
-            let hand = Hand::connect(&broker.host, broker.port)?;
+            let hand = Hand::connect(&broker.host, broker.port, 0)?;
             let stop = hand.stopper()?;
-            let looping = thread::spawn(move || hand.run());
+            let looping = thread::spawn(move || hand.run(Work::Averages(Averages::default())));
             let cost = serve()?;
             stop();
             looping.join().map_err(|_| anyhow::anyhow!("the loop panicked"))??;
@@ -143,19 +178,27 @@ fn main() -> anyhow::Result<()> {
 
 fn thalweg(args: &Args, broker: &MqttConfig) -> anyhow::Result<()> {
     let config =
-        RuntimeConfig { shards: args.cores, driver: args.driver, ..RuntimeConfig::default() };
-    let (subscribed, is_subscribed) = flume::bounded(1);
-    let job = job::job(broker, move || {
-        // Only the first time is waited for.
-        let _known = subscribed.try_send(());
-    });
-    let running = job.start(&config)?;
-    is_subscribed.recv_timeout(SUBSCRIBED_MAX).context("the job did not subscribe in time")?;
-    let cost = serve()?;
-    running.stop();
-    running.wait()?;
+        RuntimeConfig { shards: args.shards(), driver: args.driver, ..RuntimeConfig::default() };
+    let broker = broker.clone().qos(Qos::AtMostOnce);
+    let (_driver, cost) = job::run(&config, |hook| job::job(&broker, move || hook.call()), serve)?;
     println!("{}", serde_json::to_string(&cost)?);
     Ok(())
+}
+
+/// Runs all contenders at several rates, or what is idle.
+fn at_rates(args: &Args) -> anyhow::Result<()> {
+    let Args { seconds, devices, rounds, ref broker, .. } = *args;
+    let json = args.json.as_deref();
+    let setting = Setting { broker, seconds, devices, rounds, shards: args.shards(), json };
+    match args.rates.idle {
+        Some(seconds) => idle::run(&args.rates, &setting, seconds),
+        None => {
+            let series = series::run(&args.rates, &setting)?;
+            table::print(&series, &args.rates, &setting);
+            ensure!(series.failed == 0, "{} runs failed", series.failed);
+            Ok(())
+        }
+    }
 }
 
 /// Runs the engines in turn.
@@ -187,7 +230,7 @@ fn one(args: &Args, broker: &Broker, role: Role) -> anyhow::Result<Run> {
             format!("--seconds={}", args.seconds),
             format!("--devices={}", args.devices),
             format!("--driver={}", args.driver),
-            format!("--cores={}", args.cores),
+            format!("--cores={}", args.shards()),
             format!("--role={}", role.name()),
         ]
     };
@@ -202,7 +245,7 @@ fn one(args: &Args, broker: &Broker, role: Role) -> anyhow::Result<Run> {
         rate: args.rate,
         devices: args.devices,
         driver: args.driver.to_string(),
-        cores: args.cores,
+        cores: args.shards(),
         events: figures.sent,
         secs: cost.secs,
         events_per_s: (figures.sent as f64 / cost.secs).round(),

@@ -33,6 +33,8 @@ pub struct Value {
 pub struct Account {
     /// Readings sent, by the start of their window.
     sent: BTreeMap<i64, u64>,
+    /// When the reading was due that closes a window, by the window's start, in microseconds since the epoch.
+    closing: BTreeMap<i64, i64>,
     /// Rows that came back: when, in microseconds since the epoch.
     rows: Vec<(i64, Row)>,
 }
@@ -52,12 +54,26 @@ pub struct Figures {
     pub p50_ms: f64,
     /// Latency that 99 in 100 rows did not exceed.
     pub p99_ms: f64,
+    /// Latency that 999 in 1,000 rows did not exceed.
+    pub p999_ms: f64,
+    /// The longest latency.
+    pub max_ms: f64,
 }
 
 impl Account {
     /// `count` readings of this time were sent.
     pub fn sent(&mut self, ts: i64, count: u64) {
         *self.sent.entry(ts - ts.rem_euclid(WINDOW_MS)).or_default() += count;
+    }
+
+    /// A reading was sent that was due at this time, the first one of its window or not. The rows of the window before
+    /// count from the first: no contender can know earlier that the window is complete. Without this call
+    /// rows count from the end of their window.
+    pub fn sent_when_due(&mut self, due_us: i64) {
+        let ts = due_us.div_euclid(1_000);
+        self.sent(ts, 1);
+        let before = ts - ts.rem_euclid(WINDOW_MS) - WINDOW_MS;
+        self.closing.entry(before).or_insert(due_us);
     }
 
     /// The readings of all windows but the last, which nothing closes.
@@ -88,7 +104,8 @@ impl Account {
             results += 1;
             *counted.entry(*start).or_default() += value.count;
             if *start != first {
-                let late_us = (at_us - (start + WINDOW_MS) * 1_000).max(0);
+                let end_us = (start + WINDOW_MS) * 1_000;
+                let late_us = (at_us - self.closing.get(start).unwrap_or(&end_us)).max(0);
                 latencies.record(std::time::Duration::from_micros(late_us as u64));
             }
         }
@@ -100,7 +117,7 @@ impl Account {
         }
         let quantiles = latencies.quantiles();
         let total = counted.values().sum();
-        let ms = |us: f64| (us / 10.0).round() / 100.0;
+        let ms = |us: f64| us.round() / 1_000.0;
         Ok(Figures {
             sent: self.sent.values().sum(),
             results,
@@ -108,6 +125,8 @@ impl Account {
             lost,
             p50_ms: ms(quantiles.p50_us),
             p99_ms: ms(quantiles.p99_us),
+            p999_ms: ms(quantiles.p999_us),
+            max_ms: ms(quantiles.max_us),
         })
     }
 }
@@ -135,6 +154,18 @@ mod tests {
         assert!((result.p50_ms - 12.0).abs() < 0.1 && result.p99_ms < 12.1, "{result:?}");
         let open = account(&[(4_000_000, 3_000, 1)]).close().unwrap();
         assert_eq!((open.results, open.lost), (0, 9));
+    }
+
+    #[test]
+    fn rows_count_from_when_the_reading_was_due_that_closes_their_window() {
+        let mut account = Account::default();
+        for due_us in [1_500_000, 2_000_700, 2_900_000, 3_000_400, 3_000_900] {
+            account.sent_when_due(due_us);
+        }
+        account.row(3_000_650, Row { start: 2_000, value: Value { count: 2 } });
+        let result = account.close().unwrap();
+        assert_eq!((result.sent, result.total, result.lost), (5, 2, 1));
+        assert!((result.p50_ms - 0.25).abs() < 0.002, "{result:?}");
     }
 
     #[test]

@@ -1,28 +1,28 @@
-//! The peer: a loop on a raw socket that gives equal rows. One thread, one connection. A reading is decoded by
-//! sonic-rs where it was received. When one of the next second comes, the rows of the last leave in one write. No
-//! second attempt, no limits, no metrics; a bad payload ends it.
+//! The peer: a loop on a raw socket that publishes equal results. One thread, one connection. A message is worked on
+//! where it was received, and the results of one read leave in one write. At QoS 1 it acknowledges at once. No second
+//! attempt, no limits, no metrics; a bad payload ends it.
 
-use std::io::{self, Write};
-use std::net::TcpStream;
+use std::io;
 
-use hashbrown::HashMap;
-
-use super::wire::{Wire, publish};
-use super::{READINGS, RESULTS, WINDOW_MS};
-use crate::sensors::sums::{Reading, Sum};
+use super::wire::{PacketIds, Wire, publish};
+use super::work::Work;
+use super::{READINGS, RESULTS};
 
 /// A connected loop.
-pub struct Hand(Wire);
+pub struct Hand {
+    wire: Wire,
+    qos: u8,
+}
 
 impl Hand {
     /// Connects and subscribes.
     ///
     /// # Errors
     /// If the broker is not there or refuses.
-    pub fn connect(host: &str, port: u16) -> io::Result<Self> {
+    pub fn connect(host: &str, port: u16, qos: u8) -> io::Result<Self> {
         let mut wire = Wire::connect(host, port, "thalweg-bench-hand")?;
-        wire.subscribe(&format!("{READINGS}+"))?;
-        Ok(Self(wire))
+        wire.subscribe(&format!("{READINGS}+"), qos)?;
+        Ok(Self { wire, qos })
     }
 
     /// Ends [`run`](Self::run) from another thread.
@@ -30,55 +30,24 @@ impl Hand {
     /// # Errors
     /// If there is no further file descriptor.
     pub fn stopper(&self) -> io::Result<impl FnOnce() + Send + 'static> {
-        self.0.stopper()
+        self.wire.stopper()
     }
 
-    /// The loop; returns how many readings came.
+    /// The loop; returns how many messages came.
     ///
     /// # Errors
     /// If the connection breaks or a payload is no reading.
-    pub fn run(mut self) -> io::Result<u64> {
-        let mut out = self.0.writer()?;
-        let mut window = Window { start: 0, sums: HashMap::new(), packets: Vec::new() };
-        let mut readings = 0;
-        while self.0.read(|_topic, payload| {
-            readings += 1;
-            let reading = sonic_rs::from_slice(payload).map_err(io::Error::other)?;
-            window.add(&reading, &mut out)
-        })? {}
-        Ok(readings)
-    }
-}
-
-struct Window {
-    start: i64,
-    sums: HashMap<Box<str>, Sum>,
-    packets: Vec<u8>,
-}
-
-impl Window {
-    fn add(&mut self, reading: &Reading<'_>, out: &mut TcpStream) -> io::Result<()> {
-        if reading.ts >= self.start + WINDOW_MS {
-            self.publish(out)?;
-            self.start = reading.ts - reading.ts.rem_euclid(WINDOW_MS);
-        }
-        let sum = match self.sums.get_mut(reading.device) {
-            Some(sum) => sum,
-            None => self.sums.entry(reading.device.into()).or_insert(Sum::NOTHING),
-        };
-        sum.add(reading.temp);
-        Ok(())
-    }
-
-    fn publish(&mut self, out: &mut TcpStream) -> io::Result<()> {
-        self.packets.clear();
-        for (key, sum) in &mut self.sums {
-            if sum.count > 0 {
-                let row = sum.row(key, self.start, self.start + WINDOW_MS);
-                publish(RESULTS, &serde_json::to_vec(&row)?, &mut self.packets);
-                *sum = Sum::NOTHING;
+    pub fn run(mut self, mut work: Work) -> io::Result<u64> {
+        let (mut ids, mut results) = (PacketIds::new(self.qos), Vec::new());
+        let mut messages = 0;
+        while self.wire.read(|_topic, payload| {
+            messages += 1;
+            work.message(payload, |result| publish(RESULTS, ids.take(), result, &mut results))
+        })? {
+            if !results.is_empty() {
+                self.wire.write(&mut results)?;
             }
         }
-        out.write_all(&self.packets)
+        Ok(messages)
     }
 }

@@ -19,7 +19,7 @@ use crate::sensors::data::Sample;
 
 const BURST: Duration = Duration::from_millis(1);
 /// How long the last rows may be on their way.
-const ARRIVAL_MAX: Duration = Duration::from_secs(5);
+pub(crate) const ARRIVAL_MAX: Duration = Duration::from_secs(5);
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ pub struct Load {
 /// If a connection breaks, or a row is not one.
 pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     let mut rows = Wire::connect(host, port, "thalweg-bench-rows")?;
-    rows.subscribe(RESULTS)?;
+    rows.subscribe(RESULTS, 0)?;
     let stop = rows.stopper()?;
     let counted = Arc::new(AtomicU64::new(0));
     let counting = Arc::clone(&counted);
@@ -57,7 +57,8 @@ pub fn run(host: &str, port: u16, load: &Load) -> anyhow::Result<Figures> {
     account.close()
 }
 
-fn receive(mut wire: Wire, counted: &AtomicU64) -> io::Result<Vec<(i64, Row)>> {
+/// The rows that come until the connection is stopped, and how many readings they count so far.
+pub(crate) fn receive(mut wire: Wire, counted: &AtomicU64) -> io::Result<Vec<(i64, Row)>> {
     let mut rows = Vec::new();
     while wire.read(|_topic, payload| {
         let at_us = now_us();
@@ -88,7 +89,7 @@ fn send(host: &str, port: u16, load: &Load, account: &mut Account) -> io::Result
             let sample = Sample::new(i, load.devices);
             payload.clear();
             sample.write(latest, &mut payload);
-            publish(&topics[sample.device as usize], &payload, &mut packets);
+            publish(&topics[sample.device as usize], None, &payload, &mut packets);
         }
         stream.write_all(&packets)?;
         account.sent(latest, due - sent);

@@ -1,5 +1,6 @@
-//! As much of MQTT 5 as a loop on a raw socket needs: CONNECT, SUBSCRIBE and PUBLISH at QoS 0 out, PUBLISH in.
-//! Properties are stepped over. No pings, no second attempt.
+//! As much of MQTT 5 as a loop on a raw socket needs: CONNECT, SUBSCRIBE, PUBLISH and PUBACK, at QoS 0 and 1.
+//! What comes in at QoS 1 is acknowledged at once, the messages of one read in one write. Acknowledgements that come
+//! in are not looked at, and properties are stepped over. No pings, no second attempt.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,6 +12,8 @@ pub struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
+    /// For what came in the last read.
+    acks: Vec<u8>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -26,8 +29,8 @@ impl Wire {
         let mut stream = TcpStream::connect((host, port))?;
         stream.set_nodelay(true)?;
         let mut packet = Vec::new();
-        // MQTT, level 5, clean start, a ping within 18 hours, no properties.
-        let header = [0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0xff, 0xff, 0];
+        // MQTT, level 5, clean start, a ping within 18 hours, and as much of QoS 1 on its way to us as there may be.
+        let header = [0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0xff, 0xff, 3, 0x21, 0xff, 0xff];
         frame(0x10, header.len() + 2 + client.len(), &mut packet);
         packet.extend(header);
         text(client, &mut packet);
@@ -43,22 +46,23 @@ impl Wire {
     }
 
     fn of(stream: TcpStream) -> Self {
-        Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0, stopped: Arc::default() }
+        let (buffer, acks) = (vec![0; BUFFER_BYTES], Vec::new());
+        Self { stream, buffer, filled: 0, acks, stopped: Arc::default() }
     }
 
-    /// Subscribes to `filter`, and waits for the broker's word.
+    /// Subscribes to `filter` at this quality of service, and waits for the broker's word.
     ///
     /// # Errors
     /// If the broker refuses or the connection breaks.
-    pub fn subscribe(&mut self, filter: &str) -> io::Result<()> {
+    pub fn subscribe(&mut self, filter: &str, qos: u8) -> io::Result<()> {
         let mut packet = Vec::new();
         frame(0x82, 3 + 2 + filter.len() + 1, &mut packet);
         packet.extend([0, 1, 0]);
         text(filter, &mut packet);
-        packet.push(0);
+        packet.push(qos);
         self.stream.write_all(&packet)?;
         match &answer(&mut self.stream)?[..] {
-            [0x90, 0, 1, .., 0] => Ok(()),
+            [0x90, 0, 1, .., granted] if *granted == qos => Ok(()),
             refusal => Err(io::Error::other(format!("the broker refused {filter:?}: {refusal:?}"))),
         }
     }
@@ -84,7 +88,17 @@ impl Wire {
         })
     }
 
-    /// Reads once and calls `each` with topic and payload of every publish that is complete. False
+    /// Writes `packets` and empties them.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn write(&mut self, packets: &mut Vec<u8>) -> io::Result<()> {
+        let written = self.stream.write_all(packets);
+        packets.clear();
+        if self.stopped.load(Ordering::Relaxed) { Ok(()) } else { written }
+    }
+
+    /// Reads once, calls `each` with topic and payload of every publish that is complete, and acknowledges. False
     /// at the end of the connection: the broker's, or one that was asked for.
     ///
     /// # Errors
@@ -119,7 +133,13 @@ impl Wire {
                 let malformed = || io::Error::from(ErrorKind::InvalidData);
                 let (size, rest) = body.split_first_chunk().ok_or_else(malformed)?;
                 let size = usize::from(u16::from_be_bytes(*size));
-                let (topic, rest) = rest.split_at_checked(size).ok_or_else(malformed)?;
+                let (topic, mut rest) = rest.split_at_checked(size).ok_or_else(malformed)?;
+                if bytes[0] & 0b110 != 0 {
+                    let (id, behind) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
+                    self.acks.extend([0x40, 2]);
+                    self.acks.extend(id);
+                    rest = behind;
+                }
                 let (from, properties) = length(rest)?.ok_or_else(malformed)?;
                 each(topic, rest.get(from + properties..).ok_or_else(malformed)?)?;
             }
@@ -127,6 +147,10 @@ impl Wire {
         }
         self.buffer.copy_within(at..self.filled, 0);
         self.filled -= at;
+        if !self.acks.is_empty() {
+            self.stream.write_all(&self.acks)?;
+            self.acks.clear();
+        }
         Ok(true)
     }
 }
@@ -178,10 +202,34 @@ fn text(text: &str, out: &mut Vec<u8>) {
     out.extend(text.as_bytes());
 }
 
-/// Appends a publish at QoS 0.
-pub fn publish(topic: &str, payload: &[u8], out: &mut Vec<u8>) {
-    frame(0x30, 2 + topic.len() + 1 + payload.len(), out);
+/// The packet ids of a connection that publishes.
+pub struct PacketIds {
+    qos: u8,
+    last: u16,
+}
+
+impl PacketIds {
+    /// For publishes at this quality of service.
+    pub const fn new(qos: u8) -> Self {
+        Self { qos, last: 0 }
+    }
+
+    /// The id of the next publish, which has none at QoS 0. Ids come again after 65,535 publishes.
+    pub const fn take(&mut self) -> Option<u16> {
+        if self.qos == 0 {
+            return None;
+        }
+        self.last = self.last % u16::MAX + 1;
+        Some(self.last)
+    }
+}
+
+/// Appends a publish: at QoS 1 with an id, at QoS 0 without.
+pub fn publish(topic: &str, id: Option<u16>, payload: &[u8], out: &mut Vec<u8>) {
+    let (first, id_bytes) = if id.is_some() { (0x32, 2) } else { (0x30, 0) };
+    frame(first, 2 + topic.len() + id_bytes + 1 + payload.len(), out);
     text(topic, out);
+    out.extend(id.into_iter().flat_map(u16::to_be_bytes));
     out.push(0);
     out.extend(payload);
 }
@@ -195,10 +243,10 @@ mod tests {
     fn packets_are_found_wherever_reads_cut_them() {
         let mut sent = Vec::new();
         let long = vec![b'x'; 100_000];
-        publish("a/b", b"one", &mut sent);
+        publish("a/b", None, b"one", &mut sent);
         sent.extend([0xd0, 0]);
-        publish("c", &long, &mut sent);
-        publish("d", b"", &mut sent);
+        publish("c", Some(258), &long, &mut sent);
+        publish("d", None, b"", &mut sent);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut far = listener.accept().unwrap().0;
@@ -207,6 +255,9 @@ mod tests {
                 far.write_all(part).unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
+            let mut ack = [0; 4];
+            far.read_exact(&mut ack).unwrap();
+            ack
         });
         let mut wire = Wire { buffer: vec![0; 16], ..Wire::of(stream) };
         let mut seen = Vec::new();
@@ -217,8 +268,15 @@ mod tests {
             })
             .unwrap()
         {}
-        writer.join().unwrap();
+        assert_eq!(writer.join().unwrap(), [0x40, 2, 1, 2], "that of QoS 1 is acknowledged");
         assert_eq!(seen, [("a/b".into(), 3), ("c".into(), 100_000), ("d".into(), 0)]);
+    }
+
+    #[test]
+    fn packet_ids_are_never_zero_and_absent_at_qos_0() {
+        assert_eq!(PacketIds::new(0).take(), None);
+        let mut ids = PacketIds { qos: 1, last: u16::MAX - 1 };
+        assert_eq!([ids.take(), ids.take()], [Some(u16::MAX), Some(1)]);
     }
 
     #[test]

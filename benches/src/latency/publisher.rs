@@ -19,7 +19,7 @@ const SPIN: Duration = Duration::from_micros(120);
 const REQUESTS_MAX: usize = 10_000;
 
 /// The options of a bare client: as the job's source has them.
-pub(super) fn options(broker: &Broker, name: &str) -> (MqttOptions, NetworkOptions) {
+pub(crate) fn options(broker: &Broker, name: &str) -> (MqttOptions, NetworkOptions) {
     let name = format!("thalweg-bench-{name}-{}", std::process::id());
     let mut options = MqttOptions::new(name, &broker.host, broker.port);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_start(true);
@@ -28,6 +28,11 @@ pub(super) fn options(broker: &Broker, name: &str) -> (MqttOptions, NetworkOptio
     network.set_tcp_nodelay(true);
     options.set_network_options(network.clone());
     (options, network)
+}
+
+/// The quality of service by its number.
+pub(crate) const fn qos_of(number: u8) -> QoS {
+    if number == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
 }
 
 /// Sends every message of the schedule at its time, which begins now. Returns how late each was
@@ -52,9 +57,7 @@ pub fn publish(broker: &Broker, schedule: &Schedule, qos: u8) -> anyhow::Result<
         Ok::<_, ConnectionError>(())
     })?;
     let sent = match is_connected.recv_timeout(Duration::from_secs(5)) {
-        Ok(()) => {
-            send(&client, schedule, if qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce })
-        }
+        Ok(()) => send(&client, schedule, qos_of(qos)),
         Err(_) => Err(anyhow::anyhow!("the publisher cannot connect to {broker}")),
     };
     let _ended_already = client.try_disconnect();
@@ -103,7 +106,13 @@ fn payload(n: u64) -> String {
 
 /// The number in a payload, the cheapest way.
 pub(super) fn number_of(payload: &[u8]) -> Option<u64> {
-    let digits = payload.strip_prefix(br#"{"n":"#)?;
+    number_behind(br#"{"n":"#, payload)
+}
+
+/// The number in a payload that begins like this.
+#[inline]
+pub(crate) fn number_behind(beginning: &[u8], payload: &[u8]) -> Option<u64> {
+    let digits = payload.strip_prefix(beginning)?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
