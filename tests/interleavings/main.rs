@@ -13,6 +13,7 @@
 //! |---|---|
 //! | a shard sleeps, and is woken | `engine/runtime/src/signal.rs` |
 //! | a lane is full, and has room | `engine/flow/src/exchange/blocked.rs` |
+//! | a shard waits for a watermark that another keeps, or for what others wait for | `engine/flow/src/exchange/due.rs` |
 //! | sources wait for the state of any shard | `engine/flow/src/pressure/gate.rs` |
 //! | work of a connection waits, and shards call it | `connectors/mqtt/src/io_signal.rs` |
 //! | the thread of that work sleeps, and is called | `connectors/io/src/call.rs` |
@@ -39,6 +40,9 @@ mod blocked;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/io/src/call.rs"]
 mod call;
+#[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
+#[path = "../../engine/flow/src/exchange/due.rs"]
+mod due;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/mqtt/src/fault.rs"]
 mod fault;
@@ -67,6 +71,7 @@ use loom::thread;
 
 use self::blocked::Blocked;
 use self::call::Call;
+use self::due::Due;
 use self::gate::Gate;
 use self::io_signal::IoSignal;
 use self::progress::Progress;
@@ -96,6 +101,9 @@ const MODELS: &[Model] = &[
         shard_sleeps_twice();
     }),
     ("a lane that was full is filled again, to its end", Defect::Weak, |_| lane_is_full()),
+    ("a watermark that is kept goes when it is due", Defect::Weak, |_| watermark_is_kept()),
+    ("a due time that has fallen is told on", Defect::Weak, |_| due_time_falls()),
+    ("a watermark that is kept is asked for", Defect::Omits, kept_watermark_is_asked_for),
     ("sources go on when no shard is full any more", Defect::Omits, sources_wait),
     ("work that waits for its connection is called", Defect::Omits, work_waits),
     ("a thread that sleeps is called to its work", Defect::Weak, |_| thread_sleeps()),
@@ -283,6 +291,66 @@ fn lane_is_full() {
         }
     }
     sends.join().unwrap();
+}
+
+/// A receiver for which nothing was due, and whose lane has told it no watermark.
+fn with_nothing_due() -> Arc<Due> {
+    let due = Arc::<Due>::default();
+    assert!(!due.publish(due::NOTHING, due::EVERYTHING));
+    due
+}
+
+/// A sender has a watermark of 10 for which nobody waits, while the receiver begins to wait for 5. `omits`: the receiver, who
+/// is to wake the sender, does not.
+fn kept_watermark_is_asked_for(omits: bool) {
+    let (due, sent) = (with_nothing_due(), Arc::new(AtomicBool::new(false)));
+    let (sender, receiver) = (Arc::<Bed>::default(), Arc::<Bed>::default());
+    let (from, to) = (Waker::from(Arc::clone(&sender)), Waker::from(Arc::clone(&receiver)));
+    let (their_due, theirs) = (Arc::clone(&due), Arc::clone(&sent));
+    let sends = thread::spawn(move || {
+        let (watermark, told) = (10, due::EVERYTHING);
+        if their_due.spares(watermark, told) {
+            their_due.ask(watermark);
+            while their_due.spares(watermark, told) {
+                sender.sleep();
+            }
+        }
+        theirs.store(true, Ordering::Release);
+        to.wake_by_ref();
+    });
+    if due.publish(5, due::EVERYTHING) && !omits {
+        from.wake_by_ref();
+    }
+    while !sent.load(Ordering::Acquire) {
+        receiver.sleep();
+    }
+    sends.join().unwrap();
+}
+
+fn watermark_is_kept() {
+    kept_watermark_is_asked_for(false);
+}
+
+/// A shard has told others that nothing is due behind it, while behind its lane a due time of 5 appears, and then one of 3.
+fn due_time_falls() {
+    let (due, bed) = (with_nothing_due(), Arc::<Bed>::default());
+    let (theirs, waker) = (Arc::clone(&due), Waker::from(Arc::clone(&bed)));
+    let receiver = thread::spawn(move || {
+        for falls_to in [5, 3] {
+            if theirs.publish(falls_to, due::EVERYTHING) {
+                waker.wake_by_ref();
+            }
+        }
+    });
+    loop {
+        let relied = due.due();
+        due.ask(relied - 1);
+        if relied.min(due.due()) == 3 {
+            break;
+        }
+        bed.sleep();
+    }
+    receiver.join().unwrap();
 }
 
 /// Two shards were full and are no more. The sources of both go on. `omits`: who is the last wakes only itself.

@@ -74,6 +74,7 @@ macro_rules! atomic {
 }
 
 atomic!(AtomicBool, bool, fetch_or, false);
+atomic!(AtomicI64, i64, fetch_add, 0);
 atomic!(AtomicU64, u64, fetch_add, 0);
 atomic!(AtomicUsize, usize, fetch_add, 0);
 

@@ -148,6 +148,12 @@ impl<'a> Life<'a> {
             state_pending_bytes_max,
             step_work_max: random.one_of([1, 3, 17, 2_048]),
             state_cache_bytes: random.one_of([0, 1 << 19]),
+            // No draw of its own, so that seeds keep what they mean. Mostly what nobody sends on is never sent.
+            watermark_delay_max: if lane_batches == 2 {
+                Duration::from_millis(3)
+            } else {
+                Duration::MAX
+            },
         };
         let ms = Duration::from_millis;
         let delay = ms(random.below(20) as u64);

@@ -3,7 +3,9 @@
 
 mod blocked;
 pub(crate) mod connected;
+mod due;
 pub(crate) mod inbox;
+mod kept;
 pub(crate) mod key_by;
 pub(crate) mod lane;
 pub(crate) mod local;

@@ -380,10 +380,9 @@ impl Flow {
         receivers: usize,
     ) -> Option<Arc<Mesh<T>>> {
         let build = self.0.build.as_ref()?;
-        let Tuning { lane_batches, batch_records, .. } = build.tuning;
         let wakers = (&build.wakers[..producers], &build.wakers[..receivers]);
         let meshes = build.shared.of_job::<Meshes>();
-        let found = meshes.get_or_make(input, || Mesh::new(wakers, lane_batches, batch_records));
+        let found = meshes.get_or_make(input, || Mesh::new(wakers, &build.tuning));
         if found.is_none() {
             let what = "shards describe different records for one operator; describe the same operators in \
                         the same order on every shard";

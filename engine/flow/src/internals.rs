@@ -6,6 +6,7 @@ use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 use crate::exchange::lane::{LaneReceiver, LaneSender, Mesh};
 use crate::time::merge::Merge;
+use crate::tuning::Tuning;
 
 pub use crate::state::table::{Found, Held, KeyedTable, NEVER};
 pub use crate::state::timers::{Inserted, Timers};
@@ -20,7 +21,8 @@ pub struct Receiver<T>(LaneReceiver<T>);
 /// A lane of this many batches of this many records. Nobody is woken.
 pub fn lane<T>(batches: usize, records: usize) -> Option<(Sender<T>, Receiver<T>)> {
     let alone = std::slice::from_ref(Waker::noop());
-    let mesh = Mesh::new((alone, alone), batches, records);
+    let tuning = Tuning { lane_batches: batches, batch_records: records, ..Tuning::default() };
+    let mesh = Mesh::new((alone, alone), &tuning);
     let (sender, receiver) = (mesh.take_senders(0).pop()?, mesh.take_receivers(0).pop()?);
     Some((Sender(sender), Receiver(receiver)))
 }

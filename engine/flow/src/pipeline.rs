@@ -57,16 +57,34 @@ impl Progress {
         }
     }
 
+    /// As it is, but awake at this steady time.
+    fn or_until(self, until: Option<Duration>) -> Self {
+        match self {
+            Self::Idle(at) => Self::Idle([at, until].into_iter().flatten().min()),
+            progress => progress,
+        }
+    }
+
     /// As it is, but awake when something is due at a time of the machine's clock.
     fn or_at(self, due_at: Option<Timestamp>, now: Now) -> Self {
         match (self, due_at) {
             (Self::Idle(at), Some(due_at)) => {
                 let left = u64::try_from(due_at.ms_since(now.wall)).unwrap_or(0);
                 let due_at = now.steady.saturating_add(Duration::from_millis(left));
-                Self::Idle(Some(at.map_or(due_at, |at| at.min(due_at))))
+                Self::Idle(at).or_until(Some(due_at))
             }
             (progress, _) => progress,
         }
+    }
+}
+
+/// The due time of an operator with this watermark that waits for a later one. With what is overdue, each mark matters.
+#[inline]
+pub(crate) fn due_time(waits_for: Option<Timestamp>, watermark: Timestamp) -> Timestamp {
+    match waits_for {
+        None => Timestamp::MAX,
+        Some(due) if due <= watermark => Timestamp::MIN,
+        Some(due) => due,
     }
 }
 
@@ -143,6 +161,14 @@ pub trait Operator<T>: 'static {
     fn ready(&self) -> bool {
         true
     }
+
+    /// Its due time, asked at the end of a step: the least watermark that would make it do anything but pass it on. Marks
+    /// without any effect wake no other shard. With [`Timestamp::MIN`], the default, each mark matters. An operator that only
+    /// passes marks on may say [`Timestamp::MAX`]. With any other time an idle mark matters, too.
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MIN
+    }
 }
 
 /// A head with the operators fused to it: what a [`Stream`](crate::Stream) is made of.
@@ -185,6 +211,15 @@ pub trait Chain: 'static {
     /// Its source, if it begins with one.
     #[doc(hidden)]
     fn source(&mut self) -> Option<&mut dyn Head>;
+
+    /// The earliest due time of its operators: see [`Operator::due_at`].
+    #[doc(hidden)]
+    fn due_at(&self) -> Timestamp;
+
+    /// Tells those that feed it the due time of all that stands behind them: see `exchange/kept.rs`. Whether that is news for
+    /// a pipeline of this shard.
+    #[doc(hidden)]
+    fn publish(&mut self, due: Timestamp) -> bool;
 }
 
 /// The source at the head of a chain, apart from its records.
@@ -241,6 +276,16 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
     fn committed(&mut self, _epoch: Epoch) -> Result<(), ConnectorError> {
         Ok(())
     }
+
+    /// The earliest due time of what it feeds. A sink is told of no watermark.
+    fn due_at(&mut self) -> Timestamp {
+        Timestamp::MAX
+    }
+
+    /// Called at the end of each step: sends what it has kept for too long. When the rest must go, if it keeps anything.
+    fn kept_until(&mut self, _now: Duration) -> Option<Duration> {
+        None
+    }
 }
 
 /// A pipeline as its shard sees it.
@@ -260,6 +305,8 @@ pub(crate) trait Pipeline {
     fn is_running(&self) -> bool;
     /// Whether it has ended, and the epoch that holds its end has not begun.
     fn awaits_epoch(&self) -> bool;
+    /// Tells those that feed it for which watermark it waits. Whether that is news for a pipeline of this shard.
+    fn publish_due(&mut self) -> bool;
 }
 
 /// A chain with its terminal.
@@ -308,10 +355,8 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
             self.state = State::Sealed(self.begun);
         }
     }
-}
 
-impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
-    fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
+    fn advance(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
         let mut progress = Progress::Idle(None);
         if self.is_running() {
             let is_source = self.chain.source().is_some();
@@ -366,6 +411,13 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             self.state = State::Done;
         }
         Ok(if self.state == State::Done { Progress::Done } else { progress })
+    }
+}
+
+impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
+    fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
+        let progress = self.advance(cx)?;
+        Ok(progress.or_until(self.terminal.kept_until(cx.now.steady)))
     }
 
     fn stop(&mut self) {
@@ -424,5 +476,13 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
 
     fn awaits_epoch(&self) -> bool {
         self.state == State::Ended
+    }
+
+    fn publish_due(&mut self) -> bool {
+        if self.chain.source().is_some() {
+            return false;
+        }
+        let due = self.chain.due_at().min(self.terminal.due_at());
+        self.chain.publish(due)
     }
 }

@@ -57,6 +57,8 @@ pub struct Shard {
     pressure: Option<Pressure>,
     /// This machine's clock, for whoever asks within a step.
     clock: Rc<Cell<Timestamp>>,
+    /// Whether there are other shards, which keep watermarks back that matter to nobody here.
+    has_others: bool,
 }
 
 impl Shard {
@@ -84,6 +86,7 @@ impl Shard {
             open: None,
             pressure,
             clock,
+            has_others: shards > 1,
         })
     }
 
@@ -140,7 +143,15 @@ impl Shard {
             }
             stepped.open = true;
         }
+        self.publish_due();
         Ok(stepped)
+    }
+
+    /// Tells other shards for which watermarks this one waits.
+    fn publish_due(&mut self) {
+        // What is news for a pipeline here may change what that one waits for. Mostly the last ones are described last.
+        let publish = |news: bool, pipeline: &mut Box<dyn Pipeline>| pipeline.publish_due() | news;
+        while self.has_others && self.pipelines.iter_mut().rev().flatten().fold(false, publish) {}
     }
 
     /// Asks every source for an orderly end. The shard is done once all that was received has
@@ -154,6 +165,8 @@ impl Shard {
         debug_assert!(self.open.is_none(), "{epoch} begun before another was handed over");
         self.open = Some(epoch);
         self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.begin(epoch));
+        // What was added up in front of windows is in them now.
+        self.publish_due();
     }
 
     /// The snapshot of the epoch that was begun, once its barrier has passed everywhere and

@@ -123,6 +123,10 @@ impl<T: 'static> Terminal<T> for LocalEdge<T> {
     fn finish(&mut self) -> Result<bool, thalweg_kernel::ConnectorError> {
         Ok(true)
     }
+
+    fn due_at(&mut self) -> thalweg_kernel::Timestamp {
+        LocalEdge::due_at(self)
+    }
 }
 
 impl<T> Collector<T> for LocalEdge<T> {

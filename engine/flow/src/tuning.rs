@@ -1,5 +1,7 @@
 //! [`Tuning`]: sizes that trade latency, throughput and memory.
 
+use std::time::Duration;
+
 /// A table of more bytes than this does not stay in a second-level cache.
 pub(crate) const CACHE_BYTES: usize = 512 * 1_024;
 
@@ -26,6 +28,10 @@ pub struct Tuning {
     /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process
     /// function with such a state wait for each other within a step. What is kept of their keys is fetched together.
     pub state_cache_bytes: usize,
+    /// A watermark that changes nothing on another shard stays at its sender until something else goes there, for at most
+    /// this long in steady time: 1 s. Shown watermarks of quiet shards are behind by as much, and state that expires in event
+    /// time is freed as much later. Results come no later. With zero each watermark goes at once, and wakes the shard.
+    pub watermark_delay_max: Duration,
 }
 
 impl Default for Tuning {
@@ -38,6 +44,7 @@ impl Default for Tuning {
             state_memory_bytes_max: 128 * 1_024 * 1_024,
             state_pending_bytes_max: 32 * 1_024 * 1_024,
             state_cache_bytes: CACHE_BYTES,
+            watermark_delay_max: Duration::from_secs(1),
         }
     }
 }

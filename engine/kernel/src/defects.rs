@@ -128,6 +128,16 @@ defects! {
     FlowWaitsInVain,
     /// A batch is sent to another shard, which is not woken.
     FlowForgetsWakeUp,
+    /// A lane keeps a watermark back for which its receiver waits.
+    FlowKeepsDueWatermark,
+    /// A shard that waits for a watermark which another one keeps does not ask for it.
+    FlowForgetsKeptWatermark,
+    /// A shard does not hear of it when those behind it wait for an earlier watermark than before.
+    FlowReliesUnasked,
+    /// A watermark that is kept back stays until something else goes, however long that takes.
+    FlowKeepsForever,
+    /// That a silent stream speaks again is kept back as a watermark is.
+    FlowKeepsActive,
     /// A slice that overlapping windows share is merged twice.
     FlowSliceTwice,
     /// A slice is dropped while later windows still contain it.

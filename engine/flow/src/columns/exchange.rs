@@ -176,6 +176,11 @@ impl<K: ColumnKey> Operator<Chunk> for Divide<K> {
     fn settle(&mut self, out: &mut impl Collector<Addressed>) {
         self.flush(out);
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }
 
 /// The head of a pipeline that is fed with chunks: an [inbox](Inbox) that also merges the watermarks within them.

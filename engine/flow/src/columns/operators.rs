@@ -58,6 +58,11 @@ impl Operator<Chunk> for Keep {
             self.pool.give(empty);
         }
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }
 
 /// Makes columns of a chunk.
@@ -84,5 +89,10 @@ impl Operator<Chunk> for Project {
         retype(&mut self.spare, &self.types);
         self.spare.iter_mut().for_each(Column::clear);
         out.record(time, chunk);
+    }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
     }
 }

@@ -56,6 +56,11 @@ impl<T: 'static, F: FnMut(&Chunk, usize) -> T + 'static> Operator<Chunk> for ToR
         pour(&chunk, out, |row| (self.read)(&chunk, row));
         self.pool.give(chunk);
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }
 
 /// What a key column holds, as a key.
@@ -182,5 +187,10 @@ impl<K: ColumnKey, T: 'static, F: FnMut(&Chunk, usize) -> T + 'static> Operator<
             Keyed { hash, key, value: (self.read)(&chunk, row) }
         });
         self.pool.give(chunk);
+    }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
     }
 }

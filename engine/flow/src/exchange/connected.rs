@@ -138,6 +138,12 @@ pub trait TwoInputs<L, R>: 'static {
     fn ready(&self) -> bool {
         true
     }
+
+    /// Its due time, by the marks of both inputs, merged, and of each alone: see [`Operator::due_at`](crate::Operator::due_at).
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MIN
+    }
 }
 
 /// One input on this shard.
@@ -197,6 +203,8 @@ struct Core<O> {
     marks: VecDeque<(Whose, Mark)>,
     /// What is left of the step's.
     budget: Budget,
+    /// It has held an input back before: what holds may end with any mark.
+    has_held: bool,
 }
 
 impl<L, R, O> Connected<L, R, O> {
@@ -217,6 +225,7 @@ impl<L, R, O> Connected<L, R, O> {
                 unfinished: None,
                 marks: VecDeque::new(),
                 budget: Budget::default(),
+                has_held: false,
             },
             first: 0,
             interrupted: 0,
@@ -298,6 +307,15 @@ impl<O> Core<O> {
         if other.is_idle || other.has_ended || barrier { Hold::Released } else { Hold::UntilFull }
     }
 
+    fn due_at<L, R>(&self) -> Timestamp
+    where
+        O: TwoInputs<L, R>,
+    {
+        // Nobody is held where one of them has ended.
+        let may_hold = (0..2).all(|input| !self.ports.progress(input).has_ended);
+        if self.has_held && may_hold { Timestamp::MIN } else { self.operator.due_at() }
+    }
+
     /// A port has brought a mark.
     fn mark<L, R>(&mut self, port: usize, mark: Mark, out: &mut impl Collector<O::Out>)
     where
@@ -347,6 +365,7 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
             }
             let (input, own) = self.place(port);
             let hold = self.core.hold::<L, R>(input);
+            self.core.has_held |= hold != Hold::No;
             let taken = match input {
                 Input::Left => self.left.take(own, hold),
                 Input::Right => self.right.take(own, hold),
@@ -398,6 +417,24 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         None
+    }
+
+    fn due_at(&self) -> Timestamp {
+        self.core.due_at::<L, R>()
+    }
+
+    fn publish(&mut self, due: Timestamp) -> bool {
+        let Self { left: Drain { sources: left, .. }, right: Drain { sources: right, .. }, .. } =
+            self;
+        let (ports, lefts) = (&self.core.ports, left.len());
+        let mut news = false;
+        for (n, port) in left.iter_mut().enumerate() {
+            news |= port.publish(due, ports.told(n));
+        }
+        for (n, port) in right.iter_mut().enumerate() {
+            news |= port.publish(due, ports.told(lefts + n));
+        }
+        news
     }
 }
 

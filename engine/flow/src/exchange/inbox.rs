@@ -3,6 +3,7 @@
 //! each chunk.
 
 use std::marker::PhantomData;
+use std::ops::BitOr;
 
 use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 
@@ -26,6 +27,15 @@ impl<T> Port<T> {
         match self {
             Self::Local(inbox) => inbox.take(batch),
             Self::Lane(receiver) => receiver.take(batch),
+        }
+    }
+
+    /// Publishes the due time of what stands behind it, whose watermark of this port is `told`. Whether that is news for a
+    /// pipeline of this shard.
+    pub(crate) fn publish(&mut self, due: Timestamp, told: Timestamp) -> bool {
+        match self {
+            Self::Local(inbox) => inbox.publish(due),
+            Self::Lane(receiver) => receiver.publish(due, told),
         }
     }
 
@@ -142,6 +152,16 @@ impl<T: 'static, P: Passing<T>> Chain for Inbox<T, P> {
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         None
+    }
+
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
+
+    fn publish(&mut self, due: Timestamp) -> bool {
+        let Self { sources, ports, .. } = self;
+        let publish = |(n, port): (usize, &mut Port<T>)| port.publish(due, ports.told(n));
+        sources.iter_mut().enumerate().map(publish).fold(false, BitOr::bitor)
     }
 }
 

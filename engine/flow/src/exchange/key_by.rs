@@ -312,6 +312,11 @@ impl<T: 'static, K: Key, F: Fn(&T) -> K + 'static> Operator<T> for Address<F> {
         let key = (self.0)(&value);
         out.record(time, Keyed { hash: key.key_hash(), key, value });
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }
 
 /// Takes its key off each record: see [`KeyedStream::values`].
@@ -323,5 +328,10 @@ impl<K: 'static, T: 'static> Operator<Keyed<K, T>> for Values {
     #[inline]
     fn record(&mut self, time: Timestamp, keyed: Keyed<K, T>, out: &mut impl Collector<T>) {
         out.record(time, keyed.value);
+    }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
     }
 }

@@ -13,19 +13,23 @@
 //!
 //! # Wake-ups
 //! The sender wakes the receiver after each batch. The receiver wakes the sender only if that
-//! said it was [blocked](super::blocked).
+//! said it was [blocked](super::blocked). A batch that holds marks alone may [stay](super::kept) at the sender.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 use super::blocked::Blocked;
+use super::due::{Due, EVERYTHING};
+use super::kept::Keeping;
 use crate::graph::InputId;
+use crate::tuning::Tuning;
 
 /// The lanes of a job, by the input that they lead to. A lane is found by its place alone, whatever it carries: a node
 /// may have several inputs of one type.
@@ -54,18 +58,14 @@ pub(crate) struct Mesh<T> {
 
 impl<T> Mesh<T> {
     /// A lane from each shard to each shard. The first wakers are those of the senders, the second those of the
-    /// receivers.
-    pub(crate) fn new(
-        (producers, receiving): (&[Waker], &[Waker]),
-        lane_batches: usize,
-        batch_records: usize,
-    ) -> Self {
+    /// receivers, both from shard 0 on.
+    pub(crate) fn new((producers, receiving): (&[Waker], &[Waker]), tuning: &Tuning) -> Self {
         let mut senders = Vec::new();
         let mut receivers: Vec<Vec<_>> = receiving.iter().map(|_| Vec::new()).collect();
-        for from in producers {
+        for (shard, from) in producers.iter().enumerate() {
             let mut row = Vec::new();
-            for (to, receivers) in receiving.iter().zip(&mut receivers) {
-                let (sender, receiver) = lane(from, to, lane_batches, batch_records);
+            for (other, (to, receivers)) in receiving.iter().zip(&mut receivers).enumerate() {
+                let (sender, receiver) = lane(from, to, shard == other, tuning);
                 row.push(Some(sender));
                 receivers.push(Some(receiver));
             }
@@ -87,16 +87,20 @@ impl<T> Mesh<T> {
     }
 }
 
+/// A lane; `own` says that both of its ends are on one shard.
 fn lane<T>(
     from: &Waker,
     to: &Waker,
-    lane_batches: usize,
-    batch_records: usize,
+    own: bool,
+    tuning: &Tuning,
 ) -> (LaneSender<T>, LaneReceiver<T>) {
+    let &Tuning { lane_batches, batch_records, watermark_delay_max, .. } = tuning;
     let (full, receive_full) = RingBuffer::new(lane_batches);
     // One more buffer can be open at each end.
     let (empty, take_empty) = RingBuffer::new(lane_batches + 2);
-    let blocked = Arc::<Blocked>::default();
+    let (blocked, due) = (Arc::<Blocked>::default(), Arc::<Due>::default());
+    // A shard that sends to itself is awake.
+    let keeps = !own && watermark_delay_max > Duration::ZERO;
     let sender = LaneSender {
         open: Batch::default(),
         backlog: VecDeque::new(),
@@ -105,8 +109,19 @@ fn lane<T>(
         batch_records,
         blocked: Arc::clone(&blocked),
         receiver: to.clone(),
+        keeping: keeps.then(|| Keeping::new(Arc::clone(&due), watermark_delay_max)),
+        due: Arc::clone(&due),
     };
-    (sender, LaneReceiver { full: receive_full, empty, blocked, sender: from.clone() })
+    let receiver = LaneReceiver {
+        full: receive_full,
+        empty,
+        blocked,
+        sender: from.clone(),
+        due,
+        published: EVERYTHING,
+        own,
+    };
+    (sender, receiver)
 }
 
 /// The sending end: an open batch, which goes when it is full or flushed.
@@ -119,22 +134,59 @@ pub(crate) struct LaneSender<T> {
     batch_records: usize,
     blocked: Arc<Blocked>,
     receiver: Waker,
+    /// What the receiver waits for; and what the lane keeps back by it, if it leads to another shard.
+    due: Arc<Due>,
+    keeping: Option<Keeping>,
 }
 
 impl<T> LaneSender<T> {
-    /// Sends the open batch if it holds anything, and what had to wait. Whether all has gone.
+    /// Sends the open batch if it holds anything that cannot stay, and what had to wait. Whether all has gone.
     pub(crate) fn flush(&mut self) -> bool {
         if !self.open.is_empty() {
-            self.send_open();
+            self.pass_open();
         }
         self.send_backlog()
     }
 
+    /// Sends the open batch, unless it holds marks alone and the receiver can do without them.
+    fn pass_open(&mut self) {
+        let Self { keeping, open, .. } = self;
+        let has_marks_alone = open.len() == 0;
+        let stays = keeping.as_mut().is_some_and(|it| has_marks_alone && it.stays(open));
+        if !stays {
+            self.send_open();
+        }
+    }
+
     fn send_open(&mut self) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.sent();
+        }
         let next = self.empty.pop().unwrap_or_else(|_| Batch::with_capacity(self.batch_records));
         let full = std::mem::replace(&mut self.open, next);
         self.backlog.push_back(full);
         self.send_backlog();
+    }
+
+    /// The receiver's due time, of which this shard hears when it falls.
+    pub(crate) fn due_at(&mut self) -> Timestamp {
+        match &mut self.keeping {
+            Some(keeping) => keeping.rely(),
+            None => self.due.due().into(),
+        }
+    }
+
+    /// When what is kept must go, if anything is.
+    #[inline]
+    pub(crate) fn kept_until(&mut self, now: Duration) -> Option<Duration> {
+        self.keeping.as_mut()?.kept_until(now)
+    }
+
+    /// Sends what is kept.
+    pub(crate) fn send_kept(&mut self) {
+        if self.keeping.as_ref().is_some_and(Keeping::keeps) {
+            self.send_open();
+        }
     }
 
     fn send_backlog(&mut self) -> bool {
@@ -174,10 +226,15 @@ impl<T> Collector<T> for LaneSender<T> {
             return;
         }
         self.open.mark(mark);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.mark(mark);
+        }
         // A barrier ends its batch; and a destination that gets no records must not gather marks
         // without bound.
-        if matches!(mark, Mark::Barrier(_)) || self.open.marks().len() >= self.batch_records {
+        if matches!(mark, Mark::Barrier(_)) {
             self.send_open();
+        } else if self.open.marks().len() >= self.batch_records {
+            self.pass_open();
         }
     }
 }
@@ -188,6 +245,10 @@ pub(crate) struct LaneReceiver<T> {
     empty: Producer<Batch<T>>,
     blocked: Arc<Blocked>,
     sender: Waker,
+    due: Arc<Due>,
+    /// The due time that the sender knows.
+    published: i64,
+    own: bool,
 }
 
 impl<T> LaneReceiver<T> {
@@ -200,6 +261,21 @@ impl<T> LaneReceiver<T> {
             self.sender.wake_by_ref();
         }
         true
+    }
+
+    /// Publishes the due time of what stands behind the lane, whose watermark is `told`. Whether that is news for a pipeline
+    /// of this shard.
+    pub(crate) fn publish(&mut self, due: Timestamp, told: Timestamp) -> bool {
+        let due = due.as_millis();
+        if due == self.published {
+            return false;
+        }
+        self.published = due;
+        let is_kept = self.due.publish(due, told.as_millis());
+        if is_kept && !self.own && !seeded(Defect::FlowForgetsKeptWatermark) {
+            self.sender.wake_by_ref();
+        }
+        self.own
     }
 
     /// Whether the sender cannot send until something is taken.
@@ -218,9 +294,13 @@ mod tests {
         (one, one)
     }
 
+    fn tuning(lane_batches: usize, batch_records: usize) -> Tuning {
+        Tuning { lane_batches, batch_records, ..Tuning::default() }
+    }
+
     #[test]
     fn a_full_lane_keeps_the_rest_in_order_at_the_sender() {
-        let mesh = Mesh::<u32>::new(alone(), 2, 4);
+        let mesh = Mesh::<u32>::new(alone(), &tuning(2, 4));
         let (mut senders, mut receivers) = (mesh.take_senders(0), mesh.take_receivers(0));
         let (sender, receiver) = (&mut senders[0], &mut receivers[0]);
         for n in 0..40 {
@@ -249,7 +329,7 @@ mod tests {
     #[test]
     fn each_input_of_a_node_has_lanes_of_its_own() {
         let meshes = Meshes::default();
-        let find = |input| meshes.get_or_make(input, || Mesh::<u32>::new(alone(), 2, 4));
+        let find = |input| meshes.get_or_make(input, || Mesh::<u32>::new(alone(), &tuning(2, 4)));
         let (left, right) = (find((7, 0)).unwrap(), find((7, 1)).unwrap());
         let (mut lefts, mut rights) = (left.take_senders(0), right.take_senders(0));
         lefts[0].record(0.into(), 1);
@@ -259,13 +339,13 @@ mod tests {
         assert!(find((7, 1)).unwrap().take_receivers(0)[0].take(&mut batch));
         assert_eq!(batch.len(), 1);
         assert!(find((7, 1)).unwrap().take_receivers(0).is_empty(), "taken once");
-        let other = meshes.get_or_make((7, 0), || Mesh::<u64>::new(alone(), 2, 4));
+        let other = meshes.get_or_make((7, 0), || Mesh::<u64>::new(alone(), &tuning(2, 4)));
         assert!(other.is_none(), "other records");
     }
 
     #[test]
     fn buffers_circulate() {
-        let mesh = Mesh::<u64>::new(alone(), 4, 8);
+        let mesh = Mesh::<u64>::new(alone(), &tuning(4, 8));
         let (mut senders, mut receivers) = (mesh.take_senders(0), mesh.take_receivers(0));
         let mut batch = Batch::default();
         let mut seen = std::collections::HashSet::new();

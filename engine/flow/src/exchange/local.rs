@@ -20,6 +20,8 @@ struct Queue<T> {
     /// Batches that a barrier has closed.
     closed: VecDeque<Batch<T>>,
     open: Batch<T>,
+    /// What the reader has published.
+    due: Timestamp,
 }
 
 impl<T> Queue<T> {
@@ -37,13 +39,18 @@ impl<T> Clone for LocalEdge<T> {
 
 impl<T> LocalEdge<T> {
     pub(crate) fn new() -> (Self, LocalInbox<T>) {
-        let queue = Queue { closed: VecDeque::new(), open: Batch::default() };
+        let queue = Queue { closed: VecDeque::new(), open: Batch::default(), due: Timestamp::MIN };
         let queue = Rc::new(RefCell::new(queue));
         (Self(Rc::clone(&queue)), LocalInbox(queue))
     }
 
     pub(crate) fn has_room(&self) -> bool {
         self.0.borrow().has_room()
+    }
+
+    /// The due time of what reads the queue: see [`kept`](super::kept).
+    pub(crate) fn due_at(&self) -> Timestamp {
+        self.0.borrow().due
     }
 
     #[inline]
@@ -68,6 +75,11 @@ impl<T> LocalInbox<T> {
     /// Whether the writer is not stepped until something is taken.
     pub(crate) fn is_full(&self) -> bool {
         !self.0.borrow().has_room()
+    }
+
+    /// Publishes the due time of what stands behind the queue. Whether that is news for its writer.
+    pub(crate) fn publish(&self, due: Timestamp) -> bool {
+        std::mem::replace(&mut self.0.borrow_mut().due, due) != due
     }
 
     /// Swaps what is there for the empty `batch`; false if there is nothing.

@@ -103,6 +103,12 @@ impl Ports {
         self.merged().watermark()
     }
 
+    /// The watermark of a port.
+    pub(crate) fn told(&self, port: usize) -> Timestamp {
+        let input = &self.inputs[self.input_of(port)];
+        input.merge.watermark_of(port - input.first)
+    }
+
     /// Whether every input has ended.
     pub(crate) fn ended(&self) -> bool {
         self.merged().ended()

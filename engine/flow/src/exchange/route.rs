@@ -20,6 +20,8 @@
 //! A lane is known by the node and the number of the input that it leads to. So a node can have several inputs of
 //! one type.
 
+use std::time::Duration;
+
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Collector, ConnectorError, KeyGroups, Mark, Timestamp};
 
@@ -262,5 +264,19 @@ impl<T: 'static, R: Route<T>> Terminal<T> for Exchange<T, R> {
         let blocked =
             self.lanes.iter_mut().filter_map(|lane| (!lane.flush()).then_some(())).count();
         Ok(blocked == 0)
+    }
+
+    fn due_at(&mut self) -> Timestamp {
+        self.lanes.iter_mut().map(LaneSender::due_at).min().unwrap_or(Timestamp::MAX)
+    }
+
+    fn kept_until(&mut self, now: Duration) -> Option<Duration> {
+        let until = self.lanes.iter_mut().filter_map(|lane| lane.kept_until(now)).min()?;
+        if until > now {
+            return Some(until);
+        }
+        // All of them, so that one timer does for all.
+        self.lanes.iter_mut().for_each(LaneSender::send_kept);
+        None
     }
 }

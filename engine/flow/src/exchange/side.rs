@@ -53,6 +53,7 @@ struct Side {
 trait AnyEdge {
     fn mark(&self, mark: Mark);
     fn has_room(&self) -> bool;
+    fn due_at(&self) -> Timestamp;
 }
 
 impl<T> AnyEdge for LocalEdge<T> {
@@ -62,6 +63,10 @@ impl<T> AnyEdge for LocalEdge<T> {
 
     fn has_room(&self) -> bool {
         self.has_room()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        self.due_at()
     }
 }
 
@@ -98,5 +103,10 @@ impl Sides {
     /// Whether the operator may be stepped.
     pub(crate) fn have_room(&self) -> bool {
         self.0.iter().all(|side| side.edge.has_room())
+    }
+
+    /// The earliest due time of what reads them.
+    pub(crate) fn due_at(&self) -> Timestamp {
+        self.0.iter().map(|side| side.edge.due_at()).min().unwrap_or(Timestamp::MAX)
     }
 }

@@ -78,6 +78,8 @@ trait Erased<T> {
     fn has_put_down(&self) -> bool;
     fn settle(&mut self, out: Pour<'_, T>);
     fn source(&mut self) -> Option<&mut dyn Head>;
+    fn due_at(&self) -> Timestamp;
+    fn publish(&mut self, due: Timestamp) -> bool;
 }
 
 impl<C: Chain> Erased<C::Out> for C {
@@ -111,6 +113,14 @@ impl<C: Chain> Erased<C::Out> for C {
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         Chain::source(self)
+    }
+
+    fn due_at(&self) -> Timestamp {
+        Chain::due_at(self)
+    }
+
+    fn publish(&mut self, due: Timestamp) -> bool {
+        Chain::publish(self, due)
     }
 }
 
@@ -187,5 +197,13 @@ impl<T: 'static> Chain for Boxed<T> {
 
     fn source(&mut self) -> Option<&mut dyn Head> {
         self.chain.source()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        self.chain.due_at()
+    }
+
+    fn publish(&mut self, due: Timestamp) -> bool {
+        self.chain.publish(due)
     }
 }

@@ -197,6 +197,11 @@ where
             self.judge();
         }
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }
 
 #[cfg(test)]

@@ -79,4 +79,9 @@ where
     fn ready(&self) -> bool {
         self.failures.have_room()
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }

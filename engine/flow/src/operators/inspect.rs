@@ -58,4 +58,9 @@ impl<T: 'static, F: FnMut(Timestamp, &T) + 'static> Operator<T> for Inspect<F> {
     fn ready(&self) -> bool {
         self.failures.have_room()
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }

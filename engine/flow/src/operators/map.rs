@@ -70,4 +70,9 @@ where
     fn ready(&self) -> bool {
         self.failures.have_room()
     }
+
+    #[inline]
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
 }

@@ -77,4 +77,8 @@ impl<T: Clone + 'static> Terminal<T> for Fanout<T> {
     fn finish(&mut self) -> Result<bool, ConnectorError> {
         Ok(true)
     }
+
+    fn due_at(&mut self) -> Timestamp {
+        self.0.iter().map(LocalEdge::due_at).min().unwrap_or(Timestamp::MAX)
+    }
 }

@@ -232,6 +232,15 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
     fn source(&mut self) -> Option<&mut dyn Head> {
         self.chain.source()
     }
+
+    fn due_at(&self) -> Timestamp {
+        // What waits behind unfinished work is counted when that is done.
+        self.stage.operator.due_at().min(self.chain.due_at())
+    }
+
+    fn publish(&mut self, due: Timestamp) -> bool {
+        self.chain.publish(due)
+    }
 }
 
 /// A collector that passes everything through an operator first. It owns the collector behind it. With a

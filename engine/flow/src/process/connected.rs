@@ -42,7 +42,9 @@ pub trait CoProcess<K, L, R, KR = K>: 'static {
     fn timer(&mut self, _cx: &mut Context<'_, K>, _out: &mut impl Collector<Self::Out>) {}
 
     /// The watermark of both has moved, to that of `cx`: see [`Process::watermark`].
-    fn watermark(&mut self, _cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {}
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {
+        cx.does_nothing::<Self>();
+    }
 
     /// Called with every step: see [`Process::tick`].
     fn tick(
@@ -85,6 +87,7 @@ macro_rules! pass_on_calls {
         }
 
         fn watermark(&mut self, cx: &mut Context<'_, NoKey>, out: &mut impl Collector<F::Out>) {
+            cx.asks_instead::<Self, F>();
             self.0.watermark(cx, out);
         }
 
@@ -185,6 +188,10 @@ impl<L: 'static, R: 'static, X: 'static, O: TakesBoth<L, R, X>> TwoInputs<L, R> 
 
     fn ready(&self) -> bool {
         self.0.ready()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        self.0.due_at()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a process function is told of the call at hand, and what it does there: timers, side outputs, failing.
 
+use std::any::TypeId;
+
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
@@ -26,9 +28,40 @@ pub struct Context<'a, K> {
     pub(super) timers: Option<&'a mut AllTimers<K>>,
     pub(super) fired: Option<Fired>,
     pub(super) failure: Option<FunctionError>,
+    /// The function that is asked whether it wants to know of watermarks; none if it does not, or nobody asks.
+    asked: Option<TypeId>,
 }
 
 impl Context<'_, NoKey> {
+    /// Tells a function of a watermark: whether it wants to know. One does not whose call is the
+    /// [default](super::Process::watermark), which does nothing.
+    #[inline]
+    pub(super) fn wants_watermarks<F: 'static>(
+        &mut self,
+        function: &mut F,
+        tell: impl FnOnce(&mut F, &mut Self),
+    ) -> bool {
+        self.asked = Some(TypeId::of::<F>());
+        tell(function, self);
+        self.asked.is_some()
+    }
+
+    /// `F` does nothing but pass its calls on to `G`.
+    #[inline]
+    pub(super) fn asks_instead<F: 'static, G: 'static>(&mut self) {
+        if self.asked == Some(TypeId::of::<F>()) {
+            self.asked = Some(TypeId::of::<G>());
+        }
+    }
+
+    /// A call of `F` that does nothing. (`F` may stand within another function, which does something: that is another type.)
+    #[inline]
+    pub(super) fn does_nothing<F: ?Sized + 'static>(&mut self) {
+        if self.asked == Some(TypeId::of::<F>()) {
+            self.asked = None;
+        }
+    }
+
     /// A call for no key.
     #[inline]
     pub(super) fn of_none(
@@ -46,7 +79,24 @@ impl Context<'_, NoKey> {
             timers: None,
             fired: None,
             failure: None,
+            asked: None,
         }
+    }
+}
+
+impl<'a, K> Context<'a, K> {
+    /// A call for a key, at this event time, with this watermark, when event time has reached that.
+    #[inline]
+    pub(super) fn of_key(
+        (key, hash): (&'a K, u64),
+        (time, watermark, reached): (Timestamp, Timestamp, Timestamp),
+        processing_time: Timestamp,
+        timers: &'a mut AllTimers<K>,
+        fired: Option<Fired>,
+    ) -> Self {
+        let timers = Some(timers);
+        let (failure, asked) = (None, None);
+        Self { key, hash, time, watermark, reached, processing_time, timers, fired, failure, asked }
     }
 }
 

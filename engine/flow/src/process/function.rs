@@ -126,7 +126,13 @@ pub trait Process<K, T>: 'static {
 
     /// The watermark has moved, to the one that `cx` says. What the function emits now is not late behind it; what it
     /// emits afterwards may be. At the end of the stream the watermark is [`Timestamp::MAX`].
-    fn watermark(&mut self, _cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {}
+    ///
+    /// Other shards keep watermarks back that change nothing on this one, at most for
+    /// [`Tuning::watermark_delay_max`](crate::Tuning). A function with this call gets each of them at once. Without it, what
+    /// matters is the next event timer.
+    fn watermark(&mut self, cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {
+        cx.does_nothing::<Self>();
+    }
 
     /// Called with every step: emits what is due because of this machine's clock. Returns the time on that clock at
     /// which more will be due, if any is known.

@@ -21,7 +21,7 @@ use crate::exchange::key_by::{Follower, Keyed, KeyedStream, Placement};
 use crate::exchange::side::Sides;
 use crate::flow::Flow;
 use crate::graph::At;
-use crate::pipeline::{Budget, Chain, Now, Operator, Then};
+use crate::pipeline::{Budget, Chain, Now, Operator, Then, due_time};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
 use crate::state::{AtKey, Overflow, States, TimeDomain};
@@ -94,6 +94,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             reached: Timestamp::MIN,
             processing_time: Timestamp::MIN,
             clocks,
+            wants_watermarks: true,
             checkpoints: Rc::clone(flow.checkpoints()),
             evicted: flow.counter("numKeysEvicted", at.node),
             gathers: false,
@@ -135,6 +136,8 @@ pub struct KeyedProcessing<K, T, P> {
     processing_time: Timestamp,
     /// Where each key has a clock of its own.
     clocks: Option<ClocksOfKeys<K, T>>,
+    /// Whether the function does anything with a watermark, so far as is known.
+    wants_watermarks: bool,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
     /// Whether the function's state was too large for the caches in the last step. Then the operator puts records aside,
@@ -180,17 +183,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         call: impl FnOnce(&mut P, &mut Context<'_, K>, &mut Emits<'_, C>),
     ) {
         let Self { function, failures, timers, processing_time, .. } = self;
-        let mut cx = Context {
-            key,
-            hash,
-            time,
-            watermark,
-            reached,
-            processing_time: *processing_time,
-            timers: Some(timers),
-            fired,
-            failure: None,
-        };
+        let times = (time, watermark, reached);
+        let mut cx = Context::of_key((key, hash), times, *processing_time, timers, fired);
         let called = failures.emit(out, |out| call(function, &mut cx, out));
         if let Some(failure) = failure_of(called.err(), cx.failure) {
             failures.failed(time, Some(key), failure);
@@ -426,7 +420,10 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
     fn mark(&mut self, mark: Mark, out: &mut impl Collector<P::Out>) {
         match mark {
             Mark::Watermark(_) => {
-                self.call_for_none(out, |function, cx, out| function.watermark(cx, out));
+                let wants = self.call_for_none(out, |function, cx, out| {
+                    cx.wants_watermarks(function, |function, cx| function.watermark(cx, out))
+                });
+                self.wants_watermarks = wants.unwrap_or(true);
             }
             Mark::Barrier(epoch) => {
                 self.open();
@@ -474,5 +471,15 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
 
     fn ready(&self) -> bool {
         self.sides.have_room() && self.failures.have_room()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        if self.wants_watermarks {
+            return Timestamp::MIN;
+        }
+        // Where keys have clocks, the stream's watermark fires timers of those that are silent.
+        let by_stream = self.clocks.as_ref().is_none_or(ClocksOfKeys::knows_silence);
+        let next = by_stream.then(|| self.timers.earliest(TimeDomain::EventTime)).flatten();
+        due_time(next.map(|(time, _)| time), self.watermark).min(self.sides.due_at())
     }
 }

@@ -79,6 +79,7 @@ impl<P> Processing<P> {
             sides: Sides::default(),
             watermark: Timestamp::MIN,
             processing_time: Timestamp::MIN,
+            wants_watermarks: true,
             checkpoints: Rc::clone(flow.checkpoints()),
         }
     }
@@ -97,6 +98,8 @@ pub struct Processing<P> {
     sides: Sides,
     watermark: Timestamp,
     processing_time: Timestamp,
+    /// Whether the function does anything with a watermark, so far as is known.
+    wants_watermarks: bool,
     checkpoints: Rc<Checkpoints>,
 }
 
@@ -160,7 +163,10 @@ impl<T: 'static, P: Process<NoKey, T>> Operator<T> for Processing<P> {
         match mark {
             Mark::Watermark(watermark) => {
                 self.watermark = watermark;
-                self.call(watermark, out, |function, cx, out| function.watermark(cx, out));
+                let wants = self.call(watermark, out, |function, cx, out| {
+                    cx.wants_watermarks(function, |function, cx| function.watermark(cx, out))
+                });
+                self.wants_watermarks = wants.unwrap_or(true);
             }
             Mark::Barrier(epoch) => {
                 self.open();
@@ -184,5 +190,9 @@ impl<T: 'static, P: Process<NoKey, T>> Operator<T> for Processing<P> {
 
     fn ready(&self) -> bool {
         self.sides.have_room() && self.failures.have_room()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        if self.wants_watermarks { Timestamp::MIN } else { self.sides.due_at() }
     }
 }

@@ -206,6 +206,14 @@ where
     fn source(&mut self) -> Option<&mut dyn Head> {
         Some(self)
     }
+
+    fn due_at(&self) -> Timestamp {
+        Timestamp::MAX
+    }
+
+    fn publish(&mut self, _due: Timestamp) -> bool {
+        false
+    }
 }
 
 impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead<S, E, G> {

@@ -65,6 +65,11 @@ impl Merge {
         self.watermark
     }
 
+    /// The watermark of an input.
+    pub(crate) fn watermark_of(&self, input: usize) -> Timestamp {
+        self.inputs[input].watermark
+    }
+
     /// Whether every input has ended.
     pub(crate) fn ended(&self) -> bool {
         self.inputs.iter().all(|input| input.ended)

@@ -46,7 +46,7 @@ use super::slice::{Partial, Slice};
 use super::slicing::Slicing;
 use super::state::{Refused, WindowState};
 use crate::counters::Counter;
-use crate::pipeline::Operator;
+use crate::pipeline::{Operator, due_time};
 use crate::table_hash::{table_hash, table_hash_from};
 
 /// This many sums are kept before they leave: few enough for the second-level cache. (10,000 keys on two
@@ -478,6 +478,11 @@ where
     #[inline]
     fn settle(&mut self, out: &mut impl Collector<Self::Out>) {
         self.put_down(out);
+    }
+
+    /// What is added up leaves in front of the watermark that closes its first window.
+    fn due_at(&self) -> Timestamp {
+        due_time(self.panes.oldest_due(), self.watermark)
     }
 }
 

@@ -98,6 +98,10 @@ where
     pub(super) fn ready(&self) -> bool {
         self.late.sides.have_room()
     }
+
+    pub(super) fn due_at(&self) -> Timestamp {
+        self.state.borrow().due_at().min(self.late.sides.due_at())
+    }
 }
 
 impl<K, T, Q, A: Aggregate<T>, F> WindowOperator<K, T, Q, A, F> {
@@ -164,5 +168,9 @@ where
 
     fn ready(&self) -> bool {
         self.windows.ready()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        self.windows.due_at()
     }
 }

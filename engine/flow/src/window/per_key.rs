@@ -36,7 +36,7 @@ use super::timers::WindowTimers;
 use super::trigger::{Fires, SetTimers, Trigger, TriggerContext};
 use crate::checkpoint::Checkpoints;
 use crate::exchange::key_by;
-use crate::pipeline::{Budget, Now, Operator};
+use crate::pipeline::{Budget, Now, Operator, due_time};
 use crate::state::keyed::{AnyKeyed, Keyed};
 use crate::state::{AtKey, TimeDomain};
 use crate::table_hash::{table_hash, table_hash_from};
@@ -433,5 +433,10 @@ where
 
     fn ready(&self) -> bool {
         self.late.sides.have_room()
+    }
+
+    fn due_at(&self) -> Timestamp {
+        let due = due_time(self.timers.due_by_events(), self.clock.watermark);
+        due.min(self.late.sides.due_at())
     }
 }

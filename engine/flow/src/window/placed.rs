@@ -66,4 +66,8 @@ where
     fn ready(&self) -> bool {
         self.windows.ready()
     }
+
+    fn due_at(&self) -> Timestamp {
+        self.windows.due_at()
+    }
 }

@@ -34,6 +34,7 @@ use super::slice::Partial;
 use super::slicing::Slicing;
 use super::storage::{Stamped, Storage};
 use crate::counters::Counter;
+use crate::pipeline::due_time;
 use crate::table_hash::{table_hash, table_hash_from};
 
 /// At most this many records are put off together.
@@ -230,6 +231,12 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     pub(super) fn advance(&mut self, watermark: Timestamp) {
         self.watermark = self.watermark.max(watermark);
         self.storage.reached.advance(watermark);
+    }
+
+    /// The watermark for which the next window waits.
+    pub(super) fn due_at(&self) -> Timestamp {
+        let next = self.panes.oldest_due().map(|due| due.max(self.fires_next));
+        due_time(next, self.watermark)
     }
 
     /// The bytes of a key and its accumulator as they were written, on average; zero if that is not known.

@@ -44,6 +44,11 @@ impl<K: Key> WindowTimers<K> {
         timers.borrow_mut().pop_due(until, budget)
     }
 
+    /// The watermark that will make a timer due.
+    pub(super) fn due_by_events(&self) -> Option<Timestamp> {
+        self.0.event.borrow_mut().timers.earliest()
+    }
+
     /// When this machine's clock will make a timer due.
     pub(super) fn due_by_clock(&self) -> Option<Timestamp> {
         self.0.processing.borrow_mut().timers.earliest()

@@ -1,5 +1,7 @@
 //! Lives of jobs that crash anywhere, drawn from a seed.
 
+use std::time::Duration;
+
 use thalweg_flow::{Flow, Now, Shard, ShardSnapshot, Step, Tuning};
 use thalweg_kernel::Epoch;
 use thalweg_testing::Random;
@@ -112,6 +114,7 @@ impl Life<'_> {
             state_pending_bytes_max,
             // No draw of its own, so that seeds keep what they mean.
             state_cache_bytes: [0, 1 << 19][lane_batches % 2],
+            watermark_delay_max: [Duration::MAX, Duration::ZERO, ms(5)][step_records_max % 3],
         };
         let mut shards = try_build(count, tuning, Some(store.storage()), job).unwrap();
         let mut done = vec![false; count];

@@ -29,6 +29,7 @@ pub(crate) const TINY: Tuning = Tuning {
     state_memory_bytes_max: 0,
     state_pending_bytes_max: 0,
     state_cache_bytes: 0,
+    watermark_delay_max: Duration::MAX,
 };
 
 pub(crate) fn ms(n: u64) -> Duration {

@@ -77,6 +77,11 @@ impl<K: Key, T: 'static> ClocksOfKeys<K, T> {
         self.clocks.watermark(at)
     }
 
+    /// Whether keys count as silent after a while.
+    pub(super) fn knows_silence(&self) -> bool {
+        self.silence.is_some()
+    }
+
     /// Whether a key is behind.
     pub(super) fn has_put_down(&self) -> bool {
         self.behind.is_some()
