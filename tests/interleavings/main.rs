@@ -12,6 +12,7 @@
 //! | wait | file |
 //! |---|---|
 //! | a shard sleeps, and is woken | `engine/runtime/src/signal.rs` |
+//! | a supervisor dozes, and a shard moves | `engine/runtime/src/protocol/doze.rs` |
 //! | a lane is full, and has room | `engine/flow/src/exchange/blocked.rs` |
 //! | sources wait for the state of any shard | `engine/flow/src/pressure/gate.rs` |
 //! | an MQTT thread sleeps, and shards call it | `connectors/mqtt/src/io_signal.rs` |
@@ -35,6 +36,9 @@ mod sync;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../engine/flow/src/exchange/blocked.rs"]
 mod blocked;
+#[allow(dead_code, unreachable_pub, reason = "there the simulator has it, too")]
+#[path = "../../engine/runtime/src/protocol/doze.rs"]
+mod doze;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/mqtt/src/fault.rs"]
 mod fault;
@@ -62,6 +66,7 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
 use self::blocked::Blocked;
+use self::doze::Doze;
 use self::gate::Gate;
 use self::io_signal::IoSignal;
 use self::progress::Progress;
@@ -90,6 +95,7 @@ const MODELS: &[Model] = &[
     ("a shard that gives up its sleep is woken the next time", Defect::Weak, |_| {
         shard_sleeps_twice();
     }),
+    ("a supervisor that dozes hears of a shard that moves", Defect::Weak, |_| supervisor_dozes()),
     ("a lane that was full is filled again, to its end", Defect::Weak, |_| lane_is_full()),
     ("sources go on when no shard is full any more", Defect::Omits, sources_wait),
     ("an MQTT thread that waits for its connection is called", Defect::Omits, io_thread_waits),
@@ -217,6 +223,21 @@ fn shard_sleeps_twice() {
         slept = true;
     }
     other.join().unwrap();
+}
+
+/// A supervisor dozes while a shard moves: it sees that, or is told.
+fn supervisor_dozes() {
+    let (doze, bed) = (Arc::new(Doze::new(1)), Arc::<Bed>::default());
+    let (theirs, waker) = (Arc::clone(&doze), Waker::from(Arc::clone(&bed)));
+    let shard = thread::spawn(move || {
+        if theirs.moved(0) {
+            waker.wake_by_ref();
+        }
+    });
+    if doze.begin().is_none() {
+        bed.sleep();
+    }
+    shard.join().unwrap();
 }
 
 /// The ring of a lane, with one place: what was pushed, and what was popped.
