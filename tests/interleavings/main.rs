@@ -12,6 +12,7 @@
 //! | wait | file |
 //! |---|---|
 //! | a shard sleeps, and is woken | `engine/runtime/src/signal.rs` |
+//! | a supervisor dozes, and a shard moves | `engine/runtime/src/protocol/doze.rs` |
 //! | a lane is full, and has room | `engine/flow/src/exchange/blocked.rs` |
 //! | a shard waits for a watermark that another keeps, or for what others wait for | `engine/flow/src/exchange/due.rs` |
 //! | sources wait for the state of any shard | `engine/flow/src/pressure/gate.rs` |
@@ -37,6 +38,9 @@ mod sync;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../engine/flow/src/exchange/blocked.rs"]
 mod blocked;
+#[allow(dead_code, unreachable_pub, reason = "there the simulator has it, too")]
+#[path = "../../engine/runtime/src/protocol/doze.rs"]
+mod doze;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/io/src/call.rs"]
 mod call;
@@ -72,6 +76,7 @@ use loom::thread;
 use self::blocked::Blocked;
 use self::call::Call;
 use self::due::Due;
+use self::doze::Doze;
 use self::gate::Gate;
 use self::io_signal::IoSignal;
 use self::progress::Progress;
@@ -100,6 +105,7 @@ const MODELS: &[Model] = &[
     ("a shard that gives up its sleep is woken the next time", Defect::Weak, |_| {
         shard_sleeps_twice();
     }),
+    ("a supervisor that dozes hears of a shard that moves", Defect::Weak, |_| supervisor_dozes()),
     ("a lane that was full is filled again, to its end", Defect::Weak, |_| lane_is_full()),
     ("a watermark that is kept goes when it is due", Defect::Weak, |_| watermark_is_kept()),
     ("a due time that has fallen is told on", Defect::Weak, |_| due_time_falls()),
@@ -230,6 +236,21 @@ fn shard_sleeps_twice() {
         slept = true;
     }
     other.join().unwrap();
+}
+
+/// A supervisor dozes while a shard moves: it sees that, or is told.
+fn supervisor_dozes() {
+    let (doze, bed) = (Arc::new(Doze::new(1)), Arc::<Bed>::default());
+    let (theirs, waker) = (Arc::clone(&doze), Waker::from(Arc::clone(&bed)));
+    let shard = thread::spawn(move || {
+        if theirs.moved(0) {
+            waker.wake_by_ref();
+        }
+    });
+    if doze.begin().is_none() {
+        bed.sleep();
+    }
+    shard.join().unwrap();
 }
 
 /// The ring of a lane, with one place: what was pushed, and what was popped.

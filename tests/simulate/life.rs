@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use thalweg_flow::{BuildContext, Shard, Step, Storage, Tuning};
+use thalweg_flow::{BuildContext, Shard, ShardSnapshot, Step, Storage, Tuning};
 use thalweg_kernel::time::millis;
 use thalweg_kernel::{ConnectorError, Epoch, Shared};
 use thalweg_runtime::protocol::{
-    Complete, Decision, Follower, News, Orders, Phase, Report, RestartStrategy, Rules, Stored,
-    Supervision,
+    Complete, Decision, Doze, Follower, News, Orders, Phase, Report, RestartStrategy, Rules,
+    Stored, Supervision,
 };
 use thalweg_runtime::{CheckpointRules, JobError};
 
@@ -102,6 +102,8 @@ pub(crate) struct Life<'a> {
     news: VecDeque<News<Savepoint>>,
     /// What the shards are told.
     orders: Orders,
+    /// Whether they have moved.
+    doze: Doze,
     members: Vec<Member>,
     /// How often the job was started.
     starts: u64,
@@ -183,6 +185,7 @@ impl<'a> Life<'a> {
             supervision,
             news: VecDeque::new(),
             orders: Orders::FIRST,
+            doze: Doze::new(shards),
             members: Vec::new(),
             starts: 0,
             stop: false,
@@ -306,11 +309,18 @@ impl<'a> Life<'a> {
             }
             Decision::Begin { epoch, last } => {
                 world.trace(|| format!("epoch {epoch} begins; the last: {last}"));
+                self.doze.end();
                 self.orders.begun = epoch;
                 if last {
                     self.orders.last = epoch;
                 }
                 self.wake();
+            }
+            Decision::Doze => {
+                world.trace(|| "the supervisor dozes".to_owned());
+                if let Some(shard) = self.doze.begin() {
+                    self.supervision.take(News::Shard(shard, Report::Moved), world.now.steady);
+                }
             }
             Decision::Late(epoch) => world.trace(|| format!("epoch {epoch} is late")),
             Decision::Store(complete) => return self.store(complete),
@@ -367,7 +377,7 @@ impl<'a> Life<'a> {
         let wakers: Arc<[Waker]> =
             signals.iter().map(|signal| Waker::from(Arc::clone(signal))).collect();
         let shared = Arc::<Shared>::default();
-        self.orders = Orders::FIRST;
+        (self.orders, self.doze) = (Orders::FIRST, Doze::new(self.shards));
         self.starts += 1;
         let member = |(shard, signal)| Member {
             seat: Seat::Empty(Box::new(BuildContext {
@@ -399,7 +409,8 @@ impl<'a> Life<'a> {
         let epoch = complete.epoch;
         world.store.commit(complete, dies);
         world.trace(|| format!("epoch {epoch} is stored"));
-        self.supervision.take(News::Stored(epoch), world.now.steady);
+        let oldest = world.store.oldest();
+        self.supervision.take(News::Stored { epoch, oldest }, world.now.steady);
         dies.then_some(Ended::Crashed)
     }
 
@@ -446,39 +457,59 @@ impl<'a> Life<'a> {
             return None;
         }
         let at = can_move[world.random.below(can_move.len())];
-        let Member { seat, follower, signal, last } = &mut self.members[at];
+        let Member { seat, follower, signal, .. } = &mut self.members[at];
         let stepped = match seat {
             Seat::Left => return None,
             Seat::Empty(cx) => match Shard::build(&*world.job, cx) {
                 Ok(shard) => {
                     *seat = Seat::Taken(Box::new(shard));
-                    self.news.push_back(News::Shard(at, Report::Built));
+                    self.report(at, Report::Built);
                     return None;
                 }
                 Err(error) => Err(error),
             },
             Seat::Taken(shard) => {
                 signal.0.store(false, Ordering::Relaxed);
-                follower.step(shard, world.now, |report| {
-                    self.news.push_back(News::Shard(at, report));
-                })
+                let mut reports = Vec::new();
+                let stepped = follower.step(shard, world.now, |report| reports.push(report));
+                reports.into_iter().for_each(|report| self.report(at, report));
+                stepped
             }
         };
         match stepped {
-            Ok(step) => *last = step,
+            Ok(step) => self.members[at].last = step,
             Err(error) => return self.failed(at, error),
         }
-        if *last == Step::Done {
+        if self.members[at].last == Step::Done {
             self.leave(at, Ok(()));
         }
         None
+    }
+
+    /// The supervisor will hear what a shard reports.
+    fn report(&mut self, at: usize, report: Report) {
+        if let Report::Snapshot(snapshot) = &report {
+            self.look_at_unmoved(snapshot);
+        }
+        if report.passes(&self.doze, at) {
+            self.news.push_back(News::Shard(at, report));
+        }
+    }
+
+    /// A shard that has not moved must hand over nothing new: a job that sleeps would not have stored that.
+    fn look_at_unmoved(&self, snapshot: &ShardSnapshot) {
+        if let Some(change) = (!snapshot.moved).then(|| self.world.store.news(snapshot)).flatten() {
+            let (epoch, shard) = (snapshot.epoch, snapshot.shard);
+            let what = format!("shard {shard} has not moved, and hands over {change} in {epoch}");
+            self.world.ledger.violation(what);
+        }
     }
 
     /// A shard ends.
     fn leave(&mut self, at: usize, ended: Result<(), JobError>) {
         self.members[at].seat = Seat::Left;
         self.world.part();
-        self.news.push_back(News::Shard(at, Report::Ended(ended)));
+        self.report(at, Report::Ended(ended));
     }
 
     /// A shard has failed, or could not be built: whether there is a reason, and how the process ends by that.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
-use thalweg_flow::OpenReader;
+use thalweg_flow::{OpenReader, ShardSnapshot};
 use thalweg_kernel::{
     Change, Changes, Epoch, KeyGroups, StateError, StateId, StateInfo, StateKind, StateReader, Str,
     Timestamp,
@@ -107,6 +107,36 @@ impl Store {
         }
         stored.unfolded.push_back((epoch, blocks));
         (stored.newest, stored.states) = (epoch, states);
+    }
+
+    /// A change of `snapshot` that changes what the newest epoch holds, if there is one. What has expired may leave the store
+    /// at any time: so of keyed state only what is put counts.
+    pub(crate) fn news(&self, snapshot: &ShardSnapshot) -> Option<String> {
+        let Kept::Simple(stored) = &self.kept else { return None };
+        let stored = locked(stored);
+        let state_of = |key: &[u8]| {
+            let of = |state: &&StateInfo| key.starts_with(&state.id.number().to_be_bytes());
+            snapshot.states.iter().find(of)
+        };
+        for change in Changes::read(&snapshot.changes) {
+            let (key, value) = match change {
+                Ok(Change::Put { key, value }) => (key, Some(value)),
+                Ok(Change::Delete { key }) => (key, None),
+                Ok(Change::DeleteRange { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            let state = state_of(key);
+            let of_keys = [StateKind::Keyed, StateKind::Map, StateKind::List];
+            let may_expire = state.is_none_or(|state| of_keys.contains(&state.kind));
+            if stored.value(key).as_deref() != value && (value.is_some() || !may_expire) {
+                let name = state.map(|state| format!("{}/{}", state.operator, state.name));
+                return Some(format!(
+                    "{} of {name:?}",
+                    if value.is_some() { "a put" } else { "a delete" }
+                ));
+            }
+        }
+        None
     }
 
     /// Folds this many epochs into the base; whether more are left.
@@ -271,6 +301,29 @@ impl RealStore {
 }
 
 impl Stored {
+    /// What the newest epoch holds under a key.
+    fn value(&self, wanted: &[u8]) -> Option<Vec<u8>> {
+        let blocks = self.unfolded.iter().rev().flat_map(|(_, blocks)| blocks.iter().rev());
+        for block in blocks {
+            let mut last = None;
+            for change in Changes::read(block) {
+                match change {
+                    Ok(Change::Put { key, value }) if key == wanted => last = Some(Some(value)),
+                    Ok(Change::Delete { key }) if key == wanted => last = Some(None),
+                    Ok(Change::DeleteRange { from, to }) if from <= wanted && wanted < to => {
+                        last = Some(None);
+                    }
+                    Ok(_) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            if let Some(value) = last {
+                return value.map(<[u8]>::to_vec);
+            }
+        }
+        self.base.get(wanted).cloned()
+    }
+
     fn fold(&mut self, epochs: usize) {
         for (epoch, blocks) in self.unfolded.drain(..epochs.min(self.unfolded.len())) {
             for change in blocks.iter().flat_map(|block| Changes::read(block)) {

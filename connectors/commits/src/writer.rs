@@ -249,6 +249,11 @@ impl<T> Sink<T> for RowWriter<T> {
         self.port.refused.pop()
     }
 
+    fn has_news(&self) -> bool {
+        let applied = |id: &PendingId| id.epoch <= self.port.upto();
+        self.stored.front().is_some_and(applied) && self.port.recovered.load(SeqCst)
+    }
+
     fn seal(&mut self, epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
         self.finish_note();
         self.delete_applied(pending);

@@ -380,7 +380,7 @@ impl<D: Decode> Source for Lines<D> {
         records_max: usize,
         out: &mut impl Emit<D::Item>,
     ) -> Result<SourceStatus, ConnectorError> {
-        let mut left = records_max;
+        let (mut left, before) = (records_max, self.position);
         while left > 0 {
             if let Some(block) = self.block.take() {
                 left -= self.emit_block(&block, left, out);
@@ -411,6 +411,10 @@ impl<D: Decode> Source for Lines<D> {
                 Ok(Piece::Failed { offset, error }) => {
                     let what = format!("cannot be read on from byte {offset}");
                     return Err(ConnectorError::new(&self.name, what).caused_by(error));
+                }
+                // Empty lines yield nothing, and are read.
+                Err(SourceStatus::Waiting(_)) if left == records_max && self.position > before => {
+                    return Ok(SourceStatus::Ready);
                 }
                 Err(status) => return Ok(status),
             }

@@ -92,6 +92,9 @@ pub struct ShardSnapshot {
     pub states: Arc<[StateInfo]>,
     /// State takes more memory than it may, and could give some back if it were readable in storage.
     pub crowded: bool,
+    /// Whether anything has moved on the shard since the epoch before. If not, `changes` puts nothing that is not stored
+    /// already.
+    pub moved: bool,
 }
 
 /// Which part of stored state an instance of an operator is for.

@@ -9,7 +9,7 @@ mod stage;
 use std::time::Duration;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::{Collector, ConnectorError, Epoch, Mark, Timestamp};
+use thalweg_kernel::{Batch, Collector, ConnectorError, Epoch, Mark, Timestamp};
 
 pub use self::stage::Budget;
 pub(crate) use self::stage::Then;
@@ -41,6 +41,8 @@ pub struct StepContext {
 pub(crate) enum Progress {
     /// It moved something; step again.
     Busy,
+    /// It took a barrier and nothing else; step again.
+    Barrier,
     /// Nothing to do until woken, or until this steady time.
     Idle(Option<Duration>),
     /// It has emitted its end.
@@ -48,12 +50,11 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// Of a head that other pipelines feed: whether it has drained anything, and whether all of them have ended.
-    pub(crate) fn of_fed(busy: bool, ended: bool) -> Self {
-        match (busy, ended) {
-            (_, true) => Self::Done,
-            (true, false) => Self::Busy,
-            (false, false) => Self::Idle(None),
+    /// Of a head that other pipelines feed, and that has taken one more batch.
+    #[inline]
+    pub(crate) fn took<T>(&mut self, batch: &Batch<T>) {
+        if *self != Self::Busy {
+            *self = if batch.is_barrier() { Self::Barrier } else { Self::Busy };
         }
     }
 
@@ -65,16 +66,15 @@ impl Progress {
         }
     }
 
+    /// When something is due at a time of the machine's clock, in steady time.
+    fn steady(due_at: Timestamp, now: Now) -> Duration {
+        let left = u64::try_from(due_at.ms_since(now.wall)).unwrap_or(0);
+        now.steady.saturating_add(Duration::from_millis(left))
+    }
+
     /// As it is, but awake when something is due at a time of the machine's clock.
-    fn or_at(self, due_at: Option<Timestamp>, now: Now) -> Self {
-        match (self, due_at) {
-            (Self::Idle(at), Some(due_at)) => {
-                let left = u64::try_from(due_at.ms_since(now.wall)).unwrap_or(0);
-                let due_at = now.steady.saturating_add(Duration::from_millis(left));
-                Self::Idle(at).or_until(Some(due_at))
-            }
-            (progress, _) => progress,
-        }
+    fn or_at(self, due: Option<Due>) -> Self {
+        self.or_until(due.map(|due| due.steady))
     }
 }
 
@@ -85,6 +85,24 @@ pub(crate) fn due_time(waits_for: Option<Timestamp>, watermark: Timestamp) -> Ti
         None => Timestamp::MAX,
         Some(due) if due <= watermark => Timestamp::MIN,
         Some(due) => due,
+    }
+}
+
+/// When an operator has something to do because of this machine's clock, by both clocks: either may get there first, since
+/// one of them jumps.
+#[derive(Clone, Copy)]
+struct Due {
+    wall: Timestamp,
+    steady: Duration,
+}
+
+impl Due {
+    fn at(wall: Timestamp, now: Now) -> Self {
+        Self { wall, steady: Progress::steady(wall, now) }
+    }
+
+    fn has_come(self, now: Now) -> bool {
+        self.wall <= now.wall || self.steady <= now.steady
     }
 }
 
@@ -232,8 +250,33 @@ pub(crate) trait Head {
     fn committed(&mut self, epoch: Epoch, oldest: Epoch);
 }
 
-/// The terminal as a collector, and the epoch whose barrier it has got.
-struct NotesBarrier<'a, S>(&'a mut S, &'a mut Epoch);
+/// What has passed the end of a chain.
+struct Passed {
+    /// The newest epoch whose barrier has.
+    epoch: Epoch,
+    /// Something has moved in the pipeline behind that barrier, or in the step in which the barrier passed.
+    moved: bool,
+    /// Something had moved in front of it, behind the barrier before.
+    moved_before: bool,
+}
+
+impl Passed {
+    fn barrier(&mut self, epoch: Epoch) {
+        debug_assert!(self.epoch < epoch, "the barrier of {epoch} came twice");
+        self.epoch = epoch;
+        self.moved_before |= std::mem::take(&mut self.moved);
+    }
+
+    /// Something has moved in a step that began behind the barrier of `before`. If another barrier has passed in the step,
+    /// that may have been in front of it or behind it.
+    fn moves(&mut self, before: Epoch) {
+        self.moved_before |= self.epoch > before;
+        self.moved = true;
+    }
+}
+
+/// The terminal as a collector, which notes the barriers that it gets.
+struct NotesBarrier<'a, S>(&'a mut S, &'a mut Passed);
 
 impl<T, S: Collector<T>> Collector<T> for NotesBarrier<'_, S> {
     #[inline(always)]
@@ -245,9 +288,23 @@ impl<T, S: Collector<T>> Collector<T> for NotesBarrier<'_, S> {
     fn mark(&mut self, mark: Mark) {
         self.0.mark(mark);
         if let Mark::Barrier(epoch) = mark {
-            debug_assert!(*self.1 < epoch, "the barrier of {epoch} came twice");
-            *self.1 = epoch;
+            self.1.barrier(epoch);
         }
+    }
+}
+
+/// A [`NotesBarrier`] that notes whether it gets anything else, too.
+struct NotesAll<'a, S>(NotesBarrier<'a, S>, &'a mut bool);
+
+impl<T, S: Collector<T>> Collector<T> for NotesAll<'_, S> {
+    fn record(&mut self, time: Timestamp, value: T) {
+        *self.1 = true;
+        self.0.record(time, value);
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        *self.1 |= !matches!(mark, Mark::Barrier(_));
+        self.0.mark(mark);
     }
 }
 
@@ -258,6 +315,11 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
 
     /// Asked while it is not ready: whether only the epoch whose barrier is due can make room.
     fn awaits_epoch(&self) -> bool {
+        false
+    }
+
+    /// Whether a barrier would note something although nothing has come since the last one.
+    fn has_news(&self) -> bool {
         false
     }
 
@@ -307,6 +369,10 @@ pub(crate) trait Pipeline {
     fn awaits_epoch(&self) -> bool;
     /// Tells those that feed it for which watermark it waits. Whether that is news for a pipeline of this shard.
     fn publish_due(&mut self) -> bool;
+    /// Whether an epoch that began now could hold anything else of it than the one whose barrier it has got.
+    fn has_moved(&self) -> bool;
+    /// The same of that epoch and the one before it. To be asked once for each epoch that is handed over.
+    fn had_moved(&mut self) -> bool;
 }
 
 /// A chain with its terminal.
@@ -321,9 +387,11 @@ pub(crate) struct Closed<C, S> {
     state: State,
     checkpoints: bool,
     held: bool,
-    /// The newest epoch that was begun, and the newest whose barrier has passed.
+    /// The newest epoch that was begun.
     begun: Epoch,
-    passed: Epoch,
+    passed: Passed,
+    /// When an operator has something to do because of this machine's clock.
+    due: Option<Due>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -341,9 +409,10 @@ enum State {
 
 impl<C, S> Closed<C, S> {
     pub(crate) fn new(chain: C, terminal: S, checkpoints: bool) -> Self {
-        let (begun, passed) = (Epoch::NONE, Epoch::NONE);
-        let state = State::Running;
-        Self { chain, terminal, state, checkpoints, held: false, begun, passed }
+        // What was restored may not be what is stored: it may be of another layout, or of notes that were committed.
+        let passed = Passed { epoch: Epoch::NONE, moved: true, moved_before: false };
+        let (state, begun, due) = (State::Running, Epoch::NONE, None);
+        Self { chain, terminal, state, checkpoints, held: false, begun, passed, due }
     }
 }
 
@@ -362,10 +431,12 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
             let is_source = self.chain.source().is_some();
             // Asked in any case: it sends on what waits there, also of a source that is held.
             let has_room = self.terminal.ready()?;
+            let has_news = || self.terminal.has_news() && !seeded(Defect::FlowIgnoresNewsOfSinks);
+            self.passed.moved = self.passed.moved || has_news();
             // What stands before a barrier is let through where only its epoch can make room. Elsewhere the barrier waits.
             let is_let_through = || {
                 let by_epoch = self.terminal.awaits_epoch() || seeded(Defect::FlowOverfillsSink);
-                by_epoch && self.begun > self.passed && !seeded(Defect::FlowBarrierAwaitsRoom)
+                by_epoch && self.begun > self.passed.epoch && !seeded(Defect::FlowBarrierAwaitsRoom)
             };
             let ready = (has_room || is_let_through()) && self.chain.ready();
             // What a source has emitted before it was held is worked off.
@@ -374,7 +445,12 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
                 return Ok(Progress::Idle(None));
             }
             let goes_on = self.chain.has_put_down();
-            let due_at = self.chain.tick(cx, NotesBarrier(&mut self.terminal, &mut self.passed));
+            let (before, due) = (self.passed.epoch, self.due);
+            let mut moved = due.is_some_and(|due| due.has_come(cx.now));
+            let out = NotesBarrier(&mut self.terminal, &mut self.passed);
+            let due_at = self.chain.tick(cx, NotesAll(out, &mut moved));
+            self.due = due_at.map(|at| Due::at(at, cx.now));
+            moved &= !seeded(Defect::FlowTickMovesNothing);
             let head_waits = self.state == State::Ending
                 || is_source && (self.held || cx.sources_wait)
                 // Of the operators in front of that work, none has seen the clock of this step.
@@ -388,7 +464,7 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
                 }
             }
             self.chain.settle(NotesBarrier(&mut self.terminal, &mut self.passed));
-            progress = progress.or_at(due_at, cx.now);
+            progress = progress.or_at(self.due);
             self.terminal.flush()?;
             // Work that was gone on with has moved something, also where the head has nothing more.
             if goes_on || self.chain.has_put_down() {
@@ -397,10 +473,13 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
             if !self.chain.has_put_down() && self.state == State::Ending {
                 progress = Progress::Busy;
                 self.state = if self.checkpoints { State::Ended } else { State::Finishing };
-                if self.begun > self.passed {
+                if self.begun > self.passed.epoch {
                     self.emit_barrier();
                     self.terminal.flush()?;
                 }
+            }
+            if moved || matches!(progress, Progress::Busy | Progress::Done) {
+                self.passed.moves(before);
             }
         }
         // What the terminal holds must go while an epoch is awaited, too.
@@ -440,14 +519,14 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             State::Ending | State::Sealed(_) | State::Finishing | State::Done => false,
         };
         // Where a shard is told late, the barrier of another may have come through before.
-        if by_itself && self.passed < epoch {
+        if by_itself && self.passed.epoch < epoch {
             self.emit_barrier();
         }
     }
 
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {
         let ended = matches!(self.state, State::Sealed(_) | State::Finishing | State::Done);
-        if self.passed < epoch && !ended {
+        if self.passed.epoch < epoch && !ended {
             return Ok(false);
         }
         let read_again = match self.chain.source() {
@@ -484,5 +563,13 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         }
         let due = self.chain.due_at().min(self.terminal.due_at());
         self.chain.publish(due)
+    }
+
+    fn has_moved(&self) -> bool {
+        self.passed.moved && (self.is_running() || self.awaits_epoch())
+    }
+
+    fn had_moved(&mut self) -> bool {
+        std::mem::take(&mut self.passed.moved_before)
     }
 }

@@ -136,7 +136,7 @@ impl Shard {
                     stepped.busy = true;
                     continue;
                 }
-                Progress::Busy => stepped.busy = true,
+                Progress::Busy | Progress::Barrier => stepped.busy = true,
                 Progress::Idle(at) => {
                     stepped.wake_at = [stepped.wake_at, at].into_iter().flatten().min();
                 }
@@ -184,8 +184,16 @@ impl Shard {
         self.open = None;
         let (shard, states) = (self.shard, Arc::clone(&self.states));
         let crowded = self.checkpoints.is_crowded();
+        let pipelines = self.pipelines.iter_mut().flatten();
+        let moved = pipelines.fold(false, |moved, pipeline| pipeline.had_moved() | moved);
         let changes = self.checkpoints.take_changes()?;
-        Ok(Some(ShardSnapshot { epoch, shard, changes, states, crowded }))
+        Ok(Some(ShardSnapshot { epoch, shard, changes, states, crowded, moved }))
+    }
+
+    /// Whether an epoch that began now could hold anything else of this shard than the last one that was handed over. Not
+    /// to be asked between [`begin`](Self::begin) and [`snapshot`](Self::snapshot): then it may say yes in vain.
+    pub fn has_moved(&self) -> bool {
+        self.pipelines.iter().flatten().any(|pipeline| pipeline.has_moved())
     }
 
     /// `epoch` exists, with the snapshots of all shards: sinks commit it, sources forget what came before

@@ -104,6 +104,10 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
         self.dead_letters.has_room() && self.writer.awaits_epoch()
     }
 
+    fn has_news(&self) -> bool {
+        self.checkpoints.enabled() && self.writer.has_news()
+    }
+
     fn flush(&mut self) -> Result<(), ConnectorError> {
         if let Some(error) = self.failed.take() {
             return Err(error);

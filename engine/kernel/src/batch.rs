@@ -112,6 +112,12 @@ impl<T> Batch<T> {
         &self.marks
     }
 
+    /// Whether it is a barrier and nothing else.
+    #[inline]
+    pub fn is_barrier(&self) -> bool {
+        self.values.is_empty() && matches!(self.marks[..], [(_, Mark::Barrier(_))])
+    }
+
     /// Whether it ends with a barrier, and so must be closed.
     #[inline]
     pub fn ends_with_barrier(&self) -> bool {

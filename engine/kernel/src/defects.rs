@@ -180,6 +180,10 @@ defects! {
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.
     FlowBroadcastKeepsRemoved,
+    /// What an operator does because of this machine's clock is nothing that an epoch would have to hold.
+    FlowTickMovesNothing,
+    /// Nothing that a sink has to note is worth an epoch.
+    FlowIgnoresNewsOfSinks,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,
@@ -197,6 +201,14 @@ defects! {
     RuntimeOldSavepoint,
     /// An epoch that finds no room is not tried again.
     RuntimeGivesUpFullEpoch,
+    /// A shard that moves does not tell a supervisor that dozes.
+    RuntimeSleepsOverChange,
+    /// The supervisor dozes without a look whether a shard has moved before.
+    RuntimeDozesUnasked,
+    /// The supervisor dozes while the oldest epoch that can be restored is older than the last change.
+    RuntimeKeepsOldEpochs,
+    /// An epoch begins at each interval, whether anything has changed or not.
+    RuntimeStoresNothingNew,
 
     /// Acknowledges a message that is in the journal and not durable.
     MqttAcksEarly,

@@ -79,6 +79,14 @@ pub trait Sink<T> {
         None
     }
 
+    /// Whether [`seal`](Sink::seal) would note something although nothing was written since the last barrier. So it is when
+    /// a note has been committed, and needs no committing any more. One more epoch begins for that. The sink calls its
+    /// waker when there is news. What is not told so is noted at the next barrier, whenever that comes. Asked often: it is
+    /// to be cheap.
+    fn has_news(&self) -> bool {
+        false
+    }
+
     /// All that was written so far belongs to `epoch`. Notes in `pending` what it takes to commit it,
     /// and deletes the notes that need no committing any more. A sink that notes nothing passes
     /// results on at once: at least once.
@@ -131,5 +139,6 @@ mod tests {
         }
         assert!(Bare.sealed(Epoch::new(1)).unwrap());
         assert_eq!(Bare.refused(), None);
+        assert!(!Bare.has_news());
     }
 }

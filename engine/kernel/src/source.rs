@@ -14,7 +14,8 @@ use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};
 /// What a poll left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceStatus {
-    /// There is more: poll again soon.
+    /// There is more: poll again soon. Also where nothing is left, and the position has moved without a record or a dead
+    /// letter. So the engine knows that the next epoch holds another position.
     Ready,
     /// Nothing until the waker is called, or for this long.
     Waiting(Option<Duration>),

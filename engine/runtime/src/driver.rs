@@ -10,21 +10,23 @@ mod threads;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use thalweg_flow::{BuildContext, Flow, Now, Shard, Step, Storage};
-use thalweg_kernel::{
-    ConnectorError, Shared, Str, Tasks, Timestamp, message_of_panic, thread_name, time::millis,
-};
+use thalweg_kernel::{ConnectorError, Shared, Str, Tasks, message_of_panic, thread_name};
 
+use crate::clock::wall_clock;
 use crate::config::RuntimeConfig;
 use crate::driver::kind::DriverKind;
 use crate::driver::sim::Simulation;
 use crate::error::JobError;
-use crate::metrics::{PUBLISH_EVERY, Publisher};
+use crate::metrics::{self, PUBLISH_EVERY, Publisher, REPUBLISH_EVERY};
 use crate::protocol::{Follower, Phase, Report};
 use crate::running::{Attempt, Control, News};
 use crate::signal::Signal;
+
+/// A shard sleeps at most this long: drivers need a time, and nobody needs this one.
+const SLEEP_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The simulation that `config` asks for, if it does.
 pub(crate) fn simulation(config: &RuntimeConfig) -> Option<Simulation> {
@@ -226,8 +228,8 @@ struct Stepped {
     seat: Seat,
     publisher: Publisher,
     started: Instant,
-    /// The steady time of the next publishing.
-    publish_at: Duration,
+    /// The steady time of the next publishing, while there is anything to publish.
+    publish_at: Option<Duration>,
     /// It has said why sources wait, in this life,
     has_told: bool,
     /// and that state is over its limit.
@@ -237,7 +239,7 @@ struct Stepped {
 impl Stepped {
     fn new(shard: Shard, cx: &BuildContext, seat: Seat) -> Self {
         let publisher = Publisher::new(&cx.job, seat.shard, shard.metrics());
-        let (started, publish_at) = (Instant::now(), Duration::ZERO);
+        let (started, publish_at) = (Instant::now(), Some(Duration::ZERO));
         let follower = Follower::default();
         let (has_told, has_told_over) = (false, false);
         Self { shard, follower, seat, publisher, started, publish_at, has_told, has_told_over }
@@ -258,7 +260,7 @@ impl Stepped {
 
     /// Steps once and does what is due around it.
     fn step(&mut self) -> Result<Turn, ConnectorError> {
-        self.seat.signal.clear();
+        let woken = self.seat.signal.clear();
         let Self { shard, follower, seat, .. } = self;
         if follower.obey(&seat.attempt.orders(), shard)? {
             return Ok(Turn::End);
@@ -273,13 +275,22 @@ impl Stepped {
         if pressed {
             self.tell_pressed();
         }
-        if now.steady >= self.publish_at {
+        let is_due = self.publish_at.is_some_and(|at| now.steady >= at);
+        // A step that was taken to publish, and for nothing else, has changed no number.
+        if woken || step == Step::Busy || !is_due {
+            let soon = now.steady + PUBLISH_EVERY;
+            self.publish_at = Some(self.publish_at.map_or(soon, |at| at.min(soon)));
+        }
+        if is_due {
             self.publish(now);
         }
         Ok(match step {
             Step::Done => Turn::End,
             Step::Busy => Turn::Again,
-            Step::Idle(at) => self.wait(at.map_or(self.publish_at, |at| at.min(self.publish_at))),
+            Step::Idle(at) => {
+                let longest = now.steady + SLEEP_MAX;
+                self.wait([at, self.publish_at].into_iter().flatten().fold(longest, Duration::min))
+            }
         })
     }
 
@@ -317,7 +328,7 @@ impl Stepped {
     }
 
     fn publish(&mut self, now: Now) {
-        self.publish_at = now.steady + PUBLISH_EVERY;
+        self.publish_at = metrics::is_served().then(|| now.steady + REPUBLISH_EVERY);
         if self.shard.is_over_limit() && !self.has_told_over {
             self.tell_over();
         }
@@ -327,10 +338,4 @@ impl Stepped {
             self.seat.control.publish();
         }
     }
-}
-
-/// This machine's clock.
-pub(crate) fn wall_clock() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp::from_millis(since_epoch.map_or(0, millis))
 }

@@ -21,6 +21,7 @@
 //! newest epoch, if its [`RestartStrategy`] allows. Otherwise [`Running::wait`] returns the first error. What
 //! supervisor and shards decide is the [`protocol`], which has no clock and no thread.
 
+mod clock;
 mod config;
 mod driver;
 mod error;

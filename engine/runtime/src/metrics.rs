@@ -1,14 +1,15 @@
-//! Publishing the shards' numbers. About once a second they go from plain cells to a board that the
-//! job's handle reads, and to the `metrics` facade, which Prometheus scrapes.
+//! Publishing the shards' numbers. They go from plain cells to a board that the job's handle reads, and to the `metrics`
+//! facade, which Prometheus scrapes. That happens at most a second after they have changed, and not while a shard sleeps.
 //!
 //! Names are Flink's with the prefix `thalweg_`; labels are the job, the operator with its number,
 //! the shard, and the cause of dead letters. There is never a label per key.
 //!
-//! Every series of a job is published every second, changed or not. So the endpoint takes a series that was not
-//! published for [`IDLE_AFTER`] for one of a job that has ended, and forgets it. So a process that runs one job
-//! after the other does not gather their series.
+//! The endpoint takes a series that was not published for [`IDLE_AFTER`] for one of a job that has ended, and forgets
+//! it. So a process that runs one job after the other does not gather their series. Where there is an endpoint, shards
+//! therefore publish all they have each [`REPUBLISH_EVERY`], changed or not.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,13 +17,25 @@ use ::metrics::{Counter, Gauge, Label, counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::MetricKindMask;
 use thalweg_flow::{Metric, MetricKind, Shard};
+use thalweg_kernel::time::millis;
 use thalweg_kernel::{Epoch, Str, Timestamp};
 
 /// A series that was not published for so long is one of a job that has ended.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
-/// How often a shard publishes.
+/// How often a shard publishes while it moves.
 pub(crate) const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a shard publishes where metrics are served: twice before its series would be forgotten.
+pub(crate) const REPUBLISH_EVERY: Duration = Duration::from_secs(25);
+
+/// Whether this process serves metrics.
+static SERVED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process serves metrics.
+pub(crate) fn is_served() -> bool {
+    SERVED.load(Ordering::Relaxed)
+}
 
 /// One number of one operator on one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +54,7 @@ pub struct MetricSample {
     pub shard: usize,
     /// The value; watermarks are milliseconds since the epoch.
     pub value: i64,
-    /// When the shard published it.
+    /// When the shard published it; where it has not changed since, the time of the [`Snapshot`].
     pub published: Timestamp,
 }
 
@@ -93,8 +106,8 @@ impl Snapshot {
         causes
     }
 
-    /// How far the watermark of a source called `operator` was behind the clock when it was
-    /// published, in milliseconds. `None` before the first record and after the last.
+    /// How far the watermark of a source called `operator` was behind the clock when it was published, in milliseconds. If
+    /// it has not changed since, how far behind it was at the time of this snapshot. `None` before the first record and after the last.
     pub fn watermark_lag_ms(&self, operator: &str) -> Option<i64> {
         let watermarks = self.0.iter().filter(|sample| {
             sample.name == "currentOutputWatermark" && sample.operator == operator
@@ -136,10 +149,18 @@ impl Board {
         }));
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    /// What was published; `now` is the time, while the job runs.
+    pub(crate) fn snapshot(&self, now: Option<Timestamp>) -> Snapshot {
         let shards = self.0.iter();
         let samples = shards.map(|place| place.lock().unwrap_or_else(PoisonError::into_inner));
-        Snapshot(samples.flat_map(|samples| samples.clone()).collect())
+        let mut samples: Vec<_> = samples.flat_map(|samples| samples.clone()).collect();
+        if let Some(now) = now {
+            // Whoever has moved has published by then.
+            let unchanged = now.minus_ms(2 * millis(PUBLISH_EVERY));
+            let old = samples.iter_mut().filter(|sample| sample.published < unchanged);
+            old.for_each(|sample| sample.published = now);
+        }
+        Snapshot(samples)
     }
 }
 
@@ -253,6 +274,7 @@ pub fn serve_prometheus(address: SocketAddr) -> Result<SocketAddr, PrometheusErr
         .with_http_listener(bound)
         .install()
         .map_err(|error| refused(error.to_string()))?;
+    SERVED.store(true, Ordering::Relaxed);
     Ok(bound)
 }
 
@@ -263,6 +285,29 @@ fn exporter(idle_after: Duration) -> PrometheusBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a source that is silent falls behind the clock in what is read of it, although its shard publishes nothing.
+    #[test]
+    fn a_lag_grows_while_nothing_is_published() {
+        let (board, flow) = (Board::new(1), "readings");
+        let lag = |at: i64, job_runs: bool| {
+            let now = job_runs.then_some(Timestamp::from_millis(at));
+            board.snapshot(now).watermark_lag_ms(flow)
+        };
+        board.0[0].lock().unwrap().push(MetricSample {
+            name: "currentOutputWatermark",
+            operator: flow.into(),
+            operator_id: 0,
+            label: None,
+            kind: MetricKind::Gauge,
+            shard: 0,
+            value: 900,
+            published: 1_000.into(),
+        });
+        assert_eq!((lag(1_500, true), lag(3_000, true)), (Some(100), Some(100)));
+        assert_eq!((lag(3_001, true), lag(90_000, true)), (Some(2_101), Some(89_100)));
+        assert_eq!(lag(90_000, false), Some(100), "the job has ended");
+    }
 
     /// Goal: what a job has registered goes when the job has ended, and what is published stays, changed or not.
     #[test]

@@ -47,8 +47,15 @@
 //! - *committed*: its results may be seen. What sources hold for it is acknowledged, and journals are trimmed.
 //! - An epoch that is *late* is complete later than its timeout. It counts as failed, and is stored nevertheless.
 //! - An epoch that finds no room stays complete, and is tried again after [`FULL_RETRY`].
+//!
+//! # A job that has nothing new
+//! An epoch that would hold nothing new is not begun. A shard has *moved* when the next epoch would hold anything else of
+//! it than the last one did. When an epoch is due and no shard is known to have moved, the supervision dozes
+//! ([`Decision::Doze`]). It has no time to wake up at then; the first shard that moves reports it, see [`Doze`]. Whoever
+//! waits for an epoch gets it at once nevertheless.
 
 mod coordinator;
+mod doze;
 mod follower;
 mod restart;
 mod supervision;
@@ -56,6 +63,7 @@ mod supervision;
 mod tests;
 
 pub use coordinator::Complete;
+pub use doze::Doze;
 pub use follower::{Follower, Orders};
 pub use restart::RestartStrategy;
 pub use supervision::{Decision, FULL_RETRY, News, Report, Rules, Stored, Supervision};

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use thalweg_kernel::Epoch;
 
+use crate::clock::wall_clock;
 use crate::driver::kind::DriverKind;
 use crate::error::JobError;
 use crate::metrics::{Board, CheckpointStats, JobPublisher, Snapshot};
-use crate::protocol::{self, Orders, Phase, Report};
+use crate::protocol::{self, Doze, Orders, Phase, Report};
 
 /// How often whoever waits for a savepoint looks whether the job is still there.
 const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -37,6 +38,7 @@ pub(crate) struct Attempt {
     stored: AtomicU64,
     oldest: AtomicU64,
     last: AtomicU64,
+    doze: Doze,
     wakers: Arc<[Waker]>,
     news: flume::Sender<News>,
 }
@@ -50,6 +52,7 @@ impl Attempt {
             stored: AtomicU64::new(stored.number()),
             oldest: AtomicU64::new(oldest.number()),
             last: AtomicU64::new(last.number()),
+            doze: Doze::new(wakers.len()),
             wakers,
             news,
         }
@@ -74,6 +77,7 @@ impl Attempt {
 
     /// Orders `epoch` to begin, as the last one or not.
     pub(crate) fn begin(&self, epoch: Epoch, last: bool) {
+        self.doze.end();
         if last {
             self.last.store(epoch.number(), Ordering::Relaxed);
         }
@@ -92,9 +96,16 @@ impl Attempt {
         self.wake();
     }
 
+    /// Orders shards to report when they move; one that has moved already, if there is one.
+    pub(crate) fn doze(&self) -> Option<usize> {
+        self.doze.begin()
+    }
+
     /// Tells the supervisor, which outlives the shards.
     pub(crate) fn report(&self, shard: usize, report: Report) {
-        let _ = self.news.send(News::Shard(shard, report));
+        if report.passes(&self.doze, shard) {
+            let _ = self.news.send(News::Shard(shard, report));
+        }
     }
 
     fn wake(&self) {
@@ -200,9 +211,9 @@ impl Running {
         self.control.ended.load(Ordering::Acquire)
     }
 
-    /// The metrics as the shards last published them: about a second ago at most, and at their ends.
+    /// The metrics as the shards last published them: at most about a second after they have changed, and at their ends.
     pub fn snapshot(&self) -> Snapshot {
-        self.control.board.snapshot()
+        self.control.board.snapshot((!self.is_finished()).then(wall_clock))
     }
 
     /// The checkpoints so far.
@@ -264,7 +275,7 @@ impl Running {
         self.join_supervisor();
         match locked(&self.control.error).take() {
             Some(error) => Err(error),
-            None => Ok(self.control.board.snapshot()),
+            None => Ok(self.control.board.snapshot(None)),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::RuntimeConfig;
 use crate::driver::kind::DriverKind;
 use crate::driver::{self, Describe, Shards, Spec, affinity, job_span};
 use crate::error::JobError;
-use crate::protocol::{Decision, FULL_RETRY, Rules, Stored, Supervision};
+use crate::protocol::{Decision, FULL_RETRY, Report, Rules, Stored, Supervision};
 use crate::running::{Attempt, Control, News, Running, Savepoint};
 use crate::storage::{OpenedStore, Opening};
 use epochs::Epochs;
@@ -171,6 +171,10 @@ impl Supervisor {
             Decision::Started(again) => self.tell_started(again),
             Decision::Enter(phase) => self.order(|attempt| attempt.enter(phase)),
             Decision::Begin { epoch, last } => self.order(|attempt| attempt.begin(epoch, last)),
+            Decision::Doze => {
+                let attempt = self.shards.as_ref().map(|shards| &shards.attempt)?;
+                return attempt.doze().map(|shard| News::Shard(shard, Report::Moved));
+            }
             Decision::Late(epoch) => {
                 tracing::error!(%epoch, "a checkpoint is not complete in time");
                 self.control.stats().failed += 1;

@@ -47,6 +47,7 @@ impl EpochStore for InMemory {
             shard: 0,
             changes: changes.clone(),
             crowded: false,
+            moved: true,
             states: record.states.clone().into(),
         };
         self.store.commit(record.epoch, &blocks.iter().map(snapshot).collect::<Vec<_>>());

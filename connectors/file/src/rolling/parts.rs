@@ -215,6 +215,11 @@ impl Parts {
         }
     }
 
+    /// How many parts of this run are known to be seen.
+    pub(crate) fn seen(&self) -> u64 {
+        self.renamed
+    }
+
     /// Whether everything can be seen.
     pub(crate) fn all_seen(&self) -> bool {
         self.current.is_none() && self.rolled.is_empty()
@@ -279,7 +284,7 @@ mod unit_tests {
         assert_eq!(parts.due().len(), 2);
         assert!(parts.due().is_empty());
         parts.renamed(2);
-        assert!(parts.all_seen() && parts.note("").is_empty());
+        assert!(parts.seen() == 2 && parts.all_seen() && parts.note("").is_empty());
     }
 
     /// The format is stored. To write the file again after a *new* version was added, run this test with

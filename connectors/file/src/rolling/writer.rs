@@ -23,6 +23,8 @@ pub struct RollingWriter<E> {
     holds: bool,
     /// The note in the store, and its number.
     note: Vec<u8>,
+    /// The parts of this run that could be seen when it was written.
+    noted: u64,
     stored: Option<PendingId>,
     /// Notes of earlier runs.
     recovered: Vec<PendingId>,
@@ -54,6 +56,7 @@ impl<E> RollingWriter<E> {
             parts,
             holds,
             note: Vec::new(),
+            noted: 0,
             stored: None,
             recovered,
             sealed: Epoch::NONE,
@@ -186,6 +189,11 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         self.common.check().map(|()| done)
     }
 
+    fn has_news(&self) -> bool {
+        let renamed = self.holds && self.noted < self.port.renamed.load(SeqCst);
+        renamed || !self.recovered.is_empty() && self.port.recovered.load(SeqCst)
+    }
+
     fn seal(&mut self, epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
         self.send();
         self.roll_if_due();
@@ -194,6 +202,7 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         }
         self.parts.seal(epoch);
         self.parts.renamed(self.port.renamed.load(SeqCst));
+        self.noted = self.parts.seen();
         if self.port.recovered.load(SeqCst) {
             self.recovered.drain(..).for_each(|id| pending.delete(id));
         }

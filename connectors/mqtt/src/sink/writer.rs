@@ -230,6 +230,10 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
         self.port.refused.pop()
     }
 
+    fn has_news(&self) -> bool {
+        self.outbox.as_ref().is_some_and(Outbox::has_arrived)
+    }
+
     fn seal(&mut self, _epoch: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
         self.publish_outbox();
         self.before = false;

@@ -237,7 +237,7 @@ impl<D: Decode> Source for MqttPartition<D> {
         if self.ended {
             return Ok(SourceStatus::Ended);
         }
-        let mut left = records_max;
+        let (mut left, before) = (records_max, self.emitted);
         loop {
             if let Some((mut chunk, next)) = self.current.take() {
                 let next = self.emit(&mut chunk, next, &mut left, out);
@@ -253,6 +253,10 @@ impl<D: Decode> Source for MqttPartition<D> {
                 Ok(ToShard::Ended) => {
                     self.ended = true;
                     return Ok(SourceStatus::Ended);
+                }
+                // Messages that no filter matches yield nothing, and are to be acknowledged.
+                Err(flume::TryRecvError::Empty) if left == records_max && self.emitted > before => {
+                    return Ok(SourceStatus::Ready);
                 }
                 Err(flume::TryRecvError::Empty) => return Ok(SourceStatus::Waiting(None)),
                 Err(flume::TryRecvError::Disconnected) => {

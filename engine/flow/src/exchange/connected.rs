@@ -160,11 +160,14 @@ impl<T> Drain<T> {
         Self { sources, batch: Batch::default(), aside: Batch::default() }
     }
 
-    /// Takes the next batch of a port: how many records that are.
-    fn take(&mut self, port: usize, hold: Hold) -> Option<usize> {
+    /// Takes the next batch of a port, and notes that: how many records that are.
+    fn take(&mut self, port: usize, hold: Hold, progress: &mut Progress) -> Option<usize> {
         let source = &mut self.sources[port];
         let held = hold == Hold::UntilFull && !source.is_full();
-        (!held && source.take(&mut self.batch)).then(|| self.batch.len())
+        (!held && source.take(&mut self.batch)).then(|| {
+            progress.took(&self.batch);
+            self.batch.len()
+        })
     }
 }
 
@@ -357,7 +360,7 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
         mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let count = self.left.sources.len() + self.right.sources.len();
-        let mut busy = false;
+        let mut progress = Progress::Idle(None);
         for n in 0..count {
             let port = (self.first + n) % count;
             if self.core.ports.is_blocked(port) {
@@ -367,11 +370,10 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
             let hold = self.core.hold::<L, R>(input);
             self.core.has_held |= hold != Hold::No;
             let taken = match input {
-                Input::Left => self.left.take(own, hold),
-                Input::Right => self.right.take(own, hold),
+                Input::Left => self.left.take(own, hold, &mut progress),
+                Input::Right => self.right.take(own, hold, &mut progress),
             };
             let Some(records) = taken else { continue };
-            busy = true;
             self.records_in.add(records);
             if hold != Hold::No {
                 self.released.add(1);
@@ -382,10 +384,10 @@ impl<L: 'static, R: 'static, O: TwoInputs<L, R>> Chain for Connected<L, R, O> {
             }
         }
         self.first = (self.first + 1) % count.max(1);
-        if busy {
+        if progress != Progress::Idle(None) {
             self.watermark.set(self.core.ports.watermark());
         }
-        Ok(Progress::of_fed(busy, self.core.ports.ended()))
+        Ok(if self.core.ports.ended() { Progress::Done } else { progress })
     }
 
     fn ready(&self) -> bool {

@@ -117,23 +117,23 @@ impl<T: 'static, P: Passing<T>> Chain for Inbox<T, P> {
         mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let count = self.sources.len();
-        let mut busy = false;
+        let mut progress = Progress::Idle(None);
         for n in 0..count {
             let port = (self.first + n) % count;
             if self.ports.is_blocked(port) || !self.sources[port].take(&mut self.batch) {
                 continue;
             }
-            busy = true;
+            progress.took(&self.batch);
             self.records_in.add(P::records(&self.batch));
             let Self { ports, batch, .. } = self;
             let passing = PhantomData::<P>;
             batch.drain_into(&mut Merging { port, ports, passing, out: &mut out });
         }
         self.first = (self.first + 1) % count.max(1);
-        if busy {
+        if progress != Progress::Idle(None) {
             self.watermark.set(self.ports.watermark());
         }
-        Ok(Progress::of_fed(busy, self.ports.ended()))
+        Ok(if self.ports.ended() { Progress::Done } else { progress })
     }
 
     fn ready(&self) -> bool {

@@ -57,6 +57,7 @@ pub(super) struct Discovering<S> {
     known: BTreeMap<PartitionId, Known>,
     /// Ids whose position is to be deleted with the next epoch.
     forgotten: Vec<PartitionId>,
+    has_forgotten: bool,
     news: Vec<PartitionNews>,
     /// Have ended and were found again meanwhile.
     again: Vec<Opening>,
@@ -114,6 +115,7 @@ impl<S: 'static> Discovering<S> {
             name,
             known,
             forgotten: Vec::new(),
+            has_forgotten: false,
             news: Vec::new(),
             again: Vec::new(),
             state: State::Listing,
@@ -205,6 +207,17 @@ impl<S: 'static> Discovering<S> {
         true
     }
 
+    /// The next epoch deletes what is stored of a partition that is gone.
+    fn forget(&mut self, id: PartitionId) {
+        self.forgotten.push(id);
+        self.has_forgotten = true;
+    }
+
+    /// Whether there is more for the next epoch to delete than when this was asked last.
+    pub(super) fn has_forgotten(&mut self) -> bool {
+        std::mem::take(&mut self.has_forgotten)
+    }
+
     pub(super) fn stop(&mut self) {
         self.stopping = true;
     }
@@ -253,13 +266,13 @@ impl<S: 'static> Discovering<S> {
             Some(Known::Kept(_)) => {}
         }
         self.known.remove(&id);
-        self.forgotten.push(id);
+        self.forget(id);
     }
 
     /// A partition has ended, and its source is closed.
     pub(super) fn closed(&mut self, id: PartitionId, last: StoredPartition) {
         match self.known.remove(&id) {
-            Some(Known::Open { gone: true, .. }) => self.forgotten.push(id),
+            Some(Known::Open { gone: true, .. }) => self.forget(id),
             Some(Known::Open { again: true, .. }) => {
                 self.known.insert(id.clone(), Known::Open { again: false, gone: false });
                 self.again.push(Opening { id, input: None, found: Found::Stored(last) });

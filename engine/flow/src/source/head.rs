@@ -90,7 +90,7 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> SourceHead<S, E, G>
     ) -> Result<(bool, Option<Duration>), ConnectorError> {
         let Some(discovering) = &mut self.discovering else { return Ok((false, None)) };
         let (openings, discovery) = discovering.look(now.wall, self.open, &mut self.merge, out)?;
-        let mut busy = !openings.is_empty();
+        let mut busy = !openings.is_empty() || discovering.has_forgotten();
         openings.into_iter().try_for_each(|opening| self.open(opening, out))?;
         if let Some(discovering) = &mut self.discovering {
             busy |= discovering.looked(discovery, &mut self.merge, out);

@@ -99,7 +99,8 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         out: &mut C,
     ) -> Result<Polled, ConnectorError> {
         let Now { wall, steady } = now;
-        let latest_believed = wall.plus_ms(watermarks.clock_guard_ms);
+        let (latest_believed, before) =
+            (wall.plus_ms(watermarks.clock_guard_ms), self.clock.watermark());
         self.clock.believe(latest_believed);
         let mut emit = Emitting {
             index: self.input,
@@ -121,7 +122,9 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         }
         let (records, letters) = (emit.records, emit.letters);
         self.clock = emit.clock;
-        let mut polled = Polled { busy: records + letters > 0, records, wake_at: None };
+        // A generator may go on by itself, with time.
+        let busy = records + letters > 0 || self.clock.watermark() > before;
+        let mut polled = Polled { busy, records, wake_at: None };
         if records > 0 {
             self.clock.heard(steady);
         }

@@ -181,6 +181,10 @@ impl<T: std::fmt::Debug> Sink<T> for TableWriter {
         Ok(())
     }
 
+    fn has_news(&self) -> bool {
+        !self.committed.is_empty()
+    }
+
     fn seal(&mut self, _: Epoch, pending: &mut Pending<'_>) -> Result<(), ConnectorError> {
         self.committed.drain(..).for_each(|id| pending.delete(id));
         if !self.rows.is_empty() {

@@ -97,6 +97,10 @@ impl Program {
         Self { child, out, err }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn err(&self) -> String {
         self.err.text()
     }

@@ -5,7 +5,7 @@
 //! lanes and needs nothing from the reactor. It must not yield. An executor whose preemption timer
 //! fires between its poll and its run queue finds nothing run, and goes to sleep with the task still
 //! queued. (With a timer of 200 us a loaded machine hung within seconds.) So that timer is set
-//! beyond reach. A sleep always has a timer of a second at most beside the signal.
+//! beyond reach.
 //!
 //! One long-lived task and no task of glommio's per record: its wakers count references in 16 bits.
 //! Nothing is ever spawned on its blocking pool, which shares the shard's core.

@@ -88,7 +88,7 @@ impl Simulation {
             if can_move.is_empty() {
                 let open = || shards.iter().filter(|shard| shard.last != Step::Done);
                 if open().next().is_none() {
-                    return Ok(board.snapshot());
+                    return Ok(board.snapshot(None));
                 }
                 match open().filter_map(|shard| shard.wake_at()).min() {
                     Some(at) => {

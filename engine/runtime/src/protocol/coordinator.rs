@@ -5,6 +5,11 @@
 //! once where somebody waits for it: a savepoint, a job that is to be suspended, or shards whose streams have
 //! all ended. Where state is short of memory it does not wait for the interval, but for the pause.
 //!
+//! An epoch that would hold nothing new does not begin. When it would be due, and no shard is known to have moved, the
+//! coordinator *dozes* until one says that it has. While an epoch can be restored that is older than the last change,
+//! epochs go on nevertheless. Journals keep what that epoch needs, and a full one takes nothing in that would be a change.
+//! So when a job sleeps, each epoch that can be restored holds all.
+//!
 //! An epoch that is not complete in time counts as failed, which the job may tolerate. It is not given
 //! up: its barriers are on their way, and behind them nothing could overtake. It is stored when
 //! they have arrived.
@@ -36,6 +41,13 @@ pub(super) struct Coordinator {
     /// State is short of memory; the next epoch that begins because of that begins then at the earliest.
     pressed: bool,
     pressed_from: Duration,
+    /// A shard has moved since the last epoch, as far as is known.
+    moved: bool,
+    /// Shards tell when they move.
+    dozing: bool,
+    /// The last epoch that may hold anything new, and the oldest that can be restored.
+    changed: Epoch,
+    oldest: Epoch,
     failures: u32,
 }
 
@@ -57,6 +69,8 @@ struct Open {
 pub(super) enum Due {
     /// Tell every shard to begin this epoch.
     Begin(Epoch),
+    /// Have the shards tell when they move, and if they have moved already.
+    Doze,
     /// The epoch is not complete in time. `failures` in a row were not, which the rules tolerate or not.
     Late { epoch: Epoch, failures: u32, tolerated: bool },
 }
@@ -97,6 +111,11 @@ impl Coordinator {
             wanted: false,
             pressed: false,
             pressed_from: now,
+            // What was restored is not always what is stored.
+            moved: true,
+            dozing: false,
+            changed: Epoch::NONE,
+            oldest: Epoch::NONE,
             failures: 0,
         }
     }
@@ -126,6 +145,11 @@ impl Coordinator {
     /// State of a shard is short of memory: the next epoch need not wait for its interval.
     pub(super) fn press(&mut self) {
         self.pressed = true;
+    }
+
+    /// A shard has moved. Before shards were asked that is nothing new: they answer when they are.
+    pub(super) fn moved(&mut self) {
+        self.moved |= self.dozing;
     }
 
     /// A shard's streams have ended but for an epoch.
@@ -158,10 +182,19 @@ impl Coordinator {
             return None;
         }
         let epoch = self.next;
+        if at_once || self.moved || self.pressed || seeded(Defect::RuntimeStoresNothingNew) {
+            self.changed = epoch;
+        } else if !self.dozing {
+            self.dozing = true;
+            return Some(Due::Doze);
+        } else if self.sleeps() {
+            return None;
+        }
         let snapshots = self.shards.iter().map(|_| None).collect();
         self.open = Some(Open { epoch, begun: now, late: false, snapshots });
         self.next = epoch.next();
         (self.wanted, self.pressed) = (false, false);
+        (self.moved, self.dozing) = (false, false);
         self.shards.iter_mut().for_each(|shard| shard.awaits_epoch = false);
         Some(Due::Begin(epoch))
     }
@@ -171,9 +204,15 @@ impl Coordinator {
         match &self.open {
             Some(open) if open.late => None,
             Some(open) => Some(open.begun.saturating_add(self.rules.timeout)),
-            None if self.storing || self.is_closed() => None,
+            None if self.storing || self.is_closed() || self.sleeps() => None,
             None => Some(self.begin_from()),
         }
+    }
+
+    /// Whether nothing will be due by time alone.
+    fn sleeps(&self) -> bool {
+        let holds_all = self.oldest >= self.changed || seeded(Defect::RuntimeKeepsOldEpochs);
+        self.dozing && !self.moved && !self.pressed && holds_all
     }
 
     fn begin_from(&self) -> Duration {
@@ -205,9 +244,10 @@ impl Coordinator {
         Some(Complete { epoch, begun, blocks, states, crowded })
     }
 
-    /// The complete epoch has been stored.
-    pub(super) fn stored(&mut self, now: Duration) {
+    /// The complete epoch has been stored; `oldest` is the oldest one that can be restored.
+    pub(super) fn stored(&mut self, oldest: Epoch, now: Duration) {
         self.storing = false;
+        self.oldest = oldest;
         self.failures = 0;
         self.begin_at = self.begin_at.max(now.saturating_add(self.rules.pause_min));
         self.pressed_from = now.saturating_add(self.rules.pause_min.max(PRESSED_PAUSE_MIN));
@@ -231,7 +271,20 @@ mod tests {
 
     fn snapshot(epoch: u64, shard: usize) -> ShardSnapshot {
         let (epoch, changes) = (Epoch::new(epoch), vec![shard as u8]);
-        ShardSnapshot { epoch, shard, changes, states: [].into(), crowded: false }
+        let (crowded, moved) = (false, true);
+        ShardSnapshot { epoch, shard, changes, states: [].into(), crowded, moved }
+    }
+
+    /// The epoch is stored, and the only one that can be restored.
+    fn stored(coordinator: &mut Coordinator, epoch: u64, now: Duration) {
+        coordinator.stored(Epoch::new(epoch), now);
+    }
+
+    /// An epoch is due, and a shard has moved; the next one.
+    fn due_after_a_move(coordinator: &mut Coordinator, now: Duration) -> Option<Due> {
+        assert_eq!(coordinator.due(now), Some(Due::Doze));
+        coordinator.moved();
+        coordinator.due(now)
     }
 
     #[test]
@@ -244,9 +297,10 @@ mod tests {
         let complete = coordinator.hand_over(snapshot(5, 0)).unwrap();
         assert_eq!((complete.epoch, complete.blocks), (Epoch::new(5), vec![vec![0], vec![1]]));
         assert_eq!((coordinator.due(MS(310)), coordinator.due_at()), (None, None), "not stored");
-        coordinator.stored(MS(320));
+        stored(&mut coordinator, 5, MS(320));
         assert_eq!((coordinator.due(MS(349)), coordinator.due_at()), (None, Some(MS(350))));
-        assert_eq!(coordinator.due(MS(350)), Some(Due::Begin(Epoch::new(6))));
+        let begins = due_after_a_move(&mut coordinator, MS(350));
+        assert_eq!(begins, Some(Due::Begin(Epoch::new(6))));
     }
 
     #[test]
@@ -256,7 +310,7 @@ mod tests {
         assert_eq!(coordinator.due(MS(1)), Some(Due::Begin(Epoch::new(1))));
         assert_eq!(coordinator.want(), Epoch::new(2));
         coordinator.hand_over(snapshot(1, 0)).unwrap();
-        coordinator.stored(MS(2));
+        stored(&mut coordinator, 1, MS(2));
         assert_eq!(coordinator.due(MS(2)), Some(Due::Begin(Epoch::new(2))));
     }
 
@@ -269,10 +323,10 @@ mod tests {
             (Epoch::new(2), Epoch::new(2))
         );
         coordinator.hand_over(snapshot(1, 0)).unwrap();
-        coordinator.stored(MS(110));
+        stored(&mut coordinator, 1, MS(110));
         assert_eq!(coordinator.due(MS(110)), Some(Due::Begin(Epoch::new(2))));
         coordinator.hand_over(snapshot(2, 0)).unwrap();
-        coordinator.stored(MS(120));
+        stored(&mut coordinator, 2, MS(120));
         coordinator.press();
         assert_eq!((coordinator.due(MS(900)), coordinator.due_at()), (None, None));
     }
@@ -287,11 +341,11 @@ mod tests {
         assert_eq!(coordinator.due(MS(2)), None, "one at a time");
         coordinator.hand_over(snapshot(1, 0)).unwrap();
         assert_eq!(coordinator.due(MS(3)), None, "not stored");
-        coordinator.stored(MS(4));
+        stored(&mut coordinator, 1, MS(4));
         assert_eq!((coordinator.due(MS(33)), coordinator.due_at()), (None, Some(MS(34))));
         assert_eq!(coordinator.due(MS(34)), Some(Due::Begin(Epoch::new(2))));
         coordinator.hand_over(snapshot(2, 0)).unwrap();
-        coordinator.stored(MS(36));
+        stored(&mut coordinator, 2, MS(36));
         assert_eq!((coordinator.due(MS(80)), coordinator.due_at()), (None, Some(MS(134))));
     }
 

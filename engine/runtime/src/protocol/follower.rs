@@ -44,6 +44,8 @@ pub struct Follower {
     /// What it has reported since `begun`.
     awaits_epoch: bool,
     pressed: bool,
+    /// What it has reported since it handed over last. (A life begins with an epoch in any case.)
+    moved: bool,
 }
 
 impl Default for Follower {
@@ -54,6 +56,7 @@ impl Default for Follower {
             stored: Epoch::NONE,
             awaits_epoch: false,
             pressed: false,
+            moved: true,
         }
     }
 }
@@ -107,7 +110,12 @@ impl Follower {
         if self.begun > Epoch::NONE
             && let Some(snapshot) = shard.snapshot()?
         {
+            self.moved = false;
             report(Report::Snapshot(snapshot));
+        }
+        if !self.moved && shard.has_moved() {
+            self.moved = true;
+            report(Report::Moved);
         }
         if !self.pressed && shard.wants_epoch() {
             self.pressed = true;

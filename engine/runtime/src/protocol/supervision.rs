@@ -9,7 +9,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 
 use super::coordinator::{Coordinator, Due};
 use super::restart::Restarts;
-use super::{Complete, Phase, RestartStrategy};
+use super::{Complete, Doze, Phase, RestartStrategy};
 use crate::config::CheckpointRules;
 use crate::error::JobError;
 
@@ -52,7 +52,12 @@ pub enum News<T> {
     /// The shards could not be started: of this life there is none.
     NotStarted(JobError),
     /// An epoch is stored.
-    Stored(Epoch),
+    Stored {
+        /// Which one.
+        epoch: Epoch,
+        /// The oldest one that can be restored now.
+        oldest: Epoch,
+    },
     /// An epoch found no room in the store.
     Full(Complete),
     /// The store has failed.
@@ -75,8 +80,26 @@ pub enum Report {
     AwaitsEpoch,
     /// Its state is short of memory until the next epoch. At most once for each epoch.
     Pressed,
+    /// The next epoch would hold anything else of it than the last one that it handed over. At most once for each
+    /// epoch, and worth hearing only while the supervision dozes: see [`Doze`].
+    Moved,
     /// It has ended, and is gone. The last report.
     Ended(Result<(), JobError>),
+}
+
+impl Report {
+    /// Whether the supervisor has to hear what this `shard` reports. Notes in `doze` what that says of the shard.
+    pub fn passes(&self, doze: &Doze, shard: usize) -> bool {
+        match self {
+            Self::Moved => doze.moved(shard),
+            // What moves from now on is news; and what has ended does not move.
+            Self::Snapshot(_) | Self::Ended(_) => {
+                doze.rest(shard);
+                true
+            }
+            Self::Built | Self::AwaitsEpoch | Self::Pressed => true,
+        }
+    }
 }
 
 /// What is to be done, in the order in which it was decided.
@@ -94,6 +117,8 @@ pub enum Decision<T> {
         /// Whether the job ends with it.
         last: bool,
     },
+    /// Have the shards report when they move, until the next epoch begins; and tell at once if one has moved already.
+    Doze,
     /// Count a checkpoint that is not complete in time.
     Late(Epoch),
     /// Store an epoch, and tell: [`News::Stored`], [`News::Full`] or [`News::StoreFailed`].
@@ -226,7 +251,7 @@ impl<T> Supervision<T> {
                 (self.building, self.living) = (0, 0);
                 self.fail(error);
             }
-            News::Stored(epoch) => self.stored(epoch, now),
+            News::Stored { epoch, oldest } => self.stored(epoch, oldest, now),
             News::Full(complete) if !seeded(Defect::RuntimeGivesUpFullEpoch) => {
                 self.full = Some((complete, now.saturating_add(self.rules.full_retry)));
             }
@@ -258,6 +283,11 @@ impl<T> Supervision<T> {
             Report::Pressed => {
                 if let Some(coordinator) = &mut self.coordinator {
                     coordinator.press();
+                }
+            }
+            Report::Moved => {
+                if let Some(coordinator) = &mut self.coordinator {
+                    coordinator.moved();
                 }
             }
             Report::Ended(ended) => {
@@ -293,7 +323,7 @@ impl<T> Supervision<T> {
         self.decisions.push_back(Decision::Store(complete));
     }
 
-    fn stored(&mut self, epoch: Epoch, now: Duration) {
+    fn stored(&mut self, epoch: Epoch, oldest: Epoch, now: Duration) {
         self.newest = epoch;
         self.untidy = true;
         let due = |from: Epoch| from <= epoch || seeded(Defect::RuntimeOldSavepoint);
@@ -302,7 +332,7 @@ impl<T> Supervision<T> {
         }
         self.decisions.push_back(Decision::Announce(epoch));
         if let Some(coordinator) = &mut self.coordinator {
-            coordinator.stored(now);
+            coordinator.stored(oldest, now);
         }
     }
 
@@ -374,6 +404,7 @@ impl<T> Supervision<T> {
                     let last = coordinator.last() == Some(epoch);
                     return self.decisions.push_back(Decision::Begin { epoch, last });
                 }
+                Some(Due::Doze) => return self.decisions.push_back(Decision::Doze),
                 Some(Due::Late { epoch, failures, tolerated }) => {
                     self.decisions.push_back(Decision::Late(epoch));
                     if !tolerated {

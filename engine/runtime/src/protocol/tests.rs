@@ -53,6 +53,7 @@ impl Play {
                 Decision::Begin { epoch, last } => {
                     format!("begin {epoch}{}", if last { " last" } else { "" })
                 }
+                Decision::Doze => "doze".to_owned(),
                 Decision::Late(epoch) => format!("late {epoch}"),
                 Decision::Store(complete) => {
                     let text = format!("store {}", complete.epoch);
@@ -86,12 +87,26 @@ impl Play {
     fn hand_over(&mut self, epoch: u64, shard: usize) {
         let epoch = Epoch::new(epoch);
         let (changes, states) = (vec![0], [].into());
-        let snapshot = ShardSnapshot { epoch, shard, changes, states, crowded: false };
+        let (crowded, moved) = (false, true);
+        let snapshot = ShardSnapshot { epoch, shard, changes, states, crowded, moved };
         self.report(shard, Report::Snapshot(snapshot));
     }
 
     fn stored(&mut self, epoch: u64) {
-        self.take(News::Stored(Epoch::new(epoch)));
+        self.stored_after(epoch, epoch);
+    }
+
+    /// An epoch is stored, and `oldest` can be restored, too.
+    fn stored_after(&mut self, oldest: u64, epoch: u64) {
+        let (epoch, oldest) = (Epoch::new(epoch), Epoch::new(oldest));
+        self.take(News::Stored { epoch, oldest });
+    }
+
+    /// The supervisor has asked, and this shard had moved.
+    fn has_moved(&mut self, shard: usize) {
+        let asked = self.machine.next(ms(self.now));
+        assert!(matches!(asked, Some(Decision::Doze)), "at {} ms", self.now);
+        self.report(shard, Report::Moved);
     }
 
     fn panic(&mut self, shard: usize) {
@@ -120,7 +135,76 @@ fn an_epoch_is_begun_stored_and_announced_and_then_the_store_tidies() {
     play.at(103).is("tidy");
     play.take(News::Tidied(false));
     play.at(199).is("");
-    play.at(200).is("begin 2");
+    play.at(200).has_moved(1);
+    play.is("begin 2");
+}
+
+/// Goal: a job in which nothing changes has its last change stored and then nothing more, and wakes up for nothing.
+#[test]
+fn what_has_not_moved_is_not_stored_and_wakes_nobody() {
+    let mut play = Play::built(2);
+    play.at(100).is("begin 1");
+    (0..2).for_each(|shard| play.hand_over(1, shard));
+    play.is("store 1");
+    play.stored(1);
+    play.is("announce 1");
+    // Heard before anybody has asked: whoever has moved says so when it is asked.
+    play.report(0, Report::Moved);
+    play.at(200).is("doze, tidy");
+    play.take(News::Tidied(false));
+    assert_eq!(play.machine.due_at(), None);
+    play.at(90_000).is("");
+    play.report(1, Report::Moved);
+    play.report(0, Report::Moved);
+    assert_eq!(play.machine.due_at(), Some(ms(200)));
+    play.is("begin 2");
+    (0..2).for_each(|shard| play.hand_over(2, shard));
+    play.is("store 2");
+    play.stored(2);
+    play.is("announce 2");
+    // Whoever waits for an epoch gets one, and so does state that is short of memory.
+    play.at(90_050).is("tidy");
+    play.take(News::Tidied(false));
+    play.at(90_100).is("doze");
+    play.take(News::Savepoint(7, false));
+    play.is("begin 3");
+    (0..2).for_each(|shard| play.hand_over(3, shard));
+    play.is("store 3");
+    play.stored(3);
+    play.is("save 7=3, announce 3");
+    play.at(90_300).is("doze, tidy");
+    play.report(0, Report::Pressed);
+    play.is("begin 4");
+}
+
+/// Goal: where older epochs are kept, journals are trimmed up to the last change before the job sleeps.
+#[test]
+fn a_job_sleeps_when_each_epoch_that_can_be_restored_holds_the_last_change() {
+    let mut play = Play::built(1);
+    let store = |play: &mut Play, oldest, epoch| {
+        play.hand_over(epoch, 0);
+        play.is(&format!("store {epoch}"));
+        play.stored_after(oldest, epoch);
+        play.is(&format!("announce {epoch}"));
+        play.take(News::Tidied(false));
+    };
+    play.at(100).is("begin 1");
+    store(&mut play, 1, 1);
+    play.at(200).has_moved(0);
+    play.is("begin 2");
+    store(&mut play, 1, 2);
+    play.at(300).is("doze, begin 3");
+    store(&mut play, 2, 3);
+    play.at(400).is("doze");
+    assert_eq!(play.machine.due_at(), None);
+    // And once more after the next change.
+    play.report(0, Report::Moved);
+    play.at(500).is("begin 4");
+    store(&mut play, 3, 4);
+    play.at(600).is("doze, begin 5");
+    store(&mut play, 4, 5);
+    play.at(700).is("doze");
+    assert_eq!(play.machine.due_at(), None);
 }
 
 #[test]
@@ -136,7 +220,9 @@ fn what_finds_no_room_is_tried_again_and_nothing_begins_before() {
     }
     play.at(3_200).is("store 1");
     play.stored(1);
-    play.is("announce 1, begin 2");
+    play.is("announce 1, doze");
+    play.report(0, Report::Moved);
+    play.is("begin 2");
 }
 
 #[test]
@@ -185,7 +271,8 @@ fn a_job_that_fails_rests_and_goes_on_from_the_newest_epoch() {
     play.is("store 1");
     play.stored(1);
     play.is("announce 1");
-    play.at(200).is("begin 2, tidy");
+    play.at(200).has_moved(1);
+    play.is("begin 2, tidy");
     play.panic(0);
     play.is("Aborting");
     // The epoch that was open is not to be, though the other shard may hand over.
@@ -291,6 +378,8 @@ struct Side {
     built: bool,
     gone: bool,
     handed: u64,
+    /// Since it handed over last.
+    moved: bool,
 }
 
 fn walk(seed: u64) {
@@ -300,7 +389,7 @@ fn walk(seed: u64) {
     let mut play = Play::new(shards, 0, RestartStrategy::FixedDelay { delay, restarts_max: 2 });
     let (mut sides, mut lives) = (vec![], 0);
     let (mut begun, mut stored, mut announced) = (0, 0, 0);
-    let (mut phase, mut last) = (Phase::Running, u64::MAX);
+    let (mut phase, mut last, mut dozing) = (Phase::Running, u64::MAX, false);
     for turn in 0..2_000 {
         play.now += chance.below(20);
         while let Some(decision) = play.machine.next(ms(play.now)) {
@@ -310,7 +399,7 @@ fn walk(seed: u64) {
                     assert_eq!(again, lives > 0, "{seed}");
                     (sides, phase, last) =
                         (vec![Side::default(); shards], Phase::Running, u64::MAX);
-                    (begun, announced, lives) = (stored, 0, lives + 1);
+                    (begun, announced, lives, dozing) = (stored, 0, lives + 1, false);
                 }
                 Decision::Enter(next) => {
                     assert!(next > phase, "{seed}: from {phase:?} to {next:?}");
@@ -319,7 +408,7 @@ fn walk(seed: u64) {
                 Decision::Begin { epoch, last: ends } => {
                     assert_eq!(epoch.number(), stored + 1, "{seed}: two epochs at once");
                     assert!(!ends || phase >= Phase::Suspending, "{seed}: still taking in");
-                    begun = epoch.number();
+                    (begun, dozing) = (epoch.number(), false);
                     last = if ends { begun } else { last };
                 }
                 Decision::Store(complete) => {
@@ -332,7 +421,17 @@ fn walk(seed: u64) {
                         stored = epoch;
                     }
                     let epoch = Epoch::new(epoch);
-                    play.take(if full { News::Full(complete) } else { News::Stored(epoch) });
+                    let oldest = Epoch::new(stored.saturating_sub(chance.below(3)).max(1));
+                    play.take(match full {
+                        true => News::Full(complete),
+                        false => News::Stored { epoch, oldest },
+                    });
+                }
+                Decision::Doze => {
+                    assert!(!dozing && begun == stored, "{seed}: dozes in the middle of {begun}");
+                    dozing = true;
+                    let moved = sides.iter().position(|side| side.moved && !side.gone);
+                    moved.into_iter().for_each(|at| play.report(at, Report::Moved));
                 }
                 Decision::Save(asked, epoch) => {
                     assert_eq!(epoch.number(), stored, "{seed}");
@@ -376,10 +475,16 @@ fn walk(seed: u64) {
                     side.gone = true;
                     play.report(at, Report::Ended(Ok(())));
                 } else if side.handed < begun && begun > stored {
-                    side.handed = begun;
+                    (side.handed, side.moved) = (begun, false);
                     play.hand_over(begun, at);
                 } else if what == 6 {
                     play.report(at, Report::Pressed);
+                } else if what < 20 {
+                    let told = dozing && !side.moved;
+                    side.moved = true;
+                    if told {
+                        play.report(at, Report::Moved);
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Epoch, Lineage, Str};
 use thalweg_store::{EpochRecord, StoreError};
 
-use crate::driver;
+use crate::clock::wall_clock;
 use crate::error::JobError;
 use crate::protocol::Complete;
 use crate::running::{Control, News};
@@ -64,7 +64,7 @@ impl Epochs {
             job: self.job.clone(),
             key_groups: self.key_groups,
             shards: self.shards as u32,
-            at: driver::wall_clock(),
+            at: wall_clock(),
             states: complete.states.to_vec(),
             counts: BTreeMap::new(),
             oldest: Epoch::NONE,
@@ -82,7 +82,7 @@ impl Epochs {
             self.store.crowded();
         }
         self.tell(epoch, now().saturating_sub(begun), bytes);
-        News::Stored(epoch)
+        News::Stored { epoch, oldest: self.oldest(epoch) }
     }
 
     /// The store does some of what it has put off.
