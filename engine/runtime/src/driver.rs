@@ -248,7 +248,8 @@ impl Stepped {
         Self { shard, follower, seat, publisher, started, publish_at, has_told, has_told_over }
     }
 
-    /// Takes a turn. The last one publishes: what the job has done stands in its last numbers.
+    /// Takes a turn; the driver has taken the signal's flag down. The last one publishes: what the job has done stands in
+    /// its last numbers.
     fn turn(&mut self) -> Result<Turn, ConnectorError> {
         let turn = self.step();
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
@@ -263,7 +264,6 @@ impl Stepped {
 
     /// Steps once and does what is due around it.
     fn step(&mut self) -> Result<Turn, ConnectorError> {
-        self.seat.signal.clear();
         let Self { shard, follower, seat, .. } = self;
         if follower.obey(&seat.attempt.orders(), shard)? {
             return Ok(Turn::End);

@@ -47,6 +47,7 @@ pub(super) fn drive(mut stepped: Stepped) -> Result<(), JobError> {
         // A task whose last waker goes after its executor is never freed.
         let _in_time = stepped.seat.signal.forgets();
         loop {
+            stepped.seat.signal.clear();
             match stepped.turn()? {
                 Turn::Again => {}
                 Turn::Sleep(longest) => {
