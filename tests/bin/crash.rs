@@ -57,7 +57,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use thalweg::runtime::StateDirectory;
+use thalweg::runtime::{DriverKind, StateDirectory};
 use thalweg_mqtt::Mode;
 use thalweg_mqtt::testing::Mosquitto;
 use thalweg_store::Inspector;
@@ -80,8 +80,8 @@ const SKIPPED: u8 = 77;
 ///
 /// There are a private mosquitto, a fleet that publishes at QoS 1 and cuts its connections, and a job. The job is
 /// killed with SIGKILL at random moments and at named points (a new journal segment, a write to the state, a
-/// rename, ...). It is started again at once, on one to three shards. In the end the sinks must hold every message
-/// that was acknowledged exactly once, and the right sums of them.
+/// rename, ...). It is started again at once, on one to three shards and either driver. In the end the sinks must hold
+/// every message that was acknowledged exactly once, and the right sums of them.
 ///
 /// Prints `kills N lost 0 repeated 0` and exits with 0; otherwise says what is wrong, keeps the directory, and
 /// exits with 1. Exits with 77 where mosquitto is not installed, or the database is not.
@@ -125,6 +125,8 @@ struct Options {
     uplink: u16,
     #[arg(long, hide = true, default_value_t = 1)]
     shards: usize,
+    #[arg(long, hide = true, default_value = "auto")]
+    driver: DriverKind,
     #[arg(long, hide = true, default_value_t = 20)]
     checkpoint_ms: u64,
 }
@@ -148,8 +150,10 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     if let Some(dir) = options.life.clone() {
-        let Options { port, uplink, sink, shards, checkpoint_ms, durability, .. } = *options;
-        job::live(&job::Life { dir, port, uplink, sink, durability, shards, checkpoint_ms })?;
+        let Options { port, uplink, sink, shards, driver, checkpoint_ms, durability, .. } =
+            *options;
+        let life = job::Life { dir, port, uplink, sink, durability, shards, driver, checkpoint_ms };
+        job::live(&life)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Broker::Mosquitto = options.broker;
@@ -227,6 +231,9 @@ fn prove(options: &Options, port: u16, dir: PathBuf) -> Result<bool> {
         })
         .collect();
     println!("lives by shards {}; kills {}", by_shards.join(", "), by_point.join(", "));
+    let by_driver = lives.figures.by_driver.iter();
+    let by_driver: Vec<_> = by_driver.map(|(name, lives)| format!("{name}: {lives}")).collect();
+    println!("lives by driver {}", by_driver.join(", "));
     println!("epochs {}", newest_epoch(&dir)?);
     if let Some(Away { uplink, .. }) = &away {
         let again = results.published_again;

@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result};
 use thalweg::flow::{Context, Process, ValueState};
 use thalweg::kernel::{Changed, Collector};
 use thalweg::prelude::*;
-use thalweg::runtime::{JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions};
+use thalweg::runtime::{
+    DriverKind, JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions,
+};
 use thalweg_file::RollingFiles;
 use thalweg_mqtt::Mode;
 use thalweg_postgres::{PostgresConfig, PostgresSink};
@@ -36,6 +38,8 @@ pub(crate) struct Life {
     pub(crate) sink: SinkKind,
     pub(crate) durability: Mode,
     pub(crate) shards: usize,
+    /// On which its connections and its journal have threads, or are the shard's.
+    pub(crate) driver: DriverKind,
     pub(crate) checkpoint_ms: u64,
 }
 
@@ -111,6 +115,7 @@ fn config(life: &Life) -> RuntimeConfig {
     state.checkpoints.interval = Duration::from_millis(life.checkpoint_ms);
     RuntimeConfig {
         shards: life.shards,
+        driver: life.driver,
         state: Some(state),
         // A failure must be seen by whoever runs this.
         restart: RestartStrategy::Never,

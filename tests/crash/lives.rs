@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use thalweg::runtime::DriverKind;
 use thalweg_mqtt::Mode;
 use thalweg_testing::Random;
 
@@ -36,6 +37,8 @@ pub(crate) struct Figures {
     pub(crate) kills: u64,
     /// Lives by their number of shards.
     pub(crate) by_shards: BTreeMap<usize, u64>,
+    /// Lives by their driver.
+    pub(crate) by_driver: BTreeMap<String, u64>,
     /// Kills by their point; those after a time have none.
     pub(crate) by_point: BTreeMap<Option<Point>, u64>,
 }
@@ -56,11 +59,13 @@ impl Lives {
     /// Begins the next life.
     pub(crate) fn begin(&mut self) -> Result<()> {
         let shards = self.chance.one_of([2, 2, 2, 1, 3]);
+        let driver = self.chance.one_of([DriverKind::Threads, DriverKind::Auto]);
         let checkpoint_ms = 10 + self.chance.below(41);
         let Self { port, uplink, sink, durability, .. } = *self;
         let dir = self.dir.clone();
-        let life = Life { dir, port, uplink, sink, durability, shards, checkpoint_ms };
+        let life = Life { dir, port, uplink, sink, durability, shards, driver, checkpoint_ms };
         *self.figures.by_shards.entry(shards).or_default() += 1;
+        *self.figures.by_driver.entry(driver.to_string()).or_default() += 1;
         self.child = Some(spawn(&life)?);
         Ok(())
     }
@@ -165,6 +170,7 @@ fn spawn(life: &Life) -> Result<Child> {
         .args(["--sink", life.sink.name()])
         .args(["--durability", &life.durability.to_string()])
         .args(["--shards", &life.shards.to_string()])
+        .args(["--driver", &life.driver.to_string()])
         .args(["--checkpoint-ms", &life.checkpoint_ms.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -17,6 +17,7 @@
 //! | a shard waits for a watermark that another keeps, or for what others wait for | `engine/flow/src/exchange/due.rs` |
 //! | sources wait for the state of any shard | `engine/flow/src/pressure/gate.rs` |
 //! | work of a connection waits, and shards call it | `connectors/mqtt/src/io_signal.rs` |
+//! | work of a connection is called while its shard has a turn | `connectors/io/src/call.rs`, `engine/runtime/src/signal.rs` |
 //! | the thread of that work sleeps, and is called | `connectors/io/src/call.rs` |
 //! | a shard waits for the journal of an MQTT source | `connectors/mqtt/src/source/progress.rs` |
 //!
@@ -113,6 +114,7 @@ const MODELS: &[Model] = &[
     ("sources go on when no shard is full any more", Defect::Omits, sources_wait),
     ("work that waits for its connection is called", Defect::Omits, work_waits),
     ("a thread that sleeps is called to its work", Defect::Weak, |_| thread_sleeps()),
+    ("a shard does not sleep whose work is called in its turn", Defect::Omits, work_is_called),
     ("work that wants a chunk gets it", Defect::Weak, |_| work_wants()),
     ("a shard learns that the journal is durable", Defect::Weak, |_| shard_awaits_durable()),
     ("a shard learns that the journal never will be", Defect::Omits, shard_awaits_end),
@@ -430,6 +432,33 @@ fn thread_sleeps() {
         call.sleep(|| bed.sleep());
     }
     shard.join().unwrap();
+}
+
+/// A shard goes on with its work and then takes its own step, and sleeps where neither has anything to do. Somebody calls
+/// the work meanwhile. `omits`: the flag of the shard is taken down behind its work, not before.
+fn work_is_called(omits: bool) {
+    let signal = Arc::<Signal>::default();
+    let due = Arc::new(sync::AtomicBool::new(false));
+    let call = Arc::new(Call::of_shard(due, signal.waker()));
+    let queue = Arc::new(AtomicBool::new(false));
+    let (theirs, their_queue) = (Arc::clone(&call), Arc::clone(&queue));
+    let other = thread::spawn(move || {
+        their_queue.store(true, Ordering::Release);
+        theirs.wake();
+    });
+    loop {
+        if !omits {
+            signal.clear();
+        }
+        if call.take() && queue.load(Ordering::Acquire) {
+            break;
+        }
+        if omits {
+            signal.clear();
+        }
+        loom::future::block_on(signal.raised());
+    }
+    other.join().unwrap();
 }
 
 /// Work has no chunk left, and says so; the shard gives one back. The end of the queue moves by a sequentially consistent

@@ -215,6 +215,7 @@ where
                 name: format!("{}-{partition}", cx.durability.operator),
                 position,
                 start: self.start_from,
+                tasks: cx.tasks.clone(),
             }),
             _ => None,
         };

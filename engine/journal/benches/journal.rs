@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use thalweg_journal::{Backend, Disk, FileDisk, FileJournals, JournalConfig};
-use thalweg_kernel::{JournalError, JournalWriter, Journals, Timestamp};
+use thalweg_kernel::{Descriptors, JournalError, JournalWriter, Journals, Tasks, Timestamp};
 
 const CONTENT: [u8; 100] = [7; 100];
 
@@ -46,6 +46,13 @@ fn main() -> Result<(), JournalError> {
     for round in 0..if large { 3 } else { 1 } {
         for backend in backends {
             throughput(place.path(), *backend, records, round)?;
+        }
+    }
+    for round in 0..if large { 5 } else { 1 } {
+        paced(place.path(), Backend::Plain, false, seconds * 1000 + 50, round)?;
+        if uring {
+            paced(place.path(), Backend::Uring, false, seconds * 1000 + 50, round)?;
+            paced(place.path(), Backend::Uring, true, seconds * 1000 + 50, round)?;
         }
     }
     for round in 0..if large { 3 } else { 1 } {
@@ -171,4 +178,69 @@ fn latency(place: &Path, backend: Backend, records: u32, round: usize) -> Result
     let each = (cpu() - before) / records;
     println!("latency at 1,000/s {backend:8} {}, CPU {each:?}", percentiles(times));
     Ok(())
+}
+
+/// A record each millisecond on a thread that waits as a shard does, and groups written by the journal's thread or by
+/// that one. Both are timed together, in turn, since a machine's disk has good and bad minutes.
+fn paced(
+    place: &Path,
+    backend: Backend,
+    on_shard: bool,
+    records: u32,
+    round: usize,
+) -> Result<(), JournalError> {
+    let tasks = Tasks::new(Descriptors::new().map_err(failed)?);
+    let descriptors = tasks.descriptors();
+    let wait = |until: Duration| {
+        descriptors.wait(until);
+        tasks.step(Instant::now());
+    };
+    let config = JournalConfig { backend, ..JournalConfig::default() };
+    let journals =
+        FileJournals::new(place, config).map_err(|e| JournalError::Failed(e.to_string()))?;
+    let by = if on_shard { "the shard" } else { "its thread" };
+    let name = format!("paced-{backend}-{on_shard}-{round}");
+    let mut writer =
+        journals.open_at(&name, descriptors.waker().clone(), 0, on_shard.then_some(&tasks))?;
+    writer.append(Timestamp::from_millis(1), &[&CONTENT])?;
+    writer.flush();
+    while writer.durable()? == 0 {
+        wait(Duration::from_millis(50));
+    }
+    // The segment behind is prepared in the background: not a part of this.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut times = Vec::with_capacity(records as usize);
+    let (started, before) = (Instant::now(), usage());
+    for n in 0..records {
+        let due = started + Duration::from_millis(1) * n;
+        while let Some(left) = due.checked_duration_since(Instant::now()) {
+            wait(left);
+        }
+        let appended = Instant::now();
+        let position = writer.append(Timestamp::from_millis(1), &[&CONTENT])?;
+        writer.flush();
+        while writer.durable()? <= position {
+            wait(Duration::from_millis(50));
+        }
+        times.push(appended.elapsed());
+    }
+    let after = usage();
+    let each = (after.0 - before.0) / records;
+    let switches = (after.1 - before.1) as f64 / f64::from(records);
+    println!(
+        "a record at a time at 1,000/s {backend:8} by {by:10} {}, CPU {each:?}, context switches {switches:.2}",
+        percentiles(times)
+    );
+    Ok(())
+}
+
+/// What all threads of this process have used: their time, and how often they have slept.
+fn usage() -> (Duration, u64) {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let slept = tasks.filter_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+        line.split_whitespace().last()?.parse::<u64>().ok()
+    });
+    (cpu(), slept.sum())
 }

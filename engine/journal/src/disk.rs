@@ -2,6 +2,8 @@
 //! disk in memory that loses, tears and refuses ([`sim`](crate::sim)).
 
 use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// The files of one journal's directory.
 pub trait Disk: Send {
@@ -72,6 +74,11 @@ pub trait Disk: Send {
         self.sync_data(file).map_err(WriteError::Sync)
     }
 
+    /// What writes groups to this directory while its caller goes on, where the system can.
+    fn submitter(&self) -> Option<Box<dyn Submit<Self::File>>> {
+        None
+    }
+
     /// Gives a file another name, in place of a file that may have it.
     ///
     /// # Errors
@@ -89,6 +96,31 @@ pub trait Disk: Send {
     /// # Errors
     /// If that failed; never tried again.
     fn sync_dir(&mut self) -> io::Result<()>;
+}
+
+/// Writes a group and then syncs it while its caller goes on: one group at a time.
+pub trait Submit<F>: Send {
+    /// Becomes readable when the group that was submitted is complete.
+    fn descriptor(&self) -> Arc<dyn AsFd + Send + Sync>;
+
+    /// Has all `bytes` written, and then synced. No group is on its way. It never waits for the disk.
+    ///
+    /// # Errors
+    /// If it takes no group any more. It gives the bytes back, and nothing of them was written.
+    fn submit(&mut self, file: &F, bytes: Vec<u8>, offset: u64) -> Result<(), Vec<u8>>;
+
+    /// What became of the group that was submitted. `None` if there is none, or if it is on its way still: only where it
+    /// need not `wait`.
+    fn complete(&mut self, wait: bool) -> Option<Completion>;
+}
+
+/// What became of a group that was submitted.
+#[derive(Debug)]
+pub struct Completion {
+    /// All its bytes.
+    pub bytes: Vec<u8>,
+    /// The number of bytes that were written. If these are all of them, they are durable. With fewer, nothing was synced.
+    pub written: Result<usize, WriteError>,
 }
 
 /// Which half of a durable write failed. It matters: a full disk is met when writing, and passes.

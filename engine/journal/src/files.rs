@@ -14,8 +14,8 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use crate::config::Backend;
-use crate::disk::{Disk, WriteError};
-use crate::ring::Ring;
+use crate::disk::{Completion, Disk, Submit, WriteError};
+use crate::ring::{Ring, SubmitRing};
 
 /// Zeros are written in pieces of this size, each synced. A group that is written meanwhile waits for one piece,
 /// not for a whole segment.
@@ -28,6 +28,7 @@ pub struct FileDisk {
     directory: Arc<File>,
     /// Its device and inode.
     identity: (u64, u64),
+    backend: Backend,
     ring: Option<Ring>,
 }
 
@@ -44,7 +45,7 @@ impl FileDisk {
             Backend::Auto | Backend::Plain => None,
             Backend::Uring => Some(Ring::new().map_err(no_ring)?),
         };
-        Ok(Self { path: path.to_owned(), directory, identity, ring })
+        Ok(Self { path: path.to_owned(), directory, identity, backend, ring })
     }
 
     /// Takes the directory's lock; whether it was free. It is held until this disk and its clones are gone.
@@ -102,7 +103,6 @@ fn no_ring(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("io_uring is not to be had: {error}; {hint}"))
 }
 
-/// The clone writes by plain calls: a ring belongs to one thread.
 /// Reads on until `into` is full or nothing is left: how much was read. `read` is told how much is there already.
 fn fill(
     into: &mut [u8],
@@ -120,12 +120,14 @@ fn fill(
     Ok(done)
 }
 
+/// The clone writes by plain calls: a ring belongs to one thread.
 impl Clone for FileDisk {
     fn clone(&self) -> Self {
         Self {
             path: self.path.clone(),
             directory: Arc::clone(&self.directory),
             identity: self.identity,
+            backend: self.backend,
             ring: None,
         }
     }
@@ -138,7 +140,8 @@ impl std::fmt::Debug for FileDisk {
 }
 
 impl Disk for FileDisk {
-    type File = File;
+    /// Shared with a ring while the kernel writes it.
+    type File = Arc<File>;
 
     fn list(&mut self) -> io::Result<Vec<String>> {
         let names =
@@ -147,21 +150,22 @@ impl Disk for FileDisk {
         names.filter_map(Result::transpose).collect()
     }
 
-    fn create(&mut self, name: &str) -> io::Result<File> {
+    fn create(&mut self, name: &str) -> io::Result<Arc<File>> {
         self.check_here()?;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).open(self.path.join(name))
+        options.read(true).write(true).create(true).truncate(true);
+        options.open(self.path.join(name)).map(Arc::new)
     }
 
-    fn open(&mut self, name: &str, write: bool) -> io::Result<File> {
-        OpenOptions::new().read(true).write(write).open(self.path.join(name))
+    fn open(&mut self, name: &str, write: bool) -> io::Result<Arc<File>> {
+        OpenOptions::new().read(true).write(write).open(self.path.join(name)).map(Arc::new)
     }
 
-    fn size(&mut self, file: &File) -> io::Result<u64> {
+    fn size(&mut self, file: &Arc<File>) -> io::Result<u64> {
         Ok(file.metadata()?.len())
     }
 
-    fn allocate(&mut self, file: &File, from: u64, to: u64, fill: bool) -> io::Result<()> {
+    fn allocate(&mut self, file: &Arc<File>, from: u64, to: u64, fill: bool) -> io::Result<()> {
         let reserved = rustix::fs::fallocate(file, FallocateFlags::empty(), from, to - from);
         let fill = match reserved {
             Ok(()) => fill,
@@ -182,19 +186,24 @@ impl Disk for FileDisk {
         file.sync_all()
     }
 
-    fn read_at(&mut self, file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_at(&mut self, file: &Arc<File>, into: &mut [u8], offset: u64) -> io::Result<usize> {
         fill(into, |into, done| file.read_at(into, offset + done as u64))
     }
 
-    fn write_at(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write_at(&mut self, file: &Arc<File>, bytes: &[u8], offset: u64) -> io::Result<()> {
         file.write_all_at(bytes, offset)
     }
 
-    fn sync_data(&mut self, file: &File) -> io::Result<()> {
+    fn sync_data(&mut self, file: &Arc<File>) -> io::Result<()> {
         file.sync_data()
     }
 
-    fn write_durably(&mut self, file: &File, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
+    fn write_durably(
+        &mut self,
+        file: &Arc<File>,
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<(), WriteError> {
         let written = match &mut self.ring {
             Some(ring) => ring.write_and_sync(file.as_fd(), bytes, offset)?,
             None => 0,
@@ -205,6 +214,19 @@ impl Disk for FileDisk {
             file.sync_data().map_err(WriteError::Sync)?;
         }
         self.check_kept(file).map_err(WriteError::Sync)
+    }
+
+    fn submitter(&self) -> Option<Box<dyn Submit<Arc<File>>>> {
+        if self.backend == Backend::Plain {
+            return None;
+        }
+        match SubmitRing::new() {
+            Ok(ring) => Some(Box::new(Submitting { ring, disk: self.clone() })),
+            Err(error) => {
+                tracing::debug!(%error, "the journal's thread writes all groups: no ring is to be had");
+                None
+            }
+        }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -219,6 +241,33 @@ impl Disk for FileDisk {
 
     fn sync_dir(&mut self) -> io::Result<()> {
         self.directory.sync_all()
+    }
+}
+
+/// A ring that writes to the files of a directory.
+struct Submitting {
+    ring: SubmitRing,
+    disk: FileDisk,
+}
+
+impl Submit<Arc<File>> for Submitting {
+    fn descriptor(&self) -> Arc<dyn AsFd + Send + Sync> {
+        self.ring.descriptor()
+    }
+
+    fn submit(&mut self, file: &Arc<File>, bytes: Vec<u8>, offset: u64) -> Result<(), Vec<u8>> {
+        self.ring.submit(file, bytes, offset)
+    }
+
+    fn complete(&mut self, wait: bool) -> Option<Completion> {
+        let (file, mut completion) = self.ring.complete(wait)?;
+        if let Ok(written) = completion.written
+            && written == completion.bytes.len()
+            && let Err(error) = self.disk.check_kept(&file)
+        {
+            completion.written = Err(WriteError::Sync(error));
+        }
+        Some(completion)
     }
 }
 

@@ -126,6 +126,11 @@ impl Gather {
         self.bytes.len() >= self.group_bytes_max / 2 || self.count >= GROUP_RECORDS_MAX / 2
     }
 
+    /// Whether the open group goes behind what the active segment holds.
+    pub(crate) fn fits_active(&self) -> bool {
+        self.bytes.len() as u64 <= self.plan.room
+    }
+
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -235,7 +240,9 @@ mod tests {
         let mut gather = gather(100, 4096, 1 << 20);
         let mut place = |content: usize| {
             gather.append(NOW, &[&vec![1; content]]).unwrap();
+            let fits = gather.fits_active();
             let group = gather.take(Vec::new()).unwrap();
+            assert_eq!(fits, group.place == Place::Active);
             (group.place, group.bytes.len())
         };
         assert_eq!(place(16), (Place::Active, 40));

@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    ConfigError, JournalError, JournalReader, JournalWriter, Journals, Timestamp,
+    ConfigError, JournalError, JournalReader, JournalWriter, Journals, Tasks, Timestamp,
 };
 
 use crate::config::{Backend, JournalConfig};
@@ -31,7 +31,7 @@ pub struct FileJournals {
     place: PathBuf,
     config: JournalConfig,
     /// Those that are open here, by name: their durable end is known better than a file can tell.
-    open: Mutex<HashMap<String, Weak<Shared>>>,
+    open: Mutex<HashMap<String, Weak<Shared<FileDisk>>>>,
 }
 
 impl FileJournals {
@@ -54,6 +54,16 @@ impl FileJournals {
         durable: Waker,
         begin: u64,
     ) -> Result<(Box<dyn JournalWriter>, Recovery), JournalError> {
+        self.open_on(name, durable, begin, None)
+    }
+
+    fn open_on(
+        &self,
+        name: &str,
+        durable: Waker,
+        begin: u64,
+        tasks: Option<&Tasks>,
+    ) -> Result<(Box<dyn JournalWriter>, Recovery), JournalError> {
         let path = self.place.join(directory_of(name)?);
         create_directory(&path).map_err(|e| failed(name, "creating its directory", &e))?;
         let disk = FileDisk::new(&path, self.config.backend);
@@ -66,7 +76,7 @@ impl FileJournals {
             )));
         }
         let (writer, recovery) =
-            Writer::open(disk, name, &self.config, (random(), begin), durable)?;
+            Writer::open(disk, name, &self.config, (random(), begin), durable, tasks)?;
         if recovery.segments == 0 && begin > 0 {
             tracing::warn!(
                 journal = name,
@@ -136,7 +146,7 @@ impl FileJournals {
 
 impl Journals for FileJournals {
     fn open(&self, name: &str, durable: Waker) -> Result<Box<dyn JournalWriter>, JournalError> {
-        self.open_at(name, durable, 0)
+        self.open_at(name, durable, 0, None)
     }
 
     fn open_at(
@@ -144,8 +154,9 @@ impl Journals for FileJournals {
         name: &str,
         durable: Waker,
         begin: u64,
+        tasks: Option<&Tasks>,
     ) -> Result<Box<dyn JournalWriter>, JournalError> {
-        Ok(self.open_with_recovery(name, durable, begin)?.0)
+        Ok(self.open_on(name, durable, begin, tasks)?.0)
     }
 
     fn read(&self, name: &str, from: u64) -> Result<Box<dyn JournalReader>, JournalError> {

@@ -4,10 +4,10 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`journals`] | [`FileJournals`]: the journals of one job, in real files |
-//! | `writer` | the handle that takes records, and the thread that writes them in groups |
+//! | `writer` | the handle that takes records; the shard and the thread that have them written in groups |
 //! | [`log`] | [`Log`]: a journal on one thread, stepped |
 //! | `gather` | the open group; whether a record may be taken |
-//! | `segments` | opening, rolling, trimming; writing groups |
+//! | `segments`, `spare` | opening, rolling, trimming; writing groups; the next segment |
 //! | `scan` | where a journal ends after a crash; torn or damaged |
 //! | [`format`](mod@format) | the bytes of a segment |
 //! | [`reader`] | [`Reader`]: records in order from a position or a time on |
@@ -60,6 +60,7 @@ mod ring;
 mod scan;
 mod segments;
 pub mod sim;
+mod spare;
 mod writer;
 
 pub use config::{Backend, JournalConfig};

@@ -15,14 +15,12 @@ use thalweg_kernel::JournalError;
 use thalweg_kernel::defects::{Defect, seeded};
 
 use crate::config::JournalConfig;
-use crate::disk::{Disk, WriteError};
+use crate::disk::{Disk, Submit, WriteError};
 use crate::errors::{damaged_at, failed, foreign, full_or_failed, no_segment};
 use crate::format::{HEADER_BYTES, Header, name_hash, segment_first, segment_name};
 use crate::gather::{Group, Place, Plan};
 use crate::scan::{Scanned, Tail, scan};
-
-/// The file that becomes the next segment.
-const SPARE: &str = "spare";
+use crate::spare::{SPARE, Spare, SpareOrder, prepare};
 
 /// What opening a journal found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,13 +44,6 @@ struct Active<F> {
     offset: u64,
     /// The number of its first record.
     next: u64,
-}
-
-/// A file of zeros that becomes a segment.
-#[derive(Debug)]
-pub(crate) struct Spare<F> {
-    file: F,
-    size: u64,
 }
 
 /// The segments of a journal that is open for writing.
@@ -195,9 +186,40 @@ impl<D: Disk> Segments<D> {
                 self.advance(group);
                 Ok(())
             }
-            Err(WriteError::Write(error)) => Err(full_or_failed(&self.name, "writing", &error)),
-            Err(WriteError::Sync(error)) => Err(failed(&self.name, "syncing", &error)),
+            Err(error) => Err(self.failure(&error)),
         }
+    }
+
+    fn failure(&self, error: &WriteError) -> JournalError {
+        match error {
+            WriteError::Write(error) => full_or_failed(&self.name, "writing", error),
+            WriteError::Sync(error) => failed(&self.name, "syncing", error),
+        }
+    }
+
+    /// Begins to [`commit`](Self::commit) a group whose place is there already; [`complete`](Self::complete) follows.
+    /// Whether that was possible: if not, nothing has happened.
+    pub(crate) fn submit(&mut self, group: &mut Group, to: &mut dyn Submit<D::File>) -> bool {
+        let Some(active) = &self.active else { return false };
+        let bytes = std::mem::take(&mut group.bytes);
+        let refused = to.submit(&active.file, bytes, active.offset).err();
+        let submitted = refused.is_none();
+        group.bytes = refused.unwrap_or_default();
+        submitted
+    }
+
+    /// What became of a group that was submitted. `false` and `Full`: it is not durable, and is to be committed. Any
+    /// other error is final.
+    pub(crate) fn complete(
+        &mut self,
+        group: &Group,
+        written: Result<usize, WriteError>,
+    ) -> Result<bool, JournalError> {
+        let whole = written.map_err(|error| self.failure(&error))? == group.bytes.len();
+        if whole {
+            self.advance(group);
+        }
+        Ok(whole)
     }
 
     /// The first half of [`commit`](Self::commit): writes it.
@@ -348,44 +370,6 @@ impl<D: Disk> Segments<D> {
         if self.spare.take().is_some() {
             // Opening removes it otherwise.
             let _ = self.disk.remove(SPARE);
-        }
-    }
-}
-
-/// What preparing a spare takes.
-pub(crate) struct SpareOrder {
-    name: String,
-    size: u64,
-    zero_fill: bool,
-}
-
-impl SpareOrder {
-    pub(crate) fn fill<D: Disk>(&self, disk: &mut D) -> Result<Spare<D::File>, JournalError> {
-        prepare(disk, &self.name, self.size, self.zero_fill)
-    }
-}
-
-fn prepare<D: Disk>(
-    disk: &mut D,
-    name: &str,
-    size: u64,
-    fill: bool,
-) -> Result<Spare<D::File>, JournalError> {
-    let made = disk.create(SPARE).and_then(|file| {
-        disk.allocate(&file, 0, size, fill)?;
-        Ok(file)
-    });
-    match made {
-        Ok(file) => {
-            // So only the renaming is open when it is renamed. Were an older spare's name still
-            // undecided, a crash could give that spare the segment's name.
-            disk.sync_dir().map_err(|e| failed(name, "syncing its directory", &e))?;
-            Ok(Spare { file, size })
-        }
-        Err(error) => {
-            // What it took is given back; if even that fails, the next attempt takes its place.
-            let _ = disk.remove(SPARE);
-            Err(full_or_failed(name, "making room for a segment", &error))
         }
     }
 }

@@ -1,37 +1,61 @@
-//! The threaded writer: a handle that takes records, and a thread that writes them in groups.
+//! The writer: a handle that takes records, and what has them written in groups.
 //!
-//! Between the two stands one lock around the open group. The thread holds it while it swaps a buffer, never while
-//! it waits for the disk. So an append costs an uncontended lock, a copy and a checksum. While a group is being
-//! written and synced the next one gathers: the slower the disk, the larger the groups. A flush wakes a sleeping
-//! thread, and so does an open group that is half full. A single record does not: the others would then wait for
-//! its sync.
+//! Between the handle and whoever writes stands one lock around the *front*: the open group, and what there is to do.
+//! It is never held while somebody waits for the disk. So an append costs an uncontended lock, a copy and a checksum.
+//! While a group is being written and synced the next one gathers: the slower the disk, the larger the groups. A group goes
+//! when it is flushed, or when it is half full. It does not go with a single record: the others would then wait for its sync.
+//!
+//! # Who writes
+//! The segments have one owner at a time. While nobody uses them they lie in the front.
+//!
+//! - **The thread** (`thread.rs`) takes them out, does all that is due, lays them back and sleeps.
+//! - **The shard** (`shard.rs`), where the writer is used on one that offers its tasks: it submits a group while the segments lie
+//!   in the front, and they stay there. The thread takes nothing while a group is on its way. The shard submits nothing
+//!   while there is something that only the thread does: a new segment, trimming, what found no room, the end.
+//!
+//! Both are decided under the lock, in [`Front::thread_is_due`] and [`Shared::go_on`]. So a record at a time costs no wake-up of
+//! the thread, and whatever may take long never holds up the shard.
 //!
 //! The next segment is prepared by a thread of its own when the active one is half full.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod shard;
+mod thread;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
+use thalweg_kernel::{JournalError, JournalWriter, Tasks, Timestamp};
 
 use crate::config::JournalConfig;
 use crate::disk::Disk;
-use crate::gather::{Gather, Group, Place};
-use crate::segments::{Recovery, Segments, Spare, SpareOrder};
+use crate::gather::{Gather, Group};
+use crate::segments::{Recovery, Segments};
+use crate::writer::shard::OnShard;
+use crate::writer::thread::Thread;
 
-/// What handle and thread share.
-pub(crate) struct Shared {
-    front: Mutex<Front>,
+/// What handle, shard and thread share.
+pub(crate) struct Shared<D: Disk> {
+    name: String,
+    front: Mutex<Front<D>>,
     work: Condvar,
     durable: AtomicU64,
     failed: OnceLock<JournalError>,
     waker: Waker,
 }
 
-struct Front {
+struct Front<D: Disk> {
     gather: Gather,
+    /// The memory of the group before, for the one behind the next.
+    buffer: Vec<u8>,
+    /// While the thread does not have them.
+    segments: Option<Box<Segments<D>>>,
+    /// What has groups written without the thread.
+    shard: Option<OnShard<D::File>>,
+    /// A group that was submitted and is not durable: it had no room, or was not taken.
+    again: Option<Group>,
     /// The thread sleeps until there is something to do.
     idle: bool,
     /// The thread waits for room on the disk.
@@ -42,12 +66,52 @@ struct Front {
     trim_to: u64,
     /// A trim to here or further removes something.
     removable_at: Option<u64>,
+    /// It is time to prepare the next segment.
+    wants_spare: bool,
+    /// The next segment is being prepared,
+    preparing: bool,
+    /// or found no room, and is not tried again before.
+    no_room_until: Option<Instant>,
     /// Why the disk takes nothing for the moment.
     full: Option<JournalError>,
+    /// How often the thread was called from its sleep.
+    #[cfg(test)]
+    calls: u64,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Front> {
+impl<D: Disk> Front<D> {
+    fn trim_is_due(&self) -> bool {
+        self.removable_at.is_some_and(|at| at <= self.trim_to)
+    }
+
+    fn group_is_due(&self) -> bool {
+        !self.gather.is_empty() && (self.go || self.gather.is_ripe())
+    }
+
+    /// Takes the open group, if it holds anything.
+    fn take_group(&mut self) -> Option<Group> {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.gather.take(buffer)
+    }
+
+    /// Whether there is something that only the thread does, beside the open group.
+    fn thread_is_due(&self) -> bool {
+        self.trim_is_due() || self.again.is_some() || self.wants_spare || self.closing
+    }
+
+    /// Whether a group is on its way to the disk, and the segments must lie where they are.
+    fn is_in_flight(&self) -> bool {
+        self.shard.as_ref().is_some_and(OnShard::is_in_flight)
+    }
+
+    /// Whether the open group can go without the thread.
+    fn may_submit(&self) -> bool {
+        self.shard.is_some() && self.segments.is_some() && self.gather.fits_active()
+    }
+}
+
+impl<D: Disk> Shared<D> {
+    fn lock(&self) -> MutexGuard<'_, Front<D>> {
         // Nothing that is done under this lock leaves it half done when it panics.
         self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,17 +123,40 @@ impl Shared {
         }
     }
 
+    /// Has done what is due, by whoever can do it.
+    #[inline]
+    fn go_on(&self, front: &mut Front<D>) {
+        // What is on its way goes on here when it is complete. Behind a failure nothing is written.
+        if front.is_in_flight() || self.failed.get().is_some() {
+            return;
+        }
+        if front.thread_is_due() {
+            self.call_thread(front);
+        } else if front.group_is_due() {
+            if front.may_submit() {
+                self.submit(front);
+            } else {
+                self.call_thread(front);
+            }
+        }
+    }
+
     /// Lets the thread run, if it sleeps.
     #[inline]
-    fn notify(&self, front: &mut Front) {
+    fn call_thread(&self, front: &mut Front<D>) {
         if front.idle || front.waiting {
             front.idle = false;
             front.waiting = false;
+            #[cfg(test)]
+            {
+                front.calls += 1;
+            }
             self.work.notify_one();
         }
     }
 
     fn fail(&self, error: JournalError) {
+        tracing::error!(journal = self.name, %error, "the journal failed");
         // Only the first one counts: what follows is its consequence.
         let _ = self.failed.set(error);
         self.waker.wake_by_ref();
@@ -77,67 +164,79 @@ impl Shared {
 }
 
 /// Appends to one journal.
-pub(crate) struct Writer {
-    shared: Arc<Shared>,
+pub(crate) struct Writer<D: Disk> {
+    shared: Arc<Shared<D>>,
     thread: Option<JoinHandle<()>>,
     end: u64,
 }
 
-impl Writer {
-    /// Opens a journal and starts its thread. A new one has this tag, and begins at this position.
-    pub(crate) fn open<D>(
+impl<D> Writer<D>
+where
+    D: Disk + Clone + 'static,
+    D::File: 'static,
+{
+    /// Opens a journal and starts its thread. A new one has this tag, and begins at this position. With tasks, it is used
+    /// on the thread that drives them.
+    pub(crate) fn open(
         disk: D,
         name: &str,
         config: &JournalConfig,
         (tag, begin): (u64, u64),
         waker: Waker,
-    ) -> Result<(Self, Recovery), JournalError>
-    where
-        D: Disk + Clone + 'static,
-        D::File: 'static,
-    {
+        tasks: Option<&Tasks>,
+    ) -> Result<(Self, Recovery), JournalError> {
         let segments = Segments::open(disk, name, config, tag, begin)?;
         let recovery = segments.recovery;
         let end = segments.end();
         let gather = Gather::new(end, segments.tag(), segments.plan(), config);
+        let due = Arc::<AtomicBool>::default();
+        let shard = tasks.and_then(|tasks| OnShard::new(&segments.disk, tasks, &due));
+        let on_shard = shard.is_some();
         let front = Front {
             gather,
+            buffer: Vec::new(),
+            segments: None,
+            shard,
+            again: None,
             idle: false,
             waiting: false,
             go: false,
             closing: false,
             trim_to: 0,
             removable_at: segments.removable_at(),
+            wants_spare: false,
+            preparing: false,
+            no_room_until: None,
             full: None,
+            #[cfg(test)]
+            calls: 0,
         };
         let shared = Arc::new(Shared {
+            name: name.to_owned(),
             front: Mutex::new(front),
             work: Condvar::new(),
             durable: AtomicU64::new(end),
             failed: OnceLock::new(),
             waker,
         });
-        let thread = Thread {
-            shared: Arc::clone(&shared),
-            segments,
-            preparing: None,
-            no_room_until: None,
-            name: name.to_owned(),
-            full_retry: config.full_retry,
-        };
-        let started = Builder::new().name("journal".to_owned()).spawn(move || thread.run());
-        let thread = started.map_err(|error| {
+        let thread = Thread::new(&shared, config.full_retry);
+        let started = thread.start(Box::new(segments)).map_err(|error| {
             JournalError::Failed(format!("journal {name}: its thread cannot be started: {error}"))
         })?;
-        Ok((Self { shared, thread: Some(thread), end }, recovery))
+        if let Some(tasks) = tasks.filter(|_| on_shard) {
+            tasks.add(Box::new(shard::Completes::new(&shared)), due);
+        }
+        Ok((Self { shared, thread: Some(started), end }, recovery))
     }
+}
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+impl<D: Disk> Writer<D> {
+    pub(crate) fn shared(&self) -> &Arc<Shared<D>> {
         &self.shared
     }
 }
 
-impl JournalWriter for Writer {
+impl<D: Disk> JournalWriter for Writer<D> {
     fn end(&self) -> u64 {
         self.end
     }
@@ -150,8 +249,8 @@ impl JournalWriter for Writer {
         let taken = front.gather.append(received, record);
         // One that finds no room in the open group waits for it to go.
         front.go |= taken.is_err() && !front.gather.is_empty();
-        if front.idle && (front.go || front.gather.is_ripe()) {
-            self.shared.notify(&mut front);
+        if front.group_is_due() {
+            self.shared.go_on(&mut front);
         }
         let position = taken?;
         self.end = position + 1;
@@ -162,7 +261,7 @@ impl JournalWriter for Writer {
         let mut front = self.shared.lock();
         if !front.gather.is_empty() {
             front.go = true;
-            self.shared.notify(&mut front);
+            self.shared.go_on(&mut front);
         }
     }
 
@@ -173,222 +272,23 @@ impl JournalWriter for Writer {
     fn trim(&mut self, position: u64) {
         let mut front = self.shared.lock();
         front.trim_to = front.trim_to.max(position);
-        if front.removable_at.is_some_and(|at| at <= position) {
-            self.shared.notify(&mut front);
+        if front.trim_is_due() {
+            self.shared.go_on(&mut front);
         }
     }
 }
 
-impl Drop for Writer {
+impl<D: Disk> Drop for Writer<D> {
     fn drop(&mut self) {
         let mut front = self.shared.lock();
+        // The rest is the thread's.
+        self.shared.leave_shard(&mut front);
         front.closing = true;
-        self.shared.notify(&mut front);
+        self.shared.call_thread(&mut front);
         drop(front);
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported as a failure.
             let _ = thread.join();
-        }
-    }
-}
-
-/// What the thread does next.
-enum Task {
-    Trim(u64),
-    Write(Group),
-    End,
-}
-
-struct Thread<D: Disk> {
-    shared: Arc<Shared>,
-    segments: Segments<D>,
-    preparing: Option<JoinHandle<Result<Spare<D::File>, JournalError>>>,
-    /// Preparing ahead found no room; not tried again before.
-    no_room_until: Option<Instant>,
-    name: String,
-    full_retry: Duration,
-}
-
-impl<D> Thread<D>
-where
-    D: Disk + Clone + 'static,
-    D::File: 'static,
-{
-    fn run(mut self) {
-        let bell = PanicBell(Arc::clone(&self.shared));
-        let mut buffer = Vec::new();
-        let ended = loop {
-            if let Err(error) = self.prepare() {
-                break Err(error);
-            }
-            let done = match self.next_task(&mut buffer) {
-                Task::End => break Ok(()),
-                Task::Trim(position) => self.trim(position),
-                Task::Write(group) => self.write(group, &mut buffer),
-            };
-            match done {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        if let Err(error) = ended {
-            tracing::error!(journal = self.name, %error, "the journal failed");
-            self.shared.fail(error);
-        }
-        // Nothing that the spare's thread may report matters now.
-        let _ = self.collect(true);
-        self.segments.close();
-        drop(bell);
-    }
-
-    /// Waits until there is something to do.
-    fn next_task(&mut self, buffer: &mut Vec<u8>) -> Task {
-        let shared = Arc::clone(&self.shared);
-        let mut front = shared.lock();
-        loop {
-            if front.removable_at.is_some_and(|at| at <= front.trim_to) {
-                return Task::Trim(front.trim_to);
-            }
-            if front.go || front.closing || front.gather.is_ripe() {
-                front.go = false;
-                if let Some(group) = front.gather.take(std::mem::take(buffer)) {
-                    return Task::Write(group);
-                }
-                if front.closing {
-                    return Task::End;
-                }
-            }
-            front.idle = true;
-            front = shared.work.wait(front).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Writes a group, waiting for room as long as there is none. `false`: closing, and there still is none.
-    fn write(&mut self, group: Group, buffer: &mut Vec<u8>) -> Result<bool, JournalError> {
-        if !matches!(group.place, Place::Active) {
-            self.collect(true)?;
-        }
-        loop {
-            match self.segments.commit(&group) {
-                Ok(()) => break,
-                Err(error @ JournalError::Full(_)) => {
-                    if !self.wait_for_room(error, &group)? {
-                        return Ok(false);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.shared.durable.store(group.end(), Ordering::Release);
-        *buffer = group.bytes;
-        let mut front = self.shared.lock();
-        front.removable_at = self.segments.removable_at();
-        let again = front.full.take().is_some();
-        drop(front);
-        if again {
-            tracing::info!(journal = self.name, "there is room again: the journal goes on");
-        }
-        self.shared.waker.wake_by_ref();
-        Ok(true)
-    }
-
-    /// Waits until the disk should be tried again. `false`: closing.
-    fn wait_for_room(&mut self, error: JournalError, group: &Group) -> Result<bool, JournalError> {
-        let shared = Arc::clone(&self.shared);
-        let mut front = shared.lock();
-        if front.full.is_none() {
-            tracing::warn!(journal = self.name, %error, "the journal takes nothing for now");
-        }
-        front.full = Some(error);
-        let until = Instant::now() + self.full_retry;
-        loop {
-            if front.closing {
-                let lost = front.gather.end() - group.first;
-                tracing::warn!(
-                    journal = self.name,
-                    records = lost,
-                    "closed while the disk is full: the last records are not durable, and were never \
-                     reported as such"
-                );
-                return Ok(false);
-            }
-            if front.removable_at.is_some_and(|at| at <= front.trim_to) {
-                let position = front.trim_to;
-                drop(front);
-                return self.trim(position);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(true);
-            }
-            front.waiting = true;
-            front = shared.work.wait_timeout(front, left).unwrap_or_else(PoisonError::into_inner).0;
-            front.waiting = false;
-        }
-    }
-
-    fn trim(&mut self, position: u64) -> Result<bool, JournalError> {
-        let freed = self.segments.trim(position)?;
-        let mut front = self.shared.lock();
-        front.gather.freed(freed);
-        front.removable_at = self.segments.removable_at();
-        drop(front);
-        self.shared.waker.wake_by_ref();
-        Ok(true)
-    }
-
-    /// Has the next segment prepared, if it is time; takes the one that is ready.
-    fn prepare(&mut self) -> Result<(), JournalError> {
-        self.collect(false)?;
-        if self.preparing.is_some() || !self.segments.wants_spare() {
-            return Ok(());
-        }
-        if self.no_room_until.is_some_and(|until| Instant::now() < until) {
-            return Ok(());
-        }
-        if self.shared.lock().gather.plan().may_prepare() {
-            let order = self.segments.spare_order();
-            let mut disk = self.segments.disk.clone();
-            let fill = move || SpareOrder::fill(&order, &mut disk);
-            // Without a thread for it, rolling prepares it on the spot.
-            self.preparing = Builder::new().name("journal-spare".to_owned()).spawn(fill).ok();
-        }
-        Ok(())
-    }
-
-    /// Takes the spare that was prepared; `wait` until it is ready.
-    fn collect(&mut self, wait: bool) -> Result<(), JournalError> {
-        let Some(thread) = self.preparing.take_if(|thread| wait || thread.is_finished()) else {
-            return Ok(());
-        };
-        match thread.join() {
-            Ok(Ok(spare)) => {
-                self.no_room_until = None;
-                self.segments.give_spare(spare);
-            }
-            // Rolling will try again, and tell.
-            Ok(Err(JournalError::Full(_))) => {
-                self.no_room_until = Some(Instant::now() + self.full_retry);
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
-                let what = format!("journal {}: preparing a segment panicked", self.name);
-                return Err(JournalError::Failed(what));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reports a panic of the thread as a failure of the journal, so that nobody waits for it for ever.
-struct PanicBell(Arc<Shared>);
-
-impl Drop for PanicBell {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let what = "the journal's thread panicked; restart to go on from what is durable";
-            self.0.fail(JournalError::Failed(what.to_owned()));
         }
     }
 }

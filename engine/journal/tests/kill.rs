@@ -10,10 +10,11 @@ use std::thread::{Thread, current, park_timeout};
 use std::time::{Duration, Instant};
 
 use thalweg_journal::{Backend, FileJournals, JournalConfig, inspect};
-use thalweg_kernel::{JournalError, Journals, Timestamp};
+use thalweg_kernel::{Descriptors, JournalError, Journals, Tasks, Timestamp};
 
 const PLACE: &str = "THALWEG_JOURNAL_KILL_PLACE";
 const BACKEND: &str = "THALWEG_JOURNAL_KILL_BACKEND";
+const ON_SHARD: &str = "THALWEG_JOURNAL_KILL_ON_SHARD";
 const NAME: &str = "killed";
 
 struct Unpark(Thread);
@@ -48,7 +49,9 @@ fn child() {
     let Ok(place) = std::env::var(PLACE) else { return };
     let journals = journals(&place, &std::env::var(BACKEND).unwrap());
     let waker = Waker::from(Arc::new(Unpark(current())));
-    let mut writer = journals.open(NAME, waker).unwrap();
+    let on_shard = std::env::var_os(ON_SHARD).is_some();
+    let tasks = on_shard.then(|| Tasks::new(Descriptors::new().unwrap()));
+    let mut writer = journals.open_at(NAME, waker, 0, tasks.as_ref()).unwrap();
     let mut out = std::io::stdout();
     let mut said = 0;
     loop {
@@ -62,6 +65,10 @@ fn child() {
             }
         }
         writer.flush();
+        if let Some(tasks) = &tasks {
+            tasks.descriptors().wait(Duration::from_micros(200));
+            tasks.step(Instant::now());
+        }
         let durable = writer.durable().unwrap();
         if durable > said {
             said = durable;
@@ -71,18 +78,21 @@ fn child() {
     }
 }
 
-fn kill_and_look(backend: Backend) {
+fn kill_and_look(backend: Backend, on_shard: bool) {
     let place = tempfile::tempdir().unwrap();
     let place_text = place.path().to_str().unwrap();
     let mut end = 0;
     for round in 0..25_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
             .args(["child", "--exact", "--nocapture"])
             .env(PLACE, place_text)
             .env(BACKEND, backend.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        if on_shard {
+            child.env(ON_SHARD, "");
+        }
+        let mut child = child.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut reported = 0;
         let mut started = None;
@@ -125,12 +135,19 @@ fn kill_and_look(backend: Backend) {
 
 #[test]
 fn kill_9_loses_nothing_that_was_reported() {
-    kill_and_look(Backend::Plain);
+    kill_and_look(Backend::Plain, false);
 }
 
 #[test]
 fn kill_9_with_io_uring_loses_nothing_that_was_reported() {
     if thalweg_journal::files::uring_allowed() {
-        kill_and_look(Backend::Uring);
+        kill_and_look(Backend::Uring, false);
+    }
+}
+
+#[test]
+fn kill_9_on_a_shard_loses_nothing_that_was_reported() {
+    if thalweg_journal::files::uring_allowed() {
+        kill_and_look(Backend::Uring, true);
     }
 }

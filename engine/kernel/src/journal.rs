@@ -9,7 +9,7 @@
 use std::fmt;
 use std::task::Waker;
 
-use crate::Timestamp;
+use crate::{Tasks, Timestamp};
 
 /// Opens the journals of a job. Cheap to share; the engine gives it to sources through
 /// [`Durability`](crate::Durability).
@@ -25,6 +25,9 @@ pub trait Journals: Send + Sync + fmt::Debug {
     /// from another directory, with positions in a journal that is not here. Such a source goes on counting,
     /// and never takes one record for another. Without support for that it begins at 0.
     ///
+    /// `tasks` are those of the shard on which the writer is used, where it is used on one: the shard may then write
+    /// groups without another thread. What is kept of them here does not keep the tasks.
+    ///
     /// # Errors
     /// As for [`open`](Self::open).
     fn open_at(
@@ -32,6 +35,7 @@ pub trait Journals: Send + Sync + fmt::Debug {
         name: &str,
         durable: Waker,
         _begin: u64,
+        _tasks: Option<&Tasks>,
     ) -> Result<Box<dyn JournalWriter>, JournalError> {
         self.open(name, durable)
     }

@@ -9,7 +9,7 @@
 //! connectors give each task a thread.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::Descriptors;
@@ -76,8 +76,21 @@ pub struct Tasks(Arc<Shared>);
 
 struct Shared {
     descriptors: Descriptors,
+    /// Locked while they are stepped.
     slots: Mutex<Vec<Arc<Slot>>>,
+    /// Those that were added since the last step. A task may add another one while it is stepped.
+    added: Mutex<Vec<Arc<Slot>>>,
     len: AtomicUsize,
+}
+
+impl Shared {
+    fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn added(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Tasks {
@@ -89,8 +102,8 @@ impl std::fmt::Debug for Tasks {
 impl Tasks {
     /// None yet; they will wait for these descriptors.
     pub fn new(descriptors: Descriptors) -> Self {
-        let (slots, len) = (Mutex::default(), AtomicUsize::new(0));
-        Self(Arc::new(Shared { descriptors, slots, len }))
+        let (slots, added, len) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        Self(Arc::new(Shared { descriptors, slots, added, len }))
     }
 
     /// The descriptors that they wait for.
@@ -104,19 +117,15 @@ impl Tasks {
         due.store(true, Ordering::Release);
         let state = Mutex::new(State { task: Some(task), due_at: None });
         let slot = Arc::new(Slot { due, state });
-        let mut slots = self.lock();
-        slots.push(Arc::clone(&slot));
-        self.0.len.store(slots.len(), Ordering::Relaxed);
-        TaskHandle { slot, descriptors: self.0.descriptors.clone() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
-        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.added().push(Arc::clone(&slot));
+        self.0.len.fetch_add(1, Ordering::Relaxed);
+        TaskHandle { slot, tasks: Arc::downgrade(&self.0), descriptors: self.0.descriptors.clone() }
     }
 
     /// Drops all of them, done or not.
     pub fn end(&self) {
-        let slots = std::mem::take(&mut *self.lock());
+        let mut slots = std::mem::take(&mut *self.0.slots());
+        slots.append(&mut self.0.added());
         self.0.len.store(0, Ordering::Relaxed);
         // A task may hold what stands for its shard.
         slots.iter().for_each(|slot| drop(slot.lock().task.take()));
@@ -129,34 +138,42 @@ impl Tasks {
             return None;
         }
         let mut next: Option<Instant> = None;
-        let mut slots = self.lock();
+        let mut slots = self.0.slots();
+        slots.append(&mut self.0.added());
         slots.retain(|slot| {
             let Some(at) = slot.step(now) else { return false };
             next = [next, at].into_iter().flatten().min();
             true
         });
-        self.0.len.store(slots.len(), Ordering::Relaxed);
-        next
+        // Those that were added meanwhile raise their flags and wake nobody: the next turn is at once.
+        let added = self.0.added().len();
+        self.0.len.store(slots.len() + added, Ordering::Relaxed);
+        if added > 0 { Some(now) } else { next }
     }
 }
 
 /// A task that was given to a shard. It goes on if this is dropped.
 pub struct TaskHandle {
     slot: Arc<Slot>,
+    tasks: Weak<Shared>,
     descriptors: Descriptors,
 }
 
 impl TaskHandle {
     /// Goes on with it until it is done, for `longest` at most; whether it is. For the end of a shard, which waits for it.
+    /// The shard's other tasks go on meanwhile, since this one may wait for them. Not to be called from within a task.
     pub fn finish(&self, longest: Duration) -> bool {
         let until = Instant::now() + longest;
         loop {
             let now = Instant::now();
+            let others = self.tasks.upgrade().and_then(|tasks| Tasks(tasks).step(now));
+            // It is none of them any more where they have been dropped.
             let Some(due_at) = self.slot.step(now) else { return true };
             if now >= until {
                 return false;
             }
-            let next = due_at.map_or(until, |at| at.min(until)).saturating_duration_since(now);
+            let next = [due_at, others].into_iter().flatten().fold(until, Instant::min);
+            let next = next.saturating_duration_since(now);
             self.descriptors.wait(next.min(FINISH_LOOK_EVERY));
         }
     }
@@ -223,5 +240,60 @@ mod tests {
         let never = Counts { steps, done_after: usize::MAX, again_at: None };
         let handle = tasks.add(Box::new(never), due);
         assert!(!handle.finish(Duration::from_millis(3)));
+    }
+
+    /// Adds a task, and is done when that one has raised its flag.
+    struct Waits {
+        tasks: Option<Tasks>,
+        due: Arc<AtomicBool>,
+        told: Arc<AtomicBool>,
+    }
+
+    /// Raises both flags.
+    struct Tells(Arc<AtomicBool>, Arc<AtomicBool>);
+
+    impl Task for Waits {
+        fn step(&mut self) -> TaskStatus {
+            if let Some(tasks) = self.tasks.take() {
+                let tells = Tells(Arc::clone(&self.told), Arc::clone(&self.due));
+                tasks.add(Box::new(tells), Arc::default());
+            }
+            match self.told.load(Ordering::Relaxed) {
+                true => TaskStatus::Done,
+                false => TaskStatus::Waiting(None),
+            }
+        }
+    }
+
+    impl Task for Tells {
+        fn step(&mut self) -> TaskStatus {
+            self.0.store(true, Ordering::Relaxed);
+            self.1.store(true, Ordering::Relaxed);
+            TaskStatus::Done
+        }
+    }
+
+    #[test]
+    fn a_task_may_add_another_one_and_wait_for_it_until_its_end() {
+        let tasks = Tasks::new(Descriptors::new().unwrap());
+        let waits = || {
+            let (due, told) = (Arc::<AtomicBool>::default(), Arc::default());
+            let waits = Waits { tasks: Some(tasks.clone()), due: Arc::clone(&due), told };
+            tasks.add(Box::new(waits), due)
+        };
+        let handle = waits();
+        let now = Instant::now();
+        assert_eq!(tasks.step(now), Some(now), "the other one is due at once");
+        assert!(!handle.is_done());
+        assert_eq!(
+            (tasks.step(now), handle.is_done()),
+            (None, false),
+            "it was told behind its turn"
+        );
+        assert_eq!((tasks.step(now), handle.is_done()), (None, true));
+        assert!(waits().finish(Duration::from_secs(20)));
+        waits();
+        tasks.end();
+        assert_eq!(tasks.step(now), None);
     }
 }

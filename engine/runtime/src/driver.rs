@@ -245,9 +245,10 @@ impl Stepped {
         Self { shard, follower, seat, publisher, started, publish_at, has_told, has_told_over }
     }
 
-    /// Takes a turn. The last one publishes: what the job has done stands in its last numbers.
-    fn turn(&mut self) -> Result<Turn, ConnectorError> {
-        let turn = self.step();
+    /// Takes a turn. The driver has taken the signal's flag down; `woken` says whether it was up. The last turn publishes:
+    /// what the job has done stands in its last numbers.
+    fn turn(&mut self, woken: bool) -> Result<Turn, ConnectorError> {
+        let turn = self.step(woken);
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
             self.publish(self.now());
         }
@@ -259,8 +260,7 @@ impl Stepped {
     }
 
     /// Steps once and does what is due around it.
-    fn step(&mut self) -> Result<Turn, ConnectorError> {
-        let woken = self.seat.signal.clear();
+    fn step(&mut self, woken: bool) -> Result<Turn, ConnectorError> {
         let Self { shard, follower, seat, .. } = self;
         if follower.obey(&seat.attempt.orders(), shard)? {
             return Ok(Turn::End);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Timestamp};
+use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Tasks, Timestamp};
 
 use crate::fault::Fault;
 use crate::source::chunk::Chunk;
@@ -19,6 +19,8 @@ pub(crate) struct Place {
     pub(crate) position: Option<u64>,
     /// Otherwise.
     pub(crate) start: Start,
+    /// Those of the shard, if it does the work. They own that work, so a place is kept no longer than it takes to open.
+    pub(crate) tasks: Option<Tasks>,
 }
 
 impl Place {
@@ -28,7 +30,8 @@ impl Place {
         &self,
         waker: Waker,
     ) -> Result<Result<Box<dyn JournalWriter>, String>, Fault> {
-        match self.journals.open_at(&self.name, waker, self.position.unwrap_or(0)) {
+        let (begin, tasks) = (self.position.unwrap_or(0), self.tasks.as_ref());
+        match self.journals.open_at(&self.name, waker, begin, tasks) {
             Ok(writer) => Ok(Ok(writer)),
             // The seam has no kind of its own for it.
             Err(JournalError::Failed(what)) if what.contains("is open already") => Ok(Err(what)),
@@ -153,7 +156,7 @@ mod tests {
 
     fn read(oldest: u64, end: u64, position: Option<u64>, start: Start) -> Result<Vec<u64>, Fault> {
         let journals = Arc::new(Kept { oldest, end });
-        let place = Place { journals, name: "x".into(), position, start };
+        let place = Place { journals, name: "x".into(), position, start, tasks: None };
         let mut replay = place.replay(end)?;
         let mut seen = Vec::new();
         loop {
@@ -203,7 +206,8 @@ mod tests {
     #[test]
     fn one_that_is_open_elsewhere_is_worth_another_try() {
         let journals = Arc::new(Kept { oldest: 0, end: 0 });
-        let place = Place { journals, name: "x".into(), position: None, start: Start::Resume };
+        let (position, start, tasks) = (None, Start::Resume, None);
+        let place = Place { journals, name: "x".into(), position, start, tasks };
         assert!(place.open(Waker::noop().clone()).is_ok_and(|opened| opened.is_err()));
     }
 }

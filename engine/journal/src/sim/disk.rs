@@ -8,10 +8,11 @@
 //! them.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::Disk;
+use crate::disk::{Completion, Disk, Submit, WriteError};
 use crate::format::SECTOR_BYTES;
 
 /// One directory in memory. Clones are one directory.
@@ -34,6 +35,8 @@ struct State {
     sync_fails_in: Option<u64>,
     budget_bytes: Option<u64>,
     full_writes: u64,
+    short_writes: u64,
+    holds: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +120,16 @@ impl SimDisk {
         self.state().full_writes = writes;
     }
 
+    /// The number of groups, from now on, that are submitted and of which a part is written.
+    pub fn write_short(&self, writes: u64) {
+        self.state().short_writes = writes;
+    }
+
+    /// Whether a group that is submitted is on its way until somebody waits for it.
+    pub fn hold_submitted(&self, holds: bool) {
+        self.state().holds = holds;
+    }
+
     /// What all files take, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.state().used()
@@ -195,6 +208,12 @@ impl State {
             Some(at) => Ok(self.operations > at),
             None => Ok(false),
         }
+    }
+
+    /// How much of `bytes` is written: a write is cut short at a block's border, never within a sector.
+    fn part(&mut self, bytes: &[u8], offset: u64) -> usize {
+        let until = offset as usize + (self.random() % (bytes.len() as u64 + 1)) as usize;
+        (until / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(offset as usize)
     }
 
     fn used(&self) -> u64 {
@@ -334,9 +353,7 @@ impl Disk for SimDisk {
         let power_goes = state.operate()?;
         if state.full_writes > 0 {
             state.full_writes -= 1;
-            // Room runs out at a block's border, never within a sector.
-            let until = offset as usize + (state.random() % (bytes.len() as u64 + 1)) as usize;
-            let part = (until / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(offset as usize);
+            let part = state.part(bytes, offset);
             state.write(file.0, &bytes[..part], offset as usize);
             return Err(full());
         }
@@ -353,6 +370,16 @@ impl Disk for SimDisk {
                 state.settle(at);
             }
         })
+    }
+
+    fn submitter(&self) -> Option<Box<dyn Submit<SimFile>>> {
+        let (ready, rings) = io::pipe().ok()?;
+        Some(Box::new(SimSubmit {
+            disk: self.clone(),
+            ready: Arc::new(ready),
+            rings,
+            flight: None,
+        }))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -378,5 +405,50 @@ impl Disk for SimDisk {
                 namings.iter().for_each(|naming| naming.apply(&mut state.durable_names));
             }
         })
+    }
+}
+
+/// Writes a group when it is submitted, and syncs it when somebody asks what became of it.
+struct SimSubmit {
+    disk: SimDisk,
+    ready: Arc<PipeReader>,
+    rings: PipeWriter,
+    flight: Option<(SimFile, Vec<u8>, io::Result<usize>)>,
+}
+
+impl Submit<SimFile> for SimSubmit {
+    fn descriptor(&self) -> Arc<dyn AsFd + Send + Sync> {
+        Arc::clone(&self.ready) as _
+    }
+
+    fn submit(&mut self, file: &SimFile, bytes: Vec<u8>, offset: u64) -> Result<(), Vec<u8>> {
+        if self.rings.write_all(&[0]).is_err() {
+            return Err(bytes);
+        }
+        let mut state = self.disk.state();
+        let short = state.short_writes > 0;
+        state.short_writes -= u64::from(short);
+        let part = if short { state.part(&bytes, offset) } else { bytes.len() };
+        drop(state);
+        let written = self.disk.write_at(file, &bytes[..part], offset).map(|()| part);
+        self.flight = Some((*file, bytes, written));
+        Ok(())
+    }
+
+    fn complete(&mut self, wait: bool) -> Option<Completion> {
+        if self.disk.state().holds && !wait {
+            return None;
+        }
+        let (file, bytes, written) = self.flight.take()?;
+        let mut rung = [0];
+        let read = (&*self.ready).read(&mut rung);
+        debug_assert!(read.is_ok_and(|read| read == 1), "it was rung");
+        let written = match written {
+            Ok(part) if part == bytes.len() => {
+                self.disk.sync_data(&file).map(|()| part).map_err(WriteError::Sync)
+            }
+            other => other.map_err(WriteError::Write),
+        };
+        Some(Completion { bytes, written })
     }
 }

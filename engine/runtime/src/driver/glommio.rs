@@ -47,7 +47,8 @@ pub(super) fn drive(mut stepped: Stepped) -> Result<(), JobError> {
         // A task whose last waker goes after its executor is never freed.
         let _in_time = stepped.seat.signal.forgets();
         loop {
-            match stepped.turn()? {
+            let woken = stepped.seat.signal.clear();
+            match stepped.turn(woken)? {
                 Turn::Again => {}
                 Turn::Sleep(longest) => {
                     or(stepped.seat.signal.raised(), async {

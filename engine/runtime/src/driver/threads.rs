@@ -36,8 +36,10 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
     let descriptors = tasks.descriptors();
     let mut busy_turns = 0;
     loop {
+        // Before the tasks, not behind them: a task that is called after its turn keeps the shard from sleeping.
+        let woken = stepped.seat.signal.clear();
         let due_at = tasks.step(Instant::now());
-        match stepped.turn()? {
+        match stepped.turn(woken)? {
             Turn::Again if busy_turns < BUSY_TURNS_MAX || descriptors.is_empty() => busy_turns += 1,
             Turn::Again => {
                 busy_turns = 0;
