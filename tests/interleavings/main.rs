@@ -39,12 +39,12 @@ mod sync;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../engine/flow/src/exchange/blocked.rs"]
 mod blocked;
-#[allow(dead_code, unreachable_pub, reason = "there the simulator has it, too")]
-#[path = "../../engine/runtime/src/protocol/doze.rs"]
-mod doze;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../connectors/io/src/call.rs"]
 mod call;
+#[allow(dead_code, unreachable_pub, reason = "there the simulator has it, too")]
+#[path = "../../engine/runtime/src/protocol/doze.rs"]
+mod doze;
 #[allow(dead_code, unused_imports, reason = "its tests are left out, and what they alone need")]
 #[path = "../../engine/flow/src/exchange/due.rs"]
 mod due;
@@ -76,8 +76,8 @@ use loom::thread;
 
 use self::blocked::Blocked;
 use self::call::Call;
-use self::due::Due;
 use self::doze::Doze;
+use self::due::Due;
 use self::gate::Gate;
 use self::io_signal::IoSignal;
 use self::progress::Progress;

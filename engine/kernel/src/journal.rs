@@ -25,8 +25,8 @@ pub trait Journals: Send + Sync + fmt::Debug {
     /// from another directory, with positions in a journal that is not here. Such a source goes on counting,
     /// and never takes one record for another. Without support for that it begins at 0.
     ///
-    /// `tasks` are those of the shard on which the writer is used, where it is used on one: the shard may then write
-    /// groups without another thread. What is kept of them here does not keep the tasks.
+    /// A writer that is used on a shard may have the shard's `tasks`: groups are then written without another thread,
+    /// where the system can. The writer does not keep the tasks.
     ///
     /// # Errors
     /// As for [`open`](Self::open).

@@ -294,7 +294,7 @@ fn a_silent_source_falls_idle_and_does_not_hold_back_the_other() {
         let sink = sink.clone();
         ticks
             .union(silent)
-            .map(|n| if n > 40_000 { panic!("enough") } else { n })
+            .map(|n| if n > 60_000 { panic!("enough") } else { n })
             .key_by(|_| 0_u8)
             .window(Tumbling::of(Duration::from_secs(1)))
             .aggregate(Count)

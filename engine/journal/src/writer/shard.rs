@@ -1,7 +1,7 @@
 //! Groups on the shard: submitted in the call that lets them go, completed by a task of the shard when the kernel says so.
 //!
-//! No other thread runs, and nobody waits: [`Submit`] writes and syncs beside its caller. The task watches a descriptor, so
-//! the shard's driver wakes for it as for a socket, and goes on with the task in the turn in which the connection goes on.
+//! No other thread runs, and nobody waits: [`Submit`] writes and syncs beside its caller. The task watches a descriptor. So
+//! the shard's driver wakes for a group as for a socket, and the connection goes on in the next turn.
 //! The writer and the task are used by that one thread. Dropping the writer waits for the group that is on its way.
 
 use std::sync::atomic::{AtomicBool, Ordering};

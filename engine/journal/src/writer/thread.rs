@@ -1,5 +1,5 @@
-//! The thread of a journal: it does whatever is due, and waits for the disk. Where groups go by the shard, it sleeps until
-//! there is something that may take long: a new segment, trimming, a disk that is full, the end.
+//! The thread of a journal: it does whatever is due, and waits for the disk. Where groups go by the shard, it sleeps. It is
+//! called for what may take long: a new segment, trimming, a disk that is full, the end.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
