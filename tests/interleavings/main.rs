@@ -354,7 +354,7 @@ fn watermark_is_kept() {
     kept_watermark_is_asked_for(false);
 }
 
-/// A shard has told others that nothing is due behind it, while behind its lane a due time of 5 appears, and then one of 3.
+/// A shard has told others that nothing is due behind it. Behind its lane a due time of 5 appears, and then one of 3.
 fn due_time_falls() {
     let (due, bed) = (with_nothing_due(), Arc::<Bed>::default());
     let (theirs, waker) = (Arc::clone(&due), Waker::from(Arc::clone(&bed)));

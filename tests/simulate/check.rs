@@ -17,7 +17,8 @@ pub(crate) fn check(world: &World) {
     }
     let outlet = world.outlet.borrow();
     let broker = world.outside.broker.borrow();
-    let expected = expected(world.plan, broker.published(), &world.ledger);
+    let sessions = outlet.rows("session rows");
+    let expected = expected(world.plan, broker.published(), &world.ledger, &sessions);
     for (sink, rows) in &expected.exact {
         compare(world, sink, &outlet.rows(sink), rows);
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use thalweg_flow::{BuildContext, Shard, ShardSnapshot, Step, Storage, Tuning};
 use thalweg_kernel::time::millis;
-use thalweg_kernel::{ConnectorError, Epoch, Shared};
+use thalweg_kernel::{ConnectorError, Epoch, KeyGroups, Shared};
 use thalweg_runtime::protocol::{
     Complete, Decision, Doze, Follower, News, Orders, Phase, Report, RestartStrategy, Rules,
     Stored, Supervision,
@@ -28,6 +28,10 @@ const STOPPING_MOVES_MAX: u64 = 20_000;
 /// A message is part of at most this many timers, windows and sessions of a job, which all fire when it stops. At the smallest
 /// bound on work a step does one of them.
 const PIECES_OF_A_MESSAGE: u64 = 20;
+
+/// The windows of a job have at most this many slices of time for each message. (Messages are two milliseconds apart on
+/// average. So all windows together, of 7 ms and slices of 5 ms among them, have about one.)
+const SLICES_OF_A_MESSAGE: u64 = 2;
 
 /// A shard is stepped with one move in three, about: in 8 of 20.
 const MOVES_A_STEP: u64 = 3;
@@ -237,9 +241,12 @@ impl<'a> Life<'a> {
 
     /// How many moves a job may need to stop: what is due then, by what a step does of it, of shards that take turns.
     fn stopping_moves_max(&self) -> u64 {
-        let pieces = self.world.messages() * PIECES_OF_A_MESSAGE;
-        let steps = pieces.div_ceil(self.tuning.step_work_max as u64) * self.shards as u64;
-        STOPPING_MOVES_MAX + steps * MOVES_A_STEP
+        let pieces = PIECES_OF_A_MESSAGE * self.shards as u64;
+        // A slice that is in the store is read group by group: a unit of work for each, on the shard that has the group.
+        let is_stored = self.tuning.state_memory_bytes_max < usize::MAX;
+        let groups = if is_stored { u64::from(KeyGroups::default().count()) } else { 0 };
+        let work = self.world.messages() * (pieces + SLICES_OF_A_MESSAGE * groups);
+        STOPPING_MOVES_MAX + work.div_ceil(self.tuning.step_work_max as u64) * MOVES_A_STEP
     }
 
     /// What is asked of the job from outside reaches its supervisor, or a shard panics.

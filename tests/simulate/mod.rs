@@ -11,7 +11,7 @@
 //! | `store` | keeps whole epochs; folds them early or late: in memory, or in the engine's own store on a real disk |
 //! | `plan`, `job`, `process`, `shapes`, `marks` | the jobs: operators of the engine, through its public interface |
 //! | `ledger` | what was durable, acknowledged, trimmed; what must not have happened |
-//! | `naive`, `check` | what the results must be, and whether they are |
+//! | `naive`, `sessions`, `check` | what the results must be, and whether they are |
 //! | `faults` | what goes wrong, and when; deliberate defects |
 //! | `shrink` | the same failure with less |
 //!
@@ -42,6 +42,7 @@ mod marks;
 mod naive;
 mod plan;
 mod process;
+mod sessions;
 mod shapes;
 mod shrink;
 mod sinks;

@@ -8,9 +8,10 @@ use super::broker::Message;
 use super::ledger::Ledger;
 use super::marks::{Counting, Naive};
 use super::plan::{
-    EVER_MS, FIRST_MS, GAP_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
+    EVER_MS, FIRST_MS, JobPlan, Of, RAW_MS, SECOND_KEYS, SECOND_MS, SLIDE_MS, SLIDING_MS,
 };
 use super::process::{RUN_MS, by_hand_row};
+use super::sessions;
 use super::shapes::{OWN_MS, SHAPE_MS, column_key, ends_rule, is_kept, makes_rule};
 use super::source::{SOURCE, journal_name};
 
@@ -40,7 +41,13 @@ fn panes<'a, K: Ord>(
     panes
 }
 
-pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) -> Expected {
+/// `found` are the rows of session windows: see [`sessions`].
+pub(crate) fn expected(
+    plan: JobPlan,
+    published: &[Message],
+    ledger: &Ledger,
+    found: &[String],
+) -> Expected {
     let mut exact = BTreeMap::<&'static str, Vec<String>>::new();
     let mut give = |sink, rows: Vec<String>| {
         exact.insert(sink, rows);
@@ -140,7 +147,8 @@ pub(crate) fn expected(plan: JobPlan, published: &[Message], ledger: &Ledger) ->
         give("sliding rows", rows.collect());
     }
     if plan.sessions {
-        give("session rows", sessions(published));
+        let reached = sessions::reached(plan, ledger);
+        give("session rows", sessions::rows(plan, published, &reached, found));
     }
     shapes(plan, published, &mut give);
     let echo: Vec<_> = published
@@ -229,24 +237,6 @@ fn shapes(plan: JobPlan, published: &[Message], give: &mut impl FnMut(&'static s
         }));
         give("own rows", rows);
     }
-}
-
-/// Sums of what each device has said without a silence of [`GAP_MS`].
-fn sessions(published: &[Message]) -> Vec<String> {
-    let mut devices = BTreeMap::<u32, Vec<(i64, i64)>>::new();
-    for message in published {
-        devices.entry(message.device).or_default().push((message.time, message.value));
-    }
-    let mut rows = Vec::new();
-    for (device, mut said) in devices {
-        said.sort_unstable();
-        for session in said.chunk_by(|before, next| next.0 - before.0 <= GAP_MS) {
-            let (start, last) = (session[0].0, session[session.len() - 1].0);
-            let sum = session.iter().map(|(_, value)| value).sum::<i64>();
-            rows.push(row(last + GAP_MS - 1, (device, start, sum)));
-        }
-    }
-    rows
 }
 
 /// Follows one partition record by record: what is on time, what is late, and the rows of `Runs`.

@@ -75,14 +75,13 @@ impl JobPlan {
         let marks = random.one_of(marks);
         // What is late by a strategy that looks at the clock depends on the clock.
         let marks = if late && marks == Marks::Periodic { Marks::Bounded } else { marks };
-        Self {
+        let drawn = Self {
             partitions,
             discovered,
             disorder_ms: 20,
             marks,
             late,
-            // Nor is it known while other shards look for partitions, so that event time stands.
-            raw: partitions == 1 && !discovered && (raw || late) && marks != Marks::Periodic,
+            raw: raw || late,
             windows: windows && on_time,
             of: random.one_of([
                 Of::Count,
@@ -112,7 +111,14 @@ impl JobPlan {
             only,
             ruled,
             own,
-        }
+        };
+        Self { raw: drawn.raw && drawn.is_in_order(), ..drawn }
+    }
+
+    /// Whether the order of the journal says how far the watermark is at each record. While other shards look for
+    /// partitions, event time stands.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.partitions == 1 && !self.discovered && self.marks != Marks::Periodic
     }
 
     /// Whether no message is late.

@@ -28,8 +28,8 @@ pub struct Tuning {
     /// A keyed state of more bytes than this does not stay in a processor's cache: 512 KiB. Records of a process
     /// function with such a state wait for each other within a step. What is kept of their keys is fetched together.
     pub state_cache_bytes: usize,
-    /// A watermark that changes nothing on another shard stays at its sender until something else goes there, for at most
-    /// this long in steady time: 1 s. Shown watermarks of quiet shards are behind by as much, and state that expires in event
+    /// A watermark that changes nothing on another shard stays at its sender until something else goes there. It stays for
+    /// at most this long in steady time: 1 s. Shown watermarks of quiet shards are behind by as much, and state that expires in event
     /// time is freed as much later. Results come no later. With zero each watermark goes at once, and wakes the shard.
     pub watermark_delay_max: Duration,
 }

@@ -127,6 +127,11 @@ fn sessions_end_where_a_key_is_silent() {
     // The third record joins what were two sessions.
     check(sums, "a=1@1 a=2@9 a=4@5 |20 b=1@21", "a=7@13 b=1@25");
     check(sums, "a=1@1 a=2@9 |6 a=4@5 a=8@3", "a=1@5 a=14@13");
+    // A record exactly a gap later joins a session that is still open, in whichever order the two come.
+    check(sums, "a=1@1 |4 a=2@6 |5 a=4@7", "a=7@11");
+    check(sums, "a=2@6 |0 a=1@1", "a=3@10");
+    // The record is ahead of the watermark nevertheless where the session has just ended.
+    check(sums, "a=1@1 |5 a=2@6", "a=1@5 a=2@10");
 }
 
 /// Says five milliseconds after each record how many records its key has had until then.

@@ -146,6 +146,8 @@ defects! {
     FlowForgetsColdEntries,
     /// A session that has become part of another one is kept beside it.
     FlowMergedSessionStays,
+    /// Sessions stay two though one follows upon the other without a gap.
+    FlowSessionsStayApart,
     /// A partitioned stream leaves its records on the shard where they are.
     FlowPlacesNothing,
     /// A broadcast leaves out the last shard.

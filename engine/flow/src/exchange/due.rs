@@ -5,7 +5,7 @@
 //! comes that is not above the one it names. It asks so for a watermark that it keeps, and for a due time of the lane on
 //! which it relies.
 //!
-//! A lane brings each due time once: when the receiver's watermark of the lane, `told`, is at the due time or above, other
+//! A lane brings each due time once. When the receiver's watermark of the lane, `told`, is at the due time or above, other
 //! lanes hold that time back. So what matters is a watermark that passes the due time from below.
 //!
 //! The sender asks and then looks at the due time once more; the receiver publishes and then looks at what it was asked.

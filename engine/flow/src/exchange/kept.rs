@@ -17,7 +17,7 @@
 //! | active, if idle has gone | always |
 //! | the end of time, an end, a barrier | always |
 //!
-//! Marks that stay are rewritten to what they come to, so they are two at most: a lane that falls idle and wakes up again
+//! Marks that stay are rewritten to what they come to, so they are two at most. A lane that falls idle and wakes up again
 //! has said nothing.
 //!
 //! # Why that is safe

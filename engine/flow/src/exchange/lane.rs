@@ -151,7 +151,7 @@ impl<T> LaneSender<T> {
     /// Sends the open batch, unless it holds marks alone and the receiver can do without them.
     fn pass_open(&mut self) {
         let Self { keeping, open, .. } = self;
-        let has_marks_alone = open.len() == 0;
+        let has_marks_alone = open.times().is_empty();
         let stays = keeping.as_mut().is_some_and(|it| has_marks_alone && it.stays(open));
         if !stays {
             self.send_open();

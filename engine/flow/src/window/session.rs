@@ -38,6 +38,11 @@ use super::trigger::OnWatermark;
 /// # Lateness
 /// A record that joins two sessions makes them one. A record is late if the watermark has passed the session that it
 /// would be in. So an old record that would be late alone counts if it belongs to a session that still goes on.
+///
+/// # Exactly a gap later
+/// A record whose time is exactly a gap after the last one joins a session as well, if the session is still open then.
+/// (As in Flink.) So the order of records may decide, even where none is late. A gap one millisecond longer or
+/// shorter than the interval of a device's records avoids that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     gap_ms: i64,

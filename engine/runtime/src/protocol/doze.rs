@@ -1,7 +1,7 @@
 //! How the supervisor of a job that has nothing new sleeps without a time: the first shard that moves tells it.
 //!
 //! A shard says by a flag of its own whether it has moved since it handed over last. While the supervisor is awake nobody
-//! is told, so under load there is no report more: it reads the flags when the next epoch is due. If nothing is known to
+//! is told, so under load there is no report more. It reads the flags when the next epoch is due. If nothing is known to
 //! be new then, the supervisor says that it dozes, and looks at the flags after that. A shard sets its flag, and then
 //! looks whether the supervisor dozes. Both sides use sequentially consistent operations, so one of them always sees the
 //! other.
