@@ -34,6 +34,8 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
         tracing::debug!(%error, "timers stay as coarse as they are");
     }
     let descriptors = tasks.descriptors();
+    // Whoever still holds the signal afterwards holds no descriptor.
+    let _in_time = stepped.seat.signal.forgets();
     let mut busy_turns = 0;
     loop {
         // Before the tasks, not behind them: a task that is called after its turn keeps the shard from sleeping.
