@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use crate::config::Backend;
+use crate::direct::{Blocks, Direct};
 use crate::disk::{Completion, Disk, Submit, WriteError};
-use crate::ring::{Ring, SubmitRing};
+use crate::ring::{Order, Ring, SubmitRing};
 
 /// Zeros are written in pieces of this size, each synced. A group that is written meanwhile waits for one piece,
 /// not for a whole segment.
@@ -33,8 +35,8 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// The directory at `path`, which is there. With [`Backend::Auto`] and [`Backend::Plain`] groups are
-    /// written by plain calls.
+    /// The directory at `path`, which is there. With [`Backend::Auto`] and [`Backend::Plain`] this writes
+    /// by plain calls, and with the latter nobody [submits](Disk::submitter) to it.
     ///
     /// # Errors
     /// If it cannot be opened, or if io_uring is asked for and the kernel forbids it.
@@ -221,7 +223,7 @@ impl Disk for FileDisk {
             return None;
         }
         match SubmitRing::new() {
-            Ok(ring) => Some(Box::new(Submitting { ring, disk: self.clone() })),
+            Ok(ring) => Some(Box::new(Submitting::new(ring, self.clone()))),
             Err(error) => {
                 tracing::debug!(%error, "the journal's thread writes all groups: no ring is to be had");
                 None
@@ -248,6 +250,44 @@ impl Disk for FileDisk {
 struct Submitting {
     ring: SubmitRing,
     disk: FileDisk,
+    /// The segment that is written past the page cache.
+    direct: Option<Direct>,
+    /// Such writes have failed, and are not tried any more.
+    indirect: bool,
+    /// The group that is on its way in blocks, with where they lie.
+    group: Option<(Vec<u8>, Range<usize>, u64)>,
+}
+
+impl Submitting {
+    fn new(ring: SubmitRing, disk: FileDisk) -> Self {
+        Self { ring, disk, direct: None, indirect: false, group: None }
+    }
+
+    /// A group in blocks, where the segment can be written so.
+    fn lay_out(&mut self, file: &Arc<File>, group: &[u8], offset: u64) -> Option<Blocks> {
+        if self.indirect {
+            return None;
+        }
+        if self.direct.as_ref().is_none_or(|direct| !direct.is_of(file)) {
+            self.direct = None;
+            match Direct::open(file) {
+                Ok(direct) => self.direct = Some(direct),
+                Err(error) => return self.give_up_direct(&error),
+            }
+        }
+        match self.direct.as_mut()?.lay_out(group, offset) {
+            Ok(blocks) => blocks,
+            Err(error) => self.give_up_direct(&error),
+        }
+    }
+
+    #[cold]
+    fn give_up_direct<T>(&mut self, error: &io::Error) -> Option<T> {
+        tracing::debug!(%error, "the journal is written through the page cache");
+        self.direct = None;
+        self.indirect = true;
+        None
+    }
 }
 
 impl Submit<Arc<File>> for Submitting {
@@ -256,11 +296,39 @@ impl Submit<Arc<File>> for Submitting {
     }
 
     fn submit(&mut self, file: &Arc<File>, bytes: Vec<u8>, offset: u64) -> Result<(), Vec<u8>> {
-        self.ring.submit(file, bytes, offset)
+        let blocks = self.lay_out(file, &bytes, offset);
+        let (Some(direct), Some(blocks)) = (&mut self.direct, blocks) else {
+            return self.ring.submit(file, bytes, offset, &Order::WriteThenSync);
+        };
+        let Blocks { buffer, range, offset } = blocks;
+        let order = Order::Through(range.clone());
+        if let Err(buffer) = self.ring.submit(direct.file(), buffer, offset, &order) {
+            direct.complete(Blocks { buffer, range, offset }, &bytes, 0);
+            return Err(bytes);
+        }
+        self.group = Some((bytes, range, offset));
+        Ok(())
     }
 
     fn complete(&mut self, wait: bool) -> Option<Completion> {
         let (file, mut completion) = self.ring.complete(wait)?;
+        if let Some((group, range, offset)) = self.group.take() {
+            let Completion { bytes: buffer, written } = completion;
+            let blocks = Blocks { buffer, range, offset };
+            let bytes = written.as_ref().copied().unwrap_or(0);
+            let of_group = match &mut self.direct {
+                Some(direct) => direct.complete(blocks, &group, bytes),
+                None => 0,
+            };
+            let written = match written {
+                // The journal's thread writes it then, as on all file systems.
+                Err(WriteError::Write(error)) if is_unknown(&error) => {
+                    self.give_up_direct(&error).unwrap_or(Ok(0))
+                }
+                written => written.map(|_| of_group),
+            };
+            completion = Completion { bytes: group, written };
+        }
         if let Ok(written) = completion.written
             && written == completion.bytes.len()
             && let Err(error) = self.disk.check_kept(&file)
@@ -269,6 +337,11 @@ impl Submit<Arc<File>> for Submitting {
         }
         Some(completion)
     }
+}
+
+/// Whether a file system knows no such write.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 #[cfg(test)]

@@ -68,7 +68,9 @@ impl FileJournals {
         create_directory(&path).map_err(|e| failed(name, "creating its directory", &e))?;
         let disk = FileDisk::new(&path, self.config.backend);
         let disk = disk.map_err(|e| failed(name, "opening its directory", &e))?;
-        if !lock(&disk).map_err(|e| failed(name, "locking its directory", &e))? {
+        // On a shard nobody waits: the caller tries again.
+        let tries = if tasks.is_some() { 1 } else { LOCK_TRIES_MAX };
+        if !lock(&disk, tries).map_err(|e| failed(name, "locking its directory", &e))? {
             return Err(JournalError::Failed(format!(
                 "journal {name} is open already: {} is locked. Two jobs, or two sources of a job, must not \
                  share a name and a directory; or an earlier process has not ended yet",
@@ -171,8 +173,8 @@ impl Journals for FileJournals {
 
 /// Takes the directory's lock, and tries for a moment. A process that starts another holds its locks twice until
 /// the other runs its own program. A killed one may still be on its way out.
-fn lock(disk: &FileDisk) -> io::Result<bool> {
-    for _ in 0..LOCK_TRIES_MAX {
+fn lock(disk: &FileDisk, tries: u32) -> io::Result<bool> {
+    for _ in 1..tries {
         if disk.lock()? {
             return Ok(true);
         }

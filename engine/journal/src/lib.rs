@@ -46,6 +46,7 @@
 //! an error and does not guess.
 
 pub mod config;
+mod direct;
 pub mod disk;
 mod errors;
 pub mod files;

@@ -1,6 +1,7 @@
 //! Write and sync in one submission, on io_uring. The one file of this crate with `unsafe` code.
 //!
-//! A ring is used by one thread at a time, for one pair of operations at a time: a write linked to an `fdatasync`.
+//! A ring is used by one thread at a time, for one group at a time. A group is a write linked to an `fdatasync`, or a write that
+//! is durable when it completes.
 //!
 //! - [`Ring`] waits. [`Ring::write_and_sync`] returns only when the kernel has completed both, so neither the
 //!   buffer nor the file can go while the kernel uses them.
@@ -13,6 +14,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use crate::disk::{Completion, WriteError};
 const ENTRIES: u32 = 2;
 const WRITE: u64 = 0;
 const SYNC: u64 = 1;
+/// The write is as durable as behind an `fdatasync` when it completes (`linux/fs.h`).
+const RWF_DSYNC: i32 = 2;
 
 /// A ring, if the kernel allows it and knows both operations.
 fn new_ring() -> io::Result<IoUring> {
@@ -52,6 +56,14 @@ fn pair(
     let sync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
     let linked = squeue::Flags::IO_LINK | flags;
     [write.flags(linked).user_data(tag | WRITE), sync.user_data(tag | SYNC)]
+}
+
+/// A write of `bytes` at `offset` that is durable when it completes.
+fn through(file: RawFd, bytes: &[u8], offset: u64, tag: u64) -> squeue::Entry {
+    // A longer group is finished by the caller. What is left are whole blocks.
+    let length = u32::try_from(bytes.len()).unwrap_or(1 << 30);
+    let write = opcode::Write::new(types::Fd(file), bytes.as_ptr(), length).offset(offset);
+    write.rw_flags(RWF_DSYNC).build().user_data(tag | WRITE)
 }
 
 /// There is no way to find out whether the kernel holds on to a buffer, and to return would free it. So the process ends.
@@ -123,15 +135,24 @@ impl Ring {
     }
 }
 
-/// A ring for one file operation pair at a time, which goes on beside its owner.
+/// How a group is written.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    /// All bytes, and then the file's data are synced.
+    WriteThenSync,
+    /// The bytes of this range, past the page cache ([`Direct`](crate::direct::Direct)): durable when they are written.
+    Through(Range<usize>),
+}
+
+/// A ring for one group at a time, which goes on beside its owner.
 pub(crate) struct SubmitRing {
     uring: IoUring,
     /// The ring's own, to wait for.
     descriptor: Arc<OwnedFd>,
     flight: Option<Flight>,
-    /// Counts pairs: each is told apart from those before.
-    pairs: u64,
-    /// The kernel did not take a pair, which is in the queue still.
+    /// Counts groups: each is told apart from those before.
+    groups: u64,
+    /// The kernel did not take a group, which is in the queue still.
     stuck: bool,
 }
 
@@ -139,6 +160,8 @@ pub(crate) struct SubmitRing {
 struct Flight {
     file: Arc<File>,
     bytes: Vec<u8>,
+    /// The number of bytes to write.
+    size: usize,
 }
 
 impl SubmitRing {
@@ -152,35 +175,46 @@ impl SubmitRing {
         // SAFETY: `uring` is there until the end of this function, and owns this open descriptor.
         let descriptor = unsafe { BorrowedFd::borrow_raw(uring.as_raw_fd()) };
         let descriptor = Arc::new(descriptor.try_clone_to_owned()?);
-        Ok(Self { uring, descriptor, flight: None, pairs: 0, stuck: false })
+        Ok(Self { uring, descriptor, flight: None, groups: 0, stuck: false })
     }
 
-    /// Becomes readable when a pair is complete.
+    /// Becomes readable when a group is complete.
     pub(crate) fn descriptor(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.descriptor)
     }
 
-    /// Has `bytes` written at `offset`, and then the file's data synced. Gives them back if the kernel takes nothing,
-    /// now and from then on.
+    /// Has `bytes` written at `offset` as `order` says. Gives them back if the kernel takes nothing, now and from then on.
     pub(crate) fn submit(
         &mut self,
         file: &Arc<File>,
         bytes: Vec<u8>,
         offset: u64,
+        order: &Order,
     ) -> Result<(), Vec<u8>> {
         if self.stuck || self.flight.is_some() {
             return Err(bytes);
         }
-        self.pairs += 1;
-        let flags = squeue::Flags::SKIP_SUCCESS;
-        let pair = pair(file.as_raw_fd(), &bytes, offset, flags, self.pairs << 1);
-        let flight = self.flight.insert(Flight { file: Arc::clone(file), bytes });
-        debug_assert!(!flight.bytes.is_empty());
-        // SAFETY: the write points into what `flight.bytes` has allocated, and both operations name `flight.file`. Nobody
-        // touches either, and neither goes before `complete` has seen the completion of the pair, or the kernel has taken
+        self.groups += 1;
+        let tag = self.groups << 1;
+        let fd = file.as_raw_fd();
+        let flight = self.flight.insert(Flight { file: Arc::clone(file), size: 0, bytes });
+        let entries: &[squeue::Entry] = match order {
+            Order::WriteThenSync => {
+                flight.size = flight.bytes.len();
+                &pair(fd, &flight.bytes, offset, squeue::Flags::SKIP_SUCCESS, tag)
+            }
+            Order::Through(range) => {
+                let bytes = &flight.bytes[range.clone()];
+                flight.size = bytes.len();
+                &[through(fd, bytes, offset, tag)]
+            }
+        };
+        debug_assert!(flight.size > 0);
+        // SAFETY: the write points into what `flight.bytes` has allocated, and all operations name `flight.file`. Nobody
+        // touches either, and neither goes before `complete` has seen the completion of the group, or the kernel has taken
         // nothing of it. `drop` waits for the former. The latter is seen below; nothing is submitted on this ring then, so
-        // the kernel never looks at the pair. A ring that is leaked keeps both.
-        let pushed = unsafe { self.uring.submission().push_multiple(&pair) };
+        // the kernel never looks at the entries. A ring that is leaked keeps both.
+        let pushed = unsafe { self.uring.submission().push_multiple(entries) };
         // Cannot fail to be pushed: the queue has two places, and the kernel has taken what was in it.
         let is_pushed = pushed.is_ok();
         let submitted = pushed.map_err(io::Error::other).and_then(|()| self.uring.submit());
@@ -188,7 +222,7 @@ impl SubmitRing {
         if left == 0 && is_pushed {
             return Ok(());
         }
-        if left == 1 {
+        if 0 < left && left < entries.len() {
             // The other half goes on alone.
             give_up(&format_args!("the kernel took a half of a pair: {submitted:?}"));
         }
@@ -200,13 +234,13 @@ impl SubmitRing {
         Err(self.flight.take().map(|flight| flight.bytes).unwrap_or_default())
     }
 
-    /// What became of the pair that was submitted, with its file. `None` if there is none, or if it is not complete: only
+    /// What became of the group that was submitted, with its file. `None` if there is none, or if it is not complete: only
     /// where it need not `wait`.
     pub(crate) fn complete(&mut self, wait: bool) -> Option<(Arc<File>, Completion)> {
         self.flight.as_ref()?;
         let done = loop {
             // Of a pair whose write failed nothing else is told; another kernel might, of its sync.
-            let of_this = |done: &cqueue::Entry| done.user_data() >> 1 == self.pairs;
+            let of_this = |done: &cqueue::Entry| done.user_data() >> 1 == self.groups;
             if let Some(done) = self.uring.completion().find(of_this) {
                 break done;
             }
@@ -219,24 +253,33 @@ impl SubmitRing {
                 give_up(&error);
             }
         };
-        let Flight { file, bytes } = self.flight.take()?;
+        let Flight { file, bytes, size } = self.flight.take()?;
         let error = || io::Error::from_raw_os_error(-done.result());
         let written = match (done.user_data() & 1, usize::try_from(done.result())) {
             (WRITE, Ok(part)) => Ok(part),
+            // Nothing was synced: the group can be written again.
+            (_, Err(_)) if is_put_off(&error()) => Ok(0),
             (WRITE, Err(_)) => Err(WriteError::Write(error())),
             // It was begun only when all was written.
-            (_, Ok(_)) => Ok(bytes.len()),
+            (_, Ok(_)) => Ok(size),
             (_, Err(_)) => Err(WriteError::Sync(error())),
         };
         Some((file, Completion { bytes, written }))
     }
 }
 
-/// The kernel may use the buffer until the pair is complete.
+/// The kernel may use the buffer until the group is complete.
 impl Drop for SubmitRing {
     fn drop(&mut self) {
         self.complete(true);
     }
+}
+
+/// Whether an operation was not begun, or not gone on with, for want of something that the kernel has at other times.
+fn is_put_off(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let put_off = [Errno::INTR, Errno::AGAIN, Errno::NOMEM, Errno::CANCELED];
+    put_off.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Whether waiting was merely interrupted, or the kernel is short of something for the moment.
@@ -290,8 +333,12 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         for round in 0..100_u8 {
             let offset = u64::from(round) * 5000;
-            ring.submit(&file, vec![round; 5000], offset).unwrap();
-            assert_eq!(ring.submit(&file, vec![1], 0), Err(vec![1]), "one at a time");
+            ring.submit(&file, vec![round; 5000], offset, &Order::WriteThenSync).unwrap();
+            assert_eq!(
+                ring.submit(&file, vec![1], 0, &Order::WriteThenSync),
+                Err(vec![1]),
+                "one at a time"
+            );
             let Completion { bytes, written } = complete(&mut ring);
             assert_eq!((bytes, written.unwrap()), (vec![round; 5000], 5000));
         }
@@ -300,11 +347,11 @@ mod tests {
         assert!(back.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at / 5000));
 
         let read_only = Arc::new(File::open("/dev/null").unwrap());
-        ring.submit(&read_only, vec![1], 0).unwrap();
+        ring.submit(&read_only, vec![1], 0, &Order::WriteThenSync).unwrap();
         let error = complete(&mut ring).written.unwrap_err();
         assert!(matches!(&error, WriteError::Write(e) if e.raw_os_error() == Some(9)), "{error:?}");
         let null = Arc::new(File::options().write(true).open("/dev/null").unwrap());
-        ring.submit(&null, vec![1], 0).unwrap();
+        ring.submit(&null, vec![1], 0, &Order::WriteThenSync).unwrap();
         let error = complete(&mut ring).written.unwrap_err();
         assert!(matches!(error, WriteError::Sync(_)), "{error:?}");
     }
@@ -317,12 +364,12 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         let pipe = Arc::new(File::from(OwnedFd::from(writer)));
         rustix::fs::fcntl_setfl(&*pipe, rustix::fs::OFlags::NONBLOCK).unwrap();
-        ring.submit(&pipe, vec![7; 1 << 20], 0).unwrap();
+        ring.submit(&pipe, vec![7; 1 << 20], 0, &Order::WriteThenSync).unwrap();
         let written = complete(&mut ring).written.unwrap();
         assert!(0 < written && written < 1 << 20, "{written}");
         drop(reader);
         let file = Arc::new(tempfile::tempfile().unwrap());
-        ring.submit(&file, vec![1; 10], 0).unwrap();
+        ring.submit(&file, vec![1; 10], 0, &Order::WriteThenSync).unwrap();
         assert_eq!(complete(&mut ring).written.unwrap(), 10);
     }
 
@@ -330,7 +377,7 @@ mod tests {
     fn its_end_waits_for_what_was_submitted() {
         let Ok(mut ring) = SubmitRing::new() else { return };
         let file = Arc::new(tempfile::tempfile().unwrap());
-        ring.submit(&file, vec![9; 1 << 20], 0).unwrap();
+        ring.submit(&file, vec![9; 1 << 20], 0, &Order::WriteThenSync).unwrap();
         drop(ring);
         assert_eq!((file.metadata().unwrap().len(), Arc::strong_count(&file)), (1 << 20, 1));
     }

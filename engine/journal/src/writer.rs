@@ -33,7 +33,8 @@ use crate::config::JournalConfig;
 use crate::disk::Disk;
 use crate::gather::{Gather, Group};
 use crate::segments::{Recovery, Segments};
-use crate::writer::shard::OnShard;
+use crate::spare::Spare;
+use crate::writer::shard::{Flight, OnShard};
 use crate::writer::thread::Thread;
 
 /// What handle, shard and thread share.
@@ -42,6 +43,8 @@ pub(crate) struct Shared<D: Disk> {
     front: Mutex<Front<D>>,
     work: Condvar,
     durable: AtomicU64,
+    /// The thread has ended, and let go of the directory.
+    ended: AtomicBool,
     failed: OnceLock<JournalError>,
     waker: Waker,
 }
@@ -66,10 +69,14 @@ struct Front<D: Disk> {
     trim_to: u64,
     /// A trim to here or further removes something.
     removable_at: Option<u64>,
-    /// It is time to prepare the next segment.
+    /// The writer was dropped on its shard with this group on its way.
+    left: Option<Flight<D::File>>,
+    /// It is time to prepare the next segment, or one is there to be taken.
     wants_spare: bool,
     /// The next segment is being prepared,
     preparing: bool,
+    /// is prepared or has failed,
+    prepared: Option<Result<Spare<D::File>, JournalError>>,
     /// or found no room, and is not tried again before.
     no_room_until: Option<Instant>,
     /// Why the disk takes nothing for the moment.
@@ -126,8 +133,15 @@ impl<D: Disk> Shared<D> {
     /// Has done what is due, by whoever can do it.
     #[inline]
     fn go_on(&self, front: &mut Front<D>) {
-        // What is on its way goes on here when it is complete. Behind a failure nothing is written.
-        if front.is_in_flight() || self.failed.get().is_some() {
+        // What is on its way goes on here when it is complete.
+        if front.is_in_flight() {
+            return;
+        }
+        // Behind a failure nothing is written.
+        if self.failed.get().is_some() {
+            if front.closing {
+                self.call_thread(front);
+            }
             return;
         }
         if front.thread_is_due() {
@@ -166,6 +180,7 @@ impl<D: Disk> Shared<D> {
 /// Appends to one journal.
 pub(crate) struct Writer<D: Disk> {
     shared: Arc<Shared<D>>,
+    /// To be waited for at the end; none on a shard.
     thread: Option<JoinHandle<()>>,
     end: u64,
 }
@@ -204,8 +219,10 @@ where
             closing: false,
             trim_to: 0,
             removable_at: segments.removable_at(),
+            left: None,
             wants_spare: false,
             preparing: false,
+            prepared: None,
             no_room_until: None,
             full: None,
             #[cfg(test)]
@@ -216,6 +233,7 @@ where
             front: Mutex::new(front),
             work: Condvar::new(),
             durable: AtomicU64::new(end),
+            ended: AtomicBool::new(false),
             failed: OnceLock::new(),
             waker,
         });
@@ -226,7 +244,9 @@ where
         if let Some(tasks) = tasks.filter(|_| on_shard) {
             tasks.add(Box::new(shard::Completes::new(&shared)), due);
         }
-        Ok((Self { shared, thread: Some(started), end }, recovery))
+        // Whoever is used on a shard never waits.
+        let thread = tasks.is_none().then_some(started);
+        Ok((Self { shared, thread, end }, recovery))
     }
 }
 
@@ -276,13 +296,25 @@ impl<D: Disk> JournalWriter for Writer<D> {
             self.shared.go_on(&mut front);
         }
     }
+
+    fn close(&mut self) -> bool {
+        let mut front = self.shared.lock();
+        front.closing = true;
+        self.shared.go_on(&mut front);
+        drop(front);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported as a failure.
+            let _ = thread.join();
+        }
+        self.shared.ended.load(Ordering::Acquire)
+    }
 }
 
 impl<D: Disk> Drop for Writer<D> {
     fn drop(&mut self) {
         let mut front = self.shared.lock();
         // The rest is the thread's.
-        self.shared.leave_shard(&mut front);
+        front.leave_shard();
         front.closing = true;
         self.shared.call_thread(&mut front);
         drop(front);

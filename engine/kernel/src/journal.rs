@@ -47,7 +47,7 @@ pub trait Journals: Send + Sync + fmt::Debug {
     fn read(&self, name: &str, from: u64) -> Result<Box<dyn JournalReader>, JournalError>;
 }
 
-/// Appends to one journal. Dropping it makes durable what was appended.
+/// Appends to one journal. Dropping it makes durable what was appended, and [`close`](Self::close) tells when.
 pub trait JournalWriter: Send {
     /// The position behind the last record.
     fn end(&self) -> u64;
@@ -72,6 +72,14 @@ pub trait JournalWriter: Send {
 
     /// No record below `position` will be asked for again. Trimming is by whole segments.
     fn trim(&mut self, position: u64);
+
+    /// Makes durable what was appended, and closes the journal. Whether that is done; until it is, the waker of the journal
+    /// is called when there is news. Nothing is appended from now on.
+    ///
+    /// Dropping a writer closes it and waits for that. On a shard nobody waits: what is left goes on without the writer.
+    fn close(&mut self) -> bool {
+        true
+    }
 }
 
 /// Reads a journal in order.

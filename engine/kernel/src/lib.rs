@@ -31,6 +31,7 @@
 //! | [`defects`] | [`Defect`](defects::Defect): what is done wrong on purpose, in builds that test the proofs |
 
 pub mod batch;
+pub mod beside;
 pub mod changed;
 pub mod changes;
 pub mod connector;

@@ -2,7 +2,8 @@
 //!
 //! No other thread runs, and nobody waits: [`Submit`] writes and syncs beside its caller. The task watches a descriptor. So
 //! the shard's driver wakes for a group as for a socket, and the connection goes on in the next turn.
-//! The writer and the task are used by that one thread. Dropping the writer waits for the group that is on its way.
+//! The writer and the task are used by that one thread. A group that is on its way when the writer is dropped is the
+//! journal's thread's to wait for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,6 +14,12 @@ use thalweg_kernel::{JournalError, Readiness, Task, TaskStatus, Tasks, Watch};
 use super::{Front, Shared};
 use crate::disk::{Disk, Submit, WriteError};
 use crate::gather::Group;
+
+/// A group that is on its way, without its bytes, and what knows how far it is.
+pub(super) struct Flight<F> {
+    group: Group,
+    submit: Box<dyn Submit<F>>,
+}
 
 /// What has groups written, while the shard goes on.
 pub(super) struct OnShard<F> {
@@ -67,11 +74,11 @@ impl<D: Disk> Shared<D> {
         }
     }
 
-    /// Completes the group that is on its way, or waits for it first: whether one was completed.
-    fn complete(&self, front: &mut Front<D>, wait: bool) -> bool {
+    /// Completes the group that is on its way: whether it was complete.
+    fn complete(&self, front: &mut Front<D>) -> bool {
         let Some(shard) = &mut front.shard else { return false };
         let Some(mut group) = shard.flight.take() else { return false };
-        let Some(completion) = shard.submit.complete(wait) else {
+        let Some(completion) = shard.submit.complete(false) else {
             shard.flight = Some(group);
             shard.await_completion();
             return false;
@@ -80,6 +87,15 @@ impl<D: Disk> Shared<D> {
         group.bytes = completion.bytes;
         self.completed(front, group, completion.written);
         true
+    }
+
+    /// Waits for the group that was on its way when the shard went.
+    pub(super) fn complete_left(&self, front: &mut Front<D>) {
+        let Some(Flight { mut group, mut submit }) = front.left.take() else { return };
+        if let Some(completion) = submit.complete(true) {
+            group.bytes = completion.bytes;
+            self.completed(front, group, completion.written);
+        }
     }
 
     fn completed(&self, front: &mut Front<D>, group: Group, written: Result<usize, WriteError>) {
@@ -100,14 +116,15 @@ impl<D: Disk> Shared<D> {
             Err(error) => self.fail(error),
         }
     }
+}
 
-    /// Nothing is submitted any more, and nothing is on its way.
-    pub(super) fn leave_shard(&self, front: &mut Front<D>) {
-        self.complete(front, true);
-        if let Some(shard) = front.shard.take() {
-            // The task has ended.
-            shard.due.store(true, Ordering::Release);
-        }
+impl<D: Disk> Front<D> {
+    /// Nothing is submitted any more. To be called on the shard, which is not to wait for the disk.
+    pub(super) fn leave_shard(&mut self) {
+        let Some(OnShard { submit, flight, due, watch: _ }) = self.shard.take() else { return };
+        self.left = flight.map(|group| Flight { group, submit });
+        // The task has ended.
+        due.store(true, Ordering::Release);
     }
 }
 
@@ -131,7 +148,7 @@ where
         if front.shard.is_none() {
             return TaskStatus::Done;
         }
-        if shared.complete(&mut front, false) {
+        if shared.complete(&mut front) {
             shared.go_on(&mut front);
             drop(front);
             shared.waker.wake_by_ref();

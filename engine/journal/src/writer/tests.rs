@@ -90,6 +90,13 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("waited in vain until {what}");
 }
 
+/// Drops a writer, and waits until its thread has let go of the directory. On a shard the writer itself does not wait for that.
+fn see_off(writer: Writer<SimDisk>) {
+    let shared = Arc::clone(writer.shared());
+    drop(writer);
+    until("its thread has ended", || shared.ended.load(Ordering::Acquire));
+}
+
 /// Appends, waiting where it is full; the position.
 fn append(writer: &mut Writer<SimDisk>, content: &[u8]) -> u64 {
     let mut position = None;
@@ -135,7 +142,7 @@ fn dropping_it_makes_durable_what_was_appended() {
             let (mut writer, _) = open(&disk, &config());
             append(&mut writer, b"one");
             append(&mut writer, b"two");
-            drop(writer);
+            see_off(writer);
             disk.power_on();
             let (writer, _) = open(&disk, &config());
             assert_eq!((writer.end(), writer.durable()), (2 * round, Ok(2 * round)));
@@ -161,7 +168,7 @@ fn a_failed_sync_is_final() {
         let error = writer.append(NOW, &[b"three"]).unwrap_err();
         assert!(matches!(&error, JournalError::Failed(why) if why.contains("syncing")), "{error}");
         assert_eq!(writer.durable(), Err(error));
-        drop(writer);
+        see_off(writer);
         disk.power_on();
         assert!(open(&disk, &config()).0.end() >= 1);
     });
@@ -230,7 +237,7 @@ fn closing_on_a_full_disk_does_not_hang() {
             sleep(Duration::from_micros(300));
         }
         let durable = writer.durable().unwrap();
-        drop(writer);
+        see_off(writer);
         disk.set_budget(None);
         assert!(open(&disk, &config()).0.end() >= durable);
     });
@@ -278,7 +285,7 @@ fn a_group_goes_when_it_is_flushed_or_large_or_in_the_way() {
         append(&mut writer, &[1; 1000]);
         until("what was in the way, and what came then, is durable", || writer.durable() == Ok(5));
         append(&mut writer, b"last");
-        drop(writer);
+        see_off(writer);
         assert_eq!(open(&disk, &config()).0.end(), 6);
     });
 }
@@ -323,7 +330,7 @@ fn calls(writer: &Writer<SimDisk>) -> u64 {
     writer.shared.lock().calls
 }
 
-/// Goal: a record at a time costs no wake-up of the thread. It is called to prepare the next segment, and to roll.
+/// Goal: a record at a time costs no wake-up of the thread. It is called to prepare the next segment, to take that, and to roll.
 #[test]
 fn on_a_shard_the_thread_sleeps_while_groups_go() {
     on_shard(|| {
@@ -353,8 +360,8 @@ fn on_a_shard_the_thread_sleeps_while_groups_go() {
         });
         let end = writer.end();
         until("all is durable", || writer.durable() == Ok(end));
+        until("it has prepared the next segment, and taken it", || calls(&writer) == before + 2);
         asleep(&writer);
-        assert_eq!(calls(&writer), before + 1, "to prepare the next segment");
         let rolls = |disk: &SimDisk| disk.content("spare").is_none();
         until("it is full", || {
             append(&mut writer, &[7; 500]);
@@ -364,7 +371,34 @@ fn on_a_shard_the_thread_sleeps_while_groups_go() {
             rolls(&disk)
         });
         asleep(&writer);
-        assert_eq!(calls(&writer), before + 2, "to roll");
+        assert_eq!(calls(&writer), before + 3, "to roll");
+    });
+}
+
+/// Goal: a segment that found no room ahead is tried again while the active one fills, not only when it is full.
+#[test]
+fn on_a_shard_the_next_segment_is_tried_again() {
+    on_shard(|| {
+        let disk = SimDisk::new(25);
+        let config = JournalConfig { segment_bytes: 64 << 10, cap_bytes: 1 << 20, ..config() };
+        let (mut writer, _) = open(&disk, &config);
+        let mut fill = |done: &dyn Fn(u64) -> bool| {
+            until("that is seen", || {
+                append(&mut writer, &[7; 300]);
+                writer.flush();
+                let end = writer.end();
+                until("it is durable", || writer.durable() == Ok(end));
+                done(end)
+            });
+        };
+        fill(&|_| true);
+        // As much as there is: the segment that is prepared finds no room.
+        disk.set_budget(Some(64 << 10));
+        fill(&|end| end * 300 > 48 << 10);
+        assert_eq!(disk.content("spare"), None);
+        disk.set_budget(None);
+        fill(&|_| disk.content("spare").is_some());
+        assert!(writer.end() * 300 < 64 << 10, "long before it is full");
     });
 }
 
@@ -398,9 +432,10 @@ fn on_a_shard_what_comes_while_a_group_is_on_its_way_goes_behind_it() {
     });
 }
 
-/// Goal: whoever closes a journal waits for what is on its way, whether or not the shard is still there.
+/// Goal: a shard does not wait for the disk at the end of a journal. What is on its way is durable nevertheless, and what is behind it,
+/// whether or not the shard is still there.
 #[test]
-fn on_a_shard_its_end_waits_for_what_is_on_its_way() {
+fn on_a_shard_its_end_goes_on_without_it() {
     for tasks_end_first in [false, true] {
         on_shard(|| {
             let disk = SimDisk::new(22);
@@ -417,13 +452,40 @@ fn on_a_shard_its_end_waits_for_what_is_on_its_way() {
             if tasks_end_first {
                 tasks.end();
             }
-            drop(writer);
+            assert!(writer.thread.is_none(), "nothing to wait for");
+            see_off(writer);
             assert!(tasks.descriptors().is_empty(), "nothing is watched any more");
             assert_eq!(tasks.step(Instant::now()), None);
             disk.power_on();
             assert_eq!(open(&disk, &config()).0.end(), 3);
         });
     }
+}
+
+/// Goal: closing tells when the directory is free, and the waker is called then. It never waits on a shard.
+#[test]
+fn it_tells_when_it_is_closed() {
+    both(|| {
+        let disk = SimDisk::new(24);
+        for round in 1..10 {
+            let (mut writer, count) = open(&disk, &config());
+            append(&mut writer, b"one");
+            writer.flush();
+            append(&mut writer, b"two");
+            disk.hold_submitted(round % 3 == 0);
+            let before = count.0.load(Ordering::SeqCst);
+            if !writer.close() {
+                assert!(writer.thread.is_none());
+                disk.hold_submitted(false);
+                until("it is told", || count.0.load(Ordering::SeqCst) > before && writer.close());
+            }
+            disk.power_on();
+            assert_eq!(
+                (writer.durable(), open(&disk, &config()).0.end()),
+                (Ok(2 * round), 2 * round)
+            );
+        }
+    });
 }
 
 /// Goal: a group of which a part was written, or none, becomes durable by the thread, in its place.
@@ -448,12 +510,12 @@ fn on_a_shard_a_group_that_is_cut_short_goes_by_the_thread() {
             writer.flush();
             append(&mut writer, b"behind it");
             until("the first is durable", || writer.durable().unwrap() >= 2 * position);
-            assert_eq!(calls(&writer), before + 1);
+            assert!(calls(&writer) > before);
             writer.flush();
             until("both are durable", || writer.durable() == Ok(2 * position + 1));
         }
         let end = writer.end();
-        drop(writer);
+        see_off(writer);
         disk.power_on();
         let mut reader = Reader::new(disk, NAME, 0, end).unwrap();
         let mut read = 0;

@@ -3,16 +3,15 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use thalweg_kernel::JournalError;
+use thalweg_kernel::{JournalError, beside};
 
 use super::{Front, Shared};
 use crate::disk::Disk;
 use crate::gather::{Group, Place};
 use crate::segments::Segments;
-use crate::spare::{Spare, SpareOrder};
 
 /// What the thread does next.
 enum Work {
@@ -47,7 +46,7 @@ impl<D: Disk> Front<D> {
 
 pub(super) struct Thread<D: Disk> {
     shared: Arc<Shared<D>>,
-    preparing: Option<JoinHandle<Result<Spare<D::File>, JournalError>>>,
+    preparing: Option<JoinHandle<()>>,
     /// Preparing ahead found no room; not tried again before.
     no_room_until: Option<Instant>,
     full_retry: Duration,
@@ -63,11 +62,11 @@ where
     }
 
     pub(super) fn start(self, segments: Box<Segments<D>>) -> std::io::Result<JoinHandle<()>> {
-        Builder::new().name("journal".to_owned()).spawn(move || self.run(segments))
+        beside::spawn("journal", move || self.run(segments))
     }
 
     fn run(mut self, mut segments: Box<Segments<D>>) {
-        let bell = PanicBell(Arc::clone(&self.shared));
+        let end = End(Arc::clone(&self.shared));
         let ended = loop {
             if let Err(error) = self.prepare(&mut segments) {
                 break Err(error);
@@ -92,7 +91,10 @@ where
         // Nothing that the spare's thread may report matters now.
         let _ = self.collect(&mut segments, true);
         segments.close();
-        drop(bell);
+        // With it goes the lock of the directory. Whoever waits for the end may open the journal again.
+        drop(segments);
+        self.shared.lock().shard = None;
+        drop(end);
     }
 
     /// Lays the segments back and waits until there is something to do with them.
@@ -102,6 +104,8 @@ where
         front.no_room_until = self.no_room_until;
         front.segments = Some(segments);
         loop {
+            // Nobody else waits for what this lock keeps.
+            self.shared.complete_left(&mut front);
             if !front.is_in_flight()
                 && let Some(segments) = front.segments.take()
             {
@@ -211,47 +215,65 @@ where
         }
         if self.shared.lock().gather.plan().may_prepare() {
             let order = segments.spare_order();
-            let mut disk = segments.disk.clone();
-            let fill = move || SpareOrder::fill(&order, &mut disk);
+            let (mut disk, shared) = (segments.disk.clone(), Arc::clone(&self.shared));
+            let fill = move || {
+                let prepared = order.fill(&mut disk);
+                drop(disk);
+                let mut front = shared.lock();
+                front.prepared = Some(prepared);
+                front.wants_spare = true;
+                shared.go_on(&mut front);
+            };
             // Without a thread for it, rolling prepares it on the spot.
-            self.preparing = Builder::new().name("journal-spare".to_owned()).spawn(fill).ok();
+            self.preparing = beside::spawn("journal-spare", fill).ok();
         }
         Ok(())
     }
 
     /// Takes the spare that was prepared; `wait` until it is ready.
     fn collect(&mut self, segments: &mut Segments<D>, wait: bool) -> Result<(), JournalError> {
-        let Some(thread) = self.preparing.take_if(|thread| wait || thread.is_finished()) else {
-            return Ok(());
-        };
-        match thread.join() {
-            Ok(Ok(spare)) => {
+        let Some(thread) = self.preparing.take() else { return Ok(()) };
+        let mut prepared = self.shared.lock().prepared.take();
+        if prepared.is_none() {
+            if !wait {
+                self.preparing = Some(thread);
+                return Ok(());
+            }
+            // A panic there leaves nothing.
+            let _ = thread.join();
+            prepared = self.shared.lock().prepared.take();
+        }
+        match prepared {
+            Some(Ok(spare)) => {
                 self.no_room_until = None;
                 segments.give_spare(spare);
+                Ok(())
             }
             // Rolling will try again, and tell.
-            Ok(Err(JournalError::Full(_))) => {
+            Some(Err(JournalError::Full(_))) => {
                 self.no_room_until = Some(Instant::now() + self.full_retry);
+                Ok(())
             }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
+            Some(Err(error)) => Err(error),
+            None => {
                 let name = &self.shared.name;
                 let what = format!("journal {name}: preparing a segment panicked");
-                return Err(JournalError::Failed(what));
+                Err(JournalError::Failed(what))
             }
         }
-        Ok(())
     }
 }
 
-/// Reports a panic of the thread as a failure of the journal, so that nobody waits for it for ever.
-struct PanicBell<D: Disk>(Arc<Shared<D>>);
+/// Tells of the end of the thread. A panic is a failure of the journal, so that nobody waits for it for ever.
+struct End<D: Disk>(Arc<Shared<D>>);
 
-impl<D: Disk> Drop for PanicBell<D> {
+impl<D: Disk> Drop for End<D> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let what = "the journal's thread panicked; restart to go on from what is durable";
             self.0.fail(JournalError::Failed(what.to_owned()));
         }
+        self.0.ended.store(true, Ordering::Release);
+        self.0.waker.wake_by_ref();
     }
 }

@@ -101,7 +101,9 @@ impl Model {
     /// The machine ends, at once or with the last operations of the writer, and starts again.
     fn restart(&mut self) {
         self.disk.power_fails_in(self.random.below(4));
-        self.writer = None;
+        if let Some(writer) = self.writer.take() {
+            see_off(writer);
+        }
         for refused in 0.. {
             self.disk.power_on();
             self.disk.refuse_writes(0);
@@ -175,7 +177,7 @@ fn run() {
     println!("{SEEDS} seeds: {all:?}");
     let often = [all.records, all.crashes, all.lost, all.full, all.failed, all.trimmed];
     assert!(often.iter().all(|&count| count >= SEEDS / 20), "hardly happened: {all:?}");
-    assert!(all.on_their_way >= SEEDS / 2 || tasks().is_none(), "hardly happened: {all:?}");
+    assert!(all.on_their_way >= SEEDS / 5 || tasks().is_none(), "hardly happened: {all:?}");
 }
 
 /// Goal: what was reported as durable is there after anything, in order, once; nothing is invented.
