@@ -418,18 +418,31 @@ fn work_waits(omits: bool) {
     shard.join().unwrap();
 }
 
+/// Some work goes on until it has found something in its queue, or rests; whether it has.
+fn goes_on(call: &Call, queue: &AtomicBool) -> bool {
+    call.begin();
+    loop {
+        if call.take() && queue.load(Ordering::Acquire) {
+            return true;
+        }
+        if call.rest() {
+            return false;
+        }
+    }
+}
+
 /// The thread of some work sleeps, and is called when there is something in its queue.
 fn thread_sleeps() {
     let bed = Arc::<Bed>::default();
     let (due, waker) = (Arc::new(sync::AtomicBool::new(false)), Waker::from(Arc::clone(&bed)));
-    let (call, queue) = (Arc::new(Call::of_thread(due, waker)), Arc::new(AtomicBool::new(false)));
+    let (call, queue) = (Arc::new(Call::new(due, waker)), Arc::new(AtomicBool::new(false)));
     let (theirs, their_queue) = (Arc::clone(&call), Arc::clone(&queue));
     let shard = thread::spawn(move || {
         their_queue.store(true, Ordering::Release);
         theirs.wake();
     });
-    while !(call.take() && queue.load(Ordering::Acquire)) {
-        call.sleep(|| bed.sleep());
+    while !goes_on(&call, &queue) {
+        bed.sleep();
     }
     shard.join().unwrap();
 }
@@ -439,7 +452,7 @@ fn thread_sleeps() {
 fn work_is_called(omits: bool) {
     let signal = Arc::<Signal>::default();
     let due = Arc::new(sync::AtomicBool::new(false));
-    let call = Arc::new(Call::of_shard(due, signal.waker()));
+    let call = Arc::new(Call::new(due, signal.waker()));
     let queue = Arc::new(AtomicBool::new(false));
     let (theirs, their_queue) = (Arc::clone(&call), Arc::clone(&queue));
     let other = thread::spawn(move || {
@@ -450,7 +463,7 @@ fn work_is_called(omits: bool) {
         if !omits {
             signal.clear();
         }
-        if call.take() && queue.load(Ordering::Acquire) {
+        if goes_on(&call, &queue) {
             break;
         }
         if omits {

@@ -147,6 +147,7 @@ impl<'a> Life<'a> {
         let memory = [(0, 1 << 25), (20_000, 500), (usize::MAX, 1 << 25)];
         let (state_memory_bytes_max, state_pending_bytes_max) = random.one_of(memory);
         let tuning = Tuning {
+            latency_budget: Duration::ZERO,
             step_records_max: random.one_of([1, 7, 40, 1_024]),
             batch_records: random.one_of([1, 5, 20, 256]),
             lane_batches,

@@ -96,6 +96,7 @@ impl Engine {
             instances: shards,
             waker: waker.clone(),
             tasks: None,
+            latency_budget: std::time::Duration::ZERO,
             shared: Arc::clone(&shared),
             durability: Durability {
                 operator: "sink".into(),

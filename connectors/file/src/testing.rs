@@ -47,6 +47,7 @@ impl Shard {
             instances: shards,
             waker: Waker::from(Arc::clone(&unpark)),
             tasks: None,
+            latency_budget: std::time::Duration::ZERO,
             shared: Arc::clone(shared),
             durability: thalweg_kernel::Durability::default(),
         };

@@ -1,8 +1,8 @@
 //! How work is called: a flag that says so, and whoever ends the sleep of the thread that does the work.
 //!
-//! Whoever calls raises the flag and then looks whether anyone sleeps. Whoever goes to sleep says so and then looks at the
-//! flag. Both use sequentially consistent operations, so one of them always sees the other. Work that is awake is called by one
-//! exchange on a flag.
+//! Whoever calls raises the flag and then looks whether the work rests. Work that goes to rest says so and then looks at the
+//! flag. Both use sequentially consistent operations, so one of them always sees the other. Work that goes on is called by one
+//! exchange on a flag, also by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,21 +13,21 @@ use crate::sync::AtomicBool;
 /// Calls for work to go on.
 pub(crate) struct Call {
     due: Arc<AtomicBool>,
-    /// Ends the sleep of the thread that does the work.
+    /// Ends the sleep of the thread that does the work. A shard knows by itself whether it sleeps.
     to: Waker,
-    /// That thread sleeps; or it is a shard's, which knows by itself whether it does.
-    asleep: AtomicBool,
+    /// Nobody goes on with the work until it is called.
+    rests: AtomicBool,
 }
 
 impl Call {
-    /// For work on a shard, which this waker wakes.
-    pub(crate) fn of_shard(due: Arc<AtomicBool>, shard: Waker) -> Self {
-        Self { due, to: shard, asleep: AtomicBool::new(true) }
+    /// For work that rests. Its thread is woken by this waker.
+    pub(crate) fn new(due: Arc<AtomicBool>, to: Waker) -> Self {
+        Self { due, to, rests: AtomicBool::new(true) }
     }
 
-    /// For work on a thread of its own, whose sleep this waker ends.
-    pub(crate) fn of_thread(due: Arc<AtomicBool>, to: Waker) -> Self {
-        Self { due, to, asleep: AtomicBool::new(false) }
+    /// The work goes on, and looks for calls until it [rests](Self::rest).
+    pub(crate) fn begin(&self) {
+        self.rests.store(false, Ordering::SeqCst);
     }
 
     /// Whether the work was called since this was asked last.
@@ -35,13 +35,21 @@ impl Call {
         self.due.swap(false, Ordering::SeqCst)
     }
 
-    /// Lets the thread of the work `sleep` once, unless the work was called.
-    pub(crate) fn sleep(&self, sleep: impl FnOnce()) {
-        self.asleep.store(true, Ordering::SeqCst);
-        if !self.due.load(Ordering::SeqCst) {
-            sleep();
+    /// The work has nothing to do: whether it rests from now on. Otherwise it was called meanwhile, and goes on.
+    pub(crate) fn rest(&self) -> bool {
+        self.rests.store(true, Ordering::SeqCst);
+        let called = self.due.load(Ordering::SeqCst);
+        if called {
+            self.begin();
         }
-        self.asleep.store(false, Ordering::SeqCst);
+        !called
+    }
+
+    /// The work has something to do and leaves it for its next turn.
+    pub(crate) fn put_off(&self) {
+        self.rests.store(true, Ordering::SeqCst);
+        self.due.store(true, Ordering::SeqCst);
+        self.to.wake_by_ref();
     }
 }
 
@@ -51,7 +59,7 @@ impl Wake for Call {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.due.swap(true, Ordering::SeqCst) && self.asleep.load(Ordering::SeqCst) {
+        if !self.due.swap(true, Ordering::SeqCst) && self.rests.load(Ordering::SeqCst) {
             self.to.wake_by_ref();
         }
     }

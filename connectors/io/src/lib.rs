@@ -18,4 +18,4 @@ mod work;
 
 pub use reactor::{Elapsed, Reactor, Sleep};
 pub use tcp::Tcp;
-pub use work::{Work, start};
+pub use work::{Direction, Work, start};

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use thalweg_kernel::{Descriptors, Watch};
 
 /// No time is waited for.
 const NEVER: u64 = u64::MAX;
+/// The most reads of one poll. A peer that sends without end holds up nobody.
+const READS_MAX: u32 = 8;
 
 /// What the work of one connection can wait for. It belongs to that work, and is used by one thread at a time.
 #[derive(Clone, Debug)]
@@ -21,12 +23,16 @@ pub struct Reactor(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     descriptors: Descriptors,
+    /// How long what comes in may gather.
+    gathers: Duration,
     /// Raised when the work is to go on.
     due: Arc<AtomicBool>,
     /// Times are nanoseconds since then.
     begun: Instant,
     /// When the poll that is going on began: the clock is read once for each.
     now: AtomicU64,
+    /// The reads that the poll that is going on has left.
+    reads_left: AtomicU32,
     /// The first time that the last poll has waited for.
     next: AtomicU64,
     /// Its descriptors. One at a time, as a rule.
@@ -34,10 +40,11 @@ struct Inner {
 }
 
 impl Reactor {
-    pub(crate) fn new(descriptors: Descriptors, due: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(descriptors: Descriptors, due: Arc<AtomicBool>, gathers: Duration) -> Self {
         let (begun, now, next) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(NEVER));
         let watches = Mutex::default();
-        Self(Arc::new(Inner { descriptors, due, begun, now, next, watches }))
+        let reads_left = AtomicU32::new(READS_MAX);
+        Self(Arc::new(Inner { descriptors, gathers, due, begun, now, reads_left, next, watches }))
     }
 
     /// One that nobody drives: for tests.
@@ -45,7 +52,7 @@ impl Reactor {
     /// # Errors
     /// If the system gives no descriptor for waking.
     pub fn by_hand() -> io::Result<Self> {
-        Ok(Self::new(Descriptors::new()?, Arc::default()))
+        Ok(Self::new(Descriptors::new()?, Arc::default(), Duration::ZERO))
     }
 
     /// A poll begins.
@@ -58,6 +65,15 @@ impl Reactor {
         self.watches().retain(|watch| watch.upgrade().inspect(|it| it.want_nothing()).is_some());
         self.0.now.store(self.nanos(now), Ordering::Relaxed);
         self.0.next.store(NEVER, Ordering::Relaxed);
+        self.0.reads_left.store(READS_MAX, Ordering::Relaxed);
+    }
+
+    /// Whether the poll that is going on may read once more. If not, the work is to be called again: there may be
+    /// deadlines to see, and others to do on this thread.
+    pub(crate) fn may_read(&self) -> bool {
+        let left = self.0.reads_left.load(Ordering::Relaxed);
+        self.0.reads_left.store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
     }
 
     /// The first time that the last poll has waited for.
@@ -77,9 +93,15 @@ impl Reactor {
         self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the poll that is going on has read all that there was, as far as its socket was asked.
+    pub fn has_reads_left(&self) -> bool {
+        self.0.reads_left.load(Ordering::Relaxed) > 0
+    }
+
     /// Watches a descriptor for this work. What is wanted of it is wanted until the next poll begins.
     pub fn watch(&self, descriptor: Arc<dyn AsFd + Send + Sync>) -> Arc<Watch> {
         let watch = Arc::new(self.0.descriptors.watch(descriptor, &self.0.due));
+        watch.gather(self.0.gathers);
         self.watches().push(Arc::downgrade(&watch));
         watch
     }

@@ -3,7 +3,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::thread;
+
+use thalweg_kernel::beside;
 
 /// The addresses of `host`, a name or an address.
 pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -18,7 +19,7 @@ pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
         // Whoever asked may have lost patience.
         let _gone = tell.send(found);
     };
-    thread::Builder::new().name("resolve".to_owned()).spawn(ask)?;
+    beside::spawn("resolve", ask)?;
     let gone = |_| io::Error::other("the search for its address ended without an answer");
     told.into_recv_async().await.map_err(gone)?
 }

@@ -23,6 +23,7 @@ const READ_BYTES: usize = 32 * 1024;
 pub struct Tcp {
     /// Before the socket: to be dropped is to be watched no more.
     watch: Arc<Watch>,
+    reactor: Reactor,
     socket: Arc<TcpStream>,
     /// What is read passes through here, so that nobody's buffer must be filled with zeros first.
     buffer: Box<[u8]>,
@@ -51,7 +52,8 @@ impl Tcp {
         let begun = connect(&socket, address);
         let socket = Arc::new(TcpStream::from(socket));
         let watch = reactor.watch(Arc::clone(&socket) as _);
-        let tcp = Self { watch, socket, buffer: vec![0; READ_BYTES].into() };
+        let tcp =
+            Self { watch, reactor: reactor.clone(), socket, buffer: vec![0; READ_BYTES].into() };
         match begun {
             Ok(()) => {}
             Err(Errno::INPROGRESS) => {
@@ -78,11 +80,15 @@ impl Tcp {
 impl AsyncRead for Tcp {
     fn poll_read(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let tcp = self.get_mut();
         std::task::ready!(tcp.poll_ready(Readiness::Read));
+        if !tcp.reactor.may_read() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let most = out.remaining().min(tcp.buffer.len());
         loop {
             match (&*tcp.socket).read(&mut tcp.buffer[..most]) {

@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use thalweg_kernel::{Descriptors, OpenContext, Task, TaskHandle, TaskStatus, Tasks, thread_name};
+use thalweg_kernel::{Descriptors, OpenContext, Task, TaskHandle, TaskStatus, beside, thread_name};
 
 use crate::call::Call;
 use crate::reactor::Reactor;
@@ -42,6 +41,15 @@ impl Work {
     }
 }
 
+/// Which way a connection's messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the job: what comes in [may gather](OpenContext::latency_budget).
+    In,
+    /// Out of it: what comes in are answers.
+    Out,
+}
+
 /// Starts the work of a connector that opens on the shard of `cx`: what `work` makes, with its reactor. A thread, where
 /// one is needed, is called by the job's name and `role`.
 ///
@@ -50,35 +58,30 @@ impl Work {
 pub fn start<F>(
     cx: &OpenContext,
     role: &str,
+    direction: Direction,
     work: impl FnOnce(Reactor) -> F + Send + 'static,
 ) -> io::Result<Work>
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    let gathers = match direction {
+        Direction::In => cx.latency_budget,
+        Direction::Out => Duration::ZERO,
+    };
     match &cx.tasks {
-        Some(tasks) => Ok(Work(At::Shard(on_shard(tasks, &cx.waker, work)))),
-        None => on_thread(&thread_name(&cx.job, role), work),
+        Some(tasks) => {
+            let (polled, due) = Polled::new(tasks.descriptors(), &cx.waker, gathers, work);
+            Ok(Work(At::Shard(tasks.add(Box::new(polled), due))))
+        }
+        None => on_thread(&thread_name(&cx.job, role), gathers, work),
     }
 }
 
-fn on_shard<F>(tasks: &Tasks, shard: &Waker, work: impl FnOnce(Reactor) -> F) -> TaskHandle
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let due = Arc::new(AtomicBool::new(true));
-    let reactor = Reactor::new(tasks.descriptors().clone(), Arc::clone(&due));
-    let call = Arc::new(Call::of_shard(Arc::clone(&due), shard.clone()));
-    reactor.begin();
-    let work = Polled {
-        work: Box::pin(work(reactor.clone())),
-        reactor,
-        call: Arc::clone(&call),
-        waker: call.into(),
-    };
-    tasks.add(Box::new(work), due)
-}
-
-fn on_thread<F>(name: &str, work: impl FnOnce(Reactor) -> F + Send + 'static) -> io::Result<Work>
+fn on_thread<F>(
+    name: &str,
+    gathers: Duration,
+    work: impl FnOnce(Reactor) -> F + Send + 'static,
+) -> io::Result<Work>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -88,15 +91,9 @@ where
     let run = move || {
         let _told_at_last: flume::Sender<_> = ends;
         let _in_every_line = span.entered();
-        let due = Arc::new(AtomicBool::new(true));
-        let reactor = Reactor::new(descriptors.clone(), Arc::clone(&due));
-        let call = Arc::new(Call::of_thread(due, descriptors.waker().clone()));
-        reactor.begin();
-        let work = Box::pin(work(reactor.clone()));
-        let waker = Arc::clone(&call).into();
-        Polled { work, reactor, call, waker }.run(&descriptors);
+        Polled::new(&descriptors, descriptors.waker(), gathers, work).0.run(&descriptors);
     };
-    thread::Builder::new().name(name.to_owned()).spawn(run)?;
+    beside::spawn(name, run)?;
     Ok(Work(At::Thread(ended)))
 }
 
@@ -108,33 +105,50 @@ struct Polled {
     waker: Waker,
 }
 
+impl Polled {
+    /// Work that waits for `descriptors`, with the flag that calls for it. `to` wakes the thread that does it.
+    fn new<F>(
+        descriptors: &Descriptors,
+        to: &Waker,
+        gathers: Duration,
+        work: impl FnOnce(Reactor) -> F,
+    ) -> (Self, Arc<AtomicBool>)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let due = Arc::new(AtomicBool::new(true));
+        let reactor = Reactor::new(descriptors.clone(), Arc::clone(&due), gathers);
+        let call = Arc::new(Call::new(Arc::clone(&due), to.clone()));
+        reactor.begin();
+        let work = Box::pin(work(reactor.clone()));
+        let waker = Arc::clone(&call).into();
+        (Self { work, reactor, call, waker }, due)
+    }
+
+    /// Does the work on this thread.
+    fn run(mut self, descriptors: &Descriptors) {
+        while let TaskStatus::Waiting(until) = self.step() {
+            let left = |at: Instant| at.saturating_duration_since(Instant::now());
+            descriptors.wait(until.map_or(SLEEP_MAX, left));
+        }
+    }
+}
+
 impl Task for Polled {
     fn step(&mut self) -> TaskStatus {
         let mut cx = Context::from_waker(&self.waker);
+        self.call.begin();
         for _ in 0..POLLS_MAX {
+            self.call.take();
             self.reactor.begin();
             if let Poll::Ready(()) = self.work.as_mut().poll(&mut cx) {
                 return TaskStatus::Done;
             }
-            if !self.call.take() {
+            if self.call.rest() {
                 return TaskStatus::Waiting(self.reactor.next());
             }
         }
-        self.waker.wake_by_ref();
+        self.call.put_off();
         TaskStatus::Waiting(self.reactor.next())
-    }
-}
-
-impl Polled {
-    /// Does the work on this thread.
-    fn run(mut self, descriptors: &Descriptors) {
-        self.call.take();
-        while let TaskStatus::Waiting(until) = self.step() {
-            self.call.sleep(|| {
-                let left = |at: Instant| at.saturating_duration_since(Instant::now());
-                descriptors.wait(until.map_or(SLEEP_MAX, left));
-            });
-            self.call.take();
-        }
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use thalweg_io::{Elapsed, Reactor, Tcp, Work, start};
+use thalweg_io::{Direction, Elapsed, Reactor, Tcp, Work, start};
 use thalweg_kernel::{Descriptors, Durability, OpenContext, Shared, Tasks};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -35,6 +35,7 @@ impl Place {
             instances: 1,
             waker: tasks.descriptors().waker().clone(),
             tasks: on_shard.then(|| tasks.clone()),
+            latency_budget: Duration::ZERO,
             shared: Arc::<Shared>::default(),
             durability: Durability::default(),
         };
@@ -48,7 +49,7 @@ impl Place {
     ) -> T {
         let (tell, told) = flume::bounded(1);
         let run = |reactor| async move { tell.send(work(reactor).await).unwrap() };
-        let work = start(&self.cx, "test", run).unwrap();
+        let work = start(&self.cx, "test", Direction::Out, run).unwrap();
         let end = Instant::now() + PATIENCE;
         loop {
             let due_at = self.tasks.step(Instant::now());
@@ -183,7 +184,7 @@ fn whoever_calls_work_is_heard() {
 fn work_that_is_not_done_in_time_is_left() {
     everywhere(|place| {
         let never = |_| poll_fn(|_| Poll::<()>::Pending);
-        let work: Work = start(&place.cx, "never", never).unwrap();
+        let work: Work = start(&place.cx, "never", Direction::Out, never).unwrap();
         assert!(!work.finish(Duration::from_millis(5)));
         place.tasks.end();
     });

@@ -226,7 +226,8 @@ impl<E, F> MqttSink<E, F> {
             retain: self.retain,
             batches,
             common: Arc::clone(&common),
-            cx: OpenContext { tasks: None, ..cx.clone() },
+            // What is shared holds this.
+            cx: OpenContext { tasks: None, shared: Arc::default(), ..cx.clone() },
         };
         Ok(SinkShared { to_io, common, setup: Mutex::new(Some(setup)) })
     }
@@ -260,7 +261,13 @@ impl<E: Clone, F: Clone> MqttSink<E, F> {
         };
         let start = |setup| {
             let run = move |reactor| Send::run(setup, reactor);
-            thalweg_io::start(cx, &format!("out{}", cx.operator_id), run).map_err(|cause| {
+            thalweg_io::start(
+                cx,
+                &format!("out{}", cx.operator_id),
+                thalweg_io::Direction::Out,
+                run,
+            )
+            .map_err(|cause| {
                 ConnectorError::new(&name, "cannot start a thread for its connection")
                     .caused_by(cause)
             })

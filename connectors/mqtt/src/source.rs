@@ -250,14 +250,15 @@ where
             progress: Arc::clone(&progress),
             mode,
             place,
-            cx: OpenContext { tasks: None, ..cx.clone() },
+            cx: OpenContext { tasks: None, shared: Arc::default(), ..cx.clone() },
         };
         let run = move |reactor| Receive::run(setup, reactor);
         let work =
-            thalweg_io::start(cx, &format!("in{}", cx.operator_id), run).map_err(|cause| {
-                ConnectorError::new(&name, "cannot start a thread for its connection")
-                    .caused_by(cause)
-            })?;
+            thalweg_io::start(cx, &format!("in{}", cx.operator_id), thalweg_io::Direction::In, run)
+                .map_err(|cause| {
+                    ConnectorError::new(&name, "cannot start a thread for its connection")
+                        .caused_by(cause)
+                })?;
         let restored = cx.durability.restored.zip(position);
         let decoder = self.decoder.clone();
         let parts = Parts {

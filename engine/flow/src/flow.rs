@@ -355,6 +355,7 @@ impl Flow {
             instances: producers,
             waker: build.wakers[build.shard].clone(),
             tasks: build.tasks.clone(),
+            latency_budget: build.tuning.latency_budget,
             shared: Arc::clone(&build.shared),
             durability: Durability {
                 operator: self.0.uids.borrow()[node as usize].name.clone(),

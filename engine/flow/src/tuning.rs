@@ -32,6 +32,10 @@ pub struct Tuning {
     /// at most this long in steady time: 1 s. Shown watermarks of quiet shards are behind by as much, and state that expires in event
     /// time is freed as much later. Results come no later. With zero each watermark goes at once, and wakes the shard.
     pub watermark_delay_max: Duration,
+    /// Input may gather for this long before a shard that sleeps wakes for it: 0 s. A wake-up costs more than a message, so 1 ms
+    /// halves the cost of a message at 2,000 messages a second. A message waits once, where it comes in, and not on its way
+    /// through the job. Sources with a connection have it (MQTT). It is at most 1 s.
+    pub latency_budget: Duration,
 }
 
 impl Default for Tuning {
@@ -45,6 +49,7 @@ impl Default for Tuning {
             state_pending_bytes_max: 32 * 1_024 * 1_024,
             state_cache_bytes: CACHE_BYTES,
             watermark_delay_max: Duration::from_secs(1),
+            latency_budget: Duration::ZERO,
         }
     }
 }

@@ -105,6 +105,7 @@ const NEVER: Tuning = Tuning { watermark_delay_max: Duration::MAX, ..TUNING };
 /// Each watermark goes.
 const AT_ONCE: Tuning = Tuning { watermark_delay_max: Duration::ZERO, ..TUNING };
 const TUNING: Tuning = Tuning {
+    latency_budget: Duration::ZERO,
     step_records_max: 1_024,
     step_work_max: 2_048,
     batch_records: 256,

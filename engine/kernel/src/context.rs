@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,6 +35,8 @@ pub struct OpenContext {
     /// What the shard does beside its steps, where its driver can wait for descriptors. A connector may give its input and
     /// output to it, instead of to a thread of its own.
     pub tasks: Option<Tasks>,
+    /// How long the input of a source may gather before the source goes on with it. Zero, as a rule.
+    pub latency_budget: Duration,
     /// Where this operator's instances on the shards of the job can share one thing, such as the
     /// one I/O thread that owns a file.
     pub shared: Arc<Shared>,

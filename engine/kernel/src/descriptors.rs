@@ -9,18 +9,25 @@
 //!   its owner has [used that up](Watch::used_up). So a driver that wakes for it and cannot step its owner does not spin.
 //! - **Whose it is.** A descriptor that is ready raises the flag of the task that watches it, so that a step costs a task
 //!   with nothing to do one look at a flag.
+//! - **Input may gather.** A descriptor that brings input may have a [latency budget](Watch::gather). A wait that such descriptors
+//!   end goes on for that time, so that what arrives meanwhile costs no wake-up of its own. Anything else ends it at once. It is the one
+//!   place where input waits: what goes on from shard to shard, to a disk or to a sink does not.
 //! - All of it belongs to one thread at a time. The atomics let it be handed to another one, and are never waited for.
 //!
 //! Who watches descriptors on a shard, and what becomes of it, is in [`tasks`](crate::tasks).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use smallvec::SmallVec;
+
+/// A wait for at most this number of descriptors allocates nothing.
+const POLLED_IN_PLACE: usize = 8;
 
 /// What is wanted of a descriptor, and what it is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,8 @@ struct Entry {
     descriptor: Arc<dyn AsFd + Send + Sync>,
     wanted: AtomicU8,
     ready: AtomicU8,
+    /// How long it may wait for more, in nanoseconds.
+    gather: AtomicU64,
     /// Raised when it becomes ready for what is wanted.
     due: Arc<AtomicBool>,
 }
@@ -63,6 +72,13 @@ impl Entry {
 }
 
 impl Watch {
+    /// It brings input, which may gather for this long before its owner goes on.
+    pub fn gather(&self, latency_budget: Duration) {
+        let nanos = u64::try_from(latency_budget.as_nanos()).unwrap_or(u64::MAX);
+        self.entry.gather.store(nanos, Ordering::Relaxed);
+        self.table.gathers.fetch_or(nanos > 0, Ordering::Relaxed);
+    }
+
     /// Waits for this readiness, too, from now on.
     #[inline]
     pub fn want(&self, readiness: Readiness) {
@@ -100,6 +116,8 @@ struct Table {
     /// Few: a connection each. Locked by one thread at a time, so the lock is free.
     entries: Mutex<Vec<Arc<Entry>>>,
     len: AtomicUsize,
+    /// Whether any may gather.
+    gathers: AtomicBool,
     alarm: Arc<Alarm>,
     waker: Waker,
 }
@@ -151,14 +169,16 @@ impl Descriptors {
         let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
         let waker = Waker::from(Arc::clone(&alarm));
         let entries = Mutex::default();
-        Ok(Self(Arc::new(Table { entries, len: AtomicUsize::new(0), alarm, waker })))
+        let (len, gathers) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Self(Arc::new(Table { entries, len, gathers, alarm, waker })))
     }
 
     /// Watches `descriptor` for the task of `due`. That flag is raised when the descriptor becomes ready for what is
     /// [wanted](Watch::want). At first it counts as ready: whoever uses it finds out.
     pub fn watch(&self, descriptor: Arc<dyn AsFd + Send + Sync>, due: &Arc<AtomicBool>) -> Watch {
         let (wanted, ready) = (AtomicU8::new(0), AtomicU8::new(BOTH));
-        let entry = Arc::new(Entry { descriptor, wanted, ready, due: Arc::clone(due) });
+        let (gather, due) = (AtomicU64::new(0), Arc::clone(due));
+        let entry = Arc::new(Entry { descriptor, wanted, ready, gather, due });
         let mut entries = self.0.lock();
         entries.push(Arc::clone(&entry));
         self.0.len.store(entries.len(), Ordering::Relaxed);
@@ -178,11 +198,32 @@ impl Descriptors {
     }
 
     /// Waits until a descriptor is ready for what is wanted of it, or until somebody calls the [waker](Self::waker). It waits no
-    /// longer than this time. Whether a descriptor is ready.
+    /// longer than this time. What comes in may [gather](Watch::gather) within it. Whether a descriptor is ready.
     pub fn wait(&self, longest: Duration) -> bool {
+        if longest.is_zero() || !self.0.gathers.load(Ordering::Relaxed) {
+            return self.wait_once(longest) != Seen::Nothing;
+        }
+        let begun = Instant::now();
+        let budget = match self.wait_once(longest) {
+            Seen::Input(budget) => budget,
+            seen => return seen == Seen::Ready,
+        };
+        let gathered = Instant::now();
+        let whole = longest.saturating_sub(gathered - begun).min(budget);
+        let mut left = whole;
+        // What is ready is not waited for again.
+        while !left.is_zero()
+            && let Seen::Input(_) = self.wait_once(left)
+        {
+            left = whole.saturating_sub(gathered.elapsed());
+        }
+        true
+    }
+
+    fn wait_once(&self, longest: Duration) -> Seen {
         let entries = self.0.lock();
         let awaited = || entries.iter().filter(|entry| entry.awaited() != 0);
-        let mut all = Vec::with_capacity(1 + entries.len());
+        let mut all = SmallVec::<[PollFd<'_>; POLLED_IN_PLACE]>::new();
         all.push(PollFd::new(&self.0.alarm.0, PollFlags::IN));
         all.extend(awaited().map(|entry| {
             PollFd::from_borrowed_fd(entry.descriptor.as_fd(), flags(entry.awaited()))
@@ -193,22 +234,39 @@ impl Descriptors {
         };
         // A signal ends it early, as anything may.
         if !poll(&mut all, Some(&timeout)).is_ok_and(|ready| ready > 0) {
-            return false;
+            return Seen::Nothing;
         }
-        if !all[0].revents().is_empty() {
+        let called = !all[0].revents().is_empty();
+        if called {
             self.0.alarm.reset();
         }
-        let mut ready = false;
+        let (mut ready, mut budget) = (false, u64::MAX);
         for (entry, seen) in awaited().zip(&all[1..]) {
             let seen = readiness(seen.revents());
             if seen != 0 {
                 entry.ready.fetch_or(seen, Ordering::Relaxed);
                 entry.due.store(true, Ordering::Relaxed);
+                budget = budget.min(entry.gather.load(Ordering::Relaxed));
                 ready = true;
             }
         }
-        ready
+        match (ready, called || budget == 0) {
+            (false, _) => Seen::Nothing,
+            (true, true) => Seen::Ready,
+            (true, false) => Seen::Input(Duration::from_nanos(budget)),
+        }
     }
+}
+
+/// What has ended a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// The time, or somebody from outside.
+    Nothing,
+    /// A descriptor.
+    Ready,
+    /// Nothing but descriptors with input, which may gather for this long.
+    Input(Duration),
 }
 
 fn flags(awaited: u8) -> PollFlags {
@@ -268,6 +326,58 @@ mod tests {
         assert!(descriptors.wait(LONG), "its end is there to be read");
         drop(watch);
         assert!(descriptors.is_empty());
+    }
+
+    /// Two descriptors: what comes to the first is input, with this budget.
+    fn input_and_another(budget: Duration) -> (Descriptors, [(UnixStream, Watch); 2]) {
+        let descriptors = Descriptors::new().unwrap();
+        let pairs = [budget, Duration::ZERO].map(|budget| {
+            let (near, far) = UnixStream::pair().unwrap();
+            let watch = descriptors.watch(Arc::new(far), &Arc::default());
+            watch.gather(budget);
+            watch.used_up(Readiness::Read);
+            watch.want(Readiness::Read);
+            (near, watch)
+        });
+        (descriptors, pairs)
+    }
+
+    #[test]
+    fn input_gathers_for_its_budget_and_no_longer_than_the_wait() {
+        let budget = Duration::from_millis(20);
+        let (descriptors, [(mut near, watch), _other]) = input_and_another(budget);
+        near.write_all(b"x").unwrap();
+        let begun = Instant::now();
+        assert!(descriptors.wait(LONG) && watch.is_ready(Readiness::Read));
+        assert!((budget..LONG / 2).contains(&begun.elapsed()));
+        watch.used_up(Readiness::Read);
+        watch.gather(LONG);
+        let begun = Instant::now();
+        assert!(descriptors.wait(budget), "the shard is due");
+        assert!((budget..LONG / 2).contains(&begun.elapsed()));
+        watch.used_up(Readiness::Read);
+        let begun = Instant::now();
+        assert!(descriptors.wait(Duration::ZERO) && begun.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn whatever_else_comes_ends_the_gathering() {
+        let (descriptors, [(mut near, watch), (mut other, second)]) = input_and_another(LONG);
+        let begun = Instant::now();
+        near.write_all(b"x").unwrap();
+        other.write_all(b"x").unwrap();
+        assert!(descriptors.wait(LONG));
+        assert!(watch.is_ready(Readiness::Read) && second.is_ready(Readiness::Read));
+        watch.used_up(Readiness::Read);
+        let waker = descriptors.waker().clone();
+        let caller = thread::spawn(move || waker.wake());
+        assert!(descriptors.wait(LONG) || descriptors.wait(LONG), "called before it saw the input");
+        caller.join().unwrap();
+        second.used_up(Readiness::Read);
+        let late = thread::spawn(move || other.write_all(b"x").unwrap());
+        descriptors.waker().wake_by_ref();
+        assert!(begun.elapsed() < LONG);
+        late.join().unwrap();
     }
 
     #[test]

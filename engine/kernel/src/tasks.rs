@@ -57,15 +57,15 @@ impl Slot {
         if !due && state.due_at.is_none_or(|at| at > now) {
             return state.task.is_some().then_some(state.due_at);
         }
-        match state.task.as_mut()?.step() {
+        // One that panics is not there any more: whoever ends the shard then must not step it again.
+        let mut task = state.task.take()?;
+        match task.step() {
             TaskStatus::Waiting(at) => {
+                state.task = Some(task);
                 state.due_at = at;
                 Some(at)
             }
-            TaskStatus::Done => {
-                state.task = None;
-                None
-            }
+            TaskStatus::Done => None,
         }
     }
 }
@@ -112,13 +112,15 @@ impl Tasks {
     }
 
     /// Has `task` go on whenever `due` is raised or its time has come; first of all in the next turn. Whoever raises the
-    /// flag wakes the shard.
+    /// flag wakes the shard. To be called on the shard.
     pub fn add(&self, task: Box<dyn Task>, due: Arc<AtomicBool>) -> TaskHandle {
         due.store(true, Ordering::Release);
         let state = Mutex::new(State { task: Some(task), due_at: None });
         let slot = Arc::new(Slot { due, state });
         self.0.added().push(Arc::clone(&slot));
         self.0.len.fetch_add(1, Ordering::Relaxed);
+        // A shard that looked for what is due already does not sleep over it.
+        self.0.descriptors.waker().wake_by_ref();
         TaskHandle { slot, tasks: Arc::downgrade(&self.0), descriptors: self.0.descriptors.clone() }
     }
 
@@ -240,6 +242,29 @@ mod tests {
         let never = Counts { steps, done_after: usize::MAX, again_at: None };
         let handle = tasks.add(Box::new(never), due);
         assert!(!handle.finish(Duration::from_millis(3)));
+    }
+
+    struct Panics;
+
+    impl Task for Panics {
+        fn step(&mut self) -> TaskStatus {
+            panic!("a task panics")
+        }
+    }
+
+    #[test]
+    fn a_task_that_has_panicked_is_not_stepped_again() {
+        let tasks = Tasks::new(Descriptors::new().unwrap());
+        let due = Arc::<AtomicBool>::default();
+        let handle = tasks.add(Box::new(Panics), Arc::clone(&due));
+        let again_at = Some(Instant::now());
+        let counts = Counts { steps: Arc::default(), done_after: 5, again_at };
+        let other = tasks.add(Box::new(counts), Arc::default());
+        let stepped = std::panic::AssertUnwindSafe(|| tasks.step(Instant::now()));
+        assert!(std::panic::catch_unwind(stepped).is_err());
+        due.store(true, Ordering::Release);
+        assert!(other.finish(Duration::from_secs(20)), "it goes on");
+        assert!(handle.is_done() && handle.finish(Duration::ZERO));
     }
 
     /// Adds a task, and is done when that one has raised its flag.

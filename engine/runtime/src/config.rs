@@ -10,6 +10,9 @@ use crate::driver::kind::DriverKind;
 use crate::protocol::RestartStrategy;
 use crate::storage::StateBackend;
 
+/// Input that gathers for longer is no stream.
+const LATENCY_BUDGET_MAX: Duration = Duration::from_secs(1);
+
 /// When checkpoints are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointRules {
@@ -112,6 +115,11 @@ impl RuntimeConfig {
         {
             let allowed = "1 ms or more; 10 ms is practical";
             return Err(ConfigError::new("checkpoint.interval", "0", allowed));
+        }
+        let latency_budget = self.tuning.latency_budget;
+        if latency_budget > LATENCY_BUDGET_MAX {
+            let given = format!("{latency_budget:?}");
+            return Err(ConfigError::new("tuning.latency_budget", given, "0 s to 1 s"));
         }
         let Tuning { step_records_max, step_work_max, batch_records, lane_batches, .. } =
             self.tuning;

@@ -170,7 +170,7 @@ impl Seat {
     /// start would inherit the one core, and compete with the shard for it.
     fn pin(&self) {
         if let Some(core) = self.core {
-            affinity::confine(&[core]);
+            affinity::pin(core);
         }
     }
 }

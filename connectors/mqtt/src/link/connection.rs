@@ -136,8 +136,8 @@ impl Connection {
             }
             match self.poll_read_in_turn(cx)? {
                 Poll::Ready(()) => {}
-                // Only now: while nothing was read, the answer may have waited in the socket.
-                Poll::Pending if late => {
+                // Only now: the answer may wait in the socket behind what was not read.
+                Poll::Pending if late && self.reactor.has_reads_left() => {
                     let what = "the broker did not answer a ping";
                     return Poll::Ready(Err(Trouble::weather("ping", what)));
                 }

@@ -33,7 +33,7 @@ impl Port {
         let refused = RefusedResults::default();
         let port = Arc::new(Self { done, refused, empty: to_shard, waker });
         for _ in 0..BATCHES_MAX {
-            port.give_back(Box::new(ResultBatch::new(&port)));
+            port.give_back(Box::default());
         }
         (port, empty)
     }
@@ -49,7 +49,9 @@ impl Port {
     }
 
     /// A batch's results have all arrived.
-    pub(crate) fn give_back(&self, batch: Box<ResultBatch>) {
+    pub(crate) fn give_back(&self, mut batch: Box<ResultBatch>) {
+        // A batch that lies here must not keep the port.
+        batch.port = None;
         // There is room for all batches; a shard that has gone needs none.
         let _gone = self.empty.try_send(batch);
         self.waker.wake_by_ref();
@@ -72,17 +74,13 @@ pub(crate) struct IdStem {
 }
 
 /// Results on their way to the connection.
+#[derive(Default)]
 pub(crate) struct ResultBatch {
     pub(crate) results: Results,
     /// How the ids of the results begin, if they have any.
     pub(crate) ids: Option<IdStem>,
-    pub(crate) port: Arc<Port>,
-}
-
-impl ResultBatch {
-    pub(crate) fn new(port: &Arc<Port>) -> Self {
-        Self { results: Results::default(), ids: None, port: Arc::clone(port) }
-    }
+    /// Where it comes back to, while it is on its way.
+    pub(crate) port: Option<Arc<Port>>,
 }
 
 impl Results {

@@ -77,8 +77,10 @@ impl Send {
     /// All of it, to the end.
     pub(crate) async fn run(setup: Setup, reactor: Reactor) {
         let common = Arc::clone(&setup.common);
-        let _tells_of_a_panic = Witness(Arc::clone(&common));
-        match Self::serve(setup, reactor).await {
+        let mut tells_of_a_panic = Witness { common: Arc::clone(&common), ended: false };
+        let outcome = Self::serve(setup, reactor).await;
+        tells_of_a_panic.ended = true;
+        match outcome {
             Ok(()) => common.finish(),
             Err(what) => common.fail(what),
         }
@@ -192,7 +194,7 @@ impl Send {
 
     /// Unpacks a batch into what is unacknowledged. (How much that can be is bounded by the number of batches.)
     fn take(&mut self, mut batch: Box<ResultBatch>) {
-        let port = Arc::clone(&batch.port);
+        let Some(port) = batch.port.clone() else { return };
         let ids = batch.ids.take();
         let id = |number: usize| {
             let ids = ids.as_ref()?;
@@ -363,14 +365,18 @@ impl Send {
     }
 }
 
-/// Tells the shards if it panics.
-struct Witness(Arc<Common>);
+/// Tells the shards if the work panics.
+struct Witness {
+    common: Arc<Common>,
+    /// The work has ended: a panic that goes on meanwhile is somebody else's.
+    ended: bool,
+}
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !self.ended && std::thread::panicking() {
             let what = "the connection's work ended unexpectedly; its panic message is in the log";
-            self.0.fail(what.to_owned());
+            self.common.fail(what.to_owned());
         }
     }
 }

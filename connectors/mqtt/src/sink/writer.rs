@@ -102,7 +102,8 @@ impl<P> MqttWriter<P> {
 
     fn send(&mut self) {
         self.before = false;
-        if let Some(batch) = self.batch.take_if(|batch| !batch.results.ends.is_empty()) {
+        if let Some(mut batch) = self.batch.take_if(|batch| !batch.results.ends.is_empty()) {
+            batch.port = Some(Arc::clone(&self.port));
             match self.to_io.try_send(batch) {
                 // The queue holds all batches there are, unless `ready` was not asked.
                 Err(flume::TrySendError::Full(batch)) => self.batch = Some(batch),
@@ -125,6 +126,7 @@ impl<P> MqttWriter<P> {
                 break;
             };
             batch.ids = Some(ids);
+            batch.port = Some(Arc::clone(&self.port));
             self.written += batch.results.ends.len() as u64;
             published = true;
             if let Err(flume::TrySendError::Full(_)) = self.to_io.try_send(batch) {
@@ -166,8 +168,7 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
             Some(outbox) => (&mut outbox.open, ID_BYTES_MAX),
             // Written to without asking `ready`: take the batch that must be made.
             None => {
-                let batch =
-                    self.batch.get_or_insert_with(|| Box::new(ResultBatch::new(&self.port)));
+                let batch = self.batch.get_or_insert_default();
                 (&mut batch.results, 0)
             }
         };

@@ -39,13 +39,11 @@ pub(crate) struct Keeper {
     head: Vec<u8>,
     trimmed: u64,
     unflushed: bool,
-    /// A message was too large for it.
-    refused: bool,
 }
 
 impl Keeper {
     pub(crate) fn new(writer: Box<dyn JournalWriter>) -> Self {
-        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false, refused: false }
+        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false }
     }
 
     fn append(&mut self, delivery: &Delivery, received: Timestamp) -> Result<u64, JournalError> {
@@ -79,13 +77,15 @@ struct Owed {
 pub(crate) struct Ledger {
     keeping: Keeping,
     owed: VecDeque<Owed>,
+    /// What is owed last may be acknowledged already.
+    is_due: bool,
     progress: Arc<Progress>,
     shard: Waker,
 }
 
 impl Ledger {
     pub(crate) fn new(keeping: Keeping, progress: Arc<Progress>, shard: Waker) -> Self {
-        Self { keeping, owed: VecDeque::new(), progress, shard }
+        Self { keeping, owed: VecDeque::new(), is_due: false, progress, shard }
     }
 
     /// From now on messages go into this journal.
@@ -140,10 +140,7 @@ impl Ledger {
             Keeping::Journal(keeper) => match keeper.append(delivery, received) {
                 Ok(mark) => Ok(Taken::Yes(mark)),
                 Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
-                Err(JournalError::TooLarge(why)) => {
-                    keeper.refused = true;
-                    Ok(Taken::Refused(keeper.writer.end(), why))
-                }
+                Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
                 Err(error) => Err(error.into()),
             },
         }
@@ -155,6 +152,17 @@ impl Ledger {
         if qos != Qos::AtMostOnce {
             let mark = self.mark();
             self.owed.push_back(Owed { mark, packet_id, qos });
+            // One that was not taken: a repetition, one that is skipped or refused.
+            self.is_due |= mark <= self.reached();
+        }
+    }
+
+    /// Up to which mark messages may be acknowledged, as far as that is known without an error.
+    fn reached(&self) -> u64 {
+        match &self.keeping {
+            Keeping::HandOver => 0,
+            Keeping::Checkpoint { .. } => self.progress.released(),
+            Keeping::Journal(keeper) => keeper.writer.durable().unwrap_or(0),
         }
     }
 
@@ -167,12 +175,17 @@ impl Ledger {
         }
     }
 
-    /// Whether the journal has refused a message since this was asked last. All before it may be durable already; then
-    /// nobody will raise the signal for its acknowledgement.
-    pub(crate) fn has_refused(&mut self) -> bool {
+    /// Whether something came to be owed, since this was asked last, that may be acknowledged already. Nobody will raise the
+    /// signal for it.
+    pub(crate) fn is_due(&mut self) -> bool {
+        std::mem::take(&mut self.is_due)
+    }
+
+    /// Closes the journal, if there is one, behind the last message; whether that is done. The signal is raised when it is.
+    pub(crate) fn close(&mut self) -> bool {
         match &mut self.keeping {
-            Keeping::Journal(keeper) => std::mem::take(&mut keeper.refused),
-            _ => false,
+            Keeping::Journal(keeper) => keeper.writer.close(),
+            _ => true,
         }
     }
 

@@ -166,15 +166,26 @@ impl Receive {
             reactor,
             setup,
         };
-        if let Some(place) = receiver.setup.place.take()
-            && !receiver.resume(&place).await?
+        let ended = receiver.resume_and_receive().await;
+        // On a shard nobody waits for a disk but like this.
+        poll_fn(|cx| {
+            receiver.setup.signal.take(cx.waker());
+            if receiver.ledger.close() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        ended
+    }
+
+    async fn resume_and_receive(&mut self) -> Result<(), Fault> {
+        if let Some(place) = self.setup.place.take()
+            && !self.resume(&place).await?
         {
             return Ok(());
         }
-        let orderly = receiver.receive().await;
-        receiver.meters.connected.set(0.0);
+        let orderly = self.receive().await;
+        self.meters.connected.set(0.0);
         if orderly? {
-            receiver.link.close().await;
+            self.link.close().await;
         }
         Ok(())
     }
@@ -288,7 +299,7 @@ impl Receive {
             }
             self.tell_stall();
         }
-        if self.ledger.has_refused() {
+        if self.ledger.is_due() {
             self.settle();
         }
         self.setup.signal.abandoned()

@@ -40,6 +40,7 @@ pub(crate) fn context() -> OpenContext {
         instances: 1,
         waker: Waker::from(Arc::new(Unpark(thread::current()))),
         tasks: None,
+        latency_budget: std::time::Duration::ZERO,
         shared: Arc::new(Shared::default()),
         durability: thalweg_kernel::Durability::default(),
     }

@@ -106,6 +106,7 @@ impl Life<'_> {
         let (state_memory_bytes_max, state_pending_bytes_max) =
             [(0, 1 << 25), (20_000, 300), (usize::MAX, 1 << 25)][random.below(3)];
         let tuning = Tuning {
+            latency_budget: Duration::ZERO,
             step_records_max,
             step_work_max: [1, 3, 2_048][batch_records % 3],
             batch_records,

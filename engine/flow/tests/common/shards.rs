@@ -22,6 +22,7 @@ pub(crate) fn wm(bound: u64) -> Watermarks<impl EventTime<Rec>> {
 
 /// So little of everything that all of it is met.
 pub(crate) const TINY: Tuning = Tuning {
+    latency_budget: Duration::ZERO,
     step_records_max: 3,
     step_work_max: 2,
     batch_records: 2,

@@ -1,7 +1,7 @@
 //! The cores that threads run on. Cores are numbered as Linux numbers them, from 0.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use thalweg_kernel::ConfigError;
+use thalweg_kernel::{ConfigError, beside};
 
 /// Reads a list of cores: `0,2` or `0-3,6`. None may be named twice.
 ///
@@ -67,6 +67,13 @@ pub(crate) fn confine(cores: &[usize]) {
     cores.iter().for_each(|&core| set.set(core));
     if let Err(error) = sched_setaffinity(None, &set) {
         tracing::warn!(?cores, %error, "cannot confine a thread to its cores");
+    }
+}
+
+/// Lets this thread run on `core` only. Threads that it starts by [`beside`] are not bound to it.
+pub(super) fn pin(core: usize) {
+    if let Err(error) = beside::pin(core) {
+        tracing::warn!(core, %error, "cannot pin a thread to its core");
     }
 }
 

@@ -223,6 +223,10 @@ impl Coordinator {
     pub(super) fn hand_over(&mut self, snapshot: ShardSnapshot) -> Option<Complete> {
         let open = self.open.as_mut().filter(|open| open.epoch == snapshot.epoch)?;
         let shard = snapshot.shard;
+        if snapshot.moved {
+            // Perhaps after this epoch had begun as one that holds nothing new.
+            self.changed = snapshot.epoch;
+        }
         open.snapshots[shard] = Some(snapshot);
         self.complete()
     }

@@ -85,9 +85,12 @@ impl Play {
     }
 
     fn hand_over(&mut self, epoch: u64, shard: usize) {
+        self.hand_over_what(epoch, shard, true);
+    }
+
+    fn hand_over_what(&mut self, epoch: u64, shard: usize, moved: bool) {
         let epoch = Epoch::new(epoch);
-        let (changes, states) = (vec![0], [].into());
-        let (crowded, moved) = (false, true);
+        let (changes, states, crowded) = (vec![0], [].into(), false);
         let snapshot = ShardSnapshot { epoch, shard, changes, states, crowded, moved };
         self.report(shard, Report::Snapshot(snapshot));
     }
@@ -181,29 +184,39 @@ fn what_has_not_moved_is_not_stored_and_wakes_nobody() {
 #[test]
 fn a_job_sleeps_when_each_epoch_that_can_be_restored_holds_the_last_change() {
     let mut play = Play::built(1);
-    let store = |play: &mut Play, oldest, epoch| {
-        play.hand_over(epoch, 0);
+    let store = |play: &mut Play, oldest, epoch, moved| {
+        play.hand_over_what(epoch, 0, moved);
         play.is(&format!("store {epoch}"));
         play.stored_after(oldest, epoch);
         play.is(&format!("announce {epoch}"));
         play.take(News::Tidied(false));
     };
     play.at(100).is("begin 1");
-    store(&mut play, 1, 1);
+    store(&mut play, 1, 1, true);
     play.at(200).has_moved(0);
     play.is("begin 2");
-    store(&mut play, 1, 2);
+    store(&mut play, 1, 2, true);
     play.at(300).is("doze, begin 3");
-    store(&mut play, 2, 3);
+    store(&mut play, 2, 3, false);
     play.at(400).is("doze");
     assert_eq!(play.machine.due_at(), None);
     // And once more after the next change.
     play.report(0, Report::Moved);
     play.at(500).is("begin 4");
-    store(&mut play, 3, 4);
+    store(&mut play, 3, 4, true);
     play.at(600).is("doze, begin 5");
-    store(&mut play, 4, 5);
+    store(&mut play, 4, 5, false);
     play.at(700).is("doze");
+    assert_eq!(play.machine.due_at(), None);
+    // An epoch that began as one with nothing new holds what came in before its barrier.
+    play.report(0, Report::Moved);
+    play.is("begin 6");
+    store(&mut play, 5, 6, true);
+    play.at(900).is("doze, begin 7");
+    store(&mut play, 6, 7, true);
+    play.at(1_000).is("doze, begin 8");
+    store(&mut play, 7, 8, false);
+    play.at(1_100).is("doze");
     assert_eq!(play.machine.due_at(), None);
 }
 
