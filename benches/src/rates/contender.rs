@@ -1,6 +1,7 @@
 //! A contender in a process of its own.
 
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
@@ -46,8 +47,8 @@ pub fn run(order: &Order, contender: &Contender) -> anyhow::Result<()> {
     let (driver, cost) = match contender {
         Contender::Handloop => (None, handloop(order, &broker, work(order, &ages)?)?),
         Contender::Rumqttc => (None, rumqttc(order, &broker, work(order, &ages)?)?),
-        Contender::Thalweg(driver) => {
-            let (driver, cost) = thalweg(order, driver, &broker, &ages)?;
+        Contender::Thalweg { driver, budget } => {
+            let (driver, cost) = thalweg(order, driver, *budget, &broker, &ages)?;
             (Some(driver.to_string()), cost)
         }
     };
@@ -91,6 +92,7 @@ fn rumqttc(order: &Order, broker: &Broker, mut work: Work) -> anyhow::Result<Cos
 fn thalweg(
     order: &Order,
     driver: &str,
+    budget: Duration,
     broker: &Broker,
     ages: &Ages,
 ) -> anyhow::Result<(DriverKind, Cost)> {
@@ -102,7 +104,8 @@ fn thalweg(
         state
     });
     let driver = driver.parse()?;
-    let config = RuntimeConfig { shards: order.shards, driver, state, ..RuntimeConfig::default() };
+    let mut config = RuntimeConfig { shards: order.shards, driver, state, ..Default::default() };
+    config.tuning.latency_budget = budget;
     let qos = if cell.state.qos() == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
     let broker = broker.config().qos(qos);
     let job = |hook: Hook| match cell.task {

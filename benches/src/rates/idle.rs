@@ -54,7 +54,7 @@ pub fn run(options: &Options, setting: &Setting<'_>, seconds: u64) -> anyhow::Re
     let mut rows = Vec::new();
     println!("{broker}; state in {}, a checkpoint every {CHECKPOINT_MS} ms", dir.display());
     for driver in &options.drivers {
-        let contender = Contender::Thalweg(driver.to_string());
+        let contender = Contender::thalweg(*driver);
         let mut engine = start(&order(options, &broker, setting, cell, &contender))?;
         engine.wait_for(READY)?;
         thread::sleep(SETTLE);

@@ -1,6 +1,7 @@
 //! The command line of both modes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use thalweg::runtime::DriverKind;
@@ -23,6 +24,10 @@ pub struct Options {
     /// Drivers of Thalweg, each a contender, by the names that --driver has
     #[arg(long, value_name = "DRIVER,...", value_delimiter = ',', default_value = "auto")]
     pub drivers: Vec<DriverKind>,
+
+    /// Latency budgets of Thalweg, each a contender
+    #[arg(long, value_name = "TIME,...", value_delimiter = ',', default_value = "0s", value_parser = humantime::parse_duration)]
+    pub budgets: Vec<Duration>,
 
     /// none (QoS 0), journal (QoS 1, a journal, and a checkpoint every 1s, for the job through every 10ms), or
     /// journal:TIME

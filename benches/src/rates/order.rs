@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use thalweg::runtime::DriverKind;
 
 /// Results wait for a checkpoint. Those of `averages` come every second.
 const AVERAGES_CHECKPOINT_MS: u64 = 1_000;
@@ -20,8 +21,20 @@ pub enum Contender {
     Handloop,
     /// An MQTT client library without an engine.
     Rumqttc,
-    /// A job on the driver of this name.
-    Thalweg(String),
+    /// A job.
+    Thalweg {
+        /// On the driver of this name.
+        driver: String,
+        /// With this latency budget.
+        budget: Duration,
+    },
+}
+
+impl Contender {
+    /// A job on a driver, without a latency budget.
+    pub fn thalweg(driver: DriverKind) -> Self {
+        Self::Thalweg { driver: driver.to_string(), budget: Duration::ZERO }
+    }
 }
 
 impl fmt::Display for Contender {
@@ -29,7 +42,8 @@ impl fmt::Display for Contender {
         match self {
             Self::Handloop => f.write_str("handloop"),
             Self::Rumqttc => f.write_str("rumqttc"),
-            Self::Thalweg(driver) => write!(f, "thalweg {driver}"),
+            Self::Thalweg { driver, budget } if budget.is_zero() => write!(f, "thalweg {driver}"),
+            Self::Thalweg { driver, budget } => write!(f, "thalweg {driver} {budget:?}"),
         }
     }
 }

@@ -139,8 +139,14 @@ pub fn cells(options: &Options) -> Vec<Cell> {
 
 /// Who takes part.
 pub fn contenders(options: &Options) -> Vec<Contender> {
-    let drivers = options.drivers.iter().map(|driver| Contender::Thalweg(driver.to_string()));
-    [Contender::Handloop, Contender::Rumqttc].into_iter().chain(drivers).collect()
+    let each = options.drivers.iter().flat_map(|driver| {
+        let driver = driver.to_string();
+        options
+            .budgets
+            .iter()
+            .map(move |&budget| Contender::Thalweg { driver: driver.clone(), budget })
+    });
+    [Contender::Handloop, Contender::Rumqttc].into_iter().chain(each).collect()
 }
 
 /// Runs all rounds. A run that fails is named and left out, so that it does not cost the others.

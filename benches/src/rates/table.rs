@@ -91,7 +91,7 @@ fn figures(series: &Series, cells: &[&Cell], contenders: &[Contender]) -> Table 
                 format!("{} {who}{driver}", cell.rate),
                 shown(series.median(cell, who, cpu), 2),
                 shown(over_loop, 2),
-                if matches!(who, Contender::Thalweg(_)) {
+                if matches!(who, Contender::Thalweg { .. }) {
                     bar(bars::cpu_over_loop(cell))
                 } else {
                     "-".into()
@@ -156,7 +156,7 @@ fn verdicts(series: &Series, cells: &[Cell], contenders: &[Contender]) -> Table 
         }
     };
     for cell in cells {
-        for who in contenders.iter().filter(|who| matches!(who, Contender::Thalweg(_))) {
+        for who in contenders.iter().filter(|who| matches!(who, Contender::Thalweg { .. })) {
             let at = format!("{who}, {} msg/s, state {}", cell.rate, cell.state);
             let over_loop = series
                 .against(cell, who, &Contender::Handloop, |run, beside| cpu(run) / cpu(beside));
@@ -205,6 +205,8 @@ pub fn print_idle(rows: &[(String, [f64; 3])]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thalweg::runtime::DriverKind;
+
     use crate::rates::contender::Report;
     use crate::rates::cost::Cost;
     use crate::rates::load::Outcome;
@@ -235,7 +237,7 @@ mod tests {
         let cell = |task| Cell { task, state: "none".parse().unwrap(), rate: 1_000 };
         let (averages, through) = (cell(Task::Averages), cell(Task::Through));
         let (hand, bare) = (Contender::Handloop, Contender::Rumqttc);
-        let thalweg = Contender::Thalweg("auto".into());
+        let thalweg = Contender::thalweg(DriverKind::Auto);
         let mut series = Series { runs: Vec::new(), counted: Vec::new(), failed: 0 };
         // The machine was twice as slow in the second round.
         for (round, slow) in [(0, 1.0), (1, 2.0), (2, 1.0)] {

@@ -119,9 +119,13 @@ impl Tasks {
         let slot = Arc::new(Slot { due, state });
         self.0.added().push(Arc::clone(&slot));
         self.0.len.fetch_add(1, Ordering::Relaxed);
-        // A shard that looked for what is due already does not sleep over it.
-        self.0.descriptors.waker().wake_by_ref();
         TaskHandle { slot, tasks: Arc::downgrade(&self.0), descriptors: self.0.descriptors.clone() }
+    }
+
+    /// Whether any was added since the last step.
+    #[inline]
+    pub fn were_added(&self) -> bool {
+        !self.0.added().is_empty()
     }
 
     /// Drops all of them, done or not.

@@ -245,10 +245,17 @@ impl Stepped {
         Self { shard, follower, seat, publisher, started, publish_at, has_told, has_told_over }
     }
 
-    /// Takes a turn. The driver has taken the signal's flag down; `woken` says whether it was up. The last turn publishes:
-    /// what the job has done stands in its last numbers.
-    fn turn(&mut self, woken: bool) -> Result<Turn, ConnectorError> {
-        let turn = self.step(woken);
+    /// Takes a turn. The driver has taken the signal's flag down; `woken` says whether it was up. Something beside the shard is
+    /// due at `due_at`, or as soon as `has_come` says so. The last turn publishes: what the job has done stands in its last
+    /// numbers.
+    fn turn(
+        &mut self,
+        woken: bool,
+        due_at: Option<Instant>,
+        has_come: impl FnMut() -> bool,
+    ) -> Result<Turn, ConnectorError> {
+        let due_at = due_at.map(|at| at.saturating_duration_since(self.started));
+        let turn = self.step(woken, due_at, has_come);
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
             self.publish(self.now());
         }
@@ -260,7 +267,12 @@ impl Stepped {
     }
 
     /// Steps once and does what is due around it.
-    fn step(&mut self, woken: bool) -> Result<Turn, ConnectorError> {
+    fn step(
+        &mut self,
+        woken: bool,
+        due_at: Option<Duration>,
+        has_come: impl FnMut() -> bool,
+    ) -> Result<Turn, ConnectorError> {
         let Self { shard, follower, seat, .. } = self;
         if follower.obey(&seat.attempt.orders(), shard)? {
             return Ok(Turn::End);
@@ -289,7 +301,8 @@ impl Stepped {
             Step::Busy => Turn::Again,
             Step::Idle(at) => {
                 let longest = now.steady + SLEEP_MAX;
-                self.wait([at, self.publish_at].into_iter().flatten().fold(longest, Duration::min))
+                let times = [at, self.publish_at, due_at].into_iter().flatten();
+                self.wait(times.fold(longest, Duration::min), has_come)
             }
         })
     }
@@ -318,9 +331,9 @@ impl Stepped {
     }
 
     /// How to wait until a steady time: spinning while the time for it lasts, then asleep.
-    fn wait(&self, until: Duration) -> Turn {
+    fn wait(&self, until: Duration, has_come: impl FnMut() -> bool) -> Turn {
         let left = until.saturating_sub(self.started.elapsed());
-        if self.seat.signal.spin(self.seat.spin.min(left)) {
+        if self.seat.signal.spin(self.seat.spin.min(left), has_come) {
             return Turn::Again;
         }
         let left = until.saturating_sub(self.started.elapsed());

@@ -40,14 +40,14 @@ impl Signal {
         self.notified.load(SeqCst)
     }
 
-    /// Spins until the flag is up, for `spin` at the longest. Whether it is up.
-    pub(crate) fn spin(&self, spin: Duration) -> bool {
+    /// Spins until the flag is up or something `has_come`, for `spin` at the longest. Whether either is so.
+    pub(crate) fn spin(&self, spin: Duration, mut has_come: impl FnMut() -> bool) -> bool {
         if spin.is_zero() {
             return self.is_raised();
         }
         let begun = Instant::now();
         loop {
-            if self.is_raised() {
+            if self.is_raised() || has_come() {
                 return true;
             }
             std::hint::spin_loop();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thalweg_flow::*;
 use thalweg_kernel::{
     ConnectorError, Emit, Generated, OpenContext, PartitionId, Partitions, Sink, SinkSpec, Source,
-    SourceSpec, SourceStatus, Timestamp,
+    SourceSpec, SourceStatus, Task, TaskHandle, TaskStatus, Tasks, Timestamp,
 };
 use thalweg_runtime::*;
 
@@ -196,6 +196,67 @@ fn a_connector_that_fails_ends_the_job_with_its_error() {
             assert_eq!(error.to_string(), expected, "{driver}");
         }
     }
+}
+
+/// A source with a connection whose work panics.
+#[derive(Clone)]
+struct PanicsBeside;
+
+struct WorkThatPanics;
+
+impl Task for WorkThatPanics {
+    fn step(&mut self) -> TaskStatus {
+        panic!("the work of a connection panics");
+    }
+}
+
+/// As a connector does: it sees its work off at its end.
+struct SeesOff(Option<TaskHandle>);
+
+impl Drop for SeesOff {
+    fn drop(&mut self) {
+        if let Some(work) = &self.0 {
+            assert!(work.finish(Duration::from_secs(20)));
+        }
+    }
+}
+
+impl SourceSpec for PanicsBeside {
+    type Item = ();
+    type Partition = SeesOff;
+
+    fn describe(&self) -> String {
+        "panics beside".into()
+    }
+
+    fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<SeesOff, ConnectorError> {
+        let add = |tasks: &Tasks| tasks.add(Box::new(WorkThatPanics), Arc::default());
+        Ok(SeesOff(cx.tasks.as_ref().map(add)))
+    }
+}
+
+impl Source for SeesOff {
+    type Item = ();
+
+    fn poll(
+        &mut self,
+        _: Timestamp,
+        _: usize,
+        _: &mut impl Emit<()>,
+    ) -> Result<SourceStatus, ConnectorError> {
+        Ok(SourceStatus::Waiting(None))
+    }
+
+    fn stop(&mut self) {}
+}
+
+#[test]
+fn work_that_panics_beside_a_shard_ends_the_job_with_its_message() {
+    let job = Job::new("beside", |flow| {
+        flow.source(PanicsBeside, Watermarks::monotonous()).sink(Collected::new().sink());
+    });
+    let error = job.run_with(&config(DriverKind::Threads, 2)).unwrap_err().to_string();
+    assert!(error.contains("the work of a connection panics"), "{error}");
 }
 
 /// A source that reports nothing and is never woken.

@@ -48,7 +48,7 @@ pub(super) fn drive(mut stepped: Stepped) -> Result<(), JobError> {
         let _in_time = stepped.seat.signal.forgets();
         loop {
             let woken = stepped.seat.signal.clear();
-            match stepped.turn(woken)? {
+            match stepped.turn(woken, None, || false)? {
                 Turn::Again => {}
                 Turn::Sleep(longest) => {
                     or(stepped.seat.signal.raised(), async {

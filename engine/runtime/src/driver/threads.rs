@@ -41,17 +41,19 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
         // Before the tasks, not behind them: a task that is called after its turn keeps the shard from sleeping.
         let woken = stepped.seat.signal.clear();
         let due_at = tasks.step(Instant::now());
-        match stepped.turn(woken)? {
-            Turn::Again if busy_turns < BUSY_TURNS_MAX || descriptors.is_empty() => busy_turns += 1,
+        let spin = || !descriptors.is_empty() && descriptors.wait(Duration::ZERO);
+        match stepped.turn(woken, due_at, spin)? {
+            Turn::Again if busy_turns < BUSY_TURNS_MAX => busy_turns += 1,
             Turn::Again => {
                 busy_turns = 0;
-                descriptors.wait(Duration::ZERO);
+                if !descriptors.is_empty() {
+                    descriptors.wait(Duration::ZERO);
+                }
             }
+            // A step has given the shard something to do beside.
+            Turn::Sleep(_) if tasks.were_added() => {}
             Turn::Sleep(longest) => {
                 busy_turns = 0;
-                let longest = due_at.map_or(longest, |at| {
-                    longest.min(at.saturating_duration_since(Instant::now()))
-                });
                 stepped.seat.signal.sleep(descriptors.waker(), || descriptors.wait(longest));
             }
             Turn::End => return Ok(()),

@@ -192,3 +192,28 @@ fn no_more_is_owed_than_there_are_packet_ids() {
     assert_eq!(settle(&mut ledger), [1]);
     assert!(!ledger.is_crowded());
 }
+
+/// Goal: what is not taken, as a repetition or a retained message that is skipped, is acknowledged although nothing that comes after it is.
+#[test]
+fn what_is_owed_for_something_that_is_done_already_is_due_at_once() {
+    let (mut ledger, journal, _) = with_journal();
+    take(&mut ledger, 1, Qos::AtLeastOnce);
+    assert!(!ledger.is_due(), "the journal will tell");
+    ledger.owe(2, Qos::AtLeastOnce);
+    assert!(!ledger.is_due(), "it is behind the first");
+    journal.state().durable = 1;
+    assert_eq!(settle(&mut ledger), [1, 2]);
+    ledger.owe(3, Qos::ExactlyOnce);
+    assert!(ledger.is_due() && !ledger.is_due());
+    assert_eq!(settle(&mut ledger), [3]);
+
+    let progress = Arc::new(Progress::new());
+    let keeping = Keeping::Checkpoint { taken: 0 };
+    let mut ledger = Ledger::new(keeping, Arc::clone(&progress), Waker::noop().clone());
+    take(&mut ledger, 1, Qos::AtLeastOnce);
+    assert!(!ledger.is_due());
+    progress.release(1);
+    assert_eq!(settle(&mut ledger), [1]);
+    ledger.owe(1, Qos::AtLeastOnce);
+    assert!(ledger.is_due());
+}
