@@ -305,6 +305,64 @@ impl CoProcess<u32, Rec, Rec> for Waits {
     }
 }
 
+/// Goal: nobody sees what has expired in event time, although the watermark that says so changes nothing else.
+#[test]
+fn what_has_expired_is_gone_on_each_shard() {
+    let seen = [AT_ONCE, NEVER].map(|tuning| {
+        let (out, feeds) = (Collected::new(), feeds(2));
+        let (source, sink) = (Feeds(feeds.clone()), out.clone());
+        let job = move |flow: &Flow| {
+            let stream = flow.source(source.clone(), wm(0));
+            let keyed = stream.key_by(|record: &Rec| record.0);
+            keyed.process(Remembers::new).sink(sink.sink());
+        };
+        let mut machine = Machine::new(2, tuning, &job);
+        let keys = [0, 1].map(key_of);
+        for time in [0, 50, 120, 400, 1_000, 2_000] {
+            for (shard, feed) in feeds.iter().enumerate() {
+                machine.feed(shard, feed, (keys[0], time, 0));
+            }
+            machine.feed(1, &feeds[1], (keys[1], time, 0));
+            machine.feed(1, &feeds[1], (keys[1], time + 1, 0));
+        }
+        let of_last = |record: &Rec| record.0 == keys[1];
+        out.take()
+            .into_iter()
+            .filter(of_last)
+            .map(|(_, time, seen)| (time, seen))
+            .collect::<Vec<_>>()
+    });
+    let new = |time: i64| [(time, 0), (time + 1, 1)];
+    let kept = [(0, 0), (1, 1), (50, 2), (51, 3), (120, 4), (121, 5)];
+    let expected = [&kept[..], &new(400), &new(1_000), &new(2_000)].concat();
+    assert_eq!(seen, [expected.clone(), expected]);
+}
+
+/// Says of each record how many of its key it remembers. Nothing is remembered for longer than a tenth of a second.
+struct Remembers(ValueState<u32, u64>);
+
+impl Remembers {
+    fn new(states: &mut States<'_, u32>) -> Self {
+        let ttl = Ttl::event_time(ms(100)).refresh(Refresh::OnReadAndWrite);
+        Self(states.value_with("seen", StateOptions::new().ttl(ttl)))
+    }
+}
+
+impl Process<u32, Rec> for Remembers {
+    type Out = Rec;
+
+    fn record(
+        &mut self,
+        (key, time, _): Rec,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Rec>,
+    ) {
+        let seen = self.0.get(cx).unwrap_or_default();
+        self.0.set(cx, seen + 1);
+        out.record(cx.time(), (key, time, seen));
+    }
+}
+
 /// Sets a timer for the end of each record's tenth of a second, and counts until then.
 struct Timed {
     counts: MapState<u32, i64, u64>,
@@ -373,9 +431,9 @@ impl CoProcess<u32, Rec, Rec> for Follows {
 }
 
 /// How many jobs there are.
-const JOBS: usize = 11;
+const JOBS: usize = 12;
 /// Those to which each mark matters.
-const SEE_ALL: [usize; 2] = [5, 7];
+const SEE_ALL: [usize; 3] = [5, 7, 11];
 const SEEDS_PER_JOB: u64 = 6;
 
 /// A job of this number. Its results depend on watermarks. Of its sources the second is slower, and some jobs read it.
@@ -443,6 +501,10 @@ fn job(number: usize, sources: [Feeds<Rec>; 2], out: Collected<String>) -> impl 
                 let left = timed(stream).key_by(|record: &Rec| record.0);
                 let right = slow.unwrap().key_by(|record: &Rec| record.2 as u32 % 5);
                 say(left.connect(right).process(|_| Waits(70)).boxed(), &out);
+            }
+            11 => {
+                let keyed = stream.key_by(|record: &Rec| record.0);
+                say(keyed.process(Remembers::new).boxed(), &out);
             }
             _ => {
                 let (tagged, tag, side) = stream.key_by(|record: &Rec| record.0).side_tag("side");

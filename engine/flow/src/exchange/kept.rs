@@ -26,6 +26,11 @@
 //! receivers must not be fast. Its records could be late behind the watermarks of others. So nobody keeps that mark, where
 //! the mark of silence has gone.
 //!
+//! A record that is late behind the watermark of *another* lane is called late if the receiver knows of that watermark. That is
+//! a race of two shards, also where each watermark goes at once. What is kept lengthens the race from microseconds to that
+//! delay. State that expires in event time would be seen for as much longer, by records that come in time. So
+//! to a function with such a state every mark matters.
+//!
 //! # Why results come no later
 //! What matters goes at once, by what the receiver has published. The receiver publishes at the end of each step whatever has
 //! changed. If it waits for something now that the sender keeps, it wakes the sender. A due time may come from a lane to
