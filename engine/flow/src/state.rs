@@ -91,6 +91,10 @@ pub struct Ttl {
 
 impl Ttl {
     /// `lives` after it was written, in event time.
+    ///
+    /// Any watermark may end a life that a later record would see. So each one goes at once to every shard with such a state, and
+    /// wakes it, as with a [`Tuning::watermark_delay_max`](crate::Tuning) of zero. An event timer that clears the state, or
+    /// [`processing_time`](Self::processing_time), costs no such wake-ups.
     pub fn event_time(lives: Duration) -> Self {
         let (domain, refresh) = (TimeDomain::EventTime, Refresh::OnWrite);
         Self { lives_ms: millis(lives), domain, refresh }

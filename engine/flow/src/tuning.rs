@@ -29,8 +29,10 @@ pub struct Tuning {
     /// function with such a state wait for each other within a step. What is kept of their keys is fetched together.
     pub state_cache_bytes: usize,
     /// A watermark that changes nothing on another shard stays at its sender until something else goes there. It stays for
-    /// at most this long in steady time: 1 s. Shown watermarks of quiet shards are behind by as much, and state that expires in event
-    /// time is freed as much later. Results come no later. With zero each watermark goes at once, and wakes the shard.
+    /// at most this long in steady time: 1 s. Results come no later. Shown watermarks of quiet shards are behind by as much. So is what
+    /// such a shard calls late: a record from another sender, for a window that holds nothing, may still be taken there. (How long
+    /// such a record has is a race of two shards in any case, mostly of microseconds.) To a shard with state that [expires in event
+    /// time](crate::Ttl::event_time) each watermark goes at once. With zero that holds for all shards.
     pub watermark_delay_max: Duration,
     /// Input may gather for this long before a shard that sleeps wakes for it: 0 s. A wake-up costs more than a message, so 1 ms
     /// halves the cost of a message at 2,000 messages a second. A message waits once, where it comes in, and not on its way

@@ -4,101 +4,11 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use common::*;
 use thalweg_flow::*;
-use thalweg_kernel::{Collector, Key, KeyGroups, Shared, Timestamp};
-
-/// Wakes a shard.
-#[derive(Default)]
-struct Bell(AtomicBool);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Shards that are stepped only when they have more to do, when they are woken, or at the time that they have named.
-struct Machine {
-    shards: Vec<Shard>,
-    bells: Vec<Arc<Bell>>,
-    last: Vec<Step>,
-    /// How often each of them was woken while it slept.
-    wake_ups: Vec<usize>,
-    now: u64,
-}
-
-impl Machine {
-    fn new(count: usize, tuning: Tuning, job: &dyn Fn(&Flow)) -> Self {
-        let bells: Vec<_> = (0..count).map(|_| Arc::<Bell>::default()).collect();
-        let wakers: Arc<[_]> = bells.iter().map(|bell| Waker::from(Arc::clone(bell))).collect();
-        let shared = Arc::<Shared>::default();
-        let build = |shard| {
-            let (wakers, shared) = (Arc::clone(&wakers), Arc::clone(&shared));
-            let single = BuildContext::single("test");
-            Shard::build(job, &BuildContext { shard, wakers, shared, tuning, ..single }).unwrap()
-        };
-        let shards = (0..count).map(build).collect();
-        let (last, wake_ups) = (vec![Step::Busy; count], vec![0; count]);
-        let mut machine = Self { shards, bells, last, wake_ups, now: 0 };
-        machine.settle();
-        machine
-    }
-
-    /// Something has come for the source on this shard.
-    fn ring(&mut self, shard: usize) {
-        self.last[shard] = Step::Busy;
-    }
-
-    fn settle(&mut self) {
-        self.settle_in_order(|shards| shards - 1);
-    }
-
-    /// Steps shards until all are asleep. `choose` is given how many may be stepped, and says which one is.
-    fn settle_in_order(&mut self, mut choose: impl FnMut(usize) -> usize) {
-        for _ in 0..100_000 {
-            let now = at(self.now);
-            let rings = |shard: usize| self.bells[shard].0.load(Ordering::Relaxed);
-            let may_step = |&shard: &usize| match self.last[shard] {
-                Step::Busy => true,
-                Step::Idle(until) => rings(shard) || until.is_some_and(|until| until <= now.steady),
-                Step::Done => false,
-            };
-            let mut ready: Vec<_> = (0..self.shards.len()).filter(may_step).collect();
-            if ready.is_empty() {
-                return;
-            }
-            let chosen = ready.swap_remove(choose(ready.len()));
-            let was_rung = self.bells[chosen].0.swap(false, Ordering::Relaxed);
-            self.wake_ups[chosen] +=
-                usize::from(was_rung && matches!(self.last[chosen], Step::Idle(_)));
-            self.last[chosen] = self.shards[chosen].step(now).unwrap();
-        }
-        panic!("the shards do not come to rest");
-    }
-
-    /// Both clocks go on by this much, and what is due by them is done.
-    fn wait(&mut self, ms: u64) {
-        self.now += ms;
-        self.settle();
-    }
-
-    /// A record has come for the source on shard `at`.
-    fn feed(&mut self, at: usize, feed: &Feed<Rec>, record: Rec) {
-        feed.push(record);
-        self.ring(at);
-        self.settle();
-    }
-}
+use thalweg_kernel::{Collector, Key, KeyGroups, Timestamp};
 
 /// Nothing but what matters goes to another shard.
 const NEVER: Tuning = Tuning { watermark_delay_max: Duration::MAX, ..TUNING };
@@ -322,9 +232,146 @@ fn windows_behind_a_second_exchange_close_in_time() {
     assert!((9..=6 * 9).contains(&wake_ups), "{wake_ups} wake-ups");
 }
 
-/// Sets a timer for the end of each record's second, and counts until then.
+/// A fast stream of one partition, whose [`Timed`] timers shard 0 lets fire, and what `behind` puts behind it and a slow stream.
+/// The first timer of shard 1 is later than what waits there for the slow stream.
+fn timers_fire_in_time(behind: fn(BoxedStream<Rec>, BoxedStream<Rec>, &Collected<Rec>)) {
+    let (alerts, fast, slow) = (Collected::new(), feeds(1), feeds(2));
+    let sources = [&fast, &slow].map(|feeds| Feeds(feeds.clone()));
+    let sink = alerts.clone();
+    let job = move |flow: &Flow| {
+        let [fast, slow] = [0, 1].map(|n| flow.source(sources[n].clone(), wm(0)));
+        behind(timed(fast).boxed(), slow.boxed(), &sink);
+    };
+    let mut machine = Machine::new(2, NEVER, &job);
+    let keys = [0, 1].map(key_of);
+    for (shard, feed) in slow.iter().enumerate() {
+        machine.feed(shard, feed, (keys[1], 50, 0));
+    }
+    let feed = &fast[0];
+    for end in (1_100..3_000).step_by(100) {
+        machine.feed(0, feed, (keys[1], end - 50, 0));
+        assert_eq!(alerts.take(), [], "before {end}");
+        let before = machine.wake_ups[1];
+        for time in end - 49..end {
+            machine.feed(0, feed, (keys[0], time, 0));
+        }
+        // Everything matters to who has said nothing yet.
+        let wake_ups = machine.wake_ups[1] - before;
+        assert!(wake_ups <= usize::from(end == 1_100), "{wake_ups} wake-ups before {end}");
+        machine.feed(0, feed, (keys[0], end + 1, 0));
+        let mut fired = alerts.take();
+        fired.sort_unstable_by_key(|record| record.0 != keys[0]);
+        // The record that made the last timers due waits for these.
+        let of_first = 49 + u64::from(end > 1_100);
+        assert_eq!(fired, [(keys[0], end, of_first), (keys[1], end, 1)]);
+    }
+}
+
+/// Goal: what waits behind a queue for a slower stream, at a time that the queue has passed, hides no later timer.
+#[test]
+fn a_window_that_waits_for_a_slower_stream_hides_no_timer() {
+    timers_fire_in_time(|timed, slow, out| {
+        let [alerts, rest] = timed.split();
+        alerts.sink(out.sink());
+        windows(rest.union(slow), &Counted::new());
+    });
+}
+
+/// Goal: what waits behind a shard's lane to itself hides no later timer either.
+#[test]
+fn a_timer_behind_a_lane_to_the_shard_itself_hides_no_timer() {
+    timers_fire_in_time(|timed, slow, out| {
+        let (timed, slow) =
+            (timed.key_by(|record: &Rec| record.0), slow.key_by(|record: &Rec| record.0));
+        timed.connect(slow).process(|_| Waits(1_000)).sink(out.sink());
+    });
+}
+
+/// Passes the left records on at once. For a right one it waits until the time is a multiple of this.
+struct Waits(i64);
+
+impl CoProcess<u32, Rec, Rec> for Waits {
+    type Out = Rec;
+
+    fn left(&mut self, record: Rec, _: &mut Context<'_, u32>, out: &mut impl Collector<Rec>) {
+        out.record(record.1.into(), record);
+    }
+
+    fn right(&mut self, record: Rec, cx: &mut Context<'_, u32>, _: &mut impl Collector<Rec>) {
+        cx.event_timer(((record.1 / self.0 + 1) * self.0).into());
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_, u32>, out: &mut impl Collector<Rec>) {
+        out.record(cx.time(), (*cx.key(), cx.time().as_millis(), 0));
+    }
+}
+
+/// Goal: nobody sees what has expired in event time, although the watermark that says so changes nothing else.
+#[test]
+fn what_has_expired_is_gone_on_each_shard() {
+    let seen = [AT_ONCE, NEVER].map(|tuning| {
+        let (out, feeds) = (Collected::new(), feeds(2));
+        let (source, sink) = (Feeds(feeds.clone()), out.clone());
+        let job = move |flow: &Flow| {
+            let stream = flow.source(source.clone(), wm(0));
+            let keyed = stream.key_by(|record: &Rec| record.0);
+            keyed.process(Remembers::new).sink(sink.sink());
+        };
+        let mut machine = Machine::new(2, tuning, &job);
+        let keys = [0, 1].map(key_of);
+        for time in [0, 50, 120, 400, 1_000, 2_000] {
+            for (shard, feed) in feeds.iter().enumerate() {
+                machine.feed(shard, feed, (keys[0], time, 0));
+            }
+            machine.feed(1, &feeds[1], (keys[1], time, 0));
+            machine.feed(1, &feeds[1], (keys[1], time + 1, 0));
+        }
+        let of_last = |record: &Rec| record.0 == keys[1];
+        out.take()
+            .into_iter()
+            .filter(of_last)
+            .map(|(_, time, seen)| (time, seen))
+            .collect::<Vec<_>>()
+    });
+    let new = |time: i64| [(time, 0), (time + 1, 1)];
+    let kept = [(0, 0), (1, 1), (50, 2), (51, 3), (120, 4), (121, 5)];
+    let expected = [&kept[..], &new(400), &new(1_000), &new(2_000)].concat();
+    assert_eq!(seen, [expected.clone(), expected]);
+}
+
+/// Says of each record how many of its key it remembers. Nothing is remembered for longer than a tenth of a second.
+struct Remembers(ValueState<u32, u64>);
+
+impl Remembers {
+    fn new(states: &mut States<'_, u32>) -> Self {
+        let ttl = Ttl::event_time(ms(100)).refresh(Refresh::OnReadAndWrite);
+        Self(states.value_with("seen", StateOptions::new().ttl(ttl)))
+    }
+}
+
+impl Process<u32, Rec> for Remembers {
+    type Out = Rec;
+
+    fn record(
+        &mut self,
+        (key, time, _): Rec,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Rec>,
+    ) {
+        let seen = self.0.get(cx).unwrap_or_default();
+        self.0.set(cx, seen + 1);
+        out.record(cx.time(), (key, time, seen));
+    }
+}
+
+/// Sets a timer for the end of each record's tenth of a second, and counts until then.
 struct Timed {
     counts: MapState<u32, i64, u64>,
+}
+
+fn timed<C: Chain<Out = Rec>>(stream: Stream<C>) -> Stream<impl Chain<Out = Rec>> {
+    let keyed = stream.key_by(|record: &Rec| record.0);
+    keyed.process(|states| Timed { counts: states.map("counts") })
 }
 
 impl Process<u32, Rec> for Timed {
@@ -385,13 +432,13 @@ impl CoProcess<u32, Rec, Rec> for Follows {
 }
 
 /// How many jobs there are.
-const JOBS: usize = 9;
+const JOBS: usize = 12;
 /// Those to which each mark matters.
-const SEE_ALL: [usize; 2] = [5, 7];
+const SEE_ALL: [usize; 3] = [5, 7, 11];
 const SEEDS_PER_JOB: u64 = 6;
 
-/// A job of this number. Its results depend on watermarks.
-fn job(number: usize, source: Feeds<Rec>, out: Collected<String>) -> impl Fn(&Flow) {
+/// A job of this number. Its results depend on watermarks. Of its sources the second is slower, and some jobs read it.
+fn job(number: usize, sources: [Feeds<Rec>; 2], out: Collected<String>) -> impl Fn(&Flow) {
     let say = |stream: BoxedStream<Rec>, out: &Collected<String>| {
         stream.map(|record| format!("{record:?}")).sink(out.sink());
     };
@@ -401,18 +448,20 @@ fn job(number: usize, source: Feeds<Rec>, out: Collected<String>) -> impl Fn(&Fl
         rows.map(|row| (row.key, row.start.as_millis(), row.value as u64)).boxed()
     };
     move |flow: &Flow| {
-        let stream = flow.source(source.clone(), wm(20).idle_after(ms(40)));
+        let [stream, slow] = [(0, 20), (1, 500)].map(|(n, behind)| {
+            // Whoever is slow holds back and is not left out: results would depend on who speaks again first.
+            let watermarks = if n == 0 { wm(behind).idle_after(ms(40)) } else { wm(behind) };
+            let is_read = n == 0 || number == 9 || number == 10;
+            is_read.then(|| flow.source(sources[n].clone(), watermarks))
+        });
+        let stream = stream.unwrap();
         match number {
             0 => say(count(stream.boxed()), &out),
             1 => {
                 let passed = stream.key_by(|record: &Rec| record.0).process(|_| Pass);
                 say(count(passed.boxed()), &out);
             }
-            2 => {
-                let keyed = stream.key_by(|record: &Rec| record.0);
-                let timed = keyed.process(|states| Timed { counts: states.map("counts") });
-                say(timed.boxed(), &out);
-            }
+            2 => say(timed(stream).boxed(), &out),
             3 => {
                 let sessions = stream.key_by(|record: &Rec| record.0).window(Session::gap(ms(30)));
                 let rows = sessions.aggregate(Count);
@@ -442,6 +491,21 @@ fn job(number: usize, source: Feeds<Rec>, out: Collected<String>) -> impl Fn(&Fl
                 let left = left.key_by(|record: &Rec| record.0);
                 let both = left.connect(right).process(|_| Follows);
                 say(count(both.boxed()), &out);
+            }
+            9 => {
+                // Timers in front of windows that wait for a slower stream.
+                let [alerts, rest] = timed(stream).split();
+                say(alerts.boxed(), &out);
+                say(count(rest.union(slow.unwrap()).boxed()), &out);
+            }
+            10 => {
+                let left = timed(stream).key_by(|record: &Rec| record.0);
+                let right = slow.unwrap().key_by(|record: &Rec| record.2 as u32 % 5);
+                say(left.connect(right).process(|_| Waits(70)).boxed(), &out);
+            }
+            11 => {
+                let keyed = stream.key_by(|record: &Rec| record.0);
+                say(keyed.process(Remembers::new).boxed(), &out);
             }
             _ => {
                 let (tagged, tag, side) = stream.key_by(|record: &Rec| record.0).side_tag("side");
@@ -476,8 +540,8 @@ fn results_come_as_early_as_if_each_watermark_went_at_once() {
         let small = random.one_in(2);
         let mut machines = [AT_ONCE, NEVER].map(|tuning| {
             let sizes = Tuning { watermark_delay_max: tuning.watermark_delay_max, ..TINY };
-            let (feeds, out) = (feeds(partitions), Collected::new());
-            let job = job(number, Feeds(feeds.clone()), out.clone());
+            let (feeds, out) = ([0; 2].map(|_| feeds(partitions)), Collected::new());
+            let job = job(number, feeds.each_ref().map(|feeds| Feeds(feeds.clone())), out.clone());
             (Machine::new(shards, if small { sizes } else { tuning }, &job), feeds, out, Vec::new())
         });
         // Events are up to 20 ms behind the clock, so that none of them is late.
@@ -489,7 +553,7 @@ fn results_come_as_early_as_if_each_watermark_went_at_once() {
             for (machine, feeds, out, rows) in &mut machines {
                 machine.wait(wait);
                 let record = (key, 1_000 + machine.now as i64 - behind, n);
-                feeds[partition].push(record);
+                feeds.iter().for_each(|feeds| feeds[partition].push(record));
                 machine.ring(partition % shards);
                 machine.settle_in_order(|ready| {
                     order = order * 31 % 1_009;

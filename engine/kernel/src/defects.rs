@@ -134,6 +134,10 @@ defects! {
     FlowForgetsKeptWatermark,
     /// A shard does not hear of it when those behind it wait for an earlier watermark than before.
     FlowReliesUnasked,
+    /// A due time that a queue has passed hides every later one.
+    FlowPassedDueHidesLater,
+    /// A watermark by which state expires counts for nothing.
+    FlowExpiryIsNotDue,
     /// A watermark that is kept back stays until something else goes, however long that takes.
     FlowKeepsForever,
     /// That a silent stream speaks again is kept back as a watermark is.

@@ -21,10 +21,15 @@
 //! has said nothing.
 //!
 //! # Why that is safe
-//! The marks of a lane keep their places among its records. So whoever keeps a batch is like a shard that is a bit slower,
-//! and results never depend on how fast a shard is. A lane that speaks again is the exception, for which receivers
-//! must not be fast. Its records could be late behind the watermarks of others. So nobody keeps that mark, where
+//! The marks of a lane keep their places among its records. So whoever keeps a batch is like a shard that is a bit slower.
+//! How fast a shard is changes no result of records that come in time. A lane that speaks again is the exception, for which
+//! receivers must not be fast. Its records could be late behind the watermarks of others. So nobody keeps that mark, where
 //! the mark of silence has gone.
+//!
+//! A record that is late behind the watermark of *another* lane is called late if the receiver knows of that watermark. That is
+//! a race of two shards, also where each watermark goes at once. What is kept lengthens the race from microseconds to that
+//! delay. State that expires in event time would be seen for as much longer, by records that come in time. So
+//! to a function with such a state every mark matters.
 //!
 //! # Why results come no later
 //! What matters goes at once, by what the receiver has published. The receiver publishes at the end of each step whatever has
@@ -32,6 +37,10 @@
 //! a third shard, behind the receiver. Then the receiver has asked to be woken when the due time of that lane falls. A due
 //! time of such a lane that has risen is not told by itself. So once the lane has got a watermark of that time, every
 //! mark matters until the due time is another one.
+//!
+//! A queue of this shard, or the shard's lane to itself, may have passed a due time that stands behind it. Others hold that
+//! back, and no watermark that comes through the queue makes it happen. It must hide no later due time, so it counts as
+//! [`OF_OTHERS`]. A change of a due time on this shard is always told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +49,19 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 use super::due::{Due, EVERYTHING, NOTHING};
+
+/// The due time of a reader that waits for others: no watermark matters to it, but an idle mark may. In milliseconds.
+const OF_OTHERS: i64 = NOTHING - 1;
+
+/// The due time of a reader on this shard, for a writer who has brought it this watermark.
+#[inline]
+pub(super) fn due_behind(due: Timestamp, watermark: Timestamp) -> Timestamp {
+    let is_of_others = due <= watermark && due > Timestamp::MIN;
+    if is_of_others && !seeded(Defect::FlowPassedDueHidesLater) {
+        return OF_OTHERS.into();
+    }
+    due
+}
 
 /// What the marks of a lane come to.
 #[derive(Clone, Copy)]
@@ -263,6 +285,21 @@ mod tests {
         assert!(lane.due.publish(1_000, EVERYTHING), "the merged watermark may jump there");
         assert_eq!(lane.step(&[]), [wm(7), Mark::Idle]);
         assert_eq!(lane.step(&[wm(8), Mark::Active]), [Mark::Active, wm(8)], "never kept");
+    }
+
+    #[test]
+    fn what_waits_for_others_takes_a_silence_and_no_watermark() {
+        let behind =
+            |due: i64, watermark: i64| due_behind(due.into(), watermark.into()).as_millis();
+        assert_eq!((behind(11, 10), behind(NOTHING, 10)), (11, NOTHING));
+        assert_eq!(behind(EVERYTHING, 10), EVERYTHING);
+        assert_eq!((behind(10, 10), behind(9, 10)), (OF_OTHERS, OF_OTHERS));
+        let mut lane = Lane::new(OF_OTHERS);
+        assert_eq!(lane.step(&[wm(15)]), []);
+        assert_eq!(lane.step(&[Mark::Idle]), [wm(15), Mark::Idle]);
+        let mut lane = Lane::new(OF_OTHERS);
+        assert_eq!(lane.step(&[wm(15)]), []);
+        assert!(lane.due.publish(15, EVERYTHING), "the sender is to be woken");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 use super::blocked::Blocked;
 use super::due::{Due, EVERYTHING};
-use super::kept::Keeping;
+use super::kept::{Keeping, due_behind};
 use crate::graph::InputId;
 use crate::tuning::Tuning;
 
@@ -111,6 +111,7 @@ fn lane<T>(
         receiver: to.clone(),
         keeping: keeps.then(|| Keeping::new(Arc::clone(&due), watermark_delay_max)),
         due: Arc::clone(&due),
+        watermark: Timestamp::MIN,
     };
     let receiver = LaneReceiver {
         full: receive_full,
@@ -137,6 +138,8 @@ pub(crate) struct LaneSender<T> {
     /// What the receiver waits for; and what the lane keeps back by it, if it leads to another shard.
     due: Arc<Due>,
     keeping: Option<Keeping>,
+    /// The last one of a lane that keeps nothing back.
+    watermark: Timestamp,
 }
 
 impl<T> LaneSender<T> {
@@ -172,7 +175,7 @@ impl<T> LaneSender<T> {
     pub(crate) fn due_at(&mut self) -> Timestamp {
         match &mut self.keeping {
             Some(keeping) => keeping.rely(),
-            None => self.due.due().into(),
+            None => due_behind(self.due.due().into(), self.watermark),
         }
     }
 
@@ -226,8 +229,10 @@ impl<T> Collector<T> for LaneSender<T> {
             return;
         }
         self.open.mark(mark);
-        if let Some(keeping) = &mut self.keeping {
-            keeping.mark(mark);
+        match (&mut self.keeping, mark) {
+            (Some(keeping), _) => keeping.mark(mark),
+            (None, Mark::Watermark(watermark)) => self.watermark = watermark,
+            (None, _) => {}
         }
         // A barrier ends its batch; and a destination that gets no records must not gather marks
         // without bound.

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
+use super::kept::due_behind;
+
 /// A pipeline is not stepped while a queue behind it holds this many records or marks. One step may
 /// overshoot it by what that step yields: a batch in, or the work of a step ([`Tuning::step_work_max`](crate::Tuning)).
 const LOCAL_RECORDS_MAX: usize = 4_096;
@@ -20,6 +22,8 @@ struct Queue<T> {
     /// Batches that a barrier has closed.
     closed: VecDeque<Batch<T>>,
     open: Batch<T>,
+    /// The last watermark that was written.
+    watermark: Timestamp,
     /// What the reader has published.
     due: Timestamp,
 }
@@ -39,7 +43,8 @@ impl<T> Clone for LocalEdge<T> {
 
 impl<T> LocalEdge<T> {
     pub(crate) fn new() -> (Self, LocalInbox<T>) {
-        let queue = Queue { closed: VecDeque::new(), open: Batch::default(), due: Timestamp::MIN };
+        let (watermark, due) = (Timestamp::MIN, Timestamp::MIN);
+        let queue = Queue { closed: VecDeque::new(), open: Batch::default(), watermark, due };
         let queue = Rc::new(RefCell::new(queue));
         (Self(Rc::clone(&queue)), LocalInbox(queue))
     }
@@ -48,9 +53,10 @@ impl<T> LocalEdge<T> {
         self.0.borrow().has_room()
     }
 
-    /// The due time of what reads the queue: see [`kept`](super::kept).
+    /// The due time of what reads the queue, for who writes to it: see [`kept`](super::kept).
     pub(crate) fn due_at(&self) -> Timestamp {
-        self.0.borrow().due
+        let queue = self.0.borrow();
+        due_behind(queue.due, queue.watermark)
     }
 
     #[inline]
@@ -62,6 +68,9 @@ impl<T> LocalEdge<T> {
     pub(crate) fn push_mark(&self, mark: Mark) {
         let queue = &mut *self.0.borrow_mut();
         queue.open.mark(mark);
+        if let Mark::Watermark(watermark) = mark {
+            queue.watermark = watermark;
+        }
         if matches!(mark, Mark::Barrier(_)) && !seeded(Defect::FlowBatchStaysOpen) {
             queue.closed.push_back(std::mem::take(&mut queue.open));
         }

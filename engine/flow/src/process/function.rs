@@ -128,8 +128,9 @@ pub trait Process<K, T>: 'static {
     /// emits afterwards may be. At the end of the stream the watermark is [`Timestamp::MAX`].
     ///
     /// Other shards keep watermarks back that change nothing on this one, at most for
-    /// [`Tuning::watermark_delay_max`](crate::Tuning). A function with this call gets each of them at once. Without it, what
-    /// matters is the next event timer.
+    /// [`Tuning::watermark_delay_max`](crate::Tuning). A function with this call gets each of them at once, and so does
+    /// one with a state that [expires in event time](crate::Ttl::event_time). Otherwise what matters is the next event timer, and
+    /// what a record sees as the watermark may be behind by as much.
     fn watermark(&mut self, cx: &mut Context<'_, NoKey>, _out: &mut impl Collector<Self::Out>) {
         cx.does_nothing::<Self>();
     }

@@ -24,7 +24,7 @@ use crate::graph::At;
 use crate::pipeline::{Budget, Chain, Now, Operator, Then, due_time};
 use crate::state::bounds::{Bounds, EVICTED_KEYS_MAX};
 use crate::state::keyed::AllKeyed;
-use crate::state::{AtKey, Overflow, States, TimeDomain};
+use crate::state::{AtKey, Overflow, States, TimeDomain, Ttl};
 use crate::stream::Stream;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -75,6 +75,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         let mut states = States::new(flow, at.node);
         let function = make(&mut states);
         let clocks = clock.map(|clock| ClocksOfKeys::open(clock, flow, &mut states));
+        let by_events = |ttl: Ttl| ttl.domain == TimeDomain::EventTime;
+        let expires_by_events = states.ttls().flatten().any(by_events);
         let (states, parts) = states.into_parts();
         // Keys that give way take their timers with them.
         let known_by_key = clocks.is_some() || bounds.overflow == Overflow::EvictLeastRecentlyUsed;
@@ -95,6 +97,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             processing_time: Timestamp::MIN,
             clocks,
             wants_watermarks: true,
+            expires_by_events,
             checkpoints: Rc::clone(flow.checkpoints()),
             evicted: flow.counter("numKeysEvicted", at.node),
             gathers: false,
@@ -138,6 +141,8 @@ pub struct KeyedProcessing<K, T, P> {
     clocks: Option<ClocksOfKeys<K, T>>,
     /// Whether the function does anything with a watermark, so far as is known.
     wants_watermarks: bool,
+    /// Whether any of its state expires in event time: then each watermark may change what it sees.
+    expires_by_events: bool,
     checkpoints: Rc<Checkpoints>,
     evicted: Counter,
     /// Whether the function's state was too large for the caches in the last step. Then the operator puts records aside,
@@ -474,7 +479,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
     }
 
     fn due_at(&self) -> Timestamp {
-        if self.wants_watermarks {
+        let expires = self.expires_by_events && !seeded(Defect::FlowExpiryIsNotDue);
+        if self.wants_watermarks || expires {
             return Timestamp::MIN;
         }
         // Where keys have clocks, the stream's watermark fires timers of those that are silent.

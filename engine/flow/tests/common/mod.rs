@@ -5,12 +5,14 @@
 pub(crate) mod check;
 pub(crate) mod each_third;
 pub(crate) mod lives;
+pub(crate) mod machine;
 pub(crate) mod shards;
 pub(crate) mod windows;
 pub(crate) mod world;
 
 pub(crate) use check::{Said, check};
 pub(crate) use lives::{Crashes, Ended, Life, undisturbed};
+pub(crate) use machine::Machine;
 pub(crate) use shards::*;
 pub(crate) use thalweg_testing::{Act, Feed, Feeds, Random, Scripted, mix};
 pub(crate) use world::{Store, Table};
