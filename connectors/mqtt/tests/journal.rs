@@ -360,6 +360,7 @@ fn a_record_tells_what_the_message_was() {
     let mut broker = peer.accept(true);
     broker.publish("a", 1, 1, "21.5");
     shard.run_until(1);
+    assert_eq!(broker.acks(PUBACK, 1), [1], "it is durable");
     let mut reader = thalweg_kernel::Journals::read(&hand, "sensors-0", 0).unwrap();
     let record = reader.next().unwrap().unwrap();
     assert_eq!(record.received, shard.seen.received[0]);

@@ -41,6 +41,7 @@ fn kept(peer: &Peer, count: u64) -> Hand {
         }
     }
     shard.run_until(count as usize);
+    broker.acks(PUBACK, (count % 100) as usize);
     drop(shard);
     assert!(!hand.is_open(), "a source that is dropped has closed its journal");
     hand.crash();

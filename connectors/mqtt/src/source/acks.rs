@@ -6,9 +6,12 @@
 //! repetition, a skipped one) it is the mark of all before it. So acknowledgements never overtake each other. With
 //! the connection what is owed on it goes: the broker repeats it on the next.
 
+pub(crate) mod gather;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
@@ -16,6 +19,7 @@ use thalweg_kernel::{JournalError, JournalWriter, Timestamp};
 use crate::config::Qos;
 use crate::fault::Fault;
 use crate::link::Delivery;
+use crate::source::acks::gather::{Gather, Go};
 use crate::source::progress::Progress;
 use crate::source::record::write_head;
 
@@ -38,12 +42,15 @@ pub(crate) struct Keeper {
     writer: Box<dyn JournalWriter>,
     head: Vec<u8>,
     trimmed: u64,
-    unflushed: bool,
+    gather: Gather,
+    /// What has gone to the disk ends here.
+    gone: u64,
 }
 
 impl Keeper {
     pub(crate) fn new(writer: Box<dyn JournalWriter>) -> Self {
-        Self { writer, head: Vec::new(), trimmed: 0, unflushed: false }
+        let gone = writer.end();
+        Self { writer, head: Vec::new(), trimmed: 0, gather: Gather::default(), gone }
     }
 
     fn append(&mut self, delivery: &Delivery, received: Timestamp) -> Result<u64, JournalError> {
@@ -52,7 +59,7 @@ impl Keeper {
         write_head(&topic, *qos, *retained, user_properties, &mut self.head)
             .ok_or_else(|| JournalError::TooLarge("a text of 4 GiB or more".to_owned()))?;
         let position = self.writer.append(received, &[&self.head, payload])?;
-        self.unflushed = true;
+        self.gather.take();
         Ok(position + 1)
     }
 }
@@ -166,12 +173,19 @@ impl Ledger {
         }
     }
 
-    /// Nothing more is coming soon: what was taken may go to the disk.
-    pub(crate) fn flush(&mut self) {
-        if let Keeping::Journal(keeper) = &mut self.keeping
-            && std::mem::take(&mut keeper.unflushed)
-        {
-            keeper.writer.flush();
+    /// Nothing more is coming at once: what was taken goes to the disk, now if the source `ends` or a checkpoint waits for it.
+    /// When this is to be asked again.
+    pub(crate) fn flush(&mut self, now: Instant, ends: bool) -> Option<Instant> {
+        let Keeping::Journal(keeper) = &mut self.keeping else { return None };
+        let hurry = ends || self.progress.is_wanted(keeper.gone);
+        match keeper.gather.ask(now, hurry) {
+            Go::Nothing => None,
+            Go::At(at) => Some(at),
+            Go::Now => {
+                keeper.gone = keeper.writer.end();
+                keeper.writer.flush();
+                None
+            }
         }
     }
 

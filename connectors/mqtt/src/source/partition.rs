@@ -278,6 +278,9 @@ impl<D: Decode> Source for MqttPartition<D> {
         };
         self.marks.push(epoch, mark);
         if self.mode == Mode::Journal {
+            if self.progress.want(mark) {
+                self.signal.raise();
+            }
             position.push(POSITION_VERSION);
             position.extend_from_slice(&mark.to_le_bytes());
         }

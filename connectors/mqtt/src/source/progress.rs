@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     durable: AtomicU64,
     /// The shard waits for the journal to be durable up to here.
     awaited: AtomicU64,
+    /// A checkpoint needs the journal to be durable up to here.
+    wanted: AtomicU64,
     /// Below this no message is needed any more: the journal may be trimmed, or the messages acknowledged.
     released: AtomicU64,
     /// The connection's work has ended: nothing becomes durable any more.
@@ -32,6 +34,7 @@ impl Progress {
         Self {
             durable: AtomicU64::new(0),
             awaited: AtomicU64::new(NOBODY),
+            wanted: AtomicU64::new(0),
             released: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -59,6 +62,16 @@ impl Progress {
             .into()),
             (None, false) => Ok(false),
         }
+    }
+
+    /// The shard: it will wait for the journal to be durable up to `mark`. Whether the connection is to be told of that.
+    pub(crate) fn want(&self, mark: u64) -> bool {
+        self.wanted.fetch_max(mark, SeqCst) < mark && self.durable.load(SeqCst) < mark
+    }
+
+    /// The connection: whether the shard waits, or will wait, for more to be durable than what lies below `mark`.
+    pub(crate) fn is_wanted(&self, mark: u64) -> bool {
+        self.wanted.load(SeqCst) > mark
     }
 
     /// The connection: the journal is durable up to `mark`. Wakes the shard if it waits for that.

@@ -5,7 +5,8 @@
 //! its chunk, a checkpoint has covered it, or the journal is durable behind it. In each case in receive order, on
 //! the connection that delivered it. If that connection has gone meanwhile, nothing is sent. On the new connection
 //! the acknowledgement could hit another message of that packet id. The broker repeats the message instead. The
-//! ledger keeps what is owed; what comes in is taken in module `intake`.
+//! ledger keeps what is owed; what comes in is taken in module `intake`. What goes into the journal may
+//! [gather](super::acks::gather) first.
 //!
 //! **Chunks** circulate: free -> filled here -> read by the shard -> back. A chunk is sent on as soon as the
 //! connection has nothing more to give at once. So a quiet stream waits for nothing, and a fast one is read in
@@ -210,7 +211,7 @@ impl Receive {
                     {
                         self.handle(event)?;
                     }
-                    self.ledger.flush();
+                    self.flush();
                 }
                 Step::Link(Err(trouble)) => {
                     self.disconnected();
@@ -254,6 +255,14 @@ impl Receive {
             Poll::Pending
         })
         .await
+    }
+
+    /// What was taken goes to the disk, now or later.
+    fn flush(&mut self) {
+        let ends = self.stop != Stop::No || self.fault.is_some();
+        while let Some(at) = self.ledger.flush(self.reactor.now(), ends)
+            && self.reactor.poll_until(at).is_ready()
+        {}
     }
 
     /// Leaves the socket alone for a moment where that pays ([`Pace`]). What may be acknowledged meanwhile is.

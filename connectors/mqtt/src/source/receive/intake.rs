@@ -225,7 +225,7 @@ impl Receive {
         if !self.free.is_empty() {
             self.send();
         }
-        self.ledger.flush();
+        self.flush();
     }
 
     /// Says once that a wait for room is a long one.
