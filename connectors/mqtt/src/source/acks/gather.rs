@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 /// The longest wait. It is short beside the time in which a broker repeats, and beside a checkpoint.
-pub(crate) const WAIT: Duration = Duration::from_millis(2);
+pub(crate) const WAIT: Duration = Duration::from_millis(4);
 /// This number of messages does not wait. The window of mosquitto is 20.
 pub(crate) const ENOUGH: u32 = 8;
 /// The number of groups that go at once after a wait that was in vain.
@@ -79,11 +79,11 @@ mod tests {
         for round in 0..3 {
             let from = 10_000 * round;
             gather.take();
-            assert_eq!(gather.ask(at(begun, from), false), Go::At(at(begun, from + 2_000)));
+            assert_eq!(gather.ask(at(begun, from), false), Go::At(at(begun, from + 4_000)));
             gather.take();
-            assert_eq!(gather.ask(at(begun, from + 1_999), false), Go::At(at(begun, from + 2_000)));
-            assert_eq!(gather.ask(at(begun, from + 2_000), false), Go::Now);
-            assert_eq!(gather.ask(at(begun, from + 2_000), false), Go::Nothing);
+            assert_eq!(gather.ask(at(begun, from + 3_999), false), Go::At(at(begun, from + 4_000)));
+            assert_eq!(gather.ask(at(begun, from + 4_000), false), Go::Now);
+            assert_eq!(gather.ask(at(begun, from + 4_000), false), Go::Nothing);
         }
         (1..ENOUGH).for_each(|_| gather.take());
         assert!(matches!(gather.ask(begun, false), Go::At(_)));
