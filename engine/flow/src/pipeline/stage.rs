@@ -80,7 +80,8 @@ impl<T, C: Collector<T>> Collector<T> for Metered<'_, C> {
     }
 }
 
-/// See the module.
+/// See the module. The operator lies first: so its address is that of its stage, for every record.
+#[repr(C)]
 struct Stage<O, T> {
     operator: O,
     /// The mark whose work is not done yet.
@@ -244,10 +245,12 @@ impl<C: Chain, O: Operator<C::Out>> Chain for Then<C, O> {
 }
 
 /// A collector that passes everything through an operator first. It owns the collector behind it. With a
-/// reference to it instead, every record would wait for one load after the other, as many as there are operators.
+/// reference to it instead, every record would wait for one load after the other, as many as there are operators. (And
+/// it lies first, as the operator does in its stage.)
+#[repr(C)]
 struct Via<'a, O, T, C> {
-    stage: &'a mut Stage<O, T>,
     out: C,
+    stage: &'a mut Stage<O, T>,
 }
 
 impl<T, O: Operator<T>, C: Collector<O::Out>> Collector<T> for Via<'_, O, T, C> {

@@ -140,6 +140,8 @@ where
 {
     type Out = S::Item;
 
+    // By itself, the loop over records has more registers than inside the code of a pipeline's step.
+    #[inline(never)]
     fn step<C: Collector<S::Item>>(
         &mut self,
         cx: &StepContext,

@@ -19,7 +19,8 @@
 //! Most of what a record costs here is to find out which of these ways it goes, and which slice it falls into. So the
 //! operator keeps the bounds of the slice that records are being added to *at hand*. A record within them whose key the
 //! slice has is added at once, after one comparison and one look-up. Any other record takes the long way, which finds out
-//! anew which slice is at hand.
+//! anew which slice is at hand. Where records go straight into this shard's windows, the slice lends its keys meanwhile
+//! (`lent.rs`).
 //!
 //! A slice of many keys lies in memory that is far away. Its records are *gathered*: [`GATHERED_MAX`] of them, or those of
 //! a step, are added in one tight loop, whose accesses overlap. Records of sums that grow are gathered, too, since each
@@ -34,13 +35,15 @@
 //! a sender that has been idle adds nothing up any more.)
 
 use std::cell::RefCell;
-use std::mem::take;
+use std::mem::{replace, take};
 use std::rc::Rc;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use thalweg_kernel::{Collector, Key, Mark, Owned, StateWriter, Timestamp};
+use thalweg_kernel::{Collector, Key, Mark, Owned, Timestamp};
 
 use super::aggregate::Aggregate;
+use super::growing::Growing;
+use super::lent::LentKeys;
 use super::pane::{AtHand, InTime, Opened, Panes};
 use super::slice::{Partial, Slice};
 use super::slicing::Slicing;
@@ -56,10 +59,6 @@ const LOCAL_KEYS_MAX: usize = 16_384;
 /// grow with their records is known from the first record on. (Sums are in no account of state. With accumulators of a
 /// kilobyte, two shards held 36 MiB for them.)
 const LOCAL_BYTES_MAX: usize = 1 << 20;
-/// Of sums that grow, one is weighed with each of this many records, if it holds at most as many itself.
-const WEIGHED_EVERY: usize = 64;
-/// A sum that grows is weighed whenever its records have doubled, from this many on.
-const WEIGHED_FROM: u64 = 8;
 /// Adding up pauses where a sum has fewer records than this.
 const RECORDS_PER_KEY_MIN: usize = 2;
 /// How long it pauses, in records.
@@ -79,6 +78,8 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     passes_at: Timestamp,
     /// The slice at hand, if it has few keys.
     at_hand: AtHand,
+    /// On one shard, its keys.
+    lent: LentKeys<K, A::Accumulator>,
     /// The slice at hand, if its records are gathered, and those records.
     gathers: AtHand,
     gathered: Vec<(Timestamp, T)>,
@@ -92,11 +93,8 @@ pub(super) struct LocalAggregate<K, T, F, A: Aggregate<T>> {
     keys_max: usize,
     /// Records that were added at once, and that `records_in` does not count yet.
     added: usize,
-    /// Of sums that grow: how many records they hold, and may hold.
-    held: usize,
-    held_max: usize,
-    writer: StateWriter,
-    scratch: Vec<u8>,
+    /// What sums that grow take.
+    growing: Growing,
     /// Records that go straight before adding up is tried again.
     straight: usize,
     /// On one shard all go straight.
@@ -127,6 +125,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             watermark: Timestamp::MIN,
             passes_at: Timestamp::MIN,
             at_hand: AtHand::NOWHERE,
+            lent: LentKeys::none(),
             gathers: AtHand::NOWHERE,
             gathered: Vec::with_capacity(GATHERED_MAX),
             own,
@@ -136,10 +135,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             keys: 0,
             added: 0,
             keys_max: LOCAL_KEYS_MAX,
-            held: 0,
-            held_max: LOCAL_BYTES_MAX,
-            writer: StateWriter::default(),
-            scratch: Vec::new(),
+            growing: Growing::new(LOCAL_BYTES_MAX),
             straight: 0,
             alone,
             late_output,
@@ -183,6 +179,9 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
     /// Nothing is gathered any more, and no slice at hand.
     fn put_down(&mut self, out: &mut impl Collector<Slice<T, K, A::Accumulator>>) {
         self.records_in.add(take(&mut self.added));
+        if !self.lent.is_empty() {
+            self.state.borrow_mut().take_back(replace(&mut self.lent, LentKeys::none()));
+        }
         if !self.gathered.is_empty() {
             self.add_gathered(out);
         }
@@ -200,9 +199,12 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         let key = (self.key)(&value);
         let hash = table_hash(&key);
         if self.alone {
-            return self.state.borrow_mut().add_at_hand(hash, &key, value);
+            let Some(accumulator) = self.lent.get(hash, &key) else { return Err(value) };
+            self.aggregate.add(accumulator, value);
+            return Ok(());
         }
-        let Some(sum) = self.panes.newest_any().keys.get_few(hash, &key) else { return Err(value) };
+        let sums = self.panes.newest_any().keys.few_mut();
+        let Some(sum) = sums.get(hash, &key) else { return Err(value) };
         sum.records += 1;
         self.aggregate.add(&mut sum.accumulator, value);
         Ok(())
@@ -266,9 +268,10 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             if let Err(refused) = state.add_ahead(time, self.watermark, (hash, key), value) {
                 return send_refused(time, refused, out);
             }
-            let (slice, has_many_keys) = state.open_ahead(self.watermark);
+            let (slice, lent) = state.lend_ahead(self.watermark);
             drop(state);
-            return self.take_in_hand(slice, has_many_keys);
+            self.lent = lent;
+            return self.take_in_hand(slice, self.lent.is_empty());
         }
         self.add_one(time, (hash, key), value, out);
         if self.straight == 0 {
@@ -329,42 +332,22 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
                 return self.pass(time, key, value, out);
             }
         };
-        if let Some(sum) = pane.keys.get(hash, &key) {
+        let growing = &mut self.growing;
+        let mut fills = |Sum { accumulator, records }: &Sum<A::Accumulator>| {
+            A::GROWS && growing.fills(size_of::<T>(), accumulator, *records)
+        };
+        let is_full = if let Some(sum) = pane.keys.get(hash, &key) {
             self.aggregate.add(&mut sum.accumulator, value);
             sum.records += 1;
-            if A::GROWS {
-                let often =
-                    self.held.is_multiple_of(WEIGHED_EVERY) && sum.records <= WEIGHED_EVERY as u64;
-                let doubled = sum.records >= WEIGHED_FROM && sum.records.is_power_of_two();
-                let weighed = often || doubled;
-                let held_max =
-                    weighed.then(|| weigh::<T, A>(sum, &mut self.writer, &mut self.scratch));
-                self.grown(held_max, out);
-            }
-            return;
-        }
-        let sum = Sum { accumulator: self.aggregate.of(value), records: 1 };
-        let weighed = A::GROWS && self.held.is_multiple_of(WEIGHED_EVERY);
-        let held_max = weighed.then(|| weigh::<T, A>(&sum, &mut self.writer, &mut self.scratch));
-        pane.keys.insert(hash, key, sum);
-        self.keys += 1;
-        if self.keys >= self.keys_max {
-            self.make_room(out);
-        } else if A::GROWS {
-            self.grown(held_max, out);
-        }
-    }
-
-    /// A record has been added to a sum that grows; how many of them may be held, if a sum was weighed.
-    fn grown(
-        &mut self,
-        held_max: Option<usize>,
-        out: &mut impl Collector<Slice<T, K, A::Accumulator>>,
-    ) {
-        self.held += 1;
-        // The largest sum so far decides.
-        self.held_max = held_max.map_or(self.held_max, |held_max| held_max.min(self.held_max));
-        if self.held >= self.held_max {
+            fills(sum)
+        } else {
+            let sum = Sum { accumulator: self.aggregate.of(value), records: 1 };
+            let fills = fills(&sum);
+            pane.keys.insert(hash, key, sum);
+            self.keys += 1;
+            fills || self.keys >= self.keys_max
+        };
+        if is_full {
             self.make_room(out);
         }
     }
@@ -401,8 +384,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             self.panes.recycle(pane);
         }
         if A::GROWS {
-            self.held = self.held.saturating_sub(sent);
-            self.held_max = LOCAL_BYTES_MAX;
+            self.growing.has_sent(sent);
         }
         sent
     }
@@ -484,26 +466,6 @@ where
     fn due_at(&self) -> Timestamp {
         due_time(self.panes.oldest_due(), self.watermark)
     }
-}
-
-/// How many records may be held in sums that grow, if all are like those of `sum`.
-#[cold]
-fn weigh<T, A: Aggregate<T>>(
-    sum: &Sum<A::Accumulator>,
-    writer: &mut StateWriter,
-    scratch: &mut Vec<u8>,
-) -> usize {
-    scratch.clear();
-    // What cannot be written is too large by far.
-    let bytes = match writer.write(std::mem::take(scratch), &sum.accumulator) {
-        Ok(written) => {
-            *scratch = written;
-            scratch.len()
-        }
-        Err(_) => LOCAL_BYTES_MAX,
-    };
-    let record_bytes = (bytes / sum.records.max(1) as usize).max(size_of::<T>()).max(1);
-    (LOCAL_BYTES_MAX / record_bytes).max(1)
 }
 
 /// Sends what was not added to the operator.

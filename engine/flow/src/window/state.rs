@@ -27,6 +27,7 @@ use thalweg_kernel::{Key, Timestamp};
 
 use super::Limits;
 use super::aggregate::Aggregate;
+use super::lent::LentKeys;
 use super::pane::{AtHand, InTime, Opened, Panes};
 use super::phase::Phase;
 use super::running::Running;
@@ -65,6 +66,8 @@ pub(super) struct WindowState<K, T, A: Aggregate<T>> {
     keys_max: usize,
     dropped: Dropped,
     deferred: Vec<Deferred<K, T>>,
+    /// The sender has keys of the newest slice.
+    lends: bool,
 }
 
 /// Records that take part in no result, by reason.
@@ -128,6 +131,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             keys_max,
             dropped,
             deferred: Vec::new(),
+            lends: false,
         }
     }
 
@@ -150,23 +154,26 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
         added.map_err(|refused| self.hold(refused))
     }
 
-    /// The newest slice, if the sender may add to it, given its watermark; and whether it has many keys.
-    pub(super) fn open_ahead(&mut self, watermark: Timestamp) -> (AtHand, bool) {
-        let slice = match self.held {
-            0 => self.panes.newest_unless_due_at(watermark.max(self.watermark)),
-            _ => AtHand::NOWHERE,
-        };
-        (slice, self.panes.newest_any().keys.has_many())
+    /// The newest slice, if the sender may add to it, given its watermark. If its keys are few, they are lent to the sender,
+    /// which gives them back before anything else is asked of windows.
+    pub(super) fn lend_ahead(
+        &mut self,
+        watermark: Timestamp,
+    ) -> (AtHand, LentKeys<K, A::Accumulator>) {
+        if self.held > 0 {
+            return (AtHand::NOWHERE, LentKeys::none());
+        }
+        let slice = self.panes.newest_unless_due_at(watermark.max(self.watermark));
+        let keys = self.panes.newest_any().keys.few_mut();
+        let lent = LentKeys::of(keys, self.storage.stamp);
+        self.lends = !lent.is_empty();
+        (slice, lent)
     }
 
-    /// Adds a record of that slice for the sender, if the key is one of its few. Else the value comes back.
-    #[inline(always)]
-    pub(super) fn add_at_hand(&mut self, hash: u64, key: &K, value: T) -> Result<(), T> {
-        let pane = self.panes.newest_any();
-        let Some(kept) = pane.keys.get_few(hash, key) else { return Err(value) };
-        self.aggregate.add(&mut kept.accumulator, value);
-        kept.mark(self.storage.stamp, hash, &mut pane.dirty);
-        Ok(())
+    /// The sender gives back what it was lent.
+    pub(super) fn take_back(&mut self, lent: LentKeys<K, A::Accumulator>) {
+        self.lends = false;
+        *self.panes.newest_any().keys.few_mut() = lent.into_keys();
     }
 
     /// Adds records of that window for the sender: as [`add_ahead`](Self::add_ahead).
@@ -357,6 +364,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
 
     #[inline]
     pub(super) fn add_deferred(&mut self) {
+        debug_assert!(!self.lends, "keys are missing that the sender has");
         if !self.deferred.is_empty() {
             self.add_all_deferred();
         }

@@ -1,7 +1,6 @@
 //! A table of keys and what belongs to them.
 //!
-//! Few keys, as most jobs have, lie in a list beside an index with at least sixteen slots a key. The slot of its hash names
-//! nearly every key. That costs two loads and a comparison, and no branch that the processor could guess wrong.
+//! Few keys, as most jobs have, lie in a list beside an index (`few.rs`).
 //!
 //! Many keys lie in a `hashbrown` table with the entries in it. Very many keys lie in small tables (`parts.rs`), since
 //! one table would not fit into the cache, or would take too long to grow.
@@ -14,28 +13,18 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::OccupiedEntry;
 use thalweg_kernel::Key;
 
+use super::few::{FEW_KEYS_MAX, Few};
 use super::parts::{Cursor, Parts, walk_table};
 use crate::pipeline::Budget;
 use crate::table_hash::table_hash;
 use crate::tuning::CACHE_BYTES;
 
-/// Few keys are at most this many, since a slot is a byte.
-const FEW_KEYS_MAX: usize = 255;
-/// Each key has at least this many slots. (With half as many, the Yahoo benchmark takes one instruction an event more, for
-/// keys that find their own slot taken.)
-const SLOTS_PER_KEY: usize = 16;
 /// One hash table has at most this many keys, and fewer where they are too large for the cache.
 const MANY_KEYS_MAX: usize = 14_336;
-/// The first index has this many slots.
-const SLOTS_MIN: usize = 16;
 
 /// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
-    few: Vec<(K, V)>,
-    /// The numbers of the few, from one; zero where nothing is. As many as a power of two, or none.
-    slots: Vec<u8>,
-    /// The bits of a hash that say its slot.
-    mask: usize,
+    few: Few<K, V>,
     /// In use once there were too many for the list.
     many: HashTable<(K, V)>,
     /// In use once there were too many for one table.
@@ -50,8 +39,7 @@ impl<K: Key, V> Table<K, V> {
 
     /// An empty one, without buffers.
     pub(super) fn new() -> Self {
-        let (many, very_many) = (HashTable::new(), Parts::new());
-        Self { few: Vec::new(), slots: Vec::new(), mask: 0, many, very_many }
+        Self { few: Few::new(), many: HashTable::new(), very_many: Parts::new() }
     }
 
     /// The number of keys.
@@ -62,15 +50,12 @@ impl<K: Key, V> Table<K, V> {
 
     /// The bytes of its buffers.
     pub(super) fn memory_bytes(&self) -> usize {
-        let few = self.few.capacity() * size_of::<(K, V)>() + self.slots.capacity();
-        few + self.many.allocation_size() + self.very_many.memory_bytes()
+        self.few.memory_bytes() + self.many.allocation_size() + self.very_many.memory_bytes()
     }
 
     /// Gives back buffers that are mostly empty.
     pub(super) fn shrink(&mut self) {
-        if self.few.len() < self.few.capacity() / 4 {
-            self.few.shrink_to(self.few.len());
-        }
+        self.few.shrink();
         if self.many.len() < self.many.capacity() / 2 {
             self.many.shrink_to(self.many.len(), |entry| table_hash(&entry.0));
         }
@@ -110,24 +95,16 @@ impl<K: Key, V> Table<K, V> {
     /// The value of a key that is here.
     #[inline(always)]
     pub(super) fn get(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        match self.few_at(hash, key) {
-            Some(number) => Some(&mut self.few[number].1),
+        match self.few.place(hash, key) {
+            Some(place) => Some(self.few.at(place)),
             None => self.get_elsewhere(hash, key),
         }
     }
 
-    /// The value of a key that the slot of its hash names: of nearly every key, where there are few.
+    /// The keys, unless they are [more than few](Self::has_many): then these are none.
     #[inline(always)]
-    pub(super) fn get_few(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        let number = self.few_at(hash, key)?;
-        Some(&mut self.few[number].1)
-    }
-
-    #[inline(always)]
-    fn few_at(&self, hash: u64, key: &K) -> Option<usize> {
-        let slot = *self.slots.get(hash as usize & self.mask)?;
-        let number = usize::from(slot).wrapping_sub(1);
-        (self.few.get(number)?.0 == *key).then_some(number)
+    pub(super) fn few_mut(&mut self) -> &mut Few<K, V> {
+        &mut self.few
     }
 
     /// The value of a key that the slot of its hash does not name. (Inlined, its first instructions are
@@ -140,26 +117,12 @@ impl<K: Key, V> Table<K, V> {
         if self.few.is_empty() {
             return self.very_many.find_mut(hash, key).map(|entry| &mut entry.1);
         }
-        let mut at = hash as usize & self.mask;
-        while self.slots[at] != 0 {
-            let number = usize::from(self.slots[at]) - 1;
-            if self.few[number].0 == *key {
-                return Some(&mut self.few[number].1);
-            }
-            at = (at + 1) & self.mask;
-        }
-        None
+        self.few.find(hash, key)
     }
 
     /// Gives `each` all entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn with_hash(&self, hash: u64, mut each: impl FnMut(&K, &V)) {
-        let mut at = hash as usize & self.mask;
-        while let Some(slot) = self.slots.get(at)
-            && let Some((key, value)) = self.few.get(usize::from(*slot).wrapping_sub(1))
-        {
-            each(key, value);
-            at = (at + 1) & self.mask;
-        }
+        self.few.with_hash(hash, &mut each);
         self.many.iter_hash(hash).for_each(|(key, value)| each(key, value));
         self.very_many.iter_hash(hash).for_each(|(key, value)| each(key, value));
     }
@@ -172,13 +135,7 @@ impl<K: Key, V> Table<K, V> {
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
         if self.few.len() < FEW_KEYS_MAX && !self.has_many() {
-            self.few.push((key, value));
-            if self.few.len() * SLOTS_PER_KEY > self.slots.len() {
-                self.grow();
-            } else {
-                self.name(hash, self.few.len());
-            }
-            return;
+            return self.few.insert(hash, key, value);
         }
         if !self.few.is_empty() {
             self.move_to_many();
@@ -193,29 +150,10 @@ impl<K: Key, V> Table<K, V> {
     }
 
     #[cold]
-    fn grow(&mut self) {
-        let slots = (self.slots.len() * 2).max(SLOTS_MIN);
-        self.slots.clear();
-        self.slots.resize(slots, 0);
-        self.mask = slots - 1;
-        for number in 1..=self.few.len() {
-            self.name(table_hash(&self.few[number - 1].0), number);
-        }
-    }
-
-    fn name(&mut self, hash: u64, number: usize) {
-        let mut at = hash as usize & self.mask;
-        while self.slots[at] != 0 {
-            at = (at + 1) & self.mask;
-        }
-        self.slots[at] = number as u8;
-    }
-
-    #[cold]
     fn move_to_many(&mut self) {
-        (self.slots, self.mask) = (Vec::new(), 0);
         self.many.reserve(2 * FEW_KEYS_MAX, |entry| table_hash(&entry.0));
-        for entry in std::mem::take(&mut self.few) {
+        let mut few = std::mem::replace(&mut self.few, Few::new());
+        for entry in few.drain() {
             self.many.insert_unique(table_hash(&entry.0), entry, |entry| table_hash(&entry.0));
         }
     }
@@ -223,8 +161,7 @@ impl<K: Key, V> Table<K, V> {
     /// Gives all keys to `each`, and keeps the buffers. A few keys come in the order they went in, many in one that depends
     /// on their hashes and on what the table held before.
     pub(super) fn drain(&mut self, mut each: impl FnMut(K, V)) {
-        self.slots.fill(0);
-        self.few.drain(..).for_each(|(key, value)| each(key, value));
+        self.few.drain().for_each(|(key, value)| each(key, value));
         self.many.drain().for_each(|(key, value)| each(key, value));
         self.very_many.drain(|(key, value)| each(key, value));
     }
@@ -238,8 +175,7 @@ impl<K: Key, V> Table<K, V> {
         mut each: impl FnMut(K, V),
     ) -> bool {
         budget.spend(self.few.len());
-        self.slots.fill(0);
-        self.few.drain(..).for_each(|(key, value)| each(key, value));
+        self.few.drain().for_each(|(key, value)| each(key, value));
         self.walk_entries(cursor, budget, |entry, _| {
             let ((key, value), _) = entry.remove();
             each(key, value);
@@ -255,18 +191,10 @@ impl<K: Key, V> Table<K, V> {
         mut each: impl FnMut(&K, &mut V, &mut Budget) -> bool,
     ) -> bool {
         if cursor.is_at_begin() && !self.few.is_empty() {
-            let before = self.few.len();
-            self.few.retain_mut(|(key, value)| {
+            self.few.retain(|key, value| {
                 budget.spend(1);
                 each(key, value, budget)
             });
-            if self.few.len() < before {
-                self.slots.fill(0);
-                (1..=self.few.len()).for_each(|number| {
-                    let hash = table_hash(&self.few[number - 1].0);
-                    self.name(hash, number);
-                });
-            }
         }
         let all = self.walk_entries(cursor, budget, |mut entry, budget| {
             let (key, value) = entry.get_mut();
