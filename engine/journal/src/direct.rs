@@ -20,7 +20,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 /// The blocks of no disk in use are larger, in bytes.
-const BLOCK_BYTES: usize = 4096;
+pub(crate) const BLOCK_BYTES: usize = 4096;
 /// What the memory of blocks keeps between two groups, in bytes.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 

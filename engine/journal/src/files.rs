@@ -366,4 +366,47 @@ mod tests {
         let broken = io::ErrorKind::Other;
         assert_eq!(read(&[Ok(3), Err(broken)]).0, Err(broken));
     }
+
+    /// Goal: groups that are submitted are in the file behind each other, whoever wrote the one before, on any file system.
+    #[test]
+    fn groups_that_are_submitted_are_in_the_file() {
+        const SIZE: u64 = 64 * 1024;
+        let places = [Path::new("."), Path::new("/dev/shm"), Path::new("/tmp")];
+        for place in places.into_iter().filter(|place| place.is_dir()) {
+            let dir = tempfile::tempdir_in(place).unwrap();
+            let mut disk = FileDisk::new(dir.path(), Backend::Auto).unwrap();
+            let Some(mut submit) = disk.submitter() else { return };
+            let mut offset = 64;
+            let mut expected = vec![0; SIZE as usize];
+            let mut file = disk.create("segment").unwrap();
+            disk.allocate(&file, 0, SIZE, true).unwrap();
+            for round in 0..40_usize {
+                let group = vec![round as u8 + 1; 1 + round * 37];
+                expected[offset..offset + group.len()].copy_from_slice(&group);
+                let (at, size) = (offset as u64, group.len());
+                offset += size;
+                if round % 7 == 3 {
+                    disk.write_durably(&file, &group, at).unwrap();
+                    continue;
+                }
+                if round == 20 {
+                    file = disk.open("segment", true).unwrap();
+                }
+                submit.submit(&file, group.clone(), at).unwrap();
+                let completion = submit.complete(true).unwrap();
+                assert_eq!(completion.bytes, group);
+                match completion.written.unwrap() {
+                    // This file system has no such writes: the first one goes by the thread.
+                    0 => disk.write_durably(&file, &group, at).unwrap(),
+                    written => assert_eq!(written, size, "{round}"),
+                }
+            }
+            assert!(fs::read(dir.path().join("segment")).unwrap() == expected, "{place:?}");
+            // Up to its very end, and no further.
+            let at = SIZE - 10;
+            submit.submit(&file, vec![9; 10], at).unwrap();
+            assert_eq!(submit.complete(true).unwrap().written.unwrap(), 10);
+            assert_eq!(file.metadata().unwrap().len(), SIZE);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::direct::BLOCK_BYTES;
 use crate::disk::{Completion, Disk, Submit, WriteError};
 use crate::format::SECTOR_BYTES;
 
@@ -171,6 +172,15 @@ impl Naming {
 }
 
 impl Content {
+    /// These bytes in whole blocks, as far as the file has them, and where the first one begins.
+    fn blocks(&self, bytes: &[u8], offset: usize) -> (u64, Vec<u8>) {
+        let begin = offset - offset % BLOCK_BYTES;
+        let mut blocks = [&self.cached[begin..offset], bytes].concat();
+        let size = blocks.len().next_multiple_of(BLOCK_BYTES);
+        blocks.resize(size.min(self.cached.len() - begin), 0);
+        (begin as u64, blocks)
+    }
+
     /// A sector becomes durable, as far as it lies within the file.
     fn keep(&mut self, sector: usize, content: &[u8; SECTOR_BYTES]) {
         let from = sector * SECTOR_BYTES;
@@ -429,8 +439,13 @@ impl Submit<SimFile> for SimSubmit {
         let short = state.short_writes > 0;
         state.short_writes -= u64::from(short);
         let part = if short { state.part(&bytes, offset) } else { bytes.len() };
+        // Some disks write whole blocks: what stands in front of the group once more, and zeros behind it.
+        let (begin, blocks) = match state.chance(2) {
+            true => state.files[file.0].blocks(&bytes[..part], offset as usize),
+            false => (offset, bytes[..part].to_vec()),
+        };
         drop(state);
-        let written = self.disk.write_at(file, &bytes[..part], offset).map(|()| part);
+        let written = self.disk.write_at(file, &blocks, begin).map(|()| part);
         self.flight = Some((*file, bytes, written));
         Ok(())
     }

@@ -107,6 +107,10 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"engine.driver = "fibers" is not allowed; allowed: auto, glommio, threads"#,
         ),
         (
+            format!("{GOOD}\n[engine]\nlatency_budget = \"2s\""),
+            r#"engine.latency_budget = "2s" is not allowed"#,
+        ),
+        (
             GOOD.replace("mqtt =", "files = ['a']\nmqtt ="),
             r#"source = "mqtt and file" is not allowed; allowed: one source"#,
         ),
