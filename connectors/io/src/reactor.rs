@@ -93,6 +93,12 @@ impl Reactor {
         self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on what comes in is input, and may gather. Until then it is what a connection begins with.
+    pub fn gather(&self) {
+        let watches = self.watches();
+        watches.iter().filter_map(Weak::upgrade).for_each(|watch| watch.gather(self.0.gathers));
+    }
+
     /// Whether the poll that is going on has read all that there was, as far as its socket was asked.
     pub fn has_reads_left(&self) -> bool {
         self.0.reads_left.load(Ordering::Relaxed) > 0
@@ -101,7 +107,6 @@ impl Reactor {
     /// Watches a descriptor for this work. What is wanted of it is wanted until the next poll begins.
     pub fn watch(&self, descriptor: Arc<dyn AsFd + Send + Sync>) -> Arc<Watch> {
         let watch = Arc::new(self.0.descriptors.watch(descriptor, &self.0.due));
-        watch.gather(self.0.gathers);
         self.watches().push(Arc::downgrade(&watch));
         watch
     }

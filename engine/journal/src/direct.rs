@@ -21,6 +21,8 @@ use rustix::fs::OFlags;
 
 /// The blocks of no disk in use are larger, in bytes.
 pub(crate) const BLOCK_BYTES: usize = 4096;
+/// ext4, XFS, Btrfs and F2FS (`linux/magic.h`). Others may take `RWF_DSYNC` and not heed it, as FUSE does.
+const FILE_SYSTEMS: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 /// What the memory of blocks keeps between two groups, in bytes.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -51,8 +53,13 @@ pub(crate) struct Blocks {
 
 impl Direct {
     /// # Errors
-    /// If the file system has no such writes.
+    /// If the file system has no such writes, or is none of those that are known to make them durable.
     pub(crate) fn open(segment: &Arc<File>) -> io::Result<Self> {
+        let file_system = rustix::fs::fstatfs(segment)?.f_type;
+        if !FILE_SYSTEMS.contains(&(file_system as u32)) {
+            let what = format!("a file system of the kind {file_system:#x}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+        }
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(OFlags::DIRECT.bits().cast_signed());
         // By its name it could be another file by now.

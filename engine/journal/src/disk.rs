@@ -41,6 +41,9 @@ pub trait Disk: Send {
     /// `StorageFull` where there is no room. The file is then of no use.
     fn allocate(&mut self, file: &Self::File, from: u64, to: u64, fill: bool) -> io::Result<()>;
 
+    /// Waits for writes of a process that is no more, if the system may still be at them.
+    fn settle(&mut self, _file: &Self::File, _size: u64) {}
+
     /// Reads up to as much as fits `into`; how much it was. Less only at the end of the file.
     ///
     /// # Errors

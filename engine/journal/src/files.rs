@@ -188,6 +188,12 @@ impl Disk for FileDisk {
         file.sync_all()
     }
 
+    /// A write past the page cache can outlive its process. Reserving what is reserved already waits for such writes.
+    fn settle(&mut self, file: &Arc<File>, size: u64) {
+        // Where nothing can be reserved there are none.
+        let _settled = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size);
+    }
+
     fn read_at(&mut self, file: &Arc<File>, into: &mut [u8], offset: u64) -> io::Result<usize> {
         fill(into, |into, done| file.read_at(into, offset + done as u64))
     }

@@ -110,6 +110,7 @@ impl<D: Disk> Segments<D> {
             failed(&self.name, &format!("{what} {file_name}"), error)
         };
         let file = self.disk.open(&file_name, true).map_err(|e| failed("opening", &e))?;
+        self.disk.settle(&file, header.size);
         let (bytes, scanned) = read_segment(&mut self.disk, &file, &self.name, header)?;
         let cut = match scanned.tail {
             Tail::Clean => 0,

@@ -27,7 +27,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use thalweg_kernel::{JournalError, JournalWriter, Tasks, Timestamp};
+use thalweg_kernel::{JournalError, JournalWriter, Tasks, Timestamp, Watch};
 
 use crate::config::JournalConfig;
 use crate::disk::Disk;
@@ -71,6 +71,8 @@ struct Front<D: Disk> {
     removable_at: Option<u64>,
     /// The writer was dropped on its shard with this group on its way.
     left: Option<Flight<D::File>>,
+    /// Of a shard that has nothing to watch any more. It is for the shard to drop, since that waits for whoever watches.
+    watch: Option<Watch>,
     /// It is time to prepare the next segment, or one is there to be taken.
     wants_spare: bool,
     /// The next segment is being prepared,
@@ -220,6 +222,7 @@ where
             trim_to: 0,
             removable_at: segments.removable_at(),
             left: None,
+            watch: None,
             wants_spare: false,
             preparing: false,
             prepared: None,

@@ -246,7 +246,9 @@ impl Descriptors {
             if seen != 0 {
                 entry.ready.fetch_or(seen, Ordering::Relaxed);
                 entry.due.store(true, Ordering::Relaxed);
-                budget = budget.min(entry.gather.load(Ordering::Relaxed));
+                // Whatever is not input alone is news of the connection.
+                let gather = entry.gather.load(Ordering::Relaxed);
+                budget = budget.min(if seen == Readiness::Read as u8 { gather } else { 0 });
                 ready = true;
             }
         }

@@ -423,6 +423,7 @@ impl Receive {
     fn connect(&mut self, session_present: bool) {
         self.connected = true;
         self.pace.connected();
+        self.reactor.gather();
         self.meters.connects.increment(1);
         self.meters.connected.set(1.0);
         if !session_present {

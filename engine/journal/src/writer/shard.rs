@@ -6,7 +6,7 @@
 //! journal's thread's to wait for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{JournalError, Readiness, Task, TaskStatus, Tasks, Watch};
@@ -89,13 +89,20 @@ impl<D: Disk> Shared<D> {
         true
     }
 
-    /// Waits for the group that was on its way when the shard went.
-    pub(super) fn complete_left(&self, front: &mut Front<D>) {
-        let Some(Flight { mut group, mut submit }) = front.left.take() else { return };
-        if let Some(completion) = submit.complete(true) {
+    /// Waits for the group that was on its way when the shard went, if there is one.
+    pub(super) fn complete_left<'a>(
+        &'a self,
+        mut front: MutexGuard<'a, Front<D>>,
+    ) -> MutexGuard<'a, Front<D>> {
+        let Some(Flight { mut group, mut submit }) = front.left.take() else { return front };
+        drop(front);
+        let completion = submit.complete(true);
+        let mut front = self.lock();
+        if let Some(completion) = completion {
             group.bytes = completion.bytes;
-            self.completed(front, group, completion.written);
+            self.completed(&mut front, group, completion.written);
         }
+        front
     }
 
     fn completed(&self, front: &mut Front<D>, group: Group, written: Result<usize, WriteError>) {
@@ -105,7 +112,7 @@ impl<D: Disk> Shared<D> {
                 self.durable.store(group.end(), Ordering::Release);
                 front.removable_at = segments.removable_at();
                 let tries = |until| std::time::Instant::now() >= until;
-                front.wants_spare = segments.wants_spare()
+                front.wants_spare |= segments.wants_spare()
                     && !front.preparing
                     && front.gather.plan().may_prepare()
                     && front.no_room_until.is_none_or(tries);
@@ -119,8 +126,16 @@ impl<D: Disk> Shared<D> {
 }
 
 impl<D: Disk> Front<D> {
+    /// The journal is closed: nothing is held of its directory.
+    pub(super) fn close_shard(&mut self) {
+        let Some(OnShard { watch, due, .. }) = self.shard.take() else { return };
+        self.watch = Some(watch);
+        due.store(true, Ordering::Release);
+    }
+
     /// Nothing is submitted any more. To be called on the shard, which is not to wait for the disk.
     pub(super) fn leave_shard(&mut self) {
+        self.watch = None;
         let Some(OnShard { submit, flight, due, watch: _ }) = self.shard.take() else { return };
         self.left = flight.map(|group| Flight { group, submit });
         // The task has ended.
@@ -146,6 +161,7 @@ where
         let Some(shared) = self.0.upgrade() else { return TaskStatus::Done };
         let mut front = shared.lock();
         if front.shard.is_none() {
+            front.watch = None;
             return TaskStatus::Done;
         }
         if shared.complete(&mut front) {

@@ -488,6 +488,32 @@ fn it_tells_when_it_is_closed() {
     });
 }
 
+/// Goal: a shard that sleeps until its journal is closed is woken by that, and what closes it does not wait for the shard.
+#[test]
+fn a_shard_that_waits_for_the_end_is_woken() {
+    const LONG: Duration = Duration::from_secs(20);
+    for round in 0..50 {
+        let tasks = Tasks::new(Descriptors::new().unwrap());
+        let waker = tasks.descriptors().waker().clone();
+        let disk = SimDisk::new(26 + round);
+        let opened = Writer::open(disk, NAME, &config(), (5, 0), waker, Some(&tasks));
+        let mut writer = opened.unwrap().0;
+        let begun = Instant::now();
+        for position in 0..round % 4 {
+            assert_eq!(writer.append(NOW, &[b"x"]), Ok(position));
+            writer.flush();
+        }
+        while !writer.close() {
+            tasks.step(Instant::now());
+            tasks.descriptors().wait(LONG);
+        }
+        assert!(begun.elapsed() < LONG);
+        tasks.step(Instant::now());
+        assert!(tasks.descriptors().is_empty(), "nothing is watched any more");
+        assert_eq!(writer.durable(), Ok(round % 4));
+    }
+}
+
 /// Goal: a group of which a part was written, or none, becomes durable by the thread, in its place.
 #[test]
 fn on_a_shard_a_group_that_is_cut_short_goes_by_the_thread() {

@@ -93,7 +93,7 @@ where
         segments.close();
         // With it goes the lock of the directory. Whoever waits for the end may open the journal again.
         drop(segments);
-        self.shared.lock().shard = None;
+        self.shared.lock().close_shard();
         drop(end);
     }
 
@@ -104,8 +104,7 @@ where
         front.no_room_until = self.no_room_until;
         front.segments = Some(segments);
         loop {
-            // Nobody else waits for what this lock keeps.
-            self.shared.complete_left(&mut front);
+            front = self.shared.complete_left(front);
             if !front.is_in_flight()
                 && let Some(segments) = front.segments.take()
             {

@@ -6,7 +6,7 @@
 //! go at once.
 //!
 //! A broker that sends no more until it has acknowledgements would be slowed down by that. It is known by this: nothing came
-//! while its first messages waited. Then the next [`AT_ONCE`] groups go at once. So such a broker loses one wait in this number.
+//! in the second half of a wait. Then the next [`AT_ONCE`] groups go at once. So such a broker loses one wait in this number.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,10 @@ pub(crate) const AT_ONCE: u32 = 64;
 #[derive(Default)]
 pub(crate) struct Gather {
     count: u32,
-    /// Since when the first ones wait, and their number.
-    first: Option<(Instant, u32)>,
+    /// Since when the first ones wait.
+    since: Option<Instant>,
+    /// When the last ones were seen, and their number by then.
+    last: Option<(Instant, u32)>,
     /// Groups that go without a wait.
     at_once: u32,
 }
@@ -39,18 +41,23 @@ impl Gather {
         if self.count == 0 {
             return Go::Nothing;
         }
-        let (since, first) = *self.first.get_or_insert((now, self.count));
+        let since = *self.since.get_or_insert(now);
+        let (last, seen) = self.last.get_or_insert((now, self.count));
+        if *seen < self.count {
+            (*last, *seen) = (now, self.count);
+        }
         let until = since + WAIT;
+        let in_vain = now >= until && *last < since + WAIT / 2;
         let waits = self.at_once == 0 && self.count < ENOUGH && now < until;
         if waits && !hurry {
             return Go::At(until);
         }
         if self.at_once > 0 {
             self.at_once -= 1;
-        } else if now >= until && self.count == first {
+        } else if in_vain {
             self.at_once = AT_ONCE;
         }
-        (self.count, self.first) = (0, None);
+        (self.count, self.since, self.last) = (0, None, None);
         Go::Now
     }
 }
@@ -100,8 +107,16 @@ mod tests {
         let mut waits = 0;
         for round in 0..650 {
             let now = at(begun, 10_000 * round);
-            (0..3).for_each(|_| gather.take());
-            if let Go::At(until) = gather.ask(now, false) {
+            // All that such a broker sends, one after the other.
+            let mut asked = Go::Nothing;
+            for us in 0..3 {
+                gather.take();
+                asked = gather.ask(at(now, us * 50), false);
+                if asked == Go::Now {
+                    break;
+                }
+            }
+            if let Go::At(until) = asked {
                 waits += 1;
                 assert_eq!(gather.ask(until, false), Go::Now);
             }
