@@ -96,6 +96,9 @@ pub(crate) struct Gather {
     count: u32,
     tag: u64,
     plan: Plan,
+    /// Why there is no room for the next segment, if that is known. What is taken has its place on the disk, too: a checkpoint may need
+    /// what was taken, and room comes by checkpoints.
+    no_room: Option<JournalError>,
     group_bytes_max: usize,
     record_bytes_max: usize,
 }
@@ -108,6 +111,7 @@ impl Gather {
             count: 0,
             tag,
             plan,
+            no_room: None,
             group_bytes_max: config.group_bytes_max,
             record_bytes_max: config.record_bytes_max,
         }
@@ -158,6 +162,11 @@ impl Gather {
         if !self.plan.fits(bytes as u64) {
             return Err(at_cap(&self.plan));
         }
+        if let Some(why) = &self.no_room
+            && bytes as u64 > self.plan.room
+        {
+            return Err(why.clone());
+        }
         let position = self.end();
         encode_record(
             &mut self.bytes,
@@ -186,6 +195,16 @@ impl Gather {
         self.first = group.end();
         self.count = 0;
         Some(group)
+    }
+
+    /// The next segment finds no room on the disk; or there is some again.
+    pub(crate) fn set_no_room(&mut self, why: Option<JournalError>) {
+        self.no_room = why;
+    }
+
+    /// Whether the next segment finds no room.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.no_room.is_some()
     }
 
     /// Segments of this length in bytes are gone.
@@ -272,6 +291,18 @@ mod tests {
         assert_eq!(gather.end(), 8);
         gather.freed(4096);
         assert_eq!(gather.append(NOW, &[]), Ok(8));
+    }
+
+    #[test]
+    fn where_the_next_segment_finds_no_room_only_the_active_one_takes() {
+        let mut gather = gather(60, 4096, 1 << 20);
+        let why = JournalError::Full("no room".into());
+        gather.set_no_room(Some(why.clone()));
+        assert_eq!(gather.append(NOW, &[&[1; 8]]), Ok(7));
+        assert_eq!(gather.append(NOW, &[&[1; 8]]), Err(why));
+        assert!(gather.has_no_room() && gather.end() == 8);
+        gather.set_no_room(None);
+        assert_eq!(gather.append(NOW, &[&[1; 8]]), Ok(8));
     }
 
     #[test]

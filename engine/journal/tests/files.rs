@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -24,17 +25,36 @@ fn both(test: impl Fn()) {
     TASKS.set(None);
 }
 
-fn open(journals: &FileJournals, name: &str) -> Result<Box<dyn JournalWriter>, JournalError> {
+/// A writer whose end is waited for, also on a shard.
+struct Owned(Box<dyn JournalWriter>);
+
+impl Deref for Owned {
+    type Target = dyn JournalWriter;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        until("it is closed", || self.0.close());
+    }
+}
+
+fn open(journals: &FileJournals, name: &str) -> Result<Owned, JournalError> {
     open_at(journals, name, 0)
 }
 
-fn open_at(
-    journals: &FileJournals,
-    name: &str,
-    begin: u64,
-) -> Result<Box<dyn JournalWriter>, JournalError> {
+fn open_at(journals: &FileJournals, name: &str, begin: u64) -> Result<Owned, JournalError> {
     let tasks = TASKS.with_borrow(Clone::clone);
-    journals.open_at(name, Waker::noop().clone(), begin, tasks.as_ref())
+    journals.open_at(name, Waker::noop().clone(), begin, tasks.as_ref()).map(Owned)
 }
 
 fn config() -> JournalConfig {

@@ -119,7 +119,14 @@ where
                 }
             }
             front.idle = true;
-            front = self.shared.work.wait(front).unwrap_or_else(PoisonError::into_inner);
+            if front.gather.has_no_room() && !front.preparing {
+                // Others may make room.
+                let waited = self.shared.work.wait_timeout(front, self.full_retry);
+                front = waited.unwrap_or_else(PoisonError::into_inner).0;
+                front.wants_spare |= !front.preparing;
+            } else {
+                front = self.shared.work.wait(front).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 
@@ -193,10 +200,32 @@ where
         }
     }
 
+    /// The next segment finds no room on the disk, or has found some.
+    fn tell_room(&self, why: Option<JournalError>) {
+        let mut front = self.shared.lock();
+        let journal = &self.shared.name;
+        match (front.gather.has_no_room(), &why) {
+            (false, Some(error)) => {
+                tracing::warn!(journal, %error, "the journal has no room for its next segment: it takes what the last one holds");
+            }
+            (true, None) => {
+                tracing::info!(journal, "there is room for the next segment: the journal goes on");
+            }
+            _ => {}
+        }
+        front.gather.set_no_room(why);
+        drop(front);
+        self.shared.waker.wake_by_ref();
+    }
+
     fn trim(&mut self, segments: &mut Segments<D>, position: u64) -> Result<bool, JournalError> {
         let freed = segments.trim(position)?;
         let mut front = self.shared.lock();
         front.gather.freed(freed);
+        front.wants_spare |= freed > 0 && front.gather.has_no_room();
+        if freed > 0 {
+            self.no_room_until = None;
+        }
         front.removable_at = segments.removable_at();
         drop(front);
         self.shared.waker.wake_by_ref();
@@ -246,11 +275,12 @@ where
             Some(Ok(spare)) => {
                 self.no_room_until = None;
                 segments.give_spare(spare);
+                self.tell_room(None);
                 Ok(())
             }
-            // Rolling will try again, and tell.
-            Some(Err(JournalError::Full(_))) => {
+            Some(Err(error @ JournalError::Full(_))) => {
                 self.no_room_until = Some(Instant::now() + self.full_retry);
+                self.tell_room(Some(error));
                 Ok(())
             }
             Some(Err(error)) => Err(error),
