@@ -34,9 +34,10 @@ pub struct Tuning {
     /// such a record has is a race of two shards in any case, mostly of microseconds.) To a shard with state that [expires in event
     /// time](crate::Ttl::event_time) each watermark goes at once. With zero that holds for all shards.
     pub watermark_delay_max: Duration,
-    /// Input may gather for this long before a shard that sleeps wakes for it: 0 s. A wake-up costs more than a message, so 1 ms
-    /// halves the cost of a message at 2,000 messages a second. A message waits once, where it comes in, and not on its way
-    /// through the job. Sources with a connection have it (MQTT). It is at most 1 s.
+    /// Input may gather for this long before a shard that sleeps wakes for it: 0 s. A wake-up costs more than a message. So it pays where
+    /// three messages or more come in that time: at 5,000 messages a second 1 ms saves two thirds. Where fewer come it costs a timer. A
+    /// message waits once, where it comes in, and not on its way through the job. Sources with a connection have it (MQTT). It
+    /// is at most 1 s.
     pub latency_budget: Duration,
 }
 

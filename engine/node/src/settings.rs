@@ -94,8 +94,8 @@ options! {
         /// How long an idle shard spins before it sleeps.
         #[unit = "microseconds"]
         spin_us: u64 = 0,
-        /// How long input may gather before a shard that sleeps wakes for it. A wake-up costs more than a message: 1 ms
-        /// saves power, and makes results later by as much at most.
+        /// How long input may gather before a shard that sleeps wakes for it, as "5ms". Results come later by as much at
+        /// most. It saves power where three messages or more come in that time.
         #[range(0, 1_000)]
         latency_budget: Duration = Duration::ZERO,
     }
