@@ -3,6 +3,8 @@
 //! Marks are a bit per bucket, beside the table. So marking is one store, and no list of marked entries grows
 //! without bound. Whoever collects the marked entries finds them in the order in which they lie in memory.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 
 /// What knows its own hash.
@@ -120,8 +122,8 @@ impl<T: Hashed> Segment<T> {
 
     /// Gives each marked entry to `each`, and takes its mark away.
     pub(in crate::state) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
-        self.warm_marked();
-        for (word, marks) in self.marks.iter_mut().enumerate() {
+        let words = self.warm_marked();
+        for (word, marks) in (words.start..).zip(&mut self.marks[words]) {
             let mut marks = std::mem::take(marks);
             while marks != 0 {
                 let bucket = word * 64 + marks.trailing_zeros() as usize;
@@ -134,10 +136,14 @@ impl<T: Hashed> Segment<T> {
     }
 
     /// Looks at the marked entries, one after the other, to have them in the cache. The accesses to memory overlap,
-    /// as they would not with work in between.
-    fn warm_marked(&self) {
-        let mut all = 0;
+    /// as they would not with work in between. Returns the words of marks from the first to the last that has any.
+    fn warm_marked(&self) -> Range<usize> {
+        let (mut all, mut words) = (0, 0..0);
         for (word, &marks) in self.marks.iter().enumerate() {
+            if marks == 0 {
+                continue;
+            }
+            words = if words.is_empty() { word } else { words.start }..word + 1;
             let mut marks = marks;
             while marks != 0 {
                 let bucket = word * 64 + marks.trailing_zeros() as usize;
@@ -146,6 +152,7 @@ impl<T: Hashed> Segment<T> {
             }
         }
         std::hint::black_box(all);
+        words
     }
 
     /// Moves each entry into the one of `others` that `choose` names for it and its hash.
@@ -154,6 +161,15 @@ impl<T: Hashed> Segment<T> {
         choose: impl Fn(&T, u64) -> usize,
         others: &mut [&mut Self],
     ) {
+        let marked = self.marks.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+        if marked == 0 || marked == self.table.len() {
+            // It does not matter then in which bucket an entry lies, and taking out all of them is cheaper.
+            for entry in self.table.drain() {
+                let hash = entry.hash();
+                others[choose(&entry, hash)].insert(hash, entry, marked > 0);
+            }
+            return self.marks.fill(0);
+        }
         for bucket in 0..self.table.num_buckets() {
             if let Ok(found) = self.table.get_bucket_entry(bucket) {
                 let (entry, _) = found.remove();
