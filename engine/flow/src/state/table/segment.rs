@@ -122,7 +122,8 @@ impl<T: Hashed> Segment<T> {
 
     /// Gives each marked entry to `each`, and takes its mark away.
     pub(in crate::state) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
-        let words = self.warm_marked();
+        let words = self.marked_words();
+        self.warm_marked(words.clone());
         for (word, marks) in (words.start..).zip(&mut self.marks[words]) {
             let mut marks = std::mem::take(marks);
             while marks != 0 {
@@ -135,15 +136,18 @@ impl<T: Hashed> Segment<T> {
         }
     }
 
+    /// The words of marks from the first to the last that has any.
+    fn marked_words(&self) -> Range<usize> {
+        let is_marked = |&marks: &u64| marks != 0;
+        let first = self.marks.iter().position(is_marked).unwrap_or(0);
+        first..self.marks.iter().rposition(is_marked).map_or(first, |last| last + 1)
+    }
+
     /// Looks at the marked entries, one after the other, to have them in the cache. The accesses to memory overlap,
-    /// as they would not with work in between. Returns the words of marks from the first to the last that has any.
-    fn warm_marked(&self) -> Range<usize> {
-        let (mut all, mut words) = (0, 0..0);
-        for (word, &marks) in self.marks.iter().enumerate() {
-            if marks == 0 {
-                continue;
-            }
-            words = if words.is_empty() { word } else { words.start }..word + 1;
+    /// as they would not with work in between.
+    fn warm_marked(&self, words: Range<usize>) {
+        let mut all = 0;
+        for (word, &marks) in (words.start..).zip(&self.marks[words]) {
             let mut marks = marks;
             while marks != 0 {
                 let bucket = word * 64 + marks.trailing_zeros() as usize;
@@ -152,7 +156,6 @@ impl<T: Hashed> Segment<T> {
             }
         }
         std::hint::black_box(all);
-        words
     }
 
     /// Moves each entry into the one of `others` that `choose` names for it and its hash.
