@@ -262,7 +262,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         options: StateOptions<V>,
     ) -> ValueState<K, V> {
-        ValueState(self.keep(name, options, |_, _| 0))
+        ValueState(self.keep(name, options, None))
     }
 
     /// A list of values for each key.
@@ -356,7 +356,7 @@ impl<'a, K: Key> States<'a, K> {
     where
         Option<V>: Durable,
     {
-        ReducingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), reduce }
+        ReducingState { kept: self.keep(name, StateOptions::new(), None), reduce }
     }
 
     /// What `aggregate` has made of the records that were added for each key.
@@ -365,12 +365,12 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         aggregate: A,
     ) -> AggregatingState<K, T, A> {
-        AggregatingState { kept: self.keep(name, StateOptions::new(), |_, _| 0), aggregate }
+        AggregatingState { kept: self.keep(name, StateOptions::new(), None), aggregate }
     }
 
     /// A value for each key, for an operator of the engine.
     pub(crate) fn entries<V: Durable>(&mut self, name: &str) -> Rc<RefCell<Keyed<K, V>>> {
-        self.weighed_entries(name, |_, _| 0)
+        self.keep(name, StateOptions::new(), None)
     }
 
     /// [`entries`](Self::entries) of values that hold memory elsewhere: `weigh` says how many bytes.
@@ -379,7 +379,7 @@ impl<'a, K: Key> States<'a, K> {
         name: &str,
         weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
-        self.keep(name, StateOptions::new(), weigh)
+        self.keep(name, StateOptions::new(), Some(weigh))
     }
 
     /// Entries of an operator of the engine, kept as `options` say.
@@ -389,7 +389,7 @@ impl<'a, K: Key> States<'a, K> {
         options: StateOptions<V>,
         weigh: fn(&K, &V) -> usize,
     ) -> Rc<RefCell<Keyed<K, V>>> {
-        self.keep(name, options, weigh)
+        self.keep(name, options, Some(weigh))
     }
 
     /// How long the entries of each state live that has been asked for.
@@ -401,7 +401,7 @@ impl<'a, K: Key> States<'a, K> {
         &mut self,
         name: &str,
         options: StateOptions<V>,
-        weigh: fn(&K, &V) -> usize,
+        weigh: Option<fn(&K, &V) -> usize>,
     ) -> Rc<RefCell<Keyed<K, V>>> {
         let mut describe = Description::of::<K, V>(self.node, name, StateKind::Keyed);
         options.describe(&mut describe);

@@ -282,3 +282,61 @@ fn what_has_expired_makes_room() {
         assert_eq!(out.take().len(), 2_001);
     }
 }
+
+/// Keeps a value of each key, and another one of each second key.
+struct Values(ValueState<u32, i64>, ValueState<u32, (i64, i64)>);
+
+impl Process<u32, Record> for Values {
+    type Out = Said;
+
+    fn record(
+        &mut self,
+        (key, time): Record,
+        cx: &mut Context<'_, u32>,
+        out: &mut impl Collector<Said>,
+    ) {
+        let known = self.0.get(cx).is_some();
+        self.0.set(cx, time);
+        if key.is_multiple_of(2) {
+            self.1.set(cx, (time, time));
+        }
+        out.record(cx.time(), if known { Said::Found(key, 1) } else { Said::Taken(key) });
+    }
+}
+
+/// Goal: bounds on values hold to the key and to the byte, although one look at them serves many records. Method: steps of
+/// one record look each time, and larger ones come to what they say.
+#[test]
+fn one_look_at_the_bounds_serves_many_records() {
+    let records: Vec<Record> = (0..900).map(|n| ((n / 2 % 300) as u32, n)).collect();
+    let outcome = |step_records_max, keys_max, bytes_max, overflow| {
+        let (out, source) = (Collected::new(), Collection::new(records.clone()));
+        let sink = out.sink();
+        let job = |flow: &Flow| {
+            let watermarks = Watermarks::monotonous().timestamps(|record: &Record| record.1);
+            flow.source(source.clone(), watermarks)
+                .key_by(key)
+                .keys_max(keys_max, overflow)
+                .bytes_max(bytes_max, overflow)
+                .process(|states| Values(states.value("one"), states.value("two")))
+                .sink(sink.clone());
+        };
+        let mut shards = build(1, Tuning { step_records_max, ..Tuning::default() }, &job);
+        run_to_end(&mut shards, at(0));
+        let given_way = ["numKeysEvicted", "numDeadLetters"].map(|name| metric(&shards, name));
+        (out.take(), given_way)
+    };
+    for (keys_max, bytes_max) in [(100, 1 << 20), (1_000, 4_000), (1_000, 4_001), (1, 1_000)] {
+        for overflow in [Overflow::DeadLetter, EVICT] {
+            let one_by_one = outcome(1, keys_max, bytes_max, overflow);
+            assert!(one_by_one.1.iter().sum::<i64>() > 100, "the bounds are met");
+            if overflow == Overflow::DeadLetter && keys_max < 1_000 {
+                assert_eq!(taken(&one_by_one.0).len(), keys_max);
+            }
+            for step_records_max in [7, 10_000] {
+                let at_once = outcome(step_records_max, keys_max, bytes_max, overflow);
+                assert_eq!(at_once, one_by_one, "{step_records_max} {keys_max} {bytes_max}");
+            }
+        }
+    }
+}

@@ -47,6 +47,12 @@ impl Budget {
         self.units == 0
     }
 
+    /// Whether `units` of work fit into it.
+    #[inline]
+    pub(crate) fn allows(&self, units: usize) -> bool {
+        units <= self.units
+    }
+
     /// Takes `units` from it, or what is left.
     #[inline]
     pub fn spend(&mut self, units: usize) {

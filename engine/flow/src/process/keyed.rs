@@ -74,7 +74,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         sides.come_out_of(flow, at.node);
         let mut states = States::new(flow, at.node);
         let function = make(&mut states);
-        let clocks = clock.map(|clock| ClocksOfKeys::open(clock, flow, &mut states));
+        let clocks = clock.map(|clock| Box::new(ClocksOfKeys::open(clock, flow, &mut states)));
         let by_events = |ttl: Ttl| ttl.domain == TimeDomain::EventTime;
         let expires_by_events = states.ttls().flatten().any(by_events);
         let (states, parts) = states.into_parts();
@@ -91,6 +91,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
             lists: parts.lists,
             timers,
             bounds,
+            fitting: 0,
             sides,
             watermark: Timestamp::MIN,
             reached: Timestamp::MIN,
@@ -131,6 +132,8 @@ pub struct KeyedProcessing<K, T, P> {
     lists: Vec<Rc<RefCell<dyn Stateful>>>,
     pub(super) timers: AllTimers<K>,
     bounds: Bounds,
+    /// This many calls stay within the bounds, whatever they do: nobody has to ask before each of them.
+    fitting: usize,
     sides: Sides,
     pub(super) watermark: Timestamp,
     /// The event time that has been dealt with: the watermark, but while timers fire the time of the latest, and
@@ -138,7 +141,7 @@ pub struct KeyedProcessing<K, T, P> {
     reached: Timestamp,
     processing_time: Timestamp,
     /// Where each key has a clock of its own.
-    clocks: Option<ClocksOfKeys<K, T>>,
+    clocks: Option<Box<ClocksOfKeys<K, T>>>,
     /// Whether the function does anything with a watermark, so far as is known.
     wants_watermarks: bool,
     /// Whether any of its state expires in event time: then each watermark may change what it sees.
@@ -165,16 +168,24 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         record: T,
         out: &mut impl Collector<P::Out>,
     ) {
-        if self.clocks.is_some() {
-            return self.process_by_its_clock((time, key, hash), record, out);
+        if self.has_put_down_by_clocks() && !seeded(Defect::FlowRecordOvertakesItsKey) {
+            return self.wait_behind((time, key, hash), record);
         }
         if !self.admits(&key, hash) {
             return;
         }
+        let (mut times, mut until) = ((time, self.watermark, self.reached), None);
+        if self.clocks.is_some() {
+            (times, until) = self.follow(&key, hash, &record, time);
+        }
+        // In one place for all records: so the compiler puts the function's code here.
         let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
             function.record(record, cx, out);
         };
-        self.call((time, self.watermark, self.reached), (&key, hash), None, out, call);
+        self.call(times, (&key, hash), None, out, call);
+        if let Some(until) = until {
+            self.fire_behind((key, hash), until, out);
+        }
     }
 
     /// Calls the function for a key, at this event time, with this watermark, when event time has reached that.
@@ -187,7 +198,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         out: &mut C,
         call: impl FnOnce(&mut P, &mut Context<'_, K>, &mut Emits<'_, C>),
     ) {
-        let Self { function, failures, timers, processing_time, .. } = self;
+        let Self { function, failures, timers, processing_time, fitting, .. } = self;
+        *fitting = fitting.saturating_sub(1);
         let times = (time, watermark, reached);
         let mut cx = Context::of_key((key, hash), times, *processing_time, timers, fired);
         let called = failures.emit(out, |out| call(function, &mut cx, out));
@@ -246,7 +258,14 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     /// Whether there is room for what a record of this key may add.
     #[inline]
     fn admits(&mut self, key: &K, hash: u64) -> bool {
-        self.bounds.full(&self.states, false).is_none() || self.makes_room(key, hash)
+        self.fitting > 0 || self.has_room(key, hash)
+    }
+
+    fn has_room(&mut self, key: &K, hash: u64) -> bool {
+        self.fitting = self.bounds.fitting(&self.states);
+        self.fitting > 0
+            || self.bounds.full(&self.states, false).is_none()
+            || self.makes_room(key, hash)
     }
 
     #[cold]
@@ -432,6 +451,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
             }
             Mark::Barrier(epoch) => {
                 self.open();
+                // What values weigh is known anew.
+                self.fitting = 0;
                 self.states.iter().for_each(|state| self.checkpoints.take(&**state, epoch));
                 self.lists.iter().for_each(|list| self.checkpoints.take(list, epoch));
                 self.timers.iter().for_each(|timers| self.checkpoints.take(&**timers, epoch));
@@ -470,6 +491,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
     #[inline]
     fn settle(&mut self, out: &mut impl Collector<P::Out>) {
         self.release(out);
+        // Between steps memory may be freed, and values be weighed.
+        self.fitting = 0;
         let cache_bytes = self.cache_bytes;
         self.gathers = self.states.iter().any(|state| state.borrow().entries_bytes() > cache_bytes);
     }
@@ -484,7 +507,7 @@ impl<K: Key, T: 'static, P: Process<K, T>> Operator<Keyed<K, T>> for KeyedProces
             return Timestamp::MIN;
         }
         // Where keys have clocks, the stream's watermark fires timers of those that are silent.
-        let by_stream = self.clocks.as_ref().is_none_or(ClocksOfKeys::knows_silence);
+        let by_stream = self.clocks.as_ref().is_none_or(|of_keys| of_keys.knows_silence());
         let next = by_stream.then(|| self.timers.earliest(TimeDomain::EventTime)).flatten();
         due_time(next.map(|(time, _)| time), self.watermark).min(self.sides.due_at())
     }

@@ -38,6 +38,8 @@ const RESTORE_LOOK_BYTES: usize = 1 << 20;
 /// See the module.
 pub(crate) struct Keyed<K, V> {
     table: Tables<K, V>,
+    /// Whether each value is weighed.
+    weighs: bool,
     /// How many keys are in the store alone, about.
     cold: usize,
     options: StateOptions<V>,
@@ -75,13 +77,35 @@ macro_rules! with {
     };
 }
 
-// Behind the macro, which it uses.
+/// Evaluates an expression with whichever table there is to change, the time by which what expires is judged, and the
+/// last millisecond of what is written now. Where nothing expires, both are known without a look at the rules.
+macro_rules! with_times {
+    ($self:ident, $at:expr, ($table:ident, $now:ident, $until:ident) => $do:expr) => {
+        match &mut $self.table {
+            Tables::Plain($table) => {
+                let ($now, $until) = (Timestamp::MIN, NEVER);
+                $do
+            }
+            Tables::Expiring($table) => {
+                let ttl = $self.options.ttl;
+                let $now = now_of(ttl, $at.reached, $at.processing_time);
+                let $until = lives_until(ttl, $at);
+                $do
+            }
+        }
+    };
+}
+
+// Behind the macros, which it uses.
 mod cold;
 
 /// What an operator asks of all its states.
 pub(crate) trait AnyKeyed<K>: Stateful {
     /// How much it holds, in memory or not.
     fn holds(&self) -> Holds;
+    /// What one key more adds at most to the bytes that it holds, until values are weighed anew. `None` if there is no
+    /// such bound, since what it has of a key may grow.
+    fn key_bytes(&self) -> Option<usize>;
     /// Whether it has anything of a key, which counts as a use, but begins no life anew.
     fn has(&mut self, at: &AtKey<'_, K>) -> bool;
     /// The bytes of its entries in memory, without what they hold elsewhere.
@@ -108,20 +132,22 @@ pub(crate) struct Holds {
 }
 
 impl<K: Key, V: Durable> Keyed<K, V> {
-    /// An empty state for the key groups `own`. `weigh` says how many bytes of a value lie outside of it.
+    /// An empty state for the key groups `own`. `weigh`, if it is known, says how many bytes of a value lie outside of it.
     pub(crate) fn new(
         options: StateOptions<V>,
         checkpoints: &Rc<Checkpoints>,
         reader: Option<Rc<dyn StateReader>>,
         own: Range<u16>,
-        weigh: fn(&K, &V) -> usize,
+        weigh: Option<fn(&K, &V) -> usize>,
     ) -> Self {
+        let (weighs, weigh) = (weigh.is_some(), weigh.unwrap_or(|_, _| 0));
         let table = match options.ttl {
             None => Tables::Plain(KeyedTable::weighed_by(weigh)),
             Some(_) => Tables::Expiring(KeyedTable::weighed_by(weigh)),
         };
         Self {
             table,
+            weighs,
             cold: 0,
             options,
             id: StateId::of("", ""),
@@ -141,11 +167,6 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         now_of(self.options.ttl, at.reached, at.processing_time)
     }
 
-    #[inline]
-    fn lives_until(&self, at: &AtKey<'_, K>) -> Timestamp {
-        lives_until(self.options.ttl, at)
-    }
-
     /// What there is of a key, to read.
     #[inline]
     pub(crate) fn get(&mut self, at: &AtKey<'_, K>) -> Option<&V> {
@@ -153,8 +174,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
             return self.get_mut(at).map(|value| &*value);
         }
         self.warm(at);
-        let now = self.now(at);
-        with!(&mut self.table, table => match table.get(at.hash, at.key, now) {
+        with_times!(self, at, (table, now, _until) => match table.get(at.hash, at.key, now) {
             Found::Here(held) => Some(&held.value),
             Found::Absent | Found::Cold => None,
         })
@@ -164,8 +184,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     #[inline]
     pub(crate) fn get_mut(&mut self, at: &AtKey<'_, K>) -> Option<&mut V> {
         self.warm(at);
-        let (now, until) = (self.now(at), self.lives_until(at));
-        with!(&mut self.table, table => match table.get_mut(at.hash, at.key, now) {
+        with_times!(self, at, (table, now, until) => match table.get_mut(at.hash, at.key, now) {
             Found::Here(held) => {
                 held.lives_until = Lives::until(until);
                 Some(&mut held.value)
@@ -179,8 +198,9 @@ impl<K: Key, V: Durable> Keyed<K, V> {
     pub(crate) fn set(&mut self, at: &AtKey<'_, K>, value: V) {
         // A key that is in the store alone counts there.
         self.warm(at);
-        let until = self.lives_until(at);
-        with!(&mut self.table, table => table.put(at.hash, at.key.clone(), value, until));
+        with_times!(self, at, (table, _now, until) => {
+            table.put(at.hash, at.key.clone(), value, until);
+        });
     }
 
     /// Changes what there is of a key; `create` makes it if there is nothing.
@@ -192,8 +212,7 @@ impl<K: Key, V: Durable> Keyed<K, V> {
         change: impl FnOnce(&mut V) -> R,
     ) -> R {
         self.warm(at);
-        let (now, until) = (self.now(at), self.lives_until(at));
-        with!(&mut self.table, table => {
+        with_times!(self, at, (table, now, until) => {
             if let Found::Here(held) = table.get_mut(at.hash, at.key, now) {
                 held.lives_until = Lives::until(until);
                 return change(&mut held.value);
@@ -254,8 +273,13 @@ impl<K: Key, V: Durable> Keyed<K, V> {
 
     /// The bytes that entries in memory hold outside of the table.
     fn outside_bytes(&self) -> usize {
-        let each = self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>());
-        with!(&self.table, table => table.weight_bytes()).max(self.keys_here() * each)
+        with!(&self.table, table => table.weight_bytes())
+            .max(self.keys_here() * self.each_outside_bytes())
+    }
+
+    /// What lies outside of the table for each entry, as far as the average of what was written says.
+    fn each_outside_bytes(&self) -> usize {
+        self.value_bytes.saturating_sub(size_of::<V>() + size_of::<K>())
     }
 
     /// Weighs some values before any snapshot does.
@@ -438,6 +462,11 @@ impl<K: Key, V: Durable> AnyKeyed<K> for Keyed<K, V> {
         let entries = with!(&self.table, table => table.entries_bytes());
         let bytes = entries + self.outside_bytes() + self.cold * self.value_bytes;
         Holds { keys: self.keys_here() + self.cold, bytes }
+    }
+
+    fn key_bytes(&self) -> Option<usize> {
+        let entry = with!(&self.table, table => table.entry_bytes());
+        (!self.weighs).then(|| entry + self.each_outside_bytes())
     }
 
     fn has(&mut self, at: &AtKey<'_, K>) -> bool {

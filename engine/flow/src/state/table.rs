@@ -217,7 +217,12 @@ impl<K: Key, V, L: Lives> KeyedTable<K, V, L> {
 
     /// The bytes of its entries alone, without what `weigh` has found: at hand at any time.
     pub fn entries_bytes(&self) -> usize {
-        self.len() * size_of::<Entry<K, V, L>>()
+        self.len() * self.entry_bytes()
+    }
+
+    /// The bytes of one entry alone.
+    pub fn entry_bytes(&self) -> usize {
+        size_of::<Entry<K, V, L>>()
     }
 
     /// Looks at the entries of keys with these hashes, one after the other, to have them in the cache. The accesses to

@@ -48,13 +48,14 @@ use super::pane::{AtHand, InTime, Opened, Panes};
 use super::slice::{Partial, Slice};
 use super::slicing::Slicing;
 use super::state::{Refused, WindowState};
+use super::table::MANY_KEYS_MAX;
 use crate::counters::Counter;
 use crate::pipeline::{Operator, due_time};
 use crate::table_hash::{table_hash, table_hash_from};
 
-/// This many sums are kept before they leave: few enough for the second-level cache. (10,000 keys on two
+/// This many sums are kept before they leave: few enough for one hash table, and for the second-level cache. (10,000 keys on two
 /// shards cost 14 ns a record with this number, and 45 where they did not fit into a quarter of it.)
-const LOCAL_KEYS_MAX: usize = 16_384;
+const LOCAL_KEYS_MAX: usize = MANY_KEYS_MAX;
 /// What sums may take together. Their size is known from the first barrier on, from what windows wrote. That of sums that
 /// grow with their records is known from the first record on. (Sums are in no account of state. With accumulators of a
 /// kilobyte, two shards held 36 MiB for them.)

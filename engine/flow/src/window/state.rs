@@ -373,18 +373,17 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     #[inline(never)]
     fn add_all_deferred(&mut self) {
         let mut deferred = std::mem::take(&mut self.deferred);
+        let keys = &self.panes.newest_any().keys;
         let mut here = 0;
-        for Deferred { time, hash, key, .. } in &deferred {
-            if let Some(pane) = self.panes.newest(*time) {
-                here += usize::from(pane.keys.contains(*hash, key));
-            }
+        for Deferred { hash, key, .. } in &deferred {
+            here += usize::from(keys.contains(*hash, key));
         }
         // Whether they are here is asked again below, and cheaply: this was to load them.
         std::hint::black_box(here);
         let aggregate = Rc::clone(&self.aggregate);
         for Deferred { time, hash, key, value } in deferred.drain(..) {
             if let Some(pane) = self.panes.newest(time)
-                && let Some(kept) = pane.keys.get(hash, &key)
+                && let Some(kept) = pane.keys.get_of_large(hash, &key)
             {
                 aggregate.add(&mut kept.accumulator, value);
                 kept.mark(self.storage.stamp, hash, &mut pane.dirty);

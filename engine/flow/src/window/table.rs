@@ -20,7 +20,7 @@ use crate::table_hash::table_hash;
 use crate::tuning::CACHE_BYTES;
 
 /// One hash table has at most this many keys, and fewer where they are too large for the cache.
-const MANY_KEYS_MAX: usize = 14_336;
+pub(super) const MANY_KEYS_MAX: usize = 14_336;
 
 /// See the module. Hashes are those of [`table_hash`].
 pub(super) struct Table<K, V> {
@@ -120,6 +120,12 @@ impl<K: Key, V> Table<K, V> {
         self.few.find(hash, key)
     }
 
+    /// The value of a key that is here, of a large table.
+    #[inline(always)]
+    pub(super) fn get_of_large(&mut self, hash: u64, key: &K) -> Option<&mut V> {
+        self.very_many.find_mut(hash, key).map(|entry| &mut entry.1)
+    }
+
     /// Gives `each` all entries whose keys have this hash, and perhaps some of similar hashes.
     pub(super) fn with_hash(&self, hash: u64, mut each: impl FnMut(&K, &V)) {
         self.few.with_hash(hash, &mut each);
@@ -134,19 +140,21 @@ impl<K: Key, V> Table<K, V> {
 
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, hash: u64, key: K, value: V) {
-        if self.few.len() < FEW_KEYS_MAX && !self.has_many() {
-            return self.few.insert(hash, key, value);
-        }
-        if !self.few.is_empty() {
-            self.move_to_many();
-        }
-        if self.is_large() {
+        if self.many.is_empty() {
+            if self.few.len() < FEW_KEYS_MAX && !self.has_many() {
+                return self.few.insert(hash, key, value);
+            }
+            if !self.few.is_empty() {
+                self.move_to_many();
+            }
+            if self.is_large() {
+                return self.very_many.insert(hash, (key, value));
+            }
+        } else if self.many.len() >= Self::MANY_KEYS_MAX {
+            self.very_many = Parts::of(std::mem::take(&mut self.many));
             return self.very_many.insert(hash, (key, value));
         }
         self.many.insert_unique(hash, (key, value), |entry| table_hash(&entry.0));
-        if self.many.len() >= Self::MANY_KEYS_MAX {
-            self.very_many = Parts::of(std::mem::take(&mut self.many));
-        }
     }
 
     #[cold]
@@ -176,6 +184,11 @@ impl<K: Key, V> Table<K, V> {
     ) -> bool {
         budget.spend(self.few.len());
         self.few.drain().for_each(|(key, value)| each(key, value));
+        // One by one, entries cost more. Where a walk has begun, it goes on.
+        if cursor.is_at_begin() && budget.allows(self.many.len()) {
+            budget.spend(self.many.len());
+            self.many.drain().for_each(|(key, value)| each(key, value));
+        }
         self.walk_entries(cursor, budget, |entry, _| {
             let ((key, value), _) = entry.remove();
             each(key, value);

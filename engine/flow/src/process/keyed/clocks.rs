@@ -17,8 +17,6 @@ use thalweg_kernel::{Collector, Key, Timestamp};
 use super::KeyedProcessing;
 use crate::flow::Flow;
 use crate::pipeline::{Budget, Now};
-use crate::process::context::Context;
-use crate::process::failure::Emits;
 use crate::process::function::Process;
 use crate::process::silence::Silence;
 use crate::process::timers::WalkOverKeys;
@@ -98,37 +96,40 @@ impl<K: Key, T: 'static> ClocksOfKeys<K, T> {
 }
 
 impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
-    /// Processes a record by the clock of its key, or lets it wait.
-    #[inline(never)]
-    pub(super) fn process_by_its_clock(
-        &mut self,
-        (time, key, hash): (Timestamp, K, u64),
-        record: T,
-        out: &mut impl Collector<P::Out>,
-    ) {
-        let Some(of_keys) = &mut self.clocks else { return };
-        if of_keys.behind.is_some() && !seeded(Defect::FlowRecordOvertakesItsKey) {
-            return of_keys.waiting.push_back((time, key, hash, record));
+    /// Lets a record wait behind a key that is behind.
+    #[cold]
+    pub(super) fn wait_behind(&mut self, (time, key, hash): (Timestamp, K, u64), record: T) {
+        if let Some(of_keys) = &mut self.clocks {
+            of_keys.waiting.push_back((time, key, hash, record));
         }
-        self.process_in_its_turn((time, key, hash), record, out);
     }
 
-    fn process_in_its_turn(
+    /// The clock of a key follows a record: the times of the record's call, and up to which time the key's timers are due
+    /// behind that.
+    #[inline(never)]
+    pub(super) fn follow(
         &mut self,
-        (time, key, hash): (Timestamp, K, u64),
-        record: T,
+        key: &K,
+        hash: u64,
+        record: &T,
+        time: Timestamp,
+    ) -> ((Timestamp, Timestamp, Timestamp), Option<Timestamp>) {
+        let at = self.at(key, hash);
+        let Some(of_keys) = &mut self.clocks else {
+            return ((time, self.watermark, self.reached), None);
+        };
+        let (before, until) = of_keys.clocks.follow(&at, record, time, of_keys.now);
+        ((time, before, before), Some(until))
+    }
+
+    /// Fires what a record has made due of its key.
+    #[inline(never)]
+    pub(super) fn fire_behind(
+        &mut self,
+        (key, hash): (K, u64),
+        until: Timestamp,
         out: &mut impl Collector<P::Out>,
     ) {
-        if !self.admits(&key, hash) {
-            return;
-        }
-        let at = self.at(&key, hash);
-        let Some(of_keys) = &mut self.clocks else { return };
-        let (before, until) = of_keys.clocks.follow(&at, &record, time, of_keys.now);
-        let call = |function: &mut P, cx: &mut Context<'_, K>, out: &mut Emits<'_, _>| {
-            function.record(record, cx, out);
-        };
-        self.call((time, before, before), (&key, hash), None, out, call);
         self.fire_due(Behind { key, hash, until }, out);
     }
 
@@ -168,13 +169,13 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
                 continue;
             }
             let Some((time, key, hash, record)) = of_keys.waiting.pop_front() else { break };
-            self.process_in_its_turn((time, key, hash), record, out);
+            self.process((time, key, hash), record, out);
         }
         true
     }
 
     pub(super) fn has_put_down_by_clocks(&self) -> bool {
-        self.clocks.as_ref().is_some_and(ClocksOfKeys::has_put_down)
+        self.clocks.as_ref().is_some_and(|of_keys| of_keys.has_put_down())
     }
 
     /// Fires the earliest event timer of a key, if it is not after `until`; whether one was.
@@ -201,7 +202,9 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
     /// A call that no record has caused may have set timers of a key.
     pub(super) fn watch(&mut self, hash: u64, key: &K) {
         let Self { clocks, timers, .. } = self;
-        let Some(ClocksOfKeys { silence: Some(silence), now, .. }) = clocks else { return };
+        let Some(ClocksOfKeys { silence: Some(silence), now, .. }) = clocks.as_deref_mut() else {
+            return;
+        };
         silence.watch((hash, key), now.steady, || timers.earliest_of(hash, key).is_some());
     }
 

@@ -383,6 +383,10 @@ impl<K: Key, N: OrderedKey, V: Durable> AnyKeyed<K> for Entries<K, N, V> {
         Holds { keys: self.groups.len() + self.cold_keys, bytes: here + cold }
     }
 
+    fn key_bytes(&self) -> Option<usize> {
+        None
+    }
+
     fn has(&mut self, at: &AtKey<'_, K>) -> bool {
         self.warm_key(at);
         let now = self.now(at);

@@ -80,7 +80,7 @@ impl Rig {
         let options = StateOptions::new().ttl(ttl);
         let reader: Rc<dyn StateReader> = Rc::new(Reader(Arc::clone(&entries), before));
         let own = KeyGroups::default().groups_of(0, 1);
-        let mut keyed = Keyed::new(options, &checkpoints, Some(reader), own, |_, _| 0);
+        let mut keyed = Keyed::new(options, &checkpoints, Some(reader), own, None);
         keyed.restore(StateId::of("last", "value"), None).unwrap();
         Self { keyed, entries, epoch: Epoch::NONE.next(), now: 0, domain }
     }
@@ -169,7 +169,7 @@ fn texts(entries: &Entries, checkpoints: &Rc<Checkpoints>) -> Keyed<u64, String>
     let own = KeyGroups::default().groups_of(0, 1);
     let stored = Stored { reader: &*reader, groups: own.clone() };
     let (options, reader) = (StateOptions::new(), Some(Rc::clone(&reader)));
-    let mut keyed = Keyed::new(options, checkpoints, reader, own, |_, _| 0);
+    let mut keyed = Keyed::new(options, checkpoints, reader, own, None);
     keyed.restore(StateId::of("texts", "value"), Some(&stored)).unwrap();
     keyed
 }
@@ -307,7 +307,7 @@ fn what_begins_anew_is_not_looked_for_in_what_was_before() {
     let resumed = || Resumed(Arc::clone(&entries), Epoch::new(100), vec![before.clone()]);
     let checkpoints = Rc::new(Checkpoints::new(true, groups, 0, 0));
     let (own, reader) = (groups.groups_of(0, 1), Rc::new(resumed()));
-    let keyed = Keyed::new(StateOptions::new(), &checkpoints, Some(reader), own, |_, _| 0);
+    let keyed = Keyed::new(StateOptions::new(), &checkpoints, Some(reader), own, None);
     let keyed = Rc::new(RefCell::new(keyed));
     checkpoints.register(describe, Some(Rc::clone(&keyed) as _));
     let uids = [Uid { name: "last".into(), given: true, settled: true }];

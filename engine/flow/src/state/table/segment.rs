@@ -3,6 +3,8 @@
 //! Marks are a bit per bucket, beside the table. So marking is one store, and no list of marked entries grows
 //! without bound. Whoever collects the marked entries finds them in the order in which they lie in memory.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 
 /// What knows its own hash.
@@ -120,8 +122,9 @@ impl<T: Hashed> Segment<T> {
 
     /// Gives each marked entry to `each`, and takes its mark away.
     pub(in crate::state) fn take_marked(&mut self, mut each: impl FnMut(&mut T)) {
-        self.warm_marked();
-        for (word, marks) in self.marks.iter_mut().enumerate() {
+        let words = self.marked_words();
+        self.warm_marked(words.clone());
+        for (word, marks) in (words.start..).zip(&mut self.marks[words]) {
             let mut marks = std::mem::take(marks);
             while marks != 0 {
                 let bucket = word * 64 + marks.trailing_zeros() as usize;
@@ -133,11 +136,18 @@ impl<T: Hashed> Segment<T> {
         }
     }
 
+    /// The words of marks from the first to the last that has any.
+    fn marked_words(&self) -> Range<usize> {
+        let is_marked = |&marks: &u64| marks != 0;
+        let first = self.marks.iter().position(is_marked).unwrap_or(0);
+        first..self.marks.iter().rposition(is_marked).map_or(first, |last| last + 1)
+    }
+
     /// Looks at the marked entries, one after the other, to have them in the cache. The accesses to memory overlap,
     /// as they would not with work in between.
-    fn warm_marked(&self) {
+    fn warm_marked(&self, words: Range<usize>) {
         let mut all = 0;
-        for (word, &marks) in self.marks.iter().enumerate() {
+        for (word, &marks) in (words.start..).zip(&self.marks[words]) {
             let mut marks = marks;
             while marks != 0 {
                 let bucket = word * 64 + marks.trailing_zeros() as usize;
@@ -154,6 +164,15 @@ impl<T: Hashed> Segment<T> {
         choose: impl Fn(&T, u64) -> usize,
         others: &mut [&mut Self],
     ) {
+        let marked = self.marks.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+        if marked == 0 || marked == self.table.len() {
+            // It does not matter then in which bucket an entry lies, and taking out all of them is cheaper.
+            for entry in self.table.drain() {
+                let hash = entry.hash();
+                others[choose(&entry, hash)].insert(hash, entry, marked > 0);
+            }
+            return self.marks.fill(0);
+        }
         for bucket in 0..self.table.num_buckets() {
             if let Ok(found) = self.table.get_bucket_entry(bucket) {
                 let (entry, _) = found.remove();

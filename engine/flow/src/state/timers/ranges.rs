@@ -19,14 +19,25 @@ use super::item::Item;
 const TIMERS_PER_RANGE: usize = 1_792;
 /// Some ranges are split when they have up to this many timers fewer. Where ranges grow alike, as those of one millisecond
 /// do, all of them would be split within a few steps otherwise.
-const SPLIT_EARLIER_MAX: u32 = 448;
+const SPLIT_EARLIER_MAX: usize = 448;
 
 /// How many timers a range with this number may have before it is split.
 #[inline(always)]
 fn full_at(number: u32) -> usize {
     // No pattern in the numbers of ranges that lie side by side.
-    let earlier = (number.wrapping_mul(0x9e37_79b9) >> 16) % SPLIT_EARLIER_MAX;
-    TIMERS_PER_RANGE - earlier as usize
+    let earlier = (number.wrapping_mul(0x9e37_79b9) >> 16) as usize % SPLIT_EARLIER_MAX;
+    TIMERS_PER_RANGE - earlier
+}
+
+/// Whether the range with this number is to be split before the next timer.
+#[inline(always)]
+fn is_full<T: Hashed>(table: &Segment<T>, number: u32) -> bool {
+    if table.len() <= TIMERS_PER_RANGE - SPLIT_EARLIER_MAX {
+        return false;
+    }
+    let full_at = full_at(number);
+    // One that could not be split is tried again when its table is to grow, not with each timer.
+    table.len() == full_at || table.is_full() && table.len() > full_at
 }
 
 /// What has a place in the order.
@@ -102,12 +113,11 @@ impl<T: Ordered> Ranges<T> {
     /// places are others, and the answer is true.
     #[inline]
     pub(super) fn insert(&mut self, at: usize, hash: u64, entry: T, marked: bool) -> bool {
-        let (table, full_at) = (self.table(at), full_at(self.order[at]));
-        // One that could not be split is tried again when its table is to grow, not with each entry.
-        let is_full = table.len() == full_at || table.is_full() && table.len() > full_at;
-        let split = is_full && self.split(at);
-        let at = if split { self.range_of(entry.item()) } else { at };
-        let number = self.order[at];
+        let mut number = self.order[at];
+        let split = is_full(&self.tables[number as usize], number) && self.split(at);
+        if split {
+            number = self.order[self.range_of(entry.item())];
+        }
         let table = &mut self.tables[number as usize];
         table.insert(hash, entry, marked);
         if marked && !table.listed {
