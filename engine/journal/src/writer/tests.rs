@@ -212,7 +212,9 @@ fn what_is_taken_has_its_place_on_the_disk() {
             taken
         };
         let first_of_second = 300;
-        (0..first_of_second).for_each(|_| drop(put().unwrap()));
+        (0..first_of_second).for_each(|_| {
+            put().unwrap();
+        });
         disk.set_budget(Some(disk.used_bytes()));
         let mut refused = None;
         until("the next segment finds no room", || {
