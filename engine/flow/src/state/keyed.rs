@@ -77,8 +77,8 @@ macro_rules! with {
     };
 }
 
-/// Evaluates an expression with whichever table there is to change, the time by which what expires is judged, and the
-/// last millisecond of what is written now. Where nothing expires, both are known without a look at the rules.
+/// Evaluates an expression that changes whichever table there is. It has two times: the one by which what expires is judged,
+/// and the last millisecond of what is written now. Where nothing expires, both are known without a look at the rules.
 macro_rules! with_times {
     ($self:ident, $at:expr, ($table:ident, $now:ident, $until:ident) => $do:expr) => {
         match &mut $self.table {

@@ -104,8 +104,8 @@ impl<K: Key, T: 'static, P: Process<K, T>> KeyedProcessing<K, T, P> {
         }
     }
 
-    /// The clock of a key follows a record: the times of the record's call, and up to which time the key's timers are due
-    /// behind that.
+    /// The clock of a key follows a record. Returns the times of the record's call, and the time up to which the key's
+    /// timers are due behind that.
     #[inline(never)]
     pub(super) fn follow(
         &mut self,
