@@ -315,16 +315,9 @@ impl<D: Disk> JournalWriter for Writer<D> {
 
 impl<D: Disk> Drop for Writer<D> {
     fn drop(&mut self) {
-        let mut front = self.shared.lock();
         // The rest is the thread's.
-        front.leave_shard();
-        front.closing = true;
-        self.shared.call_thread(&mut front);
-        drop(front);
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported as a failure.
-            let _ = thread.join();
-        }
+        self.shared.lock().leave_shard();
+        self.close();
     }
 }
 

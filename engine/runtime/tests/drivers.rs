@@ -198,10 +198,7 @@ fn a_connector_that_fails_ends_the_job_with_its_error() {
     }
 }
 
-/// A source with a connection whose work panics.
-#[derive(Clone)]
-struct PanicsBeside;
-
+/// The work of a connection.
 struct WorkThatPanics;
 
 impl Task for WorkThatPanics {
@@ -221,17 +218,25 @@ impl Drop for SeesOff {
     }
 }
 
-impl SourceSpec for PanicsBeside {
+/// A source that reports nothing and is never woken. It may have a connection, whose work panics.
+#[derive(Clone)]
+struct Forgetful {
+    panics_beside: bool,
+}
+
+const FORGETFUL: Forgetful = Forgetful { panics_beside: false };
+
+impl SourceSpec for Forgetful {
     type Item = ();
     type Partition = SeesOff;
 
     fn describe(&self) -> String {
-        "panics beside".into()
+        "forgetful".into()
     }
 
     fn open(&self, _: &PartitionId, cx: &OpenContext) -> Result<SeesOff, ConnectorError> {
         let add = |tasks: &Tasks| tasks.add(Box::new(WorkThatPanics), Arc::default());
-        Ok(SeesOff(cx.tasks.as_ref().map(add)))
+        Ok(SeesOff(cx.tasks.as_ref().filter(|_| self.panics_beside).map(add)))
     }
 }
 
@@ -253,49 +258,17 @@ impl Source for SeesOff {
 #[test]
 fn work_that_panics_beside_a_shard_ends_the_job_with_its_message() {
     let job = Job::new("beside", |flow| {
-        flow.source(PanicsBeside, Watermarks::monotonous()).sink(Collected::new().sink());
+        flow.source(Forgetful { panics_beside: true }, Watermarks::monotonous()).discard();
     });
     let error = job.run_with(&config(DriverKind::Threads, 2)).unwrap_err().to_string();
     assert!(error.contains("the work of a connection panics"), "{error}");
-}
-
-/// A source that reports nothing and is never woken.
-#[derive(Clone)]
-struct Forgetful;
-
-impl SourceSpec for Forgetful {
-    type Item = ();
-    type Partition = Self;
-
-    fn describe(&self) -> String {
-        "forgetful".into()
-    }
-
-    fn open(&self, _: &PartitionId, _: &OpenContext) -> Result<Self, ConnectorError> {
-        Ok(Self)
-    }
-}
-
-impl Source for Forgetful {
-    type Item = ();
-
-    fn poll(
-        &mut self,
-        _: Timestamp,
-        _: usize,
-        _: &mut impl Emit<()>,
-    ) -> Result<SourceStatus, ConnectorError> {
-        Ok(SourceStatus::Waiting(None))
-    }
-
-    fn stop(&mut self) {}
 }
 
 #[test]
 fn aborting_or_dropping_the_handle_ends_a_job_that_would_never_end() {
     for driver in [DriverKind::Glommio, DriverKind::Threads] {
         let job = Job::new("endless", |flow| {
-            flow.source(Forgetful, Watermarks::monotonous()).discard();
+            flow.source(FORGETFUL, Watermarks::monotonous()).discard();
         });
         drop(job.start(&config(driver, 2)).unwrap());
         let running = job.start(&config(driver, 2)).unwrap();
@@ -311,7 +284,7 @@ fn aborting_or_dropping_the_handle_ends_a_job_that_would_never_end() {
 fn an_idle_job_sleeps() {
     for driver in [DriverKind::Glommio, DriverKind::Threads] {
         let job = Job::new("idle", |flow| {
-            flow.source(Forgetful, Watermarks::monotonous())
+            flow.source(FORGETFUL, Watermarks::monotonous())
                 .key_by(|()| 0_u8)
                 .window(Tumbling::of(Duration::from_secs(1)))
                 .aggregate(Count)
@@ -348,7 +321,7 @@ fn a_silent_source_falls_idle_and_does_not_hold_back_the_other() {
     let sink = out.sink();
     let job = Job::new("idle partition", move |flow| {
         let silent = flow
-            .source(Forgetful, Watermarks::monotonous().idle_after(Duration::from_secs(5)))
+            .source(FORGETFUL, Watermarks::monotonous().idle_after(Duration::from_secs(5)))
             .map(|()| 0);
         let ticks = flow
             .source(Ticker { emitted: Arc::default(), partitions: 1 }, Watermarks::monotonous());

@@ -260,9 +260,9 @@ impl Receive {
     /// What was taken goes to the disk, now or later.
     fn flush(&mut self) {
         let ends = self.stop != Stop::No || self.fault.is_some();
-        while let Some(at) = self.ledger.flush(self.reactor.now(), ends)
-            && self.reactor.poll_until(at).is_ready()
-        {}
+        if let Some(at) = self.ledger.flush(self.reactor.now(), ends) {
+            let _later = self.reactor.poll_until(at);
+        }
     }
 
     /// Leaves the socket alone for a moment where that pays ([`Pace`]). What may be acknowledged meanwhile is.

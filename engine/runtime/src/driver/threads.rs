@@ -41,14 +41,12 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
         // Before the tasks, not behind them: a task that is called after its turn keeps the shard from sleeping.
         let woken = stepped.seat.signal.clear();
         let due_at = tasks.step(Instant::now());
-        let spin = || !descriptors.is_empty() && descriptors.wait(Duration::ZERO);
-        match stepped.turn(woken, due_at, spin)? {
+        let look = || !descriptors.is_empty() && descriptors.wait(Duration::ZERO);
+        match stepped.turn(woken, due_at, look)? {
             Turn::Again if busy_turns < BUSY_TURNS_MAX => busy_turns += 1,
             Turn::Again => {
                 busy_turns = 0;
-                if !descriptors.is_empty() {
-                    descriptors.wait(Duration::ZERO);
-                }
+                look();
             }
             // A step has given the shard something to do beside.
             Turn::Sleep(_) if tasks.were_added() => {}
