@@ -138,12 +138,14 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
     let interrupts = Arc::new(AtomicU64::new(0));
     let (count, stopper) = (Arc::clone(&interrupts), running.stopper());
-    let _watch = Shutdown::watch().each(move |nth| {
+    let end = move |nth| {
         count.store(nth as u64, Ordering::Release);
         if nth > 1 {
             stopper.abort();
         }
-    });
+    };
+    // The view shows it all the time.
+    let _watch = Shutdown::watch().each(end, || {});
     let begun = Instant::now();
     let over = || args.duration.is_some_and(|duration| begun.elapsed() >= duration);
     let interrupted = || interrupts.load(Ordering::Acquire) > 0;

@@ -129,6 +129,8 @@ options! {
     pub(crate) struct Metrics {
         /// Where Prometheus text is served, under /metrics.
         pub(crate) address: Option<SocketAddr>,
+        /// How often the log tells how the job is doing, while anything moves; `0s` for never.
+        pub(crate) log_every: Duration = Duration::from_secs(60),
     }
 }
 

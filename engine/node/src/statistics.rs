@@ -13,23 +13,22 @@ use thalweg_runtime::Job;
 
 use self::reading::Reading;
 use self::row::Row;
-use crate::control::Control;
+use crate::control;
 use crate::settings::{Deduplicate, Settings, Window};
 use crate::shutdown::Shutdown;
+use crate::status::Reporter;
 
 /// Runs the job until it ends or a signal drains it.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.runtime()?;
     let state = settings.state.as_ref().map(|state| state.dir.clone());
     let keeps_dead_letters = settings.dead_letters.path.is_some();
+    let log_every = settings.metrics.log_every;
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
-    let _watch = shutdown.ends(&running);
-    // Without it the job runs nevertheless.
-    let control = state.and_then(|dir| {
-        let control = Control::listen(&dir, &running);
-        control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error:#}")).ok()
-    });
+    let reporter = Reporter::start(&running, log_every);
+    let _watch = shutdown.ends_and_prints(&running, reporter);
+    let control = control::beside(state.as_deref(), &running);
     let metrics = running.join()?;
     drop(control);
     let dead_letters = metrics.total("numDeadLetters");
