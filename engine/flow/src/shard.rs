@@ -57,8 +57,9 @@ pub struct Shard {
     pressure: Option<Pressure>,
     /// This machine's clock, for whoever asks within a step.
     clock: Rc<Cell<Timestamp>>,
-    /// Whether there are other shards, which keep watermarks back that matter to nobody here.
-    has_others: bool,
+    /// Whether anybody asks what is due here: other shards, which keep watermarks back that matter to nobody, or a source
+    /// that lets event time go on by the clock.
+    publishes_due: bool,
 }
 
 impl Shard {
@@ -70,9 +71,10 @@ impl Shard {
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
-        let Described { graph, pipelines, metrics, dead_letters, .. } = described;
+        let Described { graph, mut pipelines, metrics, dead_letters, .. } = described;
         let Described { checkpoints, states, reader, pressure, clock, .. } = described;
         check_same_everywhere(&graph, cx)?;
+        let publishes_due = shards > 1 || pipelines.iter_mut().any(|it| it.closes_by_clock());
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
             metrics,
@@ -86,7 +88,7 @@ impl Shard {
             open: None,
             pressure,
             clock,
-            has_others: shards > 1,
+            publishes_due,
         })
     }
 
@@ -147,11 +149,12 @@ impl Shard {
         Ok(stepped)
     }
 
-    /// Tells other shards for which watermarks this one waits.
+    /// Tells whoever feeds a pipeline for which watermarks it waits.
     fn publish_due(&mut self) {
         // What is news for a pipeline here may change what that one waits for. Mostly the last ones are described last.
         let publish = |news: bool, pipeline: &mut Box<dyn Pipeline>| pipeline.publish_due() | news;
-        while self.has_others && self.pipelines.iter_mut().rev().flatten().fold(false, publish) {}
+        while self.publishes_due && self.pipelines.iter_mut().rev().flatten().fold(false, publish) {
+        }
     }
 
     /// Asks every source for an orderly end. The shard is done once all that was received has

@@ -6,6 +6,7 @@
 //! | `head` | [`SourceHead`](head::SourceHead): the head of a pipeline |
 //! | `partition` | one open partition: its source, its clock and its watermark generator |
 //! | `emitting` | where a poll puts its records |
+//! | `quiet` | what lets event time go on by the clock while all partitions are silent |
 //! | `discovery` | the partitions that appear and end while the job runs |
 //! | `stored` | what outlives the process, and its layout |
 //!
@@ -25,6 +26,7 @@ mod discovery;
 mod emitting;
 pub(crate) mod head;
 mod partition;
+mod quiet;
 mod stored;
 
 use std::collections::BTreeSet;

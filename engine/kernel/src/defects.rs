@@ -112,6 +112,8 @@ defects! {
     FlowFiredWindowStays,
     /// An operator's watermark begins anew after a restart.
     FlowForgetsWatermark,
+    /// Does not keep how far event time has gone on by the clock while a source was silent.
+    FlowForgetsTimeByClock,
     /// The clock of a source's partition begins anew after a restart.
     FlowForgetsSourceClock,
     /// What a watermark generator keeps is not restored.

@@ -225,6 +225,7 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
         let watermarks = Watermarks::bounded_out_of_orderness(window.out_of_orderness)
             .timestamps(|reading: &Reading| reading.time)
             .idle_after(window.idle_after)
+            .close_after(window.close_after)
             .clock_guard(window.clock_guard);
         flow.source_as("source", self.clone(), watermarks).boxed()
     }

@@ -9,6 +9,7 @@ use thalweg_kernel::{
 
 use super::discovery::{Discovering, Opening};
 use super::partition::Partition;
+use super::quiet::Quiet;
 use super::stored::Found;
 use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, WatermarkGauge};
@@ -27,6 +28,8 @@ pub struct SourceHead<S, E, G> {
     /// Where partitions come and go.
     pub(super) discovering: Option<Discovering<S>>,
     watermarks: Watermarks<E, G>,
+    /// What lets event time go on by the clock, if anything does.
+    quiet: Option<Quiet>,
     pub(super) merge: Merge,
     dead_letters: DeadLetterOutput,
     records_out: Counter,
@@ -45,7 +48,9 @@ impl<S, E, G> SourceHead<S, E, G> {
         state: StateId,
         watermarks: Watermarks<E, G>,
     ) -> Self {
+        let advances = || flow.counter("numWatermarksByClock", node);
         Self {
+            quiet: watermarks.close_after.map(|after| Quiet::new(after, advances())),
             partitions: Vec::new(),
             open: 0,
             discovering: None,
@@ -168,6 +173,12 @@ where
             wake_at = [wake_at, polled.wake_at].into_iter().flatten().min();
             self.open -= usize::from(partition.ended);
         }
+        if let Some(quiet) = self.quiet.as_mut().filter(|_| !busy) {
+            let (partitions, merge) = (&mut self.partitions, &mut self.merge);
+            let (moved, at) = quiet.go_on(cx.now, partitions, merge, &mut out);
+            busy |= moved;
+            wake_at = [wake_at, at].into_iter().flatten().min();
+        }
         if self.open < open_before && !self.checkpoints.enabled() {
             self.close_ended(|_| true);
         }
@@ -243,5 +254,17 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead
             discovering.committed(epoch);
         }
         self.close_ended(|partition| partition.sealed.is_some_and(|sealed| sealed <= epoch));
+    }
+
+    fn closes_by_clock(&self) -> bool {
+        self.quiet.is_some()
+    }
+
+    fn is_quiet(&self, steady: Duration) -> bool {
+        self.quiet.as_ref().is_some_and(|quiet| quiet.has_come(steady, &self.partitions))
+    }
+
+    fn wait_for(&mut self, due: Timestamp) {
+        self.quiet.iter_mut().for_each(|quiet| quiet.wait_for(due));
     }
 }

@@ -28,6 +28,10 @@ pub(super) struct Partition<S, G> {
     /// Its input of the merge.
     input: usize,
     pub(super) ended: bool,
+    /// It had nothing when it was polled last.
+    waits: bool,
+    /// When it fell silent last, in steady time, and its watermark then.
+    silence: Option<(Duration, Timestamp)>,
     /// It was asked to end, so its end is not that of what it reads.
     stopped: bool,
     /// The epoch that holds its end.
@@ -69,7 +73,56 @@ impl<S, G> Partition<S, G> {
         clock.advance(merged);
         let first = found.first_number();
         let (ended, stopped, sealed) = (false, false, None);
-        Ok(Self { id, first, source, clock, generator, input, ended, stopped, sealed })
+        let (waits, silence) = (false, None);
+        Ok(Self {
+            id,
+            first,
+            source,
+            clock,
+            generator,
+            input,
+            ended,
+            waits,
+            silence,
+            stopped,
+            sealed,
+        })
+    }
+
+    /// Since when it has had nothing, in steady time, if it has nothing now.
+    pub(super) fn silent_since(&self) -> Option<Duration> {
+        self.clock.heard_at().filter(|_| self.waits)
+    }
+
+    /// While it is silent: its watermark when the silence began.
+    pub(super) fn left_at(&mut self, since: Duration) -> Timestamp {
+        let watermark = self.clock.watermark();
+        match &mut self.silence {
+            Some((at, left)) if *at == since => *left,
+            silence => silence.insert((since, watermark)).1,
+        }
+    }
+
+    /// Its latest event time.
+    pub(super) fn latest(&self) -> Timestamp {
+        self.clock.latest()
+    }
+
+    /// Event time goes on without a record, to there. Whether that is news.
+    pub(super) fn goes_on<T>(
+        &mut self,
+        to: Timestamp,
+        merge: &mut Merge,
+        out: &mut impl Collector<T>,
+    ) -> bool {
+        let goes_on = to > self.clock.watermark();
+        if goes_on {
+            if !seeded(Defect::FlowForgetsTimeByClock) {
+                self.clock.advance(to);
+            }
+            merge.mark(self.input, Mark::Watermark(to), |mark| out.mark(mark));
+        }
+        goes_on
     }
 
     /// Where it begins.
@@ -128,6 +181,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         if records > 0 {
             self.clock.heard(steady);
         }
+        self.waits = matches!(status, SourceStatus::Waiting(_)) && !polled.busy;
         match status {
             SourceStatus::Ready => polled.busy = true,
             SourceStatus::Waiting(pause) => {

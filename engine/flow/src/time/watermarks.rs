@@ -64,6 +64,7 @@ pub struct Watermarks<E = Received, G = BoundedDisorder> {
     /// Each partition has a clone of it.
     pub(crate) generator: G,
     pub(crate) idle_after: Option<Duration>,
+    pub(crate) close_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
 }
 
@@ -91,6 +92,7 @@ impl Watermarks {
             event_time: Received,
             generator,
             idle_after: None,
+            close_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
         }
     }
@@ -106,6 +108,7 @@ impl<G> Watermarks<Received, G> {
             event_time: FromRecord(event_time, PhantomData),
             generator: self.generator,
             idle_after: self.idle_after,
+            close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
         }
     }
@@ -132,6 +135,7 @@ impl<E, G> Watermarks<E, G> {
             event_time: self.event_time,
             generator: Periodic::new(self.generator, interval),
             idle_after: self.idle_after,
+            close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
         }
     }
@@ -141,6 +145,25 @@ impl<E, G> Watermarks<E, G> {
     #[must_use]
     pub fn idle_after(mut self, silence: Duration) -> Self {
         self.idle_after = Some(silence);
+        self
+    }
+
+    /// Closes windows by the clock while the source is silent. Without it, the last windows wait for the next record, however
+    /// long that takes.
+    ///
+    /// Once all partitions that a shard reads have been silent for this long, event time goes on by itself. It goes on as the
+    /// clock does, from where each partition has left it. So a window that has readings closes `silence` after the last of
+    /// them, or when it is over by the clock of its readings, whichever is later. Where records are more than a day behind this
+    /// machine's clock, nobody waits for that clock, and event time goes on twelve times as fast.
+    ///
+    /// Event time goes on only as far as something waits for it, and the watermark is part of each checkpoint. A record that
+    /// comes for a window that has closed is late. So `silence` should be longer than the pauses of a source whose clock
+    /// is behind. Which records are late then depends on the clock of this machine: a replay may decide otherwise.
+    ///
+    /// With a duration of zero, windows close as soon as they are over by the clock.
+    #[must_use]
+    pub fn close_after(mut self, silence: Duration) -> Self {
+        self.close_after = Some(silence);
         self
     }
 
@@ -188,6 +211,11 @@ impl PartitionClock {
     /// The latest event time so far.
     pub(crate) fn latest(&self) -> Timestamp {
         self.latest
+    }
+
+    /// The steady time of the last step that brought records, or of the first one that brought none.
+    pub(crate) fn heard_at(&self) -> Option<Duration> {
+        self.heard_at
     }
 
     /// The last watermark, or the beginning of time.
