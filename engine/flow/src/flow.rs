@@ -12,6 +12,7 @@ use thalweg_kernel::{
     StateReader, Str, Timestamp,
 };
 
+use crate::at_end::AtEnd;
 use crate::build::BuildContext;
 use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, Gauge, Metric, MetricKind, Registry, WatermarkGauge};
@@ -87,9 +88,10 @@ impl Flow {
         let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
         let shard = build.as_ref().map_or(0, |build| build.shard);
         let tuning = build.as_ref().map_or_else(Tuning::default, |build| build.tuning);
-        let checkpoints =
-            Checkpoints::new(storage.is_some(), groups, shard, tuning.state_memory_bytes_max);
-        let checkpoints = Rc::new(checkpoints);
+        let ending = build.as_ref().map(|build| build.shared.of_job()).unwrap_or_default();
+        let bytes_max = tuning.state_memory_bytes_max;
+        let checkpoints = Checkpoints::new(storage.is_some(), groups, shard, bytes_max);
+        let checkpoints = Rc::new(checkpoints.with_ending(ending));
         let flow = Self(Rc::new(Inner {
             build,
             shards,
@@ -138,6 +140,12 @@ impl Flow {
     /// The number of shards the job runs on.
     pub fn shards(&self) -> usize {
         self.0.shards
+    }
+
+    /// Says what becomes of open windows when all input has ended. A job without stored state [finishes](AtEnd::Finish) them
+    /// in any case. So does a source that looks for its partitions.
+    pub fn at_end(&self, at_end: AtEnd) {
+        self.checkpoints().at_end().set(at_end);
     }
 
     /// Ends the description with an error: the job will not start. The first one counts.

@@ -40,6 +40,7 @@
 //! A pipeline runs only when everything behind it has room, so pressure travels back to the
 //! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
 
+mod at_end;
 mod build;
 mod checkpoint;
 mod columns;
@@ -68,6 +69,7 @@ mod tuning;
 mod uid;
 mod window;
 
+pub use at_end::AtEnd;
 pub use build::BuildContext;
 pub use checkpoint::{OpenReader, Permissions, ShardSnapshot, Storage};
 pub use columns::{

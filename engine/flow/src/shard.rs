@@ -167,6 +167,7 @@ impl Shard {
     pub fn begin(&mut self, epoch: Epoch) {
         debug_assert!(self.open.is_none(), "{epoch} begun before another was handed over");
         self.open = Some(epoch);
+        self.checkpoints.wants_end().set(false);
         self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.begin(epoch));
         // What was added up in front of windows is in them now.
         self.publish_due();
@@ -233,9 +234,12 @@ impl Shard {
         pressure.sources_wait(takes, steady)
     }
 
-    /// Whether so much has changed that the next epoch should begin at once. To be asked for after
-    /// [`snapshot`](Self::snapshot).
+    /// Whether the next epoch should begin at once: so much has changed, or a source waits for it before it ends. To be asked
+    /// for after [`snapshot`](Self::snapshot).
     pub fn wants_epoch(&self) -> bool {
+        if self.checkpoints.wants_end().get() && self.open.is_none() {
+            return true;
+        }
         let Some(pressure) = self.pressure.as_ref().filter(|_| self.open.is_none()) else {
             return false;
         };

@@ -48,6 +48,11 @@ registry! {
     "blackhole" if "blackhole" => thalweg_blackhole::BlackholeConnector: sink;
 }
 
+/// Whether a row in the sink of this name takes the place of an earlier one with its key.
+pub(crate) fn replaces_rows(sink: &str) -> bool {
+    matches!(sink, "sqlite" | "postgres")
+}
+
 /// A connector as this build has it.
 pub(crate) struct Entry {
     /// Its name in a configuration.

@@ -11,6 +11,7 @@ use super::discovery::{Discovering, Opening};
 use super::partition::Partition;
 use super::quiet::Quiet;
 use super::stored::Found;
+use crate::at_end::AtEnd;
 use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, WatermarkGauge};
 use crate::dead_letters::DeadLetterOutput;
@@ -35,6 +36,12 @@ pub struct SourceHead<S, E, G> {
     records_out: Counter,
     watermark: WatermarkGauge,
     checkpoints: Rc<Checkpoints>,
+    /// It was asked to end.
+    stopping: bool,
+    /// The newest barrier that it has emitted.
+    passed: Epoch,
+    /// All partitions had ended before a barrier: the end that was held back comes when all sources have got so far.
+    is_sealed: bool,
     pub(super) state: StateId,
     /// Where inputs of the merge begin, to be emitted first.
     pub(super) resumed: Vec<(usize, Timestamp)>,
@@ -48,6 +55,9 @@ impl<S, E, G> SourceHead<S, E, G> {
         state: StateId,
         watermarks: Watermarks<E, G>,
     ) -> Self {
+        if flow.runs_here(producers) {
+            flow.checkpoints().ending().has_source();
+        }
         let advances = || flow.counter("numWatermarksByClock", node);
         Self {
             quiet: watermarks.close_after.map(|after| Quiet::new(after, advances())),
@@ -60,6 +70,9 @@ impl<S, E, G> SourceHead<S, E, G> {
             records_out: flow.counter("numRecordsOut", node),
             watermark: flow.watermark("currentOutputWatermark", node),
             checkpoints: Rc::clone(flow.checkpoints()),
+            stopping: false,
+            passed: Epoch::NONE,
+            is_sealed: false,
             state,
             resumed: Vec::new(),
         }
@@ -127,6 +140,32 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> SourceHead<S, E, G>
         }
     }
 
+    /// Whether its end waits for an epoch that holds the windows which are open then.
+    fn holds_end(&self) -> bool {
+        self.checkpoints.enabled()
+            && self.checkpoints.at_end().get() != AtEnd::Finish
+            && self.discovering.is_none()
+            && !self.stopping
+    }
+
+    /// All partitions have ended: lets the ends out that were held back, if it is time. Whether it was.
+    #[cold]
+    fn end_held(&mut self, holds_end: bool, out: &mut impl Collector<S::Item>) -> bool {
+        let last = self.checkpoints.ending().last();
+        let waits = !self.is_sealed || last.is_none_or(|last| self.passed < last);
+        if holds_end && waits {
+            if !self.is_sealed {
+                self.checkpoints.wants_end().set(true);
+            }
+            return false;
+        }
+        let with_time = !holds_end || self.checkpoints.at_end().get() == AtEnd::GoOn;
+        for partition in &mut self.partitions {
+            partition.end(with_time, &mut self.merge, out);
+        }
+        true
+    }
+
     /// Closes the sources of discovered partitions that have ended and that nothing waits for.
     fn close_ended(&mut self, is_due: impl Fn(&Partition<S, G>) -> bool) {
         let Some(discovering) = &mut self.discovering else { return };
@@ -158,14 +197,21 @@ where
             (busy, wake_at) = self.discover(cx.now, &mut out)?;
         }
         let records_max = (cx.records_max / self.open.max(1)).max(1);
-        let open_before = self.open;
+        let (open_before, holds_end) = (self.open, self.holds_end());
         for partition in &mut self.partitions {
             if partition.ended {
                 continue;
             }
             let (merge, letters) = (&mut self.merge, &self.dead_letters);
-            let polled =
-                partition.poll(cx.now, records_max, &self.watermarks, merge, letters, &mut out)?;
+            let polled = partition.poll(
+                cx.now,
+                records_max,
+                &self.watermarks,
+                merge,
+                letters,
+                holds_end,
+                &mut out,
+            )?;
             if polled.records > 0 {
                 self.records_out.add(polled.records);
             }
@@ -181,6 +227,9 @@ where
         }
         if self.open < open_before && !self.checkpoints.enabled() {
             self.close_ended(|_| true);
+        }
+        if self.open == 0 && !self.merge.ended() && self.discovering.is_none() {
+            busy |= self.end_held(holds_end, &mut out);
         }
         if self.merge.inputs() == 0 {
             // A source without partitions ends where it begins.
@@ -205,6 +254,11 @@ where
         }
         for partition in &mut self.partitions {
             partition.store(epoch, self.state, &self.checkpoints);
+        }
+        self.passed = epoch;
+        if self.open == 0 && !self.is_sealed && self.holds_end() && !self.merge.ended() {
+            self.is_sealed = true;
+            self.checkpoints.ending().seal(epoch);
         }
         self.dead_letters.barrier(epoch);
         out.mark(Mark::Barrier(epoch));
@@ -231,6 +285,7 @@ where
 
 impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead<S, E, G> {
     fn stop(&mut self) {
+        self.stopping = true;
         if let Some(discovering) = &mut self.discovering {
             discovering.stop();
         }

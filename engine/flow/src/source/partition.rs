@@ -140,8 +140,9 @@ pub(super) struct Polled {
 }
 
 impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
-    /// Polls it once, for at most `records_max` records.
+    /// Polls it once, for at most `records_max` records. Its end comes out at once, unless the head `holds_end` back.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "what a head has, apart from its partitions")]
     pub(super) fn poll<E: EventTime<S::Item>, C: Collector<S::Item>>(
         &mut self,
         now: Now,
@@ -149,6 +150,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         watermarks: &Watermarks<E, G>,
         merge: &mut Merge,
         dead_letters: &DeadLetterOutput,
+        holds_end: bool,
         out: &mut C,
     ) -> Result<Polled, ConnectorError> {
         let Now { wall, steady } = now;
@@ -196,10 +198,28 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             SourceStatus::Ended => {
                 polled.busy = true;
                 self.ended = true;
-                end_input(merge, self.input, self.clock.is_idle(), out);
+                if !holds_end {
+                    end_input(merge, self.input, self.clock.is_idle(), out);
+                } else if !self.clock.falls_idle_now() {
+                    merge.mark(self.input, Mark::Idle, |mark| out.mark(mark));
+                }
             }
         }
         Ok(polled)
+    }
+
+    /// Its end, which was held back, comes out: with the end of time, or without.
+    pub(super) fn end<T>(
+        &mut self,
+        with_time: bool,
+        merge: &mut Merge,
+        out: &mut impl Collector<T>,
+    ) {
+        if with_time {
+            return end_input(merge, self.input, true, out);
+        }
+        merge.mark(self.input, Mark::Active, |mark| out.mark(mark));
+        merge.mark(self.input, Mark::End, |mark| out.mark(mark));
     }
 
     pub(super) fn stop(&mut self) {

@@ -291,6 +291,12 @@ impl PartitionClock {
         due
     }
 
+    /// It counts as silent from now on, whatever the time. Whether it did before.
+    pub(crate) fn falls_idle_now(&mut self) -> bool {
+        self.news_from = Timestamp::MIN;
+        std::mem::replace(&mut self.idle, true)
+    }
+
     /// The steady time at which it will count as silent, if it does not already and nothing comes.
     pub(crate) fn idle_at(&self) -> Option<Duration> {
         if self.idle {
