@@ -21,6 +21,7 @@ use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::{Mesh, Meshes};
 use crate::exchange::ports::Together;
 use crate::graph::{At, Edge, Graph, InputId};
+use crate::notices::Notices;
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
 use crate::process::failure::{Failures, OnError};
@@ -52,6 +53,7 @@ struct Inner {
     /// Of the operators that call functions of the user's.
     failures: RefCell<BTreeMap<u32, Failures>>,
     clock: Rc<Cell<Timestamp>>,
+    notices: Rc<Notices>,
 }
 
 /// What a description yields.
@@ -65,6 +67,7 @@ pub(crate) struct Described {
     pub(crate) reader: Option<Rc<dyn StateReader>>,
     pub(crate) pressure: Option<Pressure>,
     pub(crate) clock: Rc<Cell<Timestamp>>,
+    pub(crate) notices: Rc<Notices>,
 }
 
 impl Flow {
@@ -107,6 +110,7 @@ impl Flow {
             dead_letters: RefCell::default(),
             failures: RefCell::default(),
             clock: Rc::default(),
+            notices: Rc::default(),
         }));
         job(&flow);
         flow.check_all_used();
@@ -134,6 +138,7 @@ impl Flow {
             metrics: inner.metrics.take().into_metrics(),
             dead_letters,
             clock: Rc::clone(&inner.clock),
+            notices: Rc::clone(&inner.notices),
         })
     }
 
@@ -437,6 +442,11 @@ impl Flow {
     /// Makes a counter that exists already one of `node`'s.
     pub(crate) fn adopt_counter(&self, name: &'static str, node: u32, counter: &Counter) {
         self.register(name, MetricKind::Counter, node, Rc::clone(&counter.0));
+    }
+
+    /// What is noticed of time on this shard.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.0.notices
     }
 
     pub(crate) fn gauge(&self, name: &'static str, node: u32) -> Gauge {

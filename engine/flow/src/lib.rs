@@ -51,6 +51,7 @@ mod flow;
 mod graph;
 #[doc(hidden)]
 pub mod internals;
+mod notices;
 mod operators;
 mod pipeline;
 mod pressure;
@@ -83,6 +84,7 @@ pub use exchange::ports::InputProgress;
 pub use exchange::side::SideTag;
 pub use flow::Flow;
 pub use graph::{Edge, Graph, GraphNode};
+pub use notices::{AheadRecord, LateRecord, TimeMover, TimeNotices};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
@@ -106,7 +108,7 @@ pub use state::{
 };
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};
-pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
+pub use time::watermarks::{EventTime, FromRecord, Named, Received, Watermarks};
 pub use tuning::Tuning;
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,

@@ -18,6 +18,7 @@ use crate::counters::Metric;
 use crate::dead_letters::DeadLetters;
 use crate::flow::{Described, Flow};
 use crate::graph::{Graph, GraphNode};
+use crate::notices::{Notices, TimeNotices};
 use crate::pipeline::{Now, Pipeline, Progress, StepContext};
 use crate::pressure::{Need, Pressure};
 use crate::process::failure::Failed;
@@ -60,6 +61,7 @@ pub struct Shard {
     /// Whether anybody asks what is due here: other shards, which keep watermarks back that matter to nobody, or a source
     /// that lets event time go on by the clock.
     publishes_due: bool,
+    notices: Rc<Notices>,
 }
 
 impl Shard {
@@ -72,7 +74,7 @@ impl Shard {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
         let Described { graph, mut pipelines, metrics, dead_letters, .. } = described;
-        let Described { checkpoints, states, reader, pressure, clock, .. } = described;
+        let Described { checkpoints, states, reader, pressure, clock, notices, .. } = described;
         check_same_everywhere(&graph, cx)?;
         let publishes_due = shards > 1 || pipelines.iter_mut().any(|it| it.closes_by_clock());
         Ok(Self {
@@ -89,6 +91,7 @@ impl Shard {
             pressure,
             clock,
             publishes_due,
+            notices,
         })
     }
 
@@ -287,6 +290,11 @@ impl Shard {
     /// Takes the latest dead letter, if the job does not read them as a stream: for the log.
     pub fn take_latest_dead_letter(&self) -> Option<DeadLetter> {
         self.dead_letters.as_ref()?.take_latest()
+    }
+
+    /// Takes what was noticed of time since this was asked last: for the log.
+    pub fn take_time_notices(&self) -> TimeNotices {
+        self.notices.take()
     }
 }
 

@@ -231,7 +231,9 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
             .timestamps(|reading: &Reading| reading.time)
             .idle_after(window.idle_after)
             .close_after(window.close_after)
-            .clock_guard(window.clock_guard);
+            .clock_guard(window.clock_guard)
+            .held_to_clock()
+            .named_by(|reading: &Reading| reading.key.clone());
         flow.source_as("source", self.clone(), watermarks).boxed()
     }
 }

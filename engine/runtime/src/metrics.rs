@@ -174,8 +174,6 @@ enum Handle {
 pub(crate) struct Publisher {
     handles: Vec<Handle>,
     dead_letters_logged: u64,
-    /// It has said that event time goes on by the clock.
-    has_told_by_clock: bool,
 }
 
 impl Publisher {
@@ -197,7 +195,7 @@ impl Publisher {
             }
         };
         let handles = metrics.iter().map(handle).collect();
-        Self { handles, dead_letters_logged: 0, has_told_by_clock: false }
+        Self { handles, dead_letters_logged: 0 }
     }
 
     /// Publishes the numbers of `shard`, and logs the latest dead letter if nobody reads them.
@@ -210,18 +208,6 @@ impl Publisher {
                 }
                 Handle::Gauge(gauge) => gauge.set(metric.value() as f64),
             }
-        }
-        let by_clock =
-            |metric: &&Metric| metric.name == "numWatermarksByClock" && metric.value() > 0;
-        if !self.has_told_by_clock
-            && let Some(metric) = shard.metrics().iter().find(by_clock)
-        {
-            self.has_told_by_clock = true;
-            tracing::info!(
-                "{} is silent: its windows close by the clock, and what comes for them later is late (close_after; \
-                 numWatermarksByClock counts it; said once)",
-                metric.operator
-            );
         }
         if let Some(letter) = shard.take_latest_dead_letter() {
             let dead = shard.metrics().iter().filter(|metric| metric.name == "numDeadLetters");

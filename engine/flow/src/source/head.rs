@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, WatermarkGauge};
 use crate::dead_letters::DeadLetterOutput;
 use crate::flow::Flow;
+use crate::notices::SourceNotices;
 use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
@@ -34,6 +35,9 @@ pub struct SourceHead<S, E, G> {
     pub(super) merge: Merge,
     dead_letters: DeadLetterOutput,
     records_out: Counter,
+    /// Records that were ahead of this machine's clock, and what there is to tell of them.
+    ahead: Counter,
+    notices: Rc<SourceNotices>,
     watermark: WatermarkGauge,
     checkpoints: Rc<Checkpoints>,
     /// It was asked to end.
@@ -68,6 +72,8 @@ impl<S, E, G> SourceHead<S, E, G> {
             merge: Merge::new(0),
             dead_letters: flow.dead_letters_from(node, producers),
             records_out: flow.counter("numRecordsOut", node),
+            ahead: flow.counter("numRecordsAheadOfClock", node),
+            notices: flow.notices().source(),
             watermark: flow.watermark("currentOutputWatermark", node),
             checkpoints: Rc::clone(flow.checkpoints()),
             stopping: false,
@@ -202,13 +208,14 @@ where
             if partition.ended {
                 continue;
             }
-            let (merge, letters) = (&mut self.merge, &self.dead_letters);
+            let merge = &mut self.merge;
+            let notes = (&self.dead_letters, &*self.notices, &self.ahead);
             let polled = partition.poll(
                 cx.now,
                 records_max,
                 &self.watermarks,
                 merge,
-                letters,
+                notes,
                 holds_end,
                 &mut out,
             )?;
@@ -222,6 +229,9 @@ where
         if let Some(quiet) = self.quiet.as_mut().filter(|_| !busy) {
             let (partitions, merge) = (&mut self.partitions, &mut self.merge);
             let (moved, at) = quiet.go_on(cx.now, partitions, merge, &mut out);
+            if moved {
+                self.notices.moves(None, merge.watermark());
+            }
             busy |= moved;
             wake_at = [wake_at, at].into_iter().flatten().min();
         }

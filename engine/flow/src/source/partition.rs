@@ -12,7 +12,9 @@ use thalweg_kernel::{
 use super::emitting::Emitting;
 use super::stored::{self, Found, StoredPartition};
 use crate::checkpoint::Checkpoints;
+use crate::counters::Counter;
 use crate::dead_letters::DeadLetterOutput;
+use crate::notices::SourceNotices;
 use crate::pipeline::Now;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
@@ -149,7 +151,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         records_max: usize,
         watermarks: &Watermarks<E, G>,
         merge: &mut Merge,
-        dead_letters: &DeadLetterOutput,
+        (dead_letters, notices, ahead): (&DeadLetterOutput, &SourceNotices, &Counter),
         holds_end: bool,
         out: &mut C,
     ) -> Result<Polled, ConnectorError> {
@@ -165,6 +167,9 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             watermarks,
             now: wall,
             latest_believed,
+            holds_at: if watermarks.held_to_clock { wall } else { Timestamp::MAX },
+            notices,
+            ahead,
             dead_letters,
             partition: &self.id,
             out,

@@ -7,7 +7,8 @@
 //! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late. A
 //! record further ahead of this machine's clock than the guard allows never moves a watermark. It
 //! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by that
-//! much. Set the guard to what your devices' clocks can be trusted with. (While this machine's own
+//! much, unless time is [held to the clock](Watermarks::held_to_clock). Set the guard to what your devices' clocks can be
+//! trusted with. (While this machine's own
 //! clock is behind, as before its first time synchronisation, the guard refuses everything.)
 //!
 //! Silence is measured in steady time: a jump of this machine's clock makes no partition idle.
@@ -15,7 +16,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use thalweg_kernel::{ConnectorError, Timestamp, time::millis};
+use thalweg_kernel::{ConnectorError, Str, Timestamp, time::millis};
 
 use super::generator::{BoundedDisorder, Periodic, Punctuated};
 
@@ -28,8 +29,16 @@ pub trait EventTime<T>: 'static {
     /// guard looks at those only.
     const FROM_RECORD: bool = true;
 
+    /// Whether it tells who sent a record.
+    const NAMES: bool = false;
+
     /// The event time of `value`, which was received at `received`.
     fn of(&self, value: &T, received: Timestamp) -> Timestamp;
+
+    /// Who sent `value`, for the log.
+    fn name(&self, _value: &T) -> Option<Str> {
+        None
+    }
 }
 
 /// Event time is when the record was received: ingestion time.
@@ -56,6 +65,25 @@ impl<T, R: Into<Timestamp> + 'static, F: Fn(&T) -> R + 'static> EventTime<T> for
     }
 }
 
+/// Event times that know who sent each record.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<E, N>(E, N);
+
+impl<T, E: EventTime<T>, N: Fn(&T) -> Str + 'static> EventTime<T> for Named<E, N> {
+    const FROM_RECORD: bool = E::FROM_RECORD;
+    const NAMES: bool = true;
+
+    #[inline(always)]
+    fn of(&self, value: &T, received: Timestamp) -> Timestamp {
+        self.0.of(value, received)
+    }
+
+    #[inline]
+    fn name(&self, value: &T) -> Option<Str> {
+        Some((self.1)(value))
+    }
+}
+
 /// A watermark strategy. Without [`timestamps`](Self::timestamps), event time is the time of
 /// arrival.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +94,7 @@ pub struct Watermarks<E = Received, G = BoundedDisorder> {
     pub(crate) idle_after: Option<Duration>,
     pub(crate) close_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
+    pub(crate) held_to_clock: bool,
 }
 
 impl Watermarks {
@@ -94,6 +123,7 @@ impl Watermarks {
             idle_after: None,
             close_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
+            held_to_clock: false,
         }
     }
 }
@@ -110,6 +140,7 @@ impl<G> Watermarks<Received, G> {
             idle_after: self.idle_after,
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
         }
     }
 }
@@ -137,6 +168,7 @@ impl<E, G> Watermarks<E, G> {
             idle_after: self.idle_after,
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
         }
     }
 
@@ -164,6 +196,28 @@ impl<E, G> Watermarks<E, G> {
     #[must_use]
     pub fn close_after(mut self, silence: Duration) -> Self {
         self.close_after = Some(silence);
+        self
+    }
+
+    /// Says who sent a record, such as the key of its device. So the log names whose clock is ahead of this machine's, and who
+    /// moved time where others are late. It costs a name for each record that moves time.
+    pub fn named_by<T, N: Fn(&T) -> Str>(self, name: N) -> Watermarks<Named<E, N>, G> {
+        Watermarks {
+            event_time: Named(self.event_time, name),
+            generator: self.generator,
+            idle_after: self.idle_after,
+            close_after: self.close_after,
+            clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
+        }
+    }
+
+    /// A record that is ahead of this machine's clock moves time to that clock, and no further. So a device whose clock is fast
+    /// makes nobody late, and windows wait for the clock. The record itself keeps its time. Where this machine's clock is behind,
+    /// windows close later by as much.
+    #[must_use]
+    pub fn held_to_clock(mut self) -> Self {
+        self.held_to_clock = true;
         self
     }
 
