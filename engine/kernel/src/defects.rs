@@ -205,6 +205,8 @@ defects! {
     RuntimeTrimsToNewest,
     /// An epoch begins after the one that a suspended job ends with.
     RuntimeBeginsAfterLast,
+    /// Ends the shards of a suspended job before their sinks show the last results.
+    RuntimeEndsUnsettled,
     /// A job that has failed, and is asked to drain before its shards have ended, drains instead of ending.
     RuntimeLowersPhase,
     /// A job that fails goes on from the epoch that its process began with.
