@@ -188,6 +188,35 @@ fn what_the_clock_has_closed_is_closed_after_a_restart() {
     assert_eq!((metric(&shards, LATE), out.take().len()), (1, 0));
 }
 
+/// Goal: windows by the time of arrival close as soon as they are over by the clock, and nothing of them is late.
+#[test]
+fn windows_of_arrival_close_by_the_clock() {
+    let (out, feed) = (Counted::new(), Feed::default());
+    let (source, sink) = (feed.clone(), out.clone());
+    let job = move |flow: &Flow| {
+        let watermarks = Watermarks::monotonous().close_after(Duration::ZERO);
+        let keyed = flow.source(source.clone(), watermarks).key_by(|record: &Rec| record.0);
+        keyed.window(Tumbling::of(ms(10 * SECOND))).aggregate(Count).sink(sink.sink());
+    };
+    for shards in [1, 2] {
+        let mut machine = Machine::new(shards, TELLS_LITTLE, &job);
+        machine.now = 1_000;
+        for n in 0..9 {
+            // What the record says of its time is nobody's concern.
+            machine.feed(0, &feed, (1, -(n as i64), n));
+            assert_eq!(out.take(), [], "{}", machine.now);
+            machine.wait(1_000);
+        }
+        let rows: Vec<_> = out.take().into_iter().map(|row| row.value).collect();
+        assert_eq!((machine.now, rows), (10_000, vec![9]), "{shards} shards");
+        machine.feed(0, &feed, (1, 0, 9));
+        let rows = rows_by_clock(&mut machine, &out);
+        assert_eq!(rows, [(20_000, 10_000, 1, 1)], "{shards} shards");
+        assert_eq!(metric(&machine.shards, LATE), 0);
+        assert_eq!(machine.last, vec![Step::Idle(None); shards]);
+    }
+}
+
 /// Passes everything on, and says of nothing that it can do without.
 struct Notes;
 

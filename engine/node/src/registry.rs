@@ -233,6 +233,7 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
             .close_after(window.close_after)
             .clock_guard(window.clock_guard)
             .held_to_clock()
+            .wait_for_clock(window.clock_wait)
             .named_by(|reading: &Reading| reading.key.clone());
         flow.source_as("source", self.clone(), watermarks).boxed()
     }

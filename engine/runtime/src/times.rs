@@ -15,6 +15,8 @@ use thalweg_flow::{AheadRecord, LateRecord, Shard, TimeMover};
 use thalweg_kernel::Str;
 use thalweg_kernel::options::units::show_duration;
 
+use crate::clock::wall_clock;
+
 /// From one line of a kind to the next.
 const EVERY: Duration = Duration::from_secs(60);
 /// At most this many senders are named whose clocks are ahead.
@@ -72,6 +74,8 @@ pub(crate) struct Times {
     named: BTreeSet<Str>,
     records: Told,
     has_told_by_clock: bool,
+    /// By shard: sources wait for this machine's clock.
+    waits_for_clock: BTreeSet<usize>,
 }
 
 impl Times {
@@ -100,9 +104,28 @@ impl Times {
                  (close_after; numWatermarksByClock counts it; said once)"
             );
         }
+        self.tell_clock(number, sum("waitsForClock") > 0);
         self.tell_ahead(is_last);
         self.tell_late(is_last);
         [self.late.waits(), self.ahead.waits()].into_iter().flatten().min()
+    }
+
+    fn tell_clock(&mut self, shard: usize, waits: bool) {
+        let before = !self.waits_for_clock.is_empty();
+        if waits {
+            self.waits_for_clock.insert(shard);
+        } else {
+            self.waits_for_clock.remove(&shard);
+        }
+        let now = wall_clock().iso();
+        match (before, !self.waits_for_clock.is_empty()) {
+            (false, true) => tracing::warn!(
+                "this machine's clock says {now}, which cannot be: records wait until it is set, in the journal where there is \
+                 one (clock_wait says how long at most)"
+            ),
+            (true, false) => tracing::info!("this machine's clock says {now}: records are taken"),
+            _ => {}
+        }
     }
 
     fn tell_ahead(&mut self, is_last: bool) {

@@ -7,6 +7,7 @@ use thalweg_kernel::{
     Collector, ConnectorError, Discovery, Epoch, Mark, PartitionId, Source, StateId, Timestamp,
 };
 
+use super::clock_wait::ClockWait;
 use super::discovery::{Discovering, Opening};
 use super::partition::Partition;
 use super::quiet::Quiet;
@@ -32,6 +33,7 @@ pub struct SourceHead<S, E, G> {
     watermarks: Watermarks<E, G>,
     /// What lets event time go on by the clock, if anything does.
     quiet: Option<Quiet>,
+    clock_wait: Option<ClockWait>,
     pub(super) merge: Merge,
     dead_letters: DeadLetterOutput,
     records_out: Counter,
@@ -65,6 +67,9 @@ impl<S, E, G> SourceHead<S, E, G> {
         let advances = || flow.counter("numWatermarksByClock", node);
         Self {
             quiet: watermarks.close_after.map(|after| Quiet::new(after, advances())),
+            clock_wait: watermarks
+                .clock_wait
+                .map(|longest| ClockWait::new(longest, flow.gauge("waitsForClock", node))),
             partitions: Vec::new(),
             open: 0,
             discovering: None,
@@ -98,6 +103,9 @@ impl<S, E, G> SourceHead<S, E, G> {
         let merged = self.merge.watermark();
         let partition = Partition::new(id, input, source, found, &self.watermarks, merged)?;
         self.resumed.push((input, partition.watermark()));
+        if let Some(wait) = &mut self.clock_wait {
+            wait.has_believed(partition.latest(), self.watermarks.clock_guard_ms);
+        }
         self.partitions.push(partition);
         self.open += 1;
         Ok(())
@@ -198,6 +206,10 @@ where
         mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let (mut busy, mut wake_at) = (false, None);
+        let wait = self.clock_wait.as_mut().filter(|_| !self.stopping);
+        if let Some(until) = wait.and_then(|wait| wait.until(cx.now)) {
+            return Ok(Progress::Idle(Some(until)));
+        }
         self.resume(&mut out);
         if self.discovering.is_some() {
             (busy, wake_at) = self.discover(cx.now, &mut out)?;
@@ -226,7 +238,9 @@ where
             wake_at = [wake_at, polled.wake_at].into_iter().flatten().min();
             self.open -= usize::from(partition.ended);
         }
-        if let Some(quiet) = self.quiet.as_mut().filter(|_| !busy) {
+        if busy {
+            self.quiet.iter_mut().for_each(Quiet::speaks);
+        } else if let Some(quiet) = &mut self.quiet {
             let (partitions, merge) = (&mut self.partitions, &mut self.merge);
             let (moved, at) = quiet.go_on(cx.now, partitions, merge, &mut out);
             if moved {

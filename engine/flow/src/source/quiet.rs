@@ -83,6 +83,11 @@ impl Quiet {
         self.due = Some(due);
     }
 
+    /// A partition has brought something in this step: what was due before is not what is due now.
+    pub(super) fn speaks(&mut self) {
+        self.due = None;
+    }
+
     /// No partition has brought anything in this step: lets event time go on as far as it may. Whether it has, and
     /// when it may go on further.
     pub(super) fn go_on<S, G, T>(

@@ -8,8 +8,9 @@
 //! record further ahead of this machine's clock than the guard allows never moves a watermark. It
 //! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by that
 //! much, unless time is [held to the clock](Watermarks::held_to_clock). Set the guard to what your devices' clocks can be
-//! trusted with. (While this machine's own
-//! clock is behind, as before its first time synchronisation, the guard refuses everything.)
+//! trusted with. While this machine's own
+//! clock is behind, as before its first time synchronisation, the guard refuses everything. A strategy may
+//! [wait](Watermarks::wait_for_clock) for that.
 //!
 //! Silence is measured in steady time: a jump of this machine's clock makes no partition idle.
 
@@ -95,6 +96,7 @@ pub struct Watermarks<E = Received, G = BoundedDisorder> {
     pub(crate) close_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
     pub(crate) held_to_clock: bool,
+    pub(crate) clock_wait: Option<Duration>,
 }
 
 impl Watermarks {
@@ -124,6 +126,7 @@ impl Watermarks {
             close_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
             held_to_clock: false,
+            clock_wait: None,
         }
     }
 }
@@ -141,6 +144,7 @@ impl<G> Watermarks<Received, G> {
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
             held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
         }
     }
 }
@@ -169,6 +173,7 @@ impl<E, G> Watermarks<E, G> {
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
             held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
         }
     }
 
@@ -192,7 +197,8 @@ impl<E, G> Watermarks<E, G> {
     /// comes for a window that has closed is late. So `silence` should be longer than the pauses of a source whose clock
     /// is behind. Which records are late then depends on the clock of this machine: a replay may decide otherwise.
     ///
-    /// With a duration of zero, windows close as soon as they are over by the clock.
+    /// With a duration of zero, windows close as soon as they are over by the clock. Together with event times of
+    /// [arrival](Received), these are windows by arrival, or by processing time.
     #[must_use]
     pub fn close_after(mut self, silence: Duration) -> Self {
         self.close_after = Some(silence);
@@ -209,6 +215,7 @@ impl<E, G> Watermarks<E, G> {
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
             held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
         }
     }
 
@@ -218,6 +225,16 @@ impl<E, G> Watermarks<E, G> {
     #[must_use]
     pub fn held_to_clock(mut self) -> Self {
         self.held_to_clock = true;
+        self
+    }
+
+    /// Waits with the first records while this machine's clock cannot be right, for this long at most. Records stay where they come
+    /// from, or in the journal. The clock cannot be right while it shows a time before 2026, or one that lies before records
+    /// which an earlier run has taken (by more than the clock guard). A gateway without a battery-backed clock boots so, and the
+    /// guard would refuse every record until the clock is set.
+    #[must_use]
+    pub fn wait_for_clock(mut self, longest: Duration) -> Self {
+        self.clock_wait = Some(longest);
         self
     }
 

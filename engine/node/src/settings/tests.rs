@@ -71,7 +71,7 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         ),
         (
             GOOD.replace("size", "sise"),
-            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, close_after, clock_guard, at_end; did you mean size?",
+            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, close_after, clock_guard, clock_wait, at_end; did you mean size?",
         ),
         (
             GOOD.replace("mqtt://", "http://"),

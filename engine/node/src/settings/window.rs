@@ -34,6 +34,8 @@ options! {
         pub(crate) close_after: Duration = Duration::from_secs(5),
         /// A reading further ahead of this machine's clock becomes a dead letter.
         pub(crate) clock_guard: Duration = Duration::from_secs(5 * 60),
+        /// While this machine's clock shows a time that has passed for certain, readings wait, for this long at most.
+        pub(crate) clock_wait: Duration = Duration::from_secs(10 * 60),
         /// What becomes of open windows when the input has ended. `finish`: they give their rows. `suspend`: they give none,
         /// and stay open in the state; the next start goes on with them. With `finish`, a state and a sink that replaces rows,
         /// they give their rows and stay open, too, so that a later row knows more. With other sinks they are forgotten.
