@@ -112,6 +112,12 @@ defects! {
     FlowFiredWindowStays,
     /// An operator's watermark begins anew after a restart.
     FlowForgetsWatermark,
+    /// Does not keep how far event time has gone on by the clock while a source was silent.
+    FlowForgetsTimeByClock,
+    /// Windows that are to stay open are taken out of the state by the end of the stream.
+    FlowEndTakesWindows,
+    /// After the end of a stream, a window that the end has closed opens again.
+    FlowEndForgetsWindows,
     /// The clock of a source's partition begins anew after a restart.
     FlowForgetsSourceClock,
     /// What a watermark generator keeps is not restored.

@@ -48,6 +48,11 @@ registry! {
     "blackhole" if "blackhole" => thalweg_blackhole::BlackholeConnector: sink;
 }
 
+/// Whether a row in the sink of this name takes the place of an earlier one with its key.
+pub(crate) fn replaces_rows(sink: &str) -> bool {
+    matches!(sink, "sqlite" | "postgres")
+}
+
 /// A connector as this build has it.
 pub(crate) struct Entry {
     /// Its name in a configuration.
@@ -225,7 +230,11 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
         let watermarks = Watermarks::bounded_out_of_orderness(window.out_of_orderness)
             .timestamps(|reading: &Reading| reading.time)
             .idle_after(window.idle_after)
-            .clock_guard(window.clock_guard);
+            .close_after(window.close_after)
+            .clock_guard(window.clock_guard)
+            .held_to_clock()
+            .wait_for_clock(window.clock_wait)
+            .named_by(|reading: &Reading| reading.key.clone());
         flow.source_as("source", self.clone(), watermarks).boxed()
     }
 }

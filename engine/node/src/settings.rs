@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thalweg_flow::Tuning;
+use thalweg_flow::{AtEnd, Tuning};
 use thalweg_kernel::connector::{Access, UsedPath};
 use thalweg_kernel::options::{Options, Raw, Table};
 use thalweg_kernel::{ConfigError, Epoch, options};
@@ -45,6 +45,10 @@ pub(crate) struct Settings {
     pub(crate) input: Input,
     pub(crate) deduplicate: Option<Deduplicate>,
     pub(crate) window: Window,
+    /// What becomes of open windows when the input has ended.
+    pub(crate) at_end: AtEnd,
+    /// A start in the middle of a window gives its row anew, without what came before.
+    pub(crate) forgets_windows: bool,
     pub(crate) output: Output,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) metrics: Metrics,
@@ -278,12 +282,21 @@ impl Settings {
         let sinks = or_empty(section("sink")?, "sink");
         let (connector, options) = registry::chosen(SideName::Sink, &sinks, &[])?;
         let output = connector.output(options)?;
+        let replaces = registry::replaces_rows(connector.name);
+        let written = or_empty(section("window")?, "window");
+        let window = Window::read(&written)?;
+        Window::check(&written).map_err(|error| written.blame(error))?;
+        let at_end = window.at_end(section("state")?.is_some(), replaces);
+        let at_end = at_end.map_err(|error| written.blame(error))?;
+        let forgets_windows = replaces && section("state")?.is_none() && input.paths.is_empty();
         let settings = Self {
             name: Job::fill(&table)?.name,
             engine: Engine::read(&or_empty(section("engine")?, "engine"))?,
             input,
             deduplicate,
-            window: Window::read(&or_empty(section("window")?, "window"))?,
+            window,
+            at_end,
+            forgets_windows,
             output,
             dead_letters: DeadLetters::read(&or_empty(section("dead_letters")?, "dead_letters"))?,
             metrics: Metrics::read(&or_empty(section("metrics")?, "metrics"))?,

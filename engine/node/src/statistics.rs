@@ -7,7 +7,7 @@ pub(crate) mod row;
 use std::sync::Arc;
 
 use thalweg_file::FileSink;
-use thalweg_flow::{BoxedStream, Stats, Tumbling};
+use thalweg_flow::{AtEnd, BoxedStream, Stats, Tumbling};
 use thalweg_format::JsonLines;
 use thalweg_runtime::Job;
 
@@ -22,8 +22,15 @@ use crate::status::Reporter;
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.runtime()?;
     let state = settings.state.as_ref().map(|state| state.dir.clone());
+    let at_end = settings.at_end;
     let keeps_dead_letters = settings.dead_letters.path.is_some();
     let log_every = settings.metrics.log_every;
+    if settings.forgets_windows {
+        tracing::warn!(
+            "without [state] windows begin anew at each start: after a restart in the middle of a window, its row in the sink is \
+             replaced by one of what has come since"
+        );
+    }
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
     let reporter = Reporter::start(&running, log_every);
@@ -47,13 +54,20 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         repeated = metrics.total("numRepetitionsDropped"),
         "job ended"
     );
+    if at_end == AtEnd::Suspend {
+        tracing::info!(
+            "windows that are not over have given no row: they stay open in the state, and the next start goes on with them \
+             ([window] at_end = \"finish\" writes them)"
+        );
+    }
     Ok(())
 }
 
 /// The job that `settings` describe.
 pub(crate) fn job(settings: Settings) -> Job {
-    let Settings { name, input, window, deduplicate, output, dead_letters, .. } = settings;
+    let Settings { name, input, window, at_end, deduplicate, output, dead_letters, .. } = settings;
     Job::new(&name, move |flow| {
+        flow.at_end(at_end);
         // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
         let readings = input.begin(flow, &window).name("readings");
         output.end(averages(readings, &window, deduplicate.as_ref()));

@@ -259,6 +259,7 @@ impl Stepped {
         let turn = self.step(woken, due_at, has_come);
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
             self.publish(self.now());
+            self.seat.control.tell_times(&self.shard, self.seat.shard, true);
         }
         turn
     }
@@ -352,6 +353,10 @@ impl Stepped {
             self.tell_over();
         }
         self.publisher.publish(&self.shard);
+        if let Some(pause) = self.seat.control.tell_times(&self.shard, self.seat.shard, false) {
+            let at = now.steady.saturating_add(pause);
+            self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
+        }
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
         if self.seat.shard == 0 {
             self.seat.control.publish();

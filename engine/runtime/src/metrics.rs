@@ -194,7 +194,8 @@ impl Publisher {
                 MetricKind::Gauge => Handle::Gauge(gauge!(name, labels)),
             }
         };
-        Self { handles: metrics.iter().map(handle).collect(), dead_letters_logged: 0 }
+        let handles = metrics.iter().map(handle).collect();
+        Self { handles, dead_letters_logged: 0 }
     }
 
     /// Publishes the numbers of `shard`, and logs the latest dead letter if nobody reads them.

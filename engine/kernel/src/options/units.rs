@@ -77,6 +77,12 @@ pub fn duration(text: &str) -> Option<Duration> {
     sum
 }
 
+/// Whether a duration is written with weeks, months or years, which calendars know by other lengths or beginnings.
+pub fn is_of_a_calendar(text: &str) -> bool {
+    let mut letters = text.split(|c: char| !c.is_alphabetic()).filter(|name| !name.is_empty());
+    letters.any(|name| TIMES[..3].iter().any(|(names, _)| names.contains(&name)))
+}
+
 /// Writes a duration so that [`duration`] reads it back.
 pub fn show_duration(duration: Duration) -> String {
     let mut nanos = duration.as_nanos();
@@ -143,6 +149,20 @@ mod tests {
             ("18446744073709551615y", None),
         ] {
             assert_eq!(duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn weeks_and_months_are_of_a_calendar() {
+        for (text, expected) in [
+            ("1w", true),
+            ("2 d 1month", true),
+            ("1y", true),
+            ("1M", true),
+            ("1m", false),
+            ("7d", false),
+        ] {
+            assert_eq!(is_of_a_calendar(text), expected, "{text}");
         }
     }
 

@@ -46,6 +46,20 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
         (GOOD.replace("10s", "0s"), r#"window.size = "0s" is not allowed; allowed: 1ms to 366d"#),
         (
+            GOOD.replace("10s", "1w"),
+            r#"job.toml:6: window.size = "1w" is not allowed; allowed: days or less"#,
+        ),
+        (GOOD.replace("10s", "1month"), "1970-01-01, a Thursday"),
+        (
+            GOOD.replace("\"10s\"", "5"),
+            r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d, a duration with a unit: "5s" or "5ms""#,
+        ),
+        (GOOD.replace("10s", "1.5s"), r#"a duration in whole numbers with units: "1s 500ms""#),
+        (
+            GOOD.replace("size =", "at_end = 'suspend'\nsize ="),
+            r#"window.at_end = "suspend" is not allowed; allowed: finish; without [state]"#,
+        ),
+        (
             GOOD.replace("10s", "400days"),
             r#"window.size = "400days" is not allowed; allowed: 1ms to 366d"#,
         ),
@@ -57,7 +71,7 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         ),
         (
             GOOD.replace("size", "sise"),
-            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, clock_guard; did you mean size?",
+            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, close_after, clock_guard, clock_wait, at_end; did you mean size?",
         ),
         (
             GOOD.replace("mqtt://", "http://"),
