@@ -190,6 +190,8 @@ defects! {
     FlowTickMovesNothing,
     /// Nothing that a sink has to note is worth an epoch.
     FlowIgnoresNewsOfSinks,
+    /// Forgets the numbers of a publisher that counts anew.
+    FlowForgetsNumbers,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,
