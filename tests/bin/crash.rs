@@ -1,5 +1,6 @@
-//! The crash proof kills a real process again and again under QoS 1 load through a real broker. In the end it
-//! holds what its sinks have against a ledger of what the broker had acknowledged.
+//! The crash proof kills a real process again and again under load through a real broker. In the end it
+//! holds what its sinks have against a ledger of what the broker had acknowledged. Repetitions are told by the publishers' numbers,
+//! or by the source alone, at QoS 1 or 2 (`--once`).
 //!
 //! ```text
 //!  fleet (QoS 1, numbered) ──> mosquitto ──> the job, a child process ──> readings, sums per second, a changelog
@@ -92,6 +93,7 @@ const SKIPPED: u8 = 77;
   crash --kills 300                        SQLite, 300 kills, a minute or two
   crash --kills 2000 --sink files --seed 7
   crash --kills 300 --sink mqtt            through the outbox, over connections that break
+  crash --kills 300 --once qos2            without numbers of the publishers
   crash --kills 20 --rate 500 --keep       a small run whose directory is kept"
 )]
 struct Options {
@@ -110,6 +112,9 @@ struct Options {
     /// Messages a second, all devices together.
     #[arg(long, default_value_t = 2_000)]
     rate: u64,
+    /// What tells repetitions from news. Without numbers publishers lose no connections: what they sent again would be another message.
+    #[arg(long, value_enum, default_value_t = Once::Numbers)]
+    once: Once,
     /// When the job's source acknowledges: with `none` the proof must fail.
     #[arg(long, default_value = "journal", value_name = "MODE")]
     durability: Mode,
@@ -131,6 +136,27 @@ struct Options {
     checkpoint_ms: u64,
 }
 
+/// What tells repetitions from news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Once {
+    /// The publishers' numbers, in the job; QoS 1.
+    Numbers,
+    /// The source alone, at QoS 1: readings carry their time.
+    Qos1,
+    /// The source alone, at QoS 2.
+    Qos2,
+}
+
+impl Once {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Numbers => "numbers",
+            Self::Qos1 => "qos1",
+            Self::Qos2 => "qos2",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Broker {
     /// A private one on 127.0.0.1.
@@ -150,9 +176,10 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     if let Some(dir) = options.life.clone() {
-        let Options { port, uplink, sink, shards, driver, checkpoint_ms, durability, .. } =
-            *options;
-        let life = job::Life { dir, port, uplink, sink, durability, shards, driver, checkpoint_ms };
+        let Options { port, uplink, sink, once, durability, .. } = *options;
+        let Options { shards, driver, checkpoint_ms, .. } = *options;
+        let life =
+            job::Life { dir, port, uplink, sink, once, durability, shards, driver, checkpoint_ms };
         job::live(&life)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -192,10 +219,11 @@ fn prove(options: &Options, port: u16, dir: PathBuf) -> Result<bool> {
         _ => None,
     };
     let ports = (port, away.as_ref().map_or(0, |away| away.uplink.port()));
-    let mut lives = Lives::new(dir.clone(), ports, sink, options.durability, options.seed);
+    let mut lives =
+        Lives::new(dir.clone(), ports, sink, (options.once, options.durability), options.seed);
     lives.begin()?;
     lives.wait_for_subscription()?;
-    let fleet = Fleet::start(port, options.rate, options.seed)?;
+    let fleet = Fleet::start(port, options.rate, options.once, options.seed)?;
     while lives.figures.kills < options.kills {
         lives.kill()?;
         lives.begin()?;
@@ -216,7 +244,8 @@ fn prove(options: &Options, port: u16, dir: PathBuf) -> Result<bool> {
 
     let took = begun.elapsed().as_secs_f64();
     let (acknowledged, published) = (ledger.acknowledged(), ledger.len());
-    println!("sink {}, seed {}, {took:.1} s", sink.name(), options.seed);
+    let once = options.once.name();
+    println!("sink {}, once by {once}, seed {}, {took:.1} s", sink.name(), options.seed);
     println!(
         "messages {published}, acknowledged {acknowledged}, connections of publishers cut {cuts}, sums {}",
         results.sums.len()

@@ -1,9 +1,12 @@
-//! The fleet: devices that number their messages, published at QoS 1 over MQTT 3.1.1 on plain sockets. So it is
+//! The fleet: devices that number their messages, published at QoS 1 or 2 over MQTT 3.1.1 on plain sockets. So it is
 //! known of each message whether the broker has promised to deliver it.
 //!
 //! Publishers misbehave as real ones do. A connection is cut before its acknowledgements are read. Then what was
 //! not acknowledged is sent again, in order, or now and then given up for good. So a broker has some messages
 //! twice, and some of which nobody knows.
+//!
+//! Where the source alone is to tell repetitions, no publisher sends anything twice, and connections stay. At QoS 2 a message counts as
+//! acknowledged when its exchange is over.
 //!
 //! A publisher comes back under its name. Its CONNACK tells that the broker has done with the old connection, so
 //! that nothing of it arrives later. With [`BEHIND_MAX`] this bounds how far messages can be out of order, however
@@ -19,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use thalweg_testing::Random;
 
+use crate::Once;
 use crate::ledger::{BEHIND_MAX, DEVICES, Ledger, topic};
 
 /// Publishers, each with its own devices.
@@ -40,6 +44,7 @@ struct Shared {
     port: u16,
     /// Messages a second, all publishers together.
     rate: u64,
+    once: Once,
     stop: AtomicBool,
     cuts: AtomicU64,
     turns: Mutex<Turns>,
@@ -53,11 +58,12 @@ struct Turns {
 
 impl Fleet {
     /// Begins to publish.
-    pub(crate) fn start(port: u16, rate: u64, seed: u64) -> Result<Self> {
+    pub(crate) fn start(port: u16, rate: u64, once: Once, seed: u64) -> Result<Self> {
         let turns = Turns { ledger: Ledger::default(), oldest: [u64::MAX; PUBLISHERS] };
         let shared = Arc::new(Shared {
             port,
             rate: rate.max(1),
+            once,
             stop: AtomicBool::new(false),
             cuts: AtomicU64::new(0),
             turns: Mutex::new(turns),
@@ -120,7 +126,7 @@ impl Publisher {
                 continue;
             };
             sent += count;
-            self.deliver(&batch, true)?;
+            self.deliver(&batch, self.shared.once == Once::Numbers)?;
             self.shared.turns().oldest[self.me] = u64::MAX;
         }
         Ok(())
@@ -170,7 +176,8 @@ impl Publisher {
             let turns = self.shared.turns();
             for &(id, number) in open.iter() {
                 let message = &turns.ledger.messages()[number as usize];
-                publish(&topic(message.device), &message.payload(), id, again, &mut packets);
+                let first = self.first_byte(again);
+                publish(&topic(message.device), &message.payload(), id, first, &mut packets);
             }
         }
         let Some(stream) = &mut self.stream else {
@@ -185,20 +192,32 @@ impl Publisher {
         }
         stream.write_all(&packets)?;
         let answers = if cut { self.chance.below(open.len()) } else { open.len() };
-        for _ in 0..answers {
+        let until = open.len() - answers;
+        while open.len() > until {
             let mut answer = [0; 4];
             stream.read_exact(&mut answer)?;
+            let [kind, length, high, low] = answer;
+            if [kind, length] == [0x50, 2] {
+                stream.write_all(&[0x62, 2, high, low])?;
+                continue;
+            }
             let id = u16::from_be_bytes([answer[2], answer[3]]);
             let Some(at) = open.iter().position(|&(known, _)| known == id) else {
                 return Err(io::Error::other(format!("not a PUBACK of ours: {answer:02x?}")));
             };
-            if answer[..2] != [0x40, 2] {
-                return Err(io::Error::other(format!("not a PUBACK: {answer:02x?}")));
+            if ![[0x40, 2], [0x70, 2]].contains(&[kind, length]) {
+                return Err(io::Error::other(format!("not a PUBACK or PUBCOMP: {answer:02x?}")));
             }
             let (_, number) = open.remove(at);
             self.shared.turns().ledger.acknowledge(number);
         }
         if cut { Err(broken()) } else { Ok(()) }
+    }
+
+    /// Of a PUBLISH.
+    fn first_byte(&self, again: bool) -> u8 {
+        let qos = if self.shared.once == Once::Qos2 { 0x34 } else { 0x32 };
+        if again { qos | 8 } else { qos }
     }
 
     fn connect(&mut self) -> Result<()> {
@@ -238,10 +257,10 @@ fn connect(port: u16, name: &str) -> io::Result<TcpStream> {
     }
 }
 
-/// Appends a PUBLISH of QoS 1.
-fn publish(topic: &str, payload: &str, id: u16, again: bool, out: &mut Vec<u8>) {
+/// Appends a PUBLISH with an id.
+fn publish(topic: &str, payload: &str, id: u16, first: u8, out: &mut Vec<u8>) {
     let length = 2 + topic.len() + 2 + payload.len();
-    out.push(if again { 0x3a } else { 0x32 });
+    out.push(first);
     // Two bytes of length are always enough here, and one too few often.
     out.extend_from_slice(&[(length % 128) as u8 | 0x80, (length / 128) as u8]);
     out.extend_from_slice(&(topic.len() as u16).to_be_bytes());

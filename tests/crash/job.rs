@@ -1,5 +1,5 @@
-//! The job that is killed, in a process of its own. Readings come from MQTT, and duplicates are removed by the
-//! publisher's numbers. Every reading goes to a sink, sums per device and second of event time to another, and the
+//! The job that is killed, in a process of its own. Readings come from MQTT. Repetitions are removed by the
+//! publisher's numbers, or the source recognises them. Every reading goes to a sink, sums per device and second of event time to another, and the
 //! changelog of a table to a third.
 
 use std::fmt::Write;
@@ -14,11 +14,12 @@ use thalweg::runtime::{
     DriverKind, JournalConfig, RestartStrategy, StateConfig, StateDirectory, StoreOptions,
 };
 use thalweg_file::RollingFiles;
-use thalweg_mqtt::Mode;
+use thalweg_mqtt::{Mode, Qos};
 use thalweg_postgres::{PostgresConfig, PostgresSink};
 use thalweg_sqlite::{RowSink, Server, SqliteSink};
 use thalweg_store::FoldPolicy;
 
+use crate::Once as By;
 use crate::ledger::{DISORDER, WINDOW_MS};
 use crate::reading::Reading;
 use crate::sinks::{READINGS, STANDINGS, SUMS, SinkKind, out_dir, postgres_url};
@@ -36,6 +37,7 @@ pub(crate) struct Life {
     /// Where the broker for results is reached.
     pub(crate) uplink: u16,
     pub(crate) sink: SinkKind,
+    pub(crate) once: By,
     pub(crate) durability: Mode,
     pub(crate) shards: usize,
     /// On which its connections and its journal have threads, or are the shard's.
@@ -43,10 +45,10 @@ pub(crate) struct Life {
     pub(crate) checkpoint_ms: u64,
 }
 
-/// Lets each number of a device through once. The state: the highest number so far, then a bit for each of the last
+/// Lets each number of a device through once, or all of them. The state: the highest number so far, then a bit for each of the last
 /// [`REMEMBERED`] numbers. Older ones are taken for seen.
 struct Once {
-    seen: ValueState<Str, Vec<u64>>,
+    seen: Option<ValueState<Str, Vec<u64>>>,
 }
 
 impl Process<Str, Reading> for Once {
@@ -58,7 +60,8 @@ impl Process<Str, Reading> for Once {
         cx: &mut Context<'_, Str>,
         out: &mut impl Collector<Reading>,
     ) {
-        if self.seen.update(cx, |seen| is_new(seen, reading.sequence)) {
+        let Self { seen } = self;
+        if seen.as_ref().is_none_or(|seen| seen.update(cx, |seen| is_new(seen, reading.sequence))) {
             out.record(cx.time(), reading);
         }
     }
@@ -127,16 +130,18 @@ fn job(life: &Life) -> Result<Job> {
     let out = out_dir(&life.dir);
     std::fs::create_dir_all(&out).context("cannot make the directory for results")?;
     let marker = subscribed_file(&life.dir);
-    let broker = MqttConfig::new("127.0.0.1").port(life.port).client_id("gateway");
+    let qos = if life.once == By::Qos2 { Qos::ExactlyOnce } else { Qos::AtLeastOnce };
+    let broker = MqttConfig::new("127.0.0.1").port(life.port).client_id("gateway").qos(qos);
     let source = MqttSource::new(broker, Json::<Reading>::new())
         .topic("fleet/{device}/reading")
         .durability(life.durability)
+        .recognise_repeats(life.once != By::Numbers)
         .on_subscribed(move || {
             if std::fs::write(&marker, "").is_err() {
                 tracing::error!("cannot write {}", marker.display());
             }
         });
-    let (kind, uplink) = (life.sink, life.uplink);
+    let (kind, uplink, numbered) = (life.sink, life.uplink, life.once == By::Numbers);
     let server = match kind {
         SinkKind::Postgres => Some(postgres_url(&life.dir)?.parse::<PostgresConfig>()?),
         SinkKind::Sqlite | SinkKind::Files | SinkKind::Mqtt => None,
@@ -146,7 +151,7 @@ fn job(life: &Life) -> Result<Job> {
         let once = flow
             .source(source.clone(), watermarks.timestamps(|r: &Reading| r.time_ms))
             .key_by(|r| r.device.clone())
-            .process(|states| Once { seen: states.value("seen") });
+            .process(move |states| Once { seen: numbered.then(|| states.value("seen")) });
         let [all, sums, standings] = once.split();
         let standings = standings
             .key_by(|r| r.device.clone())

@@ -12,6 +12,7 @@ use thalweg::runtime::DriverKind;
 use thalweg_mqtt::Mode;
 use thalweg_testing::Random;
 
+use crate::Once;
 use crate::job::{self, Life};
 use crate::moments::{Moment, Point, Watch};
 use crate::sinks::SinkKind;
@@ -25,6 +26,7 @@ pub(crate) struct Lives {
     port: u16,
     uplink: u16,
     sink: SinkKind,
+    once: Once,
     durability: Mode,
     chance: Random,
     child: Option<Child>,
@@ -48,12 +50,12 @@ impl Lives {
         dir: PathBuf,
         (port, uplink): (u16, u16),
         sink: SinkKind,
-        durability: Mode,
+        (once, durability): (Once, Mode),
         seed: u64,
     ) -> Self {
         let chance = Random::of(seed, 1);
         let figures = Figures::default();
-        Self { dir, port, uplink, sink, durability, chance, child: None, figures }
+        Self { dir, port, uplink, sink, once, durability, chance, child: None, figures }
     }
 
     /// Begins the next life.
@@ -61,9 +63,10 @@ impl Lives {
         let shards = self.chance.one_of([2, 2, 2, 1, 3]);
         let driver = self.chance.one_of([DriverKind::Threads, DriverKind::Auto]);
         let checkpoint_ms = 10 + self.chance.below(41);
-        let Self { port, uplink, sink, durability, .. } = *self;
+        let Self { port, uplink, sink, once, durability, .. } = *self;
         let dir = self.dir.clone();
-        let life = Life { dir, port, uplink, sink, durability, shards, driver, checkpoint_ms };
+        let life =
+            Life { dir, port, uplink, sink, once, durability, shards, driver, checkpoint_ms };
         *self.figures.by_shards.entry(shards).or_default() += 1;
         *self.figures.by_driver.entry(driver.to_string()).or_default() += 1;
         self.child = Some(spawn(&life)?);
@@ -168,6 +171,7 @@ fn spawn(life: &Life) -> Result<Child> {
         .arg(&life.dir)
         .args(["--port", &life.port.to_string(), "--uplink", &life.uplink.to_string()])
         .args(["--sink", life.sink.name()])
+        .args(["--once", life.once.name()])
         .args(["--durability", &life.durability.to_string()])
         .args(["--shards", &life.shards.to_string()])
         .args(["--driver", &life.driver.to_string()])

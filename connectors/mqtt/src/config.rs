@@ -47,10 +47,10 @@ choices! { Version: "5" | "5.0" => Version::V5, "3.1.1" => Version::V311 }
 pub enum Qos {
     /// 0: may be lost.
     AtMostOnce,
-    /// 1: acknowledged once handed over, repeated otherwise.
+    /// 1: acknowledged when it is safe, repeated otherwise.
     #[default]
     AtLeastOnce,
-    /// 2: as 1, and not repeated by a reconnect of this process.
+    /// 2: as 1, and a repetition is always told from news.
     ExactlyOnce,
 }
 

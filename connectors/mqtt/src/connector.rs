@@ -18,8 +18,8 @@ pub static CONNECTOR: Connector = Connector {
     about: "Messages of an MQTT broker, 3.1.1 and 5.",
     source: Some(
         Side::new::<(MqttConfig, MqttSourceOptions)>(&[
-            (Guarantee::ExactlyOnce, "with QoS 1 or 2 and a `client_id`, in a job with a state directory: from our acknowledgement on"),
-            (Guarantee::AtLeastOnce, "with QoS 1 or 2 and a `client_id`, until then; also with `durability = \"ack_on_checkpoint\"`"),
+            (Guarantee::ExactlyOnce, "with QoS 2 and a `client_id`, in a job with a state directory; with QoS 1 with the exceptions that README names"),
+            (Guarantee::AtLeastOnce, "with QoS 1 or 2 and a `client_id`, with `durability = \"ack_on_checkpoint\"`"),
             (Guarantee::AtMostOnce, "otherwise"),
         ])
         .with_metadata(&[Metadata {
@@ -53,6 +53,9 @@ options! {
         topics: Vec<String>,
         /// What is done with retained messages, the broker's snapshot that comes with subscribing.
         retained: Retained = Retained::default(),
+        /// Whether a message of QoS 1 that the broker sends again, since it had no acknowledgement, counts once. See the
+        /// guarantees in README.
+        recognise_repeats: bool = true,
     }
 }
 
@@ -91,7 +94,9 @@ impl SourceConnector for MqttConnector {
         (broker, options): Self::Options,
         decoder: D,
     ) -> Result<MqttSource<D>, ConfigError> {
-        let source = MqttSource::new(broker, decoder).retained(options.retained);
+        let source = MqttSource::new(broker, decoder)
+            .retained(options.retained)
+            .recognise_repeats(options.recognise_repeats);
         let source = options.topics.into_iter().fold(source, MqttSource::topic);
         source.check().map_err(|error| match &*error.key {
             "topic" => ConfigError { key: "topics".into(), ..error },

@@ -39,19 +39,21 @@
 //!
 //! | mode | acknowledged when | a crash of this process | a lost connection |
 //! |---|---|---|---|
-//! | `journal`, the default with a state directory | the message is durable in the journal | what was acknowledged is read again from the journal, behind the checkpoint: its effect on the state happens once. What was not is repeated by the broker | what was not acknowledged is repeated; if it was in the journal by then it is there twice |
-//! | `ack_on_checkpoint` | an epoch that covers it exists | what was not acknowledged is repeated by the broker: at least once | the broker repeats it into the running job: at least once |
-//! | `none`, the default without | the shard has emitted it | what has no checkpoint behind it is lost | at least once |
+//! | `journal`, the default with a state directory | the message is durable in the journal | what is in the journal is read again, behind the checkpoint: its effect on the state happens once. What the broker repeats of it is recognised | what was not acknowledged is repeated, and recognised |
+//! | `ack_on_checkpoint` | an epoch that covers it exists | what was not acknowledged is repeated by the broker: at least once | the repetition is recognised |
+//! | `none`, the default without | the shard has emitted it | what has no checkpoint behind it is lost | the repetition is recognised |
 //!
 //! | | source | sink |
 //! |---|---|---|
 //! | QoS 0 | at most once; from a journal, once from the moment it is durable there | done when written to the socket |
 //! | QoS 1 | as its mode says | at least once, in order but for repetitions; in a job with checkpoints through the outbox: see [`MqttSink`] |
-//! | QoS 2 | as QoS 1; a repetition after a lost connection is recognised by its packet id while the process lives and the broker keeps the session | as QoS 1 |
+//! | QoS 2 | as QoS 1; and a repetition is always told from news | as QoS 1 |
 //!
-//! Before its acknowledgement a message is delivered at least once, in every mode. Only a number given by its
-//! publisher tells a repetition from two equal readings: de-duplicate by it ([`WithProperty`]). As fields of the
-//! record properties come by [`WithMetadata`](thalweg_kernel::WithMetadata).
+//! What the broker sends again is recognised while it keeps the session, and the receiver's state is part of the journal. Module
+//! `source::known` says how, and when a repetition of QoS 1 can be mistaken; [`MqttSource::recognise_repeats`] turns that off.
+//! What its *publisher* sends twice is two messages. Only a number that the publisher gives tells these apart:
+//! de-duplicate by it ([`WithProperty`]). As fields of the record properties come by
+//! [`WithMetadata`](thalweg_kernel::WithMetadata).
 //!
 //! A source loses nothing of QoS 1 and 2 while it is away if its session is kept: give it a
 //! `client_id`. Without one the broker forgets us with each connection, and what was published or
@@ -65,7 +67,8 @@
 //! Each message received goes to the shard at once and into the journal `NAME-PARTITION`, NAME being the
 //! operator's stable name. Retained messages that are skipped do not. A snapshot of the source is its position
 //! there. The checkpoint waits until the journal is durable up to it, and trims it below the oldest epoch
-//! retained.
+//! retained. The last 32,768 records stay in any case, or 16 MiB of them, as long as the journal has room. They tell what the
+//! broker may send again.
 //!
 //! A start reads from the checkpoint's position to the end before it connects, so live messages follow without a
 //! gap or a repetition. Without a checkpoint it reads from the oldest record kept, or from where
@@ -99,6 +102,7 @@
 //! | [`STALLED_MESSAGES_MAX`] or [`STALLED_BYTES_MAX`] | messages that wait for room in the journal |
 //! | `inflight` | unacknowledged messages in either direction; over MQTT 3.1.1 the broker's window instead |
 //! | 65,535 | acknowledgements owed: the packet ids there are |
+//! | 768 KiB | what is known of packet ids |
 //! | 576 KiB and `packet_bytes_max` | what the broker has not taken of publishes and answers; beyond that it is not read, until it takes some or leaves a ping unanswered |
 //! | 1,024 | epochs whose positions a source remembers; beyond that some are rounded, to the safe side |
 //! | `packet_bytes_max` | one packet |

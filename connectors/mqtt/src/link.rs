@@ -11,7 +11,8 @@
 //!   of the old one can be mistaken for one of the new.
 //! - **What was received counts.** All that a connection delivered is returned before its end is, also if writing to it
 //!   has failed already.
-//! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it.
+//! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it. When,
+//!   its receiver says.
 
 mod connection;
 pub(crate) mod dialer;
@@ -76,6 +77,8 @@ pub(crate) struct Delivery {
     pub(crate) payload: Bytes,
     pub(crate) qos: Qos,
     pub(crate) packet_id: u16,
+    /// The broker says that it sends this again.
+    pub(crate) dup: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
 }
@@ -116,7 +119,7 @@ pub(crate) enum Sent {
 pub(crate) enum Event {
     Connected(Accepted),
     Delivery(Delivery),
-    /// QoS 2: the broker will not repeat this message any more.
+    /// QoS 2: the broker will not repeat this message any more. To be [completed](Link::complete).
     Released(u16),
     /// For each filter of our subscription, why it was refused.
     Subscribed(Vec<Option<String>>),
@@ -268,6 +271,20 @@ impl Link {
     pub(crate) fn ack(&mut self, packet_id: u16, qos: Qos) {
         if let Some(connection) = self.up() {
             connection.ack(packet_id, qos);
+        }
+    }
+
+    /// Answers a PUBREL of this connection with PUBCOMP.
+    pub(crate) fn complete(&mut self, packet_id: u16) {
+        if let Some(connection) = self.up() {
+            connection.write(Outgoing::Complete(packet_id));
+        }
+    }
+
+    /// A delivery of this connection is not acknowledged: another acknowledgement of its packet id is on its way.
+    pub(crate) fn waive(&mut self) {
+        if let Some(connection) = self.up() {
+            connection.waive();
         }
     }
 

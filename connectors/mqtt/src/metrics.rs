@@ -5,7 +5,7 @@
 //! | `thalweg_mqtt_received_total`, `_received_bytes_total` | messages taken from the broker, and their payloads' bytes |
 //! | `thalweg_mqtt_acks_total` | messages acknowledged, each when its mode allowed it |
 //! | `thalweg_mqtt_stale_acks_total` | messages that could be acknowledged only after their connection had gone: the broker repeats these |
-//! | `thalweg_mqtt_duplicates_total` | QoS 2 repetitions that were recognised |
+//! | `thalweg_mqtt_duplicates_total` | messages that the broker sent again, and that count once |
 //! | `thalweg_mqtt_retained_skipped_total` | retained messages that the source does not want |
 //! | `thalweg_mqtt_unmatched_total` | messages of a subscription that the source does not have (any more) |
 //! | `thalweg_mqtt_journal_appended_total` | messages taken into the journal |

@@ -3,12 +3,14 @@
 
 pub(crate) mod acks;
 pub(crate) mod chunk;
+pub(crate) mod known;
 pub(crate) mod mode;
 pub(crate) mod partition;
 pub(crate) mod progress;
 pub(crate) mod property;
 pub(crate) mod receive;
 pub mod record;
+mod repeats;
 mod replay;
 
 use std::fmt;
@@ -60,6 +62,7 @@ pub struct MqttSource<D> {
     decoder: D,
     topics: Vec<String>,
     retained: Retained,
+    recognise_repeats: bool,
     durability: Option<Mode>,
     start_from: Start,
     on_subscribed: Hook,
@@ -92,6 +95,7 @@ impl<D> MqttSource<D> {
             decoder,
             topics: Vec::new(),
             retained: Retained::default(),
+            recognise_repeats: true,
             durability: config_mode,
             start_from: Start::default(),
             on_subscribed: Hook::default(),
@@ -118,6 +122,15 @@ impl<D> MqttSource<D> {
     #[must_use]
     pub fn retained(mut self, retained: Retained) -> Self {
         self.retained = retained;
+        self
+    }
+
+    /// Whether a message of QoS 1 that the broker sends again counts once; it does unless this says otherwise. It is recognised by
+    /// its packet id, DUP, and equal topic and payload. So a broker that gives an id again at once may lose an equal message
+    /// of it with a lost connection. With QoS 2 a message counts once in any case.
+    #[must_use]
+    pub fn recognise_repeats(mut self, recognise: bool) -> Self {
+        self.recognise_repeats = recognise;
         self
     }
 
@@ -243,6 +256,7 @@ where
             plan,
             filters: Arc::clone(&filters),
             skip_retained: self.retained == Retained::Skip,
+            recognise_repeats: self.recognise_repeats,
             on_subscribed: self.on_subscribed.clone(),
             to_shard,
             from_shard,

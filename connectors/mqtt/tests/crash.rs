@@ -1,5 +1,5 @@
-//! A real process with a real journal behind a real broker is killed at any moment with messages of QoS 1 under
-//! way. Nothing that was acknowledged is lost.
+//! A real process with a real journal behind a real broker is killed at any moment with messages of QoS 1 or 2 under
+//! way. Each message has its effect, once.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
@@ -16,12 +16,13 @@ use std::time::Duration;
 use common::{Line, PATIENCE, Shard, Text, Writer, wait_for_log, wait_until};
 use thalweg_journal::{FileJournals, JournalConfig};
 use thalweg_kernel::{Durability, Epoch, JournalReader, OpenContext, Source};
-use thalweg_mqtt::record::Record;
+use thalweg_mqtt::record::Content;
 use thalweg_mqtt::testing::Mosquitto;
-use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource, Topic};
+use thalweg_mqtt::{MqttConfig, MqttSink, MqttSource, Qos, Topic, Version};
 
 const PLACE: &str = "THALWEG_MQTT_CRASH_PLACE";
 const PORT: &str = "THALWEG_MQTT_CRASH_PORT";
+const QOS: &str = "THALWEG_MQTT_CRASH_QOS";
 const ROUNDS: usize = 12;
 /// Messages published in each round, and before the first.
 const MESSAGES: usize = 1_500;
@@ -47,8 +48,9 @@ fn child() {
         journals: Some(Arc::new(journals(&place))),
         ..Durability::default()
     };
-    let spec = MqttSource::new(MqttConfig::new("127.0.0.1").port(port).client_id("gw"), Line)
-        .topic("a/{n}");
+    let (qos, version) = kind(&std::env::var(QOS).unwrap());
+    let config = MqttConfig::new("127.0.0.1").port(port).client_id("gw").qos(qos).version(version);
+    let spec = MqttSource::new(config, Line).topic("a/{n}");
     let mut shard = Shard::open_in(&spec, &OpenContext { durability, ..common::context() });
     let mut out = std::io::stdout().lock();
     for epoch in 2.. {
@@ -67,11 +69,20 @@ fn child() {
     }
 }
 
-fn start(place: &str, broker: &Mosquitto) -> Child {
+/// A quality and a version, each once.
+fn kind(qos: &str) -> (Qos, Version) {
+    match qos {
+        "1" => (Qos::AtLeastOnce, Version::V5),
+        _ => (Qos::ExactlyOnce, Version::V311),
+    }
+}
+
+fn start(place: &str, broker: &Mosquitto, qos: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture"])
         .env(PLACE, place)
         .env(PORT, broker.port().to_string())
+        .env(QOS, qos)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
@@ -122,6 +133,10 @@ impl Topic<String> for Numbered {
 /// The numbers that the broker has seen acknowledged: it logs what it sends and what comes back, by
 /// packet id.
 fn acknowledged(log: &str) -> BTreeSet<u64> {
+    let answer = |line: &str| {
+        let answers = ["Received PUBACK from gw (Mid: ", "Received PUBREC from gw (Mid: "];
+        answers.iter().find_map(|answer| line.split_once(answer).map(|(_, id)| id.to_owned()))
+    };
     let (mut under_way, mut acked) = (BTreeMap::new(), BTreeSet::new());
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Sending PUBLISH to gw (d") {
@@ -130,7 +145,7 @@ fn acknowledged(log: &str) -> BTreeSet<u64> {
             let topic = parts.next().unwrap().trim_matches('\'');
             let number: u64 = topic.strip_prefix("a/").unwrap().parse().unwrap();
             under_way.insert(id, number);
-        } else if let Some((_, rest)) = line.split_once("Received PUBACK from gw (Mid: ") {
+        } else if let Some(rest) = answer(line) {
             acked.extend(under_way.remove(rest.split([',', ')']).next().unwrap()));
         }
     }
@@ -144,32 +159,40 @@ fn owing(place: &str) -> Vec<u64> {
     let mut reader = journals(place).reader("sensors-0", from).unwrap();
     let mut numbers = Vec::new();
     while let Some(record) = reader.next().unwrap() {
-        let message = Record::read(record.bytes).unwrap();
+        let Content::Message(message) = Content::read(record.bytes).unwrap() else { continue };
         numbers.push(str::from_utf8(message.payload).unwrap().parse().unwrap());
     }
     numbers
 }
 
-/// Goal: whatever the broker was told is safe has its effect, once, wherever a kill hits. Method: an independent
-/// reading of the broker's log says what was acknowledged. After each kill those messages must be among the
-/// effects up to the last checkpoint or in the journal behind it. From then on their number must not change.
+/// Goal: each message has its effect once, wherever a kill hits, without any number that the source knows of. Method: the
+/// broker's log says what was acknowledged. After each kill that must be among the effects up to the last checkpoint, or in the
+/// journal behind it. At the end each has had its effect once.
 #[test]
-fn a_kill_at_any_moment_loses_and_repeats_nothing_acknowledged() {
+fn a_kill_at_any_moment_loses_and_repeats_nothing() {
+    let kills = std::env::var("THALWEG_MQTT_KILLS").map_or(ROUNDS, |kills| kills.parse().unwrap());
+    thread::scope(|scope| {
+        for qos in ["1", "2"] {
+            scope.spawn(move || kill_often(qos, kills));
+        }
+    });
+}
+
+fn kill_often(qos: &str, kills: usize) {
     let Some(broker) = Mosquitto::start() else { return };
     let place = tempfile::tempdir().unwrap();
     let place = place.path().to_str().unwrap();
-    let total = (ROUNDS + 1) * MESSAGES;
-    // How often each message had its effect; for those acknowledged, how often that should be.
+    let total = (kills + 1) * MESSAGES;
     let mut effects = vec![0; total];
-    let mut due: Vec<Option<usize>> = vec![None; total];
-    for round in 0..=ROUNDS {
-        let mut child = start(place, &broker);
+    for round in 0..=kills {
+        let mut child = start(place, &broker, qos);
         let said = listen(&mut child);
         wait_for_log(&broker, "Sending SUBACK to gw", round + 1);
-        let mut publisher = Writer::open(&MqttSink::new(broker.config(), Numbered, Text));
+        let config = broker.config().qos(kind(qos).0);
+        let mut publisher = Writer::open(&MqttSink::new(config, Numbered, Text));
         let numbers = round * MESSAGES..(round + 1) * MESSAGES;
         publisher.write(numbers.map(|n| n.to_string()));
-        if round < ROUNDS {
+        if round < kills {
             // Anywhere: on its way up, in the midst of the stream, behind it.
             thread::sleep(Duration::from_millis((round as u64 * 37) % 100));
             child.kill().unwrap();
@@ -187,16 +210,12 @@ fn a_kill_at_any_moment_loses_and_repeats_nothing_acknowledged() {
         }
         let mut sure = effects.clone();
         owing(place).into_iter().for_each(|n| sure[n as usize] += 1);
-        let acked = acknowledged(&broker.log());
-        for n in acked.iter().map(|n| *n as usize) {
-            assert!(sure[n] > 0, "round {round}: {n} was acknowledged and is lost");
-            let due = *due[n].get_or_insert(sure[n]);
-            assert_eq!(sure[n], due, "round {round}: {n} was repeated after its acknowledgement");
+        for n in acknowledged(&broker.log()) {
+            assert_eq!(sure[n as usize], 1, "QoS {qos}, kill {round}: {n} was acknowledged");
         }
     }
-    assert!(effects.iter().all(|count| *count > 0), "each message had its effect");
-    let again = effects.iter().map(|count| count - 1).sum::<usize>();
-    println!(
-        "{total} published, {ROUNDS} kills, lost 0, repeated 0; {again} before their acknowledgement"
-    );
+    let count = |wrong: fn(&usize) -> bool| effects.iter().filter(|n| wrong(n)).count();
+    let (lost, repeated) = (count(|n| *n == 0), count(|n| *n > 1));
+    println!("QoS {qos}: {total} published, {kills} kills, lost {lost}, repeated {repeated}");
+    assert_eq!((lost, repeated), (0, 0), "QoS {qos}");
 }

@@ -112,7 +112,8 @@ fn an_empty_position_is_a_start_that_emitted_nothing() {
 fn before_anything_is_emitted_a_checkpoint_has_the_position_it_came_from() {
     let peer = Peer::new(Version::V5);
     let hand = kept(&peer, 5);
-    let spec = MqttSource::new(peer.config(), Line).topic("a");
+    // Otherwise the last records are kept for what comes again.
+    let spec = MqttSource::new(peer.config(), Line).topic("a").recognise_repeats(false);
     let mut shard = Shard::open_in(&spec, &hand.context_at(Some(&position(3))));
     let mut stored = Vec::new();
     shard.source.snapshot(Epoch::new(2), &mut stored);

@@ -87,7 +87,7 @@ pub use graph::{Edge, Graph, GraphNode};
 pub use notices::{AheadRecord, LateRecord, TimeMover, TimeNotices};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
-pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate};
+pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate, JUDGED, Numbers, Repetition};
 pub use operators::side_output::{Side, SideOutput};
 pub use pipeline::{Budget, Chain, Now, Operator, StepContext};
 pub use process::{

@@ -78,6 +78,24 @@ fn numbers_that_come_again_are_dropped_for_each_key() {
     check(once, "a=1@3 b=1@3 a=2@4 |9 a=1@5 a=3@2 b=1@9", "a=1@3 a=2@4 a=3@2 b=1@3");
 }
 
+/// The count began anew at 4, on a later record; `2` and `3` behind it are of the numbers before, and of those after.
+#[test]
+fn numbers_that_begin_anew_are_news_for_each_key() {
+    let once = |all: BoxedStream<Said>| {
+        let numbers = Numbers::new().restarts_by_time(true);
+        all.key_by(|said| said.key.clone())
+            .deduplicate_by(numbers, |said| said.value as u64, |_, _| {})
+            .values()
+            .map(row)
+            .boxed()
+    };
+    check(
+        once,
+        "a=1@1 a=2@2 a=1@4 a=2@2 b=1@4 a=2@5 a=3@3 a=3@6 b=1@3",
+        "a=1@1 a=2@2 a=1@4 a=2@5 a=3@3 a=3@6 b=1@4",
+    );
+}
+
 fn tumbling_sum(all: BoxedStream<Said>) -> BoxedStream<(Str, i64)> {
     let windows = all.key_by(|said| said.key.clone()).window(Tumbling::of(ms(10)));
     windows.aggregate(Sum::of(|said: &Said| said.value)).map(window).boxed()

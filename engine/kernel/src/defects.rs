@@ -198,6 +198,8 @@ defects! {
     FlowTickMovesNothing,
     /// Nothing that a sink has to note is worth an epoch.
     FlowIgnoresNewsOfSinks,
+    /// Forgets the numbers of a publisher that counts anew.
+    FlowForgetsNumbers,
 
     /// Shards are told of an epoch before it is stored.
     RuntimeCommitsEarly,
@@ -234,6 +236,16 @@ defects! {
     MqttSkipsRecord,
     /// Says of every position that it is durable.
     MqttPositionNotDurable,
+    /// Takes a message of a known packet id for a repetition, whatever it says.
+    MqttTrustsIds,
+    /// Keeps the packet ids of a session that the broker has forgotten.
+    MqttKeepsOldIds,
+    /// A start does not ask the journal which packet ids are known.
+    MqttForgetsIds,
+    /// The journal does not hear of a new session.
+    MqttHidesSession,
+    /// Completes a message of QoS 2 before its release is durable.
+    MqttCompletesEarly,
     /// Trims its journal to the newest epoch, not the oldest that is kept.
     MqttTrimsToNewest,
     /// The outbox forgets what was sent, and not only what was acknowledged.

@@ -2,6 +2,7 @@
 //! tumbling windows of event time. It goes from a broker or files to a sink.
 
 pub(crate) mod reading;
+mod repetitions;
 pub(crate) mod row;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use thalweg_format::JsonLines;
 use thalweg_runtime::Job;
 
 use self::reading::Reading;
+use self::repetitions::Repetitions;
 use self::row::Row;
 use crate::control;
 use crate::settings::{Deduplicate, Settings, Window};
@@ -66,11 +68,12 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 /// The job that `settings` describe.
 pub(crate) fn job(settings: Settings) -> Job {
     let Settings { name, input, window, at_end, deduplicate, output, dead_letters, .. } = settings;
+    let repetitions = Repetitions::default();
     Job::new(&name, move |flow| {
         flow.at_end(at_end);
         // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
         let readings = input.begin(flow, &window).name("readings");
-        output.end(averages(readings, &window, deduplicate.as_ref()));
+        output.end(averages(readings, &window, deduplicate.as_ref(), &repetitions));
         if let Some(path) = &dead_letters.path {
             flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
         }
@@ -82,14 +85,18 @@ fn averages(
     readings: BoxedStream<Reading>,
     window: &Window,
     deduplicate: Option<&Deduplicate>,
+    repetitions: &Repetitions,
 ) -> BoxedStream<Row> {
     let readings = readings.key_by(|reading| reading.key.clone());
     let windows = Tumbling::of(window.size);
     let stats = Stats::of(|reading: &Reading| reading.value);
     let windows = match deduplicate {
         None => readings.window(windows).aggregate(stats).boxed(),
-        Some(Deduplicate { window, .. }) => {
-            let news = readings.deduplicate_within(*window, |reading| reading.number);
+        Some(deduplicate) => {
+            let repetitions = repetitions.clone();
+            let tell = move |key: &_, what| repetitions.tell(key, what);
+            let news =
+                readings.deduplicate_by(deduplicate.numbers(), |reading| reading.number, tell);
             news.uid("deduplicate").window(windows).aggregate(stats).boxed()
         }
     };

@@ -241,3 +241,35 @@ fn the_graph_is_printed_without_opening_anything() {
     let err = run(&["run", &toml]).failed(1);
     assert!(err.contains("/nowhere/"), "{err}");
 }
+
+/// Goal: a counter of one byte that goes round loses no reading, whether the job knows of it or not; and repetitions are found. Where
+/// neither is possible somebody is told.
+#[test]
+fn a_counter_of_one_byte_goes_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    for n in 0..1_000 {
+        let line =
+            format!(r#"{{"id":"d","at":{},"temp":1,"seq":{}}}"#, BEGIN_MS + n * 1_000, n % 256);
+        // Every fourth comes twice.
+        (0..1 + usize::from(n % 4 == 0)).for_each(|_| writeln!(text, "{line}").unwrap());
+    }
+    let input = file(dir.path(), "in.jsonl", text);
+    for (more, count) in [
+        ("", 1_000),
+        ("modulus = 256\n", 1_000),
+        ("modulus = 256\nwindow = 8\nrestarts_by_time = false\n", 1_000),
+        ("restarts_by_time = false\n", 256),
+    ] {
+        let section = format!("[deduplicate]\nfield = 'seq'\n{more}[sink.stdout]");
+        let toml = file(dir.path(), "job.toml", job(&format!("'{input}'"), &section));
+        let outcome = run(&["run", &toml]);
+        let err = outcome.err.clone();
+        let sum: u64 = parsed(&outcome.ok()).values().map(|row| row.0).sum();
+        assert_eq!(sum, count, "{more}: {err}");
+        assert!(err.contains(&format!("repeated={}", 1_250 - count)), "{more}: {err}");
+        assert!(err.contains("the newest is number 0 of \"d\""), "{more}: {err}");
+        let warned = err.contains("of the last 64 readings of \"d\" were dropped as repetitions");
+        assert_eq!(warned, count < 1_000, "{more}: {err}");
+    }
+}

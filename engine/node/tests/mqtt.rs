@@ -244,7 +244,7 @@ fn what_the_broker_repeats_counts_once_where_it_is_numbered() {
         "name = 'numbered'\n{}[deduplicate]\nproperty = 'seq'\n[state]\ndir = '{at}/state'\ninterval = '1h'\n",
         job(&broker, "[sink.stdout]")
     );
-    let id = "measure&durability=ack_on_checkpoint";
+    let id = "measure&durability=ack_on_checkpoint&recognise_repeats=false";
     let toml = file(dir.path(), "job.toml", named(&numbered, id));
     let mut program = Program::start(&mut thalweg(&["run", &toml]));
     program.says("subscribed to");

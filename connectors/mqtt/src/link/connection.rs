@@ -155,7 +155,6 @@ impl Connection {
                     return Ok(Some(Event::Delivery(delivery)));
                 }
                 Incoming::Released(packet_id) => {
-                    self.write(Outgoing::Complete(packet_id));
                     return Ok(Some(Event::Released(packet_id)));
                 }
                 Incoming::Received(packet_id) => {
@@ -225,6 +224,10 @@ impl Connection {
 
     pub(super) fn ack(&mut self, packet_id: u16, qos: Qos) {
         self.write(Outgoing::Ack(packet_id, qos));
+        self.waive();
+    }
+
+    pub(super) fn waive(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
 

@@ -80,6 +80,7 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
                 QoS::ExactlyOnce => Qos::ExactlyOnce,
             },
             packet_id: publish.pkid,
+            dup: publish.dup,
             retained: publish.retain,
             user_properties: Vec::new(),
         }),

@@ -324,7 +324,8 @@ impl Send {
                     self.settle();
                 }
             }
-            Event::Delivery(_) | Event::Released(_) | Event::Subscribed(_) => {}
+            Event::Released(packet_id) => self.link.complete(packet_id),
+            Event::Delivery(_) | Event::Subscribed(_) => {}
         }
     }
 

@@ -5,6 +5,8 @@
 //! mark that must be reached before it goes. That is a message's own mark. For one that needs no keeping (a
 //! repetition, a skipped one) it is the mark of all before it. So acknowledgements never overtake each other. With
 //! the connection what is owed on it goes: the broker repeats it on the next.
+//!
+//! What a journal keeps of packet ids, and for how long, is said in module [`known`](super::known).
 
 pub(crate) mod gather;
 
@@ -20,8 +22,9 @@ use crate::config::Qos;
 use crate::fault::Fault;
 use crate::link::Delivery;
 use crate::source::acks::gather::{Gather, Go};
+use crate::source::known::{KEPT_BYTES_MAX, KNOWN_MAX};
 use crate::source::progress::Progress;
-use crate::source::record::write_head;
+use crate::source::record::{SESSION_BEGUN, released, write_head};
 
 /// The most acknowledgements that can be owed: MQTT has no more packet ids. What a broker sends beyond that,
 /// against the standard, waits.
@@ -41,26 +44,129 @@ pub(crate) enum Keeping {
 pub(crate) struct Keeper {
     writer: Box<dyn JournalWriter>,
     head: Vec<u8>,
-    trimmed: u64,
+    /// Below this no checkpoint needs a record.
+    released: u64,
+    /// It had no room, so what no checkpoint needs goes.
+    is_full: bool,
     gather: Gather,
     /// What has gone to the disk ends here.
     gone: u64,
+    /// The latest records, which say what may come again; none if ids are not kept.
+    latest: Option<Latest>,
+}
+
+/// The last records of a journal, by number and by bytes.
+#[derive(Default)]
+struct Latest {
+    /// Of the open part.
+    bytes: usize,
+    /// Where parts of [`PART_BYTES`] begin.
+    parts: VecDeque<u64>,
+}
+
+const PART_BYTES: usize = 1024 * 1024;
+
+impl Latest {
+    #[inline]
+    fn appended(&mut self, position: u64, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= PART_BYTES {
+            self.bytes = 0;
+            self.parts.push_back(position);
+            if self.parts.len() > KEPT_BYTES_MAX / PART_BYTES {
+                self.parts.pop_front();
+            }
+        }
+    }
+
+    /// The first record of a journal that ends at `end`. As far as the bytes are known, which is from the last start on.
+    fn first(&self, end: u64) -> u64 {
+        let least = end.saturating_sub(KNOWN_MAX.into());
+        let full = self.parts.len() == KEPT_BYTES_MAX / PART_BYTES;
+        self.parts.front().filter(|_| full).map_or(least, |part| least.max(*part))
+    }
 }
 
 impl Keeper {
-    pub(crate) fn new(writer: Box<dyn JournalWriter>) -> Self {
-        let gone = writer.end();
-        Self { writer, head: Vec::new(), trimmed: 0, gather: Gather::default(), gone }
+    /// Writes to this journal, with packet ids if they may come again after a crash.
+    pub(crate) fn new(writer: Box<dyn JournalWriter>, keeps_ids: bool) -> Self {
+        Self {
+            gone: writer.end(),
+            writer,
+            head: Vec::new(),
+            released: 0,
+            is_full: false,
+            gather: Gather::default(),
+            latest: keeps_ids.then(Latest::default),
+        }
     }
 
     fn append(&mut self, delivery: &Delivery, received: Timestamp) -> Result<u64, JournalError> {
         let topic = String::from_utf8_lossy(&delivery.topic);
         let Delivery { qos, retained, user_properties, payload, .. } = delivery;
-        write_head(&topic, *qos, *retained, user_properties, &mut self.head)
+        let packet_id = if self.latest.is_some() { delivery.packet_id } else { 0 };
+        write_head(&topic, *qos, *retained, packet_id, user_properties, &mut self.head)
             .ok_or_else(|| JournalError::TooLarge("a text of 4 GiB or more".to_owned()))?;
-        let position = self.writer.append(received, &[&self.head, payload])?;
+        let position = self.writer.append(received, &[&self.head, payload]);
+        self.appended(position, self.head.len() + payload.len())
+    }
+
+    #[inline]
+    fn appended(
+        &mut self,
+        position: Result<u64, JournalError>,
+        bytes: usize,
+    ) -> Result<u64, JournalError> {
+        let position = match position {
+            Ok(position) => position,
+            Err(error @ JournalError::Full(_)) => {
+                self.make_room();
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         self.gather.take();
+        if let Some(latest) = &mut self.latest {
+            latest.appended(position, bytes);
+        }
         Ok(position + 1)
+    }
+
+    /// Appends what is no message; the mark behind it, or none where there is no room.
+    fn note(&mut self, record: &[u8], now: Timestamp) -> Result<Option<u64>, Fault> {
+        let position = self.writer.append(now, &[record]);
+        match self.appended(position, record.len()) {
+            Ok(mark) => Ok(Some(mark)),
+            Err(JournalError::Full(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// No checkpoint needs a record below this. The latest are kept nevertheless.
+    fn trim(&mut self, released: u64) {
+        if released <= self.released {
+            return;
+        }
+        self.released = released;
+        if self.is_full {
+            self.is_full = false;
+            return self.writer.trim(released);
+        }
+        let first = self.latest.as_ref().map(|latest| latest.first(self.writer.end()));
+        match first.map_or(released, |first| released.min(first)) {
+            0 => {}
+            position => self.writer.trim(position),
+        }
+    }
+
+    /// New messages come before what may be of use after a crash.
+    #[cold]
+    fn make_room(&mut self) {
+        match self.released {
+            0 => {}
+            released => self.writer.trim(released),
+        }
+        self.is_full = true;
     }
 }
 
@@ -75,10 +181,19 @@ pub(crate) enum Taken {
     Refused(u64, String),
 }
 
+/// What is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// PUBACK or PUBREC.
+    Ack(Qos),
+    /// PUBCOMP.
+    Complete,
+}
+
 struct Owed {
     mark: u64,
     packet_id: u16,
-    qos: Qos,
+    answer: Answer,
 }
 
 pub(crate) struct Ledger {
@@ -112,6 +227,48 @@ impl Ledger {
 
     pub(crate) fn is_journal(&self) -> bool {
         matches!(self.keeping, Keeping::Journal(_))
+    }
+
+    /// The journal, if packet ids go into it.
+    fn keeper_of_ids(&mut self) -> Option<&mut Keeper> {
+        match &mut self.keeping {
+            Keeping::Journal(keeper) if keeper.latest.is_some() => Some(keeper),
+            _ => None,
+        }
+    }
+
+    /// The broker has released a packet id (QoS 2). True if that may be answered now; false if it will be, in its turn. None
+    /// if there is no room to note it, and it is to be tried again.
+    ///
+    /// # Errors
+    /// If the journal has failed for good.
+    pub(crate) fn release(
+        &mut self,
+        packet_id: u16,
+        now: Timestamp,
+    ) -> Result<Option<bool>, Fault> {
+        if self.is_crowded() {
+            return Ok(None);
+        }
+        let Some(keeper) = self.keeper_of_ids() else { return Ok(Some(true)) };
+        let Some(mark) = keeper.note(&released(packet_id), now)? else { return Ok(None) };
+        if seeded(Defect::MqttCompletesEarly) {
+            return Ok(Some(true));
+        }
+        self.owed.push_back(Owed { mark, packet_id, answer: Answer::Complete });
+        Ok(Some(false))
+    }
+
+    /// A session begins: the mark that must be reached before anything of it comes, 0 if that does not matter. None if there is
+    /// no room to note it, and it is to be tried again.
+    ///
+    /// # Errors
+    /// If the journal has failed for good.
+    pub(crate) fn begin_session(&mut self, now: Timestamp) -> Result<Option<u64>, Fault> {
+        match self.keeper_of_ids() {
+            None => Ok(Some(0)),
+            Some(keeper) => keeper.note(&SESSION_BEGUN, now),
+        }
     }
 
     /// The mark behind all that was taken.
@@ -158,14 +315,14 @@ impl Ledger {
     pub(crate) fn owe(&mut self, packet_id: u16, qos: Qos) {
         if qos != Qos::AtMostOnce {
             let mark = self.mark();
-            self.owed.push_back(Owed { mark, packet_id, qos });
+            self.owed.push_back(Owed { mark, packet_id, answer: Answer::Ack(qos) });
             // One that was not taken: a repetition, one that is skipped or refused.
             self.is_due |= mark <= self.reached();
         }
     }
 
     /// Up to which mark messages may be acknowledged, as far as that is known without an error.
-    fn reached(&self) -> u64 {
+    pub(crate) fn reached(&self) -> u64 {
         match &self.keeping {
             Keeping::HandOver => 0,
             Keeping::Checkpoint { .. } => self.progress.released(),
@@ -203,30 +360,26 @@ impl Ledger {
         }
     }
 
-    /// Acknowledges what may be by now, with `ack`; how many that is. Trims the journal, and tells the
+    /// Answers what may be answered by now, with `answer`; how many messages were acknowledged. Trims the journal, and tells the
     /// shard how far it is durable.
     ///
     /// # Errors
     /// If the journal has failed for good: nothing is acknowledged any more.
-    pub(crate) fn settle(&mut self, mut ack: impl FnMut(u16, Qos)) -> Result<u64, Fault> {
+    pub(crate) fn settle(&mut self, mut answer: impl FnMut(u16, Answer)) -> Result<u64, Fault> {
         let reached = match &mut self.keeping {
             Keeping::HandOver => return Ok(0),
             Keeping::Checkpoint { .. } => self.progress.released(),
             Keeping::Journal(keeper) => {
                 let durable = keeper.writer.durable()?;
-                let released = self.progress.released();
-                if released > keeper.trimmed {
-                    keeper.trimmed = released;
-                    keeper.writer.trim(released);
-                }
+                keeper.trim(self.progress.released());
                 self.progress.durable(durable, &self.shard);
                 if seeded(Defect::MqttAcksEarly) { keeper.writer.end() } else { durable }
             }
         };
         let mut count = 0;
         while let Some(owed) = self.owed.pop_front_if(|owed| owed.mark <= reached) {
-            ack(owed.packet_id, owed.qos);
-            count += 1;
+            answer(owed.packet_id, owed.answer);
+            count += u64::from(owed.answer != Answer::Complete);
         }
         Ok(count)
     }

@@ -181,6 +181,7 @@ mod tests {
             payload: Bytes::from_static(payload.as_bytes()),
             qos: Qos::AtLeastOnce,
             packet_id,
+            dup: false,
             retained: packet_id == 2,
             user_properties: vec![("id".into(), packet_id.to_string())],
         }
@@ -216,7 +217,7 @@ mod tests {
     fn records_keep_their_time_and_their_properties() {
         let mut head = Vec::new();
         let properties = [("seq".to_owned(), "7".to_owned())];
-        crate::source::record::write_head("a/1", Qos::AtLeastOnce, true, &properties, &mut head)
+        crate::source::record::write_head("a/1", Qos::AtLeastOnce, true, 0, &properties, &mut head)
             .unwrap();
         let bytes = [&head[..], b"x"].concat();
         let mut chunk = Chunk::default();

@@ -26,29 +26,32 @@
 
 mod intake;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_io::Reactor;
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{OpenContext, Timestamp};
 use tracing::{info, warn};
 
 use crate::config::Qos;
 use crate::fault::Fault;
 use crate::io_signal::IoSignal;
-use crate::link::packet_ids::PacketIds;
 use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
 use crate::metrics::SourceMeters;
 use crate::pace::{Pace, SOURCE_PAUSE};
 use crate::retry::Retry;
 use crate::source::Hook;
-use crate::source::acks::{Keeping, Ledger};
+use crate::source::acks::{Answer, Keeping, Ledger, OWED_MAX};
 use crate::source::chunk::{CHUNKS_MAX, Chunk};
+use crate::source::known::Known;
 use crate::source::mode::Mode;
 use crate::source::partition::ToShard;
 use crate::source::progress::Progress;
+use crate::source::repeats::Repeats;
 use crate::source::replay::Place;
 use crate::topic::TopicFilter;
 use intake::Stall;
@@ -68,6 +71,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) filters: Arc<[TopicFilter]>,
     pub(crate) skip_retained: bool,
+    /// Whether a message of QoS 1 that comes again is to be recognised.
+    pub(crate) recognise_repeats: bool,
     pub(crate) on_subscribed: Hook,
     pub(crate) to_shard: flume::Sender<ToShard>,
     pub(crate) from_shard: flume::Receiver<Chunk>,
@@ -77,6 +82,18 @@ pub(crate) struct Setup {
     /// The journal, in that mode.
     pub(crate) place: Option<Place>,
     pub(crate) cx: OpenContext,
+}
+
+impl Setup {
+    /// Whether messages of QoS 1 that come again are recognised. Without a session they do not come again.
+    fn recognises(&self) -> bool {
+        self.recognise_repeats && !self.plan.clean
+    }
+
+    /// Whether the journal is to tell which packet ids mean something.
+    fn keeps_ids(&self) -> bool {
+        !self.plan.clean && (self.recognise_repeats || self.plan.config.qos == Qos::ExactlyOnce)
+    }
 }
 
 /// A source's connection, and all that it owes to both sides.
@@ -96,12 +113,27 @@ pub(crate) struct Receive {
     /// Counts connections; each chunk holds messages of one.
     generation: u64,
     connected: bool,
-    /// QoS 2: delivered, and the broker has not yet promised not to repeat it.
-    unreleased: PacketIds,
+    /// What the broker may send again.
+    known: Known,
+    repeats: Repeats,
+    begins: Begins,
+    /// Released by the broker (QoS 2), and there is no room to note it.
+    unnoted: VecDeque<u16>,
     stop: Stop,
     pace: Pace,
     /// The socket is left alone until then.
     rests_until: Option<Instant>,
+}
+
+/// How far the journal knows of a new session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    /// It has no need to.
+    Not,
+    /// There was no room to tell it.
+    Unsaid,
+    /// It does when it is durable up to here. Until then nothing is subscribed to.
+    At(u64),
 }
 
 /// How far an orderly end has come.
@@ -160,7 +192,10 @@ impl Receive {
             filling: None,
             generation: 0,
             connected: false,
-            unreleased: PacketIds::default(),
+            known: Known::default(),
+            repeats: Repeats::default(),
+            begins: Begins::Not,
+            unnoted: VecDeque::new(),
             stop: Stop::No,
             pace: Pace::new(reactor.now(), SOURCE_PAUSE),
             rests_until: None,
@@ -296,7 +331,10 @@ impl Receive {
         }
         if raised {
             self.settle();
+            self.session_noted();
+            self.note_released();
         }
+        self.repeats.tell(&self.who, &self.reactor);
         if self.stop == Stop::No && self.setup.signal.stopped() {
             self.stop = Stop::Draining;
             self.give_up_stalled();
@@ -317,10 +355,13 @@ impl Receive {
     /// Acknowledges what may be by now.
     fn settle(&mut self) {
         let (link, connected) = (&mut self.link, self.connected);
-        let settled = self.ledger.settle(|packet_id, qos| {
+        let settled = self.ledger.settle(|packet_id, answer| {
             // What is owed is owed on this connection.
             debug_assert!(connected, "an acknowledgement without a connection");
-            link.ack(packet_id, qos);
+            match answer {
+                Answer::Ack(qos) => link.ack(packet_id, qos),
+                Answer::Complete => link.complete(packet_id),
+            }
         });
         match settled {
             Ok(0) => {}
@@ -406,7 +447,7 @@ impl Receive {
         match event {
             Event::Connected(accepted) => self.connect(accepted.session_present),
             Event::Delivery(delivery) => self.deliver(delivery),
-            Event::Released(packet_id) => self.unreleased.remove(packet_id),
+            Event::Released(packet_id) => self.released(packet_id),
             Event::Closed => {
                 self.stop =
                     Stop::Closing(self.reactor.now() + Duration::from_millis(LINGER_MS_MAX));
@@ -427,15 +468,68 @@ impl Receive {
         self.meters.connects.increment(1);
         self.meters.connected.set(1.0);
         if !session_present {
-            self.unreleased = PacketIds::default();
+            self.session_begins();
         }
-        let Plan { config, client_id, .. } = &*self.setup.plan;
+        let Plan { client_id, .. } = &*self.setup.plan;
         let session = if session_present { "kept session" } else { "new session" };
         info!("{}: connected as {client_id:?}, {session}", self.who);
+        if !matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
+            self.subscribe();
+        }
+        self.status(ONLINE);
+    }
+
+    fn subscribe(&mut self) {
+        if self.begins != Begins::Unsaid {
+            self.begins = Begins::Not;
+        }
         // Also with a kept session: the job may have other topics than the one before.
         let filters = self.setup.filters.iter().map(TopicFilter::subscription);
-        self.link.subscribe(filters, config.qos);
-        self.status(ONLINE);
+        self.link.subscribe(filters, self.setup.plan.config.qos);
+    }
+
+    /// The broker knows nothing of the session before: none of its packet ids comes again. What the journal says of them must not
+    /// meet a message of the new one.
+    fn session_begins(&mut self) {
+        let was_used = !self.known.is_empty();
+        self.known.begin();
+        if was_used && self.ledger.is_journal() && !seeded(Defect::MqttHidesSession) {
+            self.begins = Begins::Unsaid;
+            // Without room nothing is taken, either: then the broker is to keep what comes.
+            self.begin_session();
+        }
+    }
+
+    /// Subscribes once the journal knows of a new session.
+    fn session_noted(&mut self) {
+        if let Begins::At(mark) = self.begins
+            && mark <= self.ledger.reached()
+            && self.connected
+        {
+            self.subscribe();
+        }
+    }
+
+    /// The broker will not send the message of this id again. It hears of that when a crash cannot undo it.
+    fn released(&mut self, packet_id: u16) {
+        // One that ends leaves it to the next start: the broker asks again.
+        if self.stop == Stop::No && self.unnoted.len() < OWED_MAX {
+            self.known.release(packet_id);
+            self.unnoted.push_back(packet_id);
+            self.note_released();
+        }
+    }
+
+    fn note_released(&mut self) {
+        while let Some(packet_id) = self.unnoted.front().copied() {
+            match self.ledger.release(packet_id, now()) {
+                Ok(None) => return,
+                Ok(Some(true)) => self.link.complete(packet_id),
+                Ok(Some(false)) => {}
+                Err(what) => return self.fault = Some(what),
+            }
+            self.unnoted.pop_front();
+        }
     }
 
     fn status(&mut self, payload: &'static str) {
@@ -466,6 +560,8 @@ impl Receive {
             self.leave_stalled_to_broker();
         }
         self.meters.stale_acks.increment(self.ledger.disconnected());
+        // The broker asks again.
+        self.unnoted.clear();
         self.connected = false;
         self.generation += 1;
         self.meters.connected.set(0.0);

@@ -5,38 +5,48 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | the version of this format: 1 |
-//! | 1 | bits 0 and 1: QoS; bit 2: retained; others 0 |
+//! | 1 | the version of this format: 1 or 2 |
+//! | 1 | bits 0 and 1: QoS; bit 2: retained; bits 6 and 7: what it is, in version 2; others 0 |
+//! | 2 | the packet id, in version 2 |
 //! | 4 | the topic's length in bytes |
 //! | 4 | the number of user properties |
 //! | | the topic, UTF-8 |
 //! | | each property: 4 bytes length of its name, 4 bytes length of its value, name, value; UTF-8 |
 //! | | the payload: all that is left |
 //!
+//! What it is: 0 for a message. Others end behind the packet id. 1 says that the broker has released this id (PUBREL), 2 that
+//! a new session begins, with id 0: see [`known`](super::known).
+//!
+//! A message whose packet id is of no use after a crash is written in version 1, which has no place for it. That is one of
+//! QoS 0, and one of a session that ends with its connection.
+//!
 //! A later version reads records of earlier ones: a journal outlives the program that wrote it.
 
 use crate::config::Qos;
 
-/// The version that is written.
-const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 10;
+/// The version without packet ids.
+const PLAIN: u8 = 1;
+/// The latest version.
+const VERSION: u8 = 2;
+const HEADER_BYTES: usize = 12;
 const RETAINED: u8 = 1 << 2;
+/// What a record of version 2 is.
+const KIND_SHIFT: u32 = 6;
+const RELEASED: u8 = 1 << KIND_SHIFT;
+const BEGUN: u8 = 2 << KIND_SHIFT;
 
-/// A message as it stands in the journal.
+/// What a record of the journal says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// The topic it came on.
-    pub topic: &'a str,
-    /// Its payload.
-    pub payload: &'a [u8],
-    /// The quality of service it came with.
-    pub qos: Qos,
-    /// Whether it was a stored snapshot, not a live event.
-    pub retained: bool,
-    properties: Properties<'a>,
+pub enum Content<'a> {
+    /// A message came.
+    Message(Record<'a>),
+    /// The broker will not send the message of this packet id again.
+    Released(u16),
+    /// The broker has begun a new session: packet ids before it mean nothing.
+    Begun,
 }
 
-impl<'a> Record<'a> {
+impl<'a> Content<'a> {
     /// Reads the content of a journal's record.
     ///
     /// # Errors
@@ -44,8 +54,18 @@ impl<'a> Record<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self, RecordUnreadable> {
         let cut = || RecordUnreadable::new("it ends too early");
         let [version, flags, ref rest @ ..] = *bytes else { return Err(cut()) };
-        if version != VERSION {
-            return Err(RecordUnreadable::version(version));
+        let (packet_id, rest) = match (version, rest) {
+            (PLAIN, rest) => (0, rest),
+            (VERSION, [low, high, rest @ ..]) => (u16::from_le_bytes([*low, *high]), rest),
+            (VERSION, _) => return Err(cut()),
+            _ => return Err(RecordUnreadable::version(version)),
+        };
+        match flags >> KIND_SHIFT {
+            _ if version == PLAIN => {}
+            0 => {}
+            1 => return Ok(Self::Released(packet_id)),
+            2 => return Ok(Self::Begun),
+            _ => return Err(RecordUnreadable::new("it is of a kind that is not known")),
         }
         let qos = match flags & 3 {
             0 => Qos::AtMostOnce,
@@ -62,7 +82,36 @@ impl<'a> Record<'a> {
             rest.property()?;
         }
         let retained = flags & RETAINED != 0;
-        Ok(Self { topic, payload: rest.0, qos, retained, properties })
+        Ok(Self::Message(Record { topic, payload: rest.0, qos, retained, packet_id, properties }))
+    }
+}
+
+/// A message as it stands in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The topic it came on.
+    pub topic: &'a str,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// The quality of service it came with.
+    pub qos: Qos,
+    /// Whether it was a stored snapshot, not a live event.
+    pub retained: bool,
+    /// The packet id it came with; 0 if that is of no use.
+    pub packet_id: u16,
+    properties: Properties<'a>,
+}
+
+impl<'a> Record<'a> {
+    /// Reads a journal's record that is a message.
+    ///
+    /// # Errors
+    /// If it is of a later version, or no message.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, RecordUnreadable> {
+        match Content::read(bytes)? {
+            Content::Message(record) => Ok(record),
+            _ => Err(RecordUnreadable::new("it is a note of the receiver, and no message")),
+        }
     }
 
     /// Its MQTT 5 user properties, in order.
@@ -140,14 +189,18 @@ pub(crate) fn write_head(
     topic: &str,
     qos: Qos,
     retained: bool,
+    packet_id: u16,
     properties: &[(String, String)],
     out: &mut Vec<u8>,
 ) -> Option<()> {
     let length = |bytes: usize| u32::try_from(bytes).ok().map(u32::to_le_bytes);
     out.clear();
     out.reserve(HEADER_BYTES + topic.len());
-    out.push(VERSION);
+    out.push(if packet_id == 0 { PLAIN } else { VERSION });
     out.push(qos as u8 | if retained { RETAINED } else { 0 });
+    if packet_id != 0 {
+        out.extend_from_slice(&packet_id.to_le_bytes());
+    }
     out.extend_from_slice(&length(topic.len())?);
     out.extend_from_slice(&length(properties.len())?);
     out.extend_from_slice(topic.as_bytes());
@@ -159,6 +212,15 @@ pub(crate) fn write_head(
     }
     Some(())
 }
+
+/// The record that says that this packet id is released.
+pub(crate) const fn released(packet_id: u16) -> [u8; 4] {
+    let [low, high] = packet_id.to_le_bytes();
+    [VERSION, RELEASED, low, high]
+}
+
+/// The record that says that a session begins.
+pub(crate) const SESSION_BEGUN: [u8; 4] = [VERSION, BEGUN, 0, 0];
 
 #[cfg(test)]
 mod tests {
@@ -181,9 +243,9 @@ mod tests {
         ]
     }
 
-    fn write((topic, qos, retained, properties, payload): &Owned) -> Vec<u8> {
+    fn write((topic, qos, retained, properties, payload): &Owned, packet_id: u16) -> Vec<u8> {
         let mut bytes = vec![9; 3];
-        write_head(topic, *qos, *retained, properties, &mut bytes).unwrap();
+        write_head(topic, *qos, *retained, packet_id, properties, &mut bytes).unwrap();
         bytes.extend_from_slice(payload);
         bytes
     }
@@ -197,37 +259,56 @@ mod tests {
     #[test]
     fn messages_come_back_as_they_were() {
         for sample in samples() {
-            let bytes = write(&sample);
-            assert_eq!(owned(&Record::read(&bytes).unwrap()), sample);
+            for packet_id in [0, 1, 258, 65_535] {
+                let bytes = write(&sample, packet_id);
+                let record = Record::read(&bytes).unwrap();
+                assert_eq!((owned(&record), record.packet_id), (sample.clone(), packet_id));
+            }
         }
     }
 
-    /// Goal: later versions read what this one wrote.
-    /// To write the file anew: `THALWEG_GOLDEN=write cargo test -p thalweg-mqtt --lib record`.
     #[test]
-    fn the_format_is_that_of_the_golden_file() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/record-v1.hex");
-        let lines: Vec<String> = samples()
-            .iter()
-            .map(|sample| write(sample).iter().map(|byte| format!("{byte:02x}")).collect())
-            .collect();
-        if std::env::var("THALWEG_GOLDEN").is_ok_and(|what| what == "write") {
-            std::fs::write(path, lines.join("\n") + "\n").unwrap();
+    fn what_becomes_of_packet_ids_is_no_message() {
+        for id in [1, 258, 65_535] {
+            assert_eq!(Content::read(&released(id)), Ok(Content::Released(id)));
+            assert!(Record::read(&released(id)).unwrap_err().to_string().contains("a note"));
         }
-        let golden = std::fs::read_to_string(path).unwrap();
-        assert_eq!(golden.lines().collect::<Vec<_>>(), lines);
-        for (line, sample) in golden.lines().zip(samples()) {
-            let bytes: Vec<u8> = (0..line.len() / 2)
-                .map(|at| u8::from_str_radix(&line[2 * at..2 * at + 2], 16).unwrap())
-                .collect();
-            assert_eq!(owned(&Record::read(&bytes).unwrap()), sample);
+        assert_eq!(Content::read(&SESSION_BEGUN), Ok(Content::Begun));
+        let unknown = Content::read(&[VERSION, 3 << KIND_SHIFT, 0, 0]).unwrap_err();
+        assert!(unknown.to_string().contains("a kind that is not known"), "{unknown}");
+    }
+
+    /// Goal: later versions read what this one wrote, and this one what earlier ones did.
+    /// To write the files anew: `THALWEG_GOLDEN=write cargo test -p thalweg-mqtt --lib record`.
+    #[test]
+    fn the_formats_are_those_of_the_golden_files() {
+        for (version, packet_id) in [(PLAIN, 0), (VERSION, 258)] {
+            let path = format!("{}/tests/golden/record-v{version}.hex", env!("CARGO_MANIFEST_DIR"));
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut lines: Vec<String> =
+                samples().iter().map(|sample| hex(&write(sample, packet_id))).collect();
+            if version == VERSION {
+                lines.extend([hex(&released(packet_id)), hex(&SESSION_BEGUN)]);
+            }
+            if std::env::var("THALWEG_GOLDEN").is_ok_and(|what| what == "write") {
+                std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+            }
+            let golden = std::fs::read_to_string(path).unwrap();
+            assert_eq!(golden.lines().collect::<Vec<_>>(), lines);
+            for (line, sample) in golden.lines().zip(samples()) {
+                let bytes: Vec<u8> = (0..line.len() / 2)
+                    .map(|at| u8::from_str_radix(&line[2 * at..2 * at + 2], 16).unwrap())
+                    .collect();
+                let record = Record::read(&bytes).unwrap();
+                assert_eq!((owned(&record), record.packet_id), (sample, packet_id));
+            }
         }
     }
 
     #[test]
     fn what_is_cut_or_foreign_is_refused_and_never_a_panic() {
-        for sample in samples() {
-            let bytes = write(&sample);
+        for (sample, packet_id) in samples().into_iter().flat_map(|s| [(s.clone(), 0), (s, 7)]) {
+            let bytes = write(&sample, packet_id);
             let head = bytes.len() - sample.4.len();
             for end in 0..head {
                 assert!(Record::read(&bytes[..end]).is_err(), "{end}");
@@ -240,9 +321,10 @@ mod tests {
                 }
             }
         }
-        let error = Record::read(&[2, 0]).unwrap_err().to_string();
-        assert!(error.contains("its format is 2") && error.contains("later"), "{error}");
-        let huge = [&[1, 0][..], &[255; 8]].concat();
-        assert!(Record::read(&huge).is_err());
+        let error = Record::read(&[3, 0]).unwrap_err().to_string();
+        assert!(error.contains("its format is 3") && error.contains("later"), "{error}");
+        for head in [&[1, 0][..], &[2, 0, 1, 0]] {
+            assert!(Record::read(&[head, &[255; 8]].concat()).is_err());
+        }
     }
 }

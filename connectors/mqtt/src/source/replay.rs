@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use thalweg_kernel::{JournalError, JournalReader, JournalWriter, Journals, Tasks, Timestamp};
+use thalweg_kernel::{
+    JournalError, JournalReader, JournalRecord, JournalWriter, Journals, Tasks, Timestamp,
+};
 
 use crate::fault::Fault;
 use crate::source::chunk::Chunk;
+use crate::source::known::{KNOWN_MAX, Known, Sighting, fingerprint};
 use crate::source::mode::Start;
-use crate::source::record::Record;
+use crate::source::record::Content;
 
 /// Which journal, and where to begin in it.
 #[derive(Clone, Debug)]
@@ -52,21 +55,69 @@ impl Place {
         Ok(Replay { reader: reader?, since, name: self.name.clone() })
     }
 
-    /// Reads from the oldest record that is still kept. The seam does not tell which that is, but only
-    /// what has been trimmed: a few tries, each again half as far.
+    /// Reads from the oldest record that is still kept.
     fn oldest(&self, end: u64) -> Result<Box<dyn JournalReader>, JournalError> {
-        let (mut trimmed, mut kept) = match self.journals.read(&self.name, 0) {
-            Err(JournalError::Position(_)) => (0, end),
-            other => return other,
-        };
+        let (reader, trimmed) = self.oldest_since(0, end)?;
         // Only checkpoints trim it.
-        if self.start == Start::Resume {
+        if trimmed && self.start == Start::Resume {
             tracing::warn!(
                 "the journal {} goes on from checkpoints that are not there any more: what is read again is what it \
                  still keeps. Was the state beside it removed?",
                 self.name
             );
         }
+        Ok(reader)
+    }
+
+    /// What the last records say of packet ids that the broker may use again. Damage among those that no checkpoint needs is no
+    /// reason not to start.
+    pub(crate) fn known(&self, end: u64) -> Result<Known, Fault> {
+        let least = end.saturating_sub(KNOWN_MAX.into());
+        let found = self.oldest_since(least, end).map_err(Fault::from);
+        match (found.and_then(|(reader, _)| self.fold(reader)), self.position) {
+            (Err(fault), Some(position)) if position > least => {
+                // A journal that begins there has nothing before.
+                if position < end {
+                    tracing::warn!(
+                        "what the broker repeats of before the last checkpoint is not recognised: {}",
+                        fault.what
+                    );
+                }
+                self.fold(self.journals.read(&self.name, position)?)
+            }
+            (found, _) => found,
+        }
+    }
+
+    fn fold(&self, mut reader: Box<dyn JournalReader>) -> Result<Known, Fault> {
+        let mut known = Known::default();
+        while let Some(record) = reader.next()? {
+            match content(&self.name, record)? {
+                Content::Message(message) if message.packet_id != 0 => known.note(Sighting {
+                    packet_id: message.packet_id,
+                    qos: message.qos,
+                    fingerprint: fingerprint(message.topic.as_bytes(), message.payload),
+                    connection: 0,
+                }),
+                Content::Message(_) => {}
+                Content::Released(packet_id) => known.release(packet_id),
+                Content::Begun => known.begin(),
+            }
+        }
+        Ok(known)
+    }
+
+    /// Reads from the oldest record that is still kept, at `least` or behind it, and whether that one is. The seam does not
+    /// tell which is the oldest, but only what has been trimmed: a few tries, each again half as far.
+    fn oldest_since(
+        &self,
+        least: u64,
+        end: u64,
+    ) -> Result<(Box<dyn JournalReader>, bool), JournalError> {
+        let (mut trimmed, mut kept) = match self.journals.read(&self.name, least) {
+            Err(JournalError::Position(_)) => (least, end),
+            other => return Ok((other?, false)),
+        };
         while kept - trimmed > 1 {
             let middle = trimmed + (kept - trimmed) / 2;
             match self.journals.read(&self.name, middle) {
@@ -75,8 +126,15 @@ impl Place {
                 Err(error) => return Err(error),
             }
         }
-        self.journals.read(&self.name, kept)
+        Ok((self.journals.read(&self.name, kept)?, true))
     }
+}
+
+/// What a record of the journal `name` says.
+fn content<'a>(name: &str, record: JournalRecord<'a>) -> Result<Content<'a>, Fault> {
+    Content::read(record.bytes).map_err(|error| {
+        Fault::lasting(format!("record {} of the journal {name}: {error}", record.position))
+    })
 }
 
 /// Reads records again.
@@ -99,11 +157,9 @@ impl Replay {
             }
             // Clocks jump back: what follows belongs to it nevertheless.
             self.since = None;
-            let message = Record::read(record.bytes).map_err(|error| {
-                let Self { name, .. } = self;
-                Fault::lasting(format!("record {} of the journal {name}: {error}", record.position))
-            })?;
-            chunk.push_record(&message, record.received, record.position + 1);
+            if let Content::Message(message) = content(&self.name, record)? {
+                chunk.push_record(&message, record.received, record.position + 1);
+            }
         }
         Ok(true)
     }
@@ -147,7 +203,7 @@ mod tests {
             let position = self.next;
             self.next += 1;
             let qos = crate::Qos::AtLeastOnce;
-            crate::source::record::write_head("a", qos, false, &[], &mut self.bytes).unwrap();
+            crate::source::record::write_head("a", qos, false, 0, &[], &mut self.bytes).unwrap();
             self.bytes.extend_from_slice(position.to_string().as_bytes());
             let received = Timestamp::from(position);
             Ok(Some(thalweg_kernel::JournalRecord { position, received, bytes: &self.bytes }))

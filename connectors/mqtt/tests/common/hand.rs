@@ -102,11 +102,18 @@ impl Hand {
         self.change(|state| state.record_bytes_max = Some(bytes));
     }
 
-    /// Loses what is not durable, and whatever was trimmed.
+    /// Loses what is not durable.
     pub(crate) fn crash(&self) {
+        let durable = self.durable();
+        self.crash_at(durable);
+    }
+
+    /// Loses what is behind `end`: of a group that was being written, a beginning may survive.
+    pub(crate) fn crash_at(&self, end: u64) {
         let mut state = self.state();
-        let durable = state.durable as usize;
-        state.records.truncate(durable);
+        assert!((state.durable..=state.records.len() as u64).contains(&end), "a promise");
+        state.records.truncate(end as usize);
+        state.durable = end;
         state.waker = None;
     }
 

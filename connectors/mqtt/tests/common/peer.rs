@@ -64,25 +64,25 @@ impl Peer {
 
     /// Answers CONNECT and SUBSCRIBE.
     pub(crate) fn accept(&self, session_present: bool) -> Connection {
+        let mut connection = self.accept_only(session_present);
+        connection.subscribed();
+        connection
+    }
+
+    /// Answers CONNECT.
+    pub(crate) fn accept_only(&self, session_present: bool) -> Connection {
         let (mut stream, _) = self.listener.accept().expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
         assert_eq!(read(&mut stream).expect("a packet").0, 0x10, "CONNECT");
         stream.write_all(&accepted(self.version, session_present)).expect("CONNACK");
-        let (kind, subscribe) = read(&mut stream).expect("a packet");
-        assert_eq!(kind, 0x82, "SUBSCRIBE");
-        let id = &subscribe[..2];
-        let answer = match self.version {
-            Version::V311 => [&[0x90, 3], id, &[2]].concat(),
-            Version::V5 => [&[0x90, 4], id, &[0, 2]].concat(),
-        };
-        stream.write_all(&answer).expect("SUBACK");
         Connection { stream, version: self.version }
     }
 }
 
 pub(crate) const PUBACK: u8 = 0x40;
 pub(crate) const PUBREC: u8 = 0x50;
+pub(crate) const PUBCOMP: u8 = 0x70;
 
 /// The broker's end of a connection.
 pub(crate) struct Connection {
@@ -91,7 +91,28 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Answers SUBSCRIBE, which is the next packet.
+    pub(crate) fn subscribed(&mut self) {
+        let (kind, subscribe) = read(&mut self.stream).expect("a packet");
+        assert_eq!(kind, 0x82, "SUBSCRIBE");
+        let id = &subscribe[..2];
+        let answer = match self.version {
+            Version::V311 => [&[0x90, 3], id, &[2]].concat(),
+            Version::V5 => [&[0x90, 4], id, &[0, 2]].concat(),
+        };
+        self.stream.write_all(&answer).expect("SUBACK");
+    }
+
     pub(crate) fn publish(&mut self, topic: &str, qos: u8, packet_id: u16, payload: &str) {
+        self.publish_as(0, topic, qos, packet_id, payload);
+    }
+
+    /// With DUP.
+    pub(crate) fn publish_again(&mut self, topic: &str, qos: u8, packet_id: u16, payload: &str) {
+        self.publish_as(8, topic, qos, packet_id, payload);
+    }
+
+    fn publish_as(&mut self, dup: u8, topic: &str, qos: u8, packet_id: u16, payload: &str) {
         let mut body = u16::to_be_bytes(topic.len() as u16).to_vec();
         body.extend_from_slice(topic.as_bytes());
         if qos > 0 {
@@ -102,7 +123,7 @@ impl Connection {
         }
         body.extend_from_slice(payload.as_bytes());
         assert!(body.len() < 128, "one byte of length");
-        let packet = [&[0x30 | (qos << 1), body.len() as u8], &body[..]].concat();
+        let packet = [&[0x30 | dup | (qos << 1), body.len() as u8], &body[..]].concat();
         self.stream.write_all(&packet).expect("PUBLISH");
     }
 
@@ -118,10 +139,14 @@ impl Connection {
 
     /// Ends the exchange of a message of QoS 2.
     pub(crate) fn release(&mut self, packet_id: u16) {
+        self.ask_release(packet_id);
+        assert_eq!(self.acks(PUBCOMP, 1), [packet_id]);
+    }
+
+    /// PUBREL.
+    pub(crate) fn ask_release(&mut self, packet_id: u16) {
         let [high, low] = packet_id.to_be_bytes();
         self.stream.write_all(&[0x62, 2, high, low]).expect("PUBREL");
-        let (kind, body) = read(&mut self.stream).expect("PUBCOMP");
-        assert_eq!((kind, &body[..2]), (0x70, &[high, low][..]));
     }
 
     /// Asserts that nothing comes for a moment.

@@ -1,10 +1,12 @@
-//! `[deduplicate]`: where a publisher's number of a reading is found, and how many of them are remembered.
+//! `[deduplicate]`: where a publisher's number of a reading is found, and what is known of these numbers.
 
-use thalweg_flow::DEDUPLICATE_WINDOW;
+use thalweg_flow::{DEDUPLICATE_WINDOW, Numbers};
 use thalweg_kernel::{ConfigError, options};
 
 /// The largest window, in numbers. It takes 128 KiB for each key.
 const WINDOW_MAX: u64 = 1 << 20;
+/// The largest modulus.
+const MODULUS_MAX: u64 = 1 << 48;
 
 options! {
     /// How repetitions are told from news.
@@ -17,13 +19,30 @@ options! {
         /// How many numbers below a key's highest are remembered.
         #[unit = "numbers"]
         #[range(1, WINDOW_MAX)]
-        pub(crate) window: usize = DEDUPLICATE_WINDOW,
+        #[absent = "`1024`, with a `modulus` at most half of it"]
+        window: Option<usize>,
+        /// The counter goes round: behind `modulus` - 1 comes 0. A counter of one byte has 256, of two bytes 65536.
+        #[range(2, MODULUS_MAX)]
+        #[example = "256"]
+        modulus: Option<u64>,
+        /// Whether a number that has come, in a reading later than all of its key, is that of a counter that began anew.
+        /// Otherwise only one that is below the window is.
+        restarts_by_time: bool = true,
     }
 }
 
 impl Deduplicate {
     /// Checks it for a job whose messages have user properties, or have none. Errors name keys of the section.
     pub(crate) fn check(&self, has_user_properties: bool) -> Result<(), ConfigError> {
+        if let (Some(window), Some(modulus)) = (self.window, self.modulus)
+            && window as u64 > modulus / 2
+        {
+            let allowed = format!(
+                "1 to {}: with modulus = {modulus}, a number that is further behind may as well be ahead",
+                modulus / 2
+            );
+            return Err(ConfigError::new("window", window, allowed));
+        }
         match (&self.field, &self.property) {
             (Some(field), None) if field.is_empty() => {
                 Err(ConfigError::new("field", "", "the name of a field"))
@@ -37,6 +56,17 @@ impl Deduplicate {
                 Err(ConfigError::new("field", field, "either `field` or `property`"))
             }
             (None, None) => Err(ConfigError::missing("field", "either `field` or `property`")),
+        }
+    }
+
+    /// What is known of the numbers.
+    pub(crate) fn numbers(&self) -> Numbers {
+        let numbers = Numbers::new()
+            .window(self.window.unwrap_or(DEDUPLICATE_WINDOW))
+            .restarts_by_time(self.restarts_by_time);
+        match self.modulus {
+            Some(modulus) => numbers.modulus(modulus),
+            None => numbers,
         }
     }
 }

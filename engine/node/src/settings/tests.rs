@@ -152,6 +152,14 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"deduplicate.window = "0" is not allowed; allowed: 1 to 1048576 numbers"#,
         ),
         (
+            format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 256\nwindow = 129"),
+            r#"deduplicate.window = "129" is not allowed; allowed: 1 to 128: with modulus = 256"#,
+        ),
+        (
+            format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 1"),
+            r#"deduplicate.modulus = "1" is not allowed; allowed: 2 to "#,
+        ),
+        (
             format!("{GOOD}\n[state]\ndir = 'd'\npending_bytes_max = 4096")
                 .replace("[source]", "name = 'own'\n[source]"),
             r#"state.pending_bytes_max = "4096" is not allowed; allowed: 1048576 or more bytes"#,

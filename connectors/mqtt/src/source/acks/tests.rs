@@ -57,6 +57,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         payload: Bytes::from_static(b"x"),
         qos,
         packet_id,
+        dup: false,
         retained: false,
         user_properties: Vec::new(),
     }
@@ -78,8 +79,12 @@ fn settle(ledger: &mut Ledger) -> Vec<u16> {
 }
 
 fn with_journal() -> (Ledger, ByHand, Arc<Progress>) {
+    with_journal_of_ids(false)
+}
+
+fn with_journal_of_ids(keeps_ids: bool) -> (Ledger, ByHand, Arc<Progress>) {
     let (journal, progress) = (ByHand::default(), Arc::new(Progress::new()));
-    let keeper = Keeper::new(Box::new(journal.clone()));
+    let keeper = Keeper::new(Box::new(journal.clone()), keeps_ids);
     let keeping = Keeping::Journal(Box::new(keeper));
     (Ledger::new(keeping, Arc::clone(&progress), Waker::noop().clone()), journal, progress)
 }
@@ -158,6 +163,61 @@ fn the_journal_is_trimmed_to_what_was_released_once() {
     assert_eq!(std::mem::take(&mut journal.state().trimmed), 5);
     settle(&mut ledger);
     assert_eq!(journal.state().trimmed, 0);
+}
+
+/// Goal: a start can tell what may come again from the last records, by number and by bytes. A full journal needs the room.
+#[test]
+fn with_packet_ids_the_last_records_stay_while_there_is_room() {
+    let (mut ledger, journal, progress) = with_journal_of_ids(true);
+    let most = u64::from(KNOWN_MAX);
+    (0..most + 10)
+        .for_each(|_| assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::Yes(_))));
+    for (released, trimmed) in [(5, 5), (most, 10)] {
+        progress.release(released);
+        settle(&mut ledger);
+        assert_eq!(journal.state().trimmed, trimmed);
+    }
+    journal.state().refuse = Some(JournalError::Full("at its cap".into()));
+    assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::NoRoom(_)));
+    assert_eq!(journal.state().trimmed, most, "what no checkpoint needs");
+    progress.release(most + 4);
+    settle(&mut ledger);
+    assert_eq!(journal.state().trimmed, most + 4, "and what the next one sets free");
+
+    let mut latest = Latest::default();
+    assert_eq!(latest.first(100), 0);
+    for position in 0..100 {
+        latest.appended(position, PART_BYTES);
+    }
+    assert_eq!(latest.first(100), 100 - (KEPT_BYTES_MAX / PART_BYTES) as u64);
+}
+
+#[test]
+fn a_released_id_is_completed_when_that_is_durable() {
+    let (mut ledger, journal, _) = with_journal_of_ids(true);
+    take(&mut ledger, 1, Qos::ExactlyOnce);
+    assert_eq!(ledger.release(7, Timestamp::default()), Ok(Some(false)));
+    take(&mut ledger, 2, Qos::ExactlyOnce);
+    journal.state().durable = 3;
+    let mut answers = Vec::new();
+    assert_eq!(ledger.settle(|id, answer| answers.push((id, answer))), Ok(2), "messages");
+    let ack = Answer::Ack(Qos::ExactlyOnce);
+    assert_eq!(answers, [(1, ack), (7, Answer::Complete), (2, ack)]);
+    assert_eq!(journal.state().records[1], released(7));
+    journal.state().refuse = Some(JournalError::Full("at its cap".into()));
+    assert_eq!(
+        (ledger.release(8, Timestamp::default()), ledger.begin_session(Timestamp::default())),
+        (Ok(None), Ok(None))
+    );
+    journal.state().refuse = None;
+    assert_eq!(ledger.begin_session(Timestamp::default()), Ok(Some(4)));
+
+    let (mut ledger, journal, _) = with_journal();
+    assert_eq!(
+        (ledger.release(7, Timestamp::default()), ledger.begin_session(Timestamp::default())),
+        (Ok(Some(true)), Ok(Some(0)))
+    );
+    assert!(journal.state().records.is_empty());
 }
 
 #[test]

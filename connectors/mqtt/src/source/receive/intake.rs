@@ -14,9 +14,12 @@ use std::collections::VecDeque;
 
 use tracing::error;
 
+use thalweg_kernel::defects::{Defect, seeded};
+
 use super::*;
 use crate::link::Delivery;
 use crate::source::acks::{Keeper, Taken};
+use crate::source::known::{Met, Sighting, connection, fingerprint};
 
 /// The most messages that wait for room.
 pub const STALLED_MESSAGES_MAX: usize = 1024;
@@ -62,8 +65,11 @@ impl Receive {
             }
         };
         let end = writer.end();
-        self.ledger.keep(Keeper::new(writer));
+        self.ledger.keep(Keeper::new(writer, self.setup.keeps_ids()));
         self.settle();
+        if self.setup.keeps_ids() && !seeded(Defect::MqttForgetsIds) {
+            self.known = place.known(end)?;
+        }
         let mut replay = place.replay(end)?;
         let mut count = 0;
         loop {
@@ -115,20 +121,33 @@ impl Receive {
 
     /// Takes a message into the chunk being filled. Gives it back, with the reason, where there is no room.
     fn take(&mut self, delivery: Delivery, generation: u64) -> Option<(Delivery, String)> {
-        let Some(chunk) = &mut self.filling else { return Some((delivery, String::new())) };
+        if self.filling.is_none() {
+            return Some((delivery, String::new()));
+        }
         if self.ledger.is_crowded() {
             return Some((delivery, "every packet id awaits its acknowledgement".to_owned()));
         }
+        if self.begins == Begins::Unsaid {
+            if !self.begin_session() {
+                return Some((delivery, "the journal has no room for a new session".to_owned()));
+            }
+            // It has subscribed; what comes stands behind that in the journal.
+            self.begins = Begins::Not;
+        }
         let (packet_id, qos) = (delivery.packet_id, delivery.qos);
         let bytes = delivery.payload.len() as u64;
-        // Only the ids of this connection's session mean anything.
-        let tracked = qos == Qos::ExactlyOnce && generation == self.generation;
-        if tracked && !self.unreleased.insert(packet_id) {
+        let seen = self.sight(&delivery, generation);
+        let met = seen.map_or(Met::News, |seen| self.known.meet(seen, delivery.dup));
+        if met != Met::News {
             // It was taken earlier, and the answer follows what became of it then.
-            self.meters.duplicates.increment(1);
+            self.repeated(&delivery, met);
+            if met == Met::AgainHere {
+                return None;
+            }
         } else if delivery.retained && self.setup.skip_retained {
             self.meters.retained_skipped.increment(1);
         } else {
+            let chunk = self.filling.as_mut()?;
             match self.ledger.take(&delivery, chunk.received) {
                 Ok(Taken::Yes(mark)) => {
                     if self.ledger.is_journal() {
@@ -136,12 +155,7 @@ impl Receive {
                     }
                     chunk.push(delivery, mark);
                 }
-                Ok(Taken::NoRoom(why)) => {
-                    if tracked {
-                        self.unreleased.remove(packet_id);
-                    }
-                    return Some((delivery, why));
-                }
+                Ok(Taken::NoRoom(why)) => return Some((delivery, why)),
                 Ok(Taken::Refused(mark, why)) => {
                     self.meters.journal_refused.increment(1);
                     chunk.push_refused(delivery, mark, why);
@@ -152,6 +166,10 @@ impl Receive {
                 }
             }
         }
+        if let Some(seen) = seen {
+            self.known.note(seen);
+        }
+        let Some(chunk) = &mut self.filling else { return None };
         if self.ledger.is_by_hand_over() {
             chunk.push_ack(packet_id, qos);
         } else if generation == self.generation {
@@ -165,6 +183,48 @@ impl Receive {
             self.send();
         }
         None
+    }
+
+    /// How a message is known again, if it may come again.
+    #[inline]
+    fn sight(&self, delivery: &Delivery, generation: u64) -> Option<Sighting> {
+        let Delivery { packet_id, qos, topic, payload, .. } = delivery;
+        let comes_again = match qos {
+            Qos::AtMostOnce => false,
+            Qos::AtLeastOnce => self.setup.recognises(),
+            Qos::ExactlyOnce => true,
+        };
+        // Only the ids of this connection's session mean anything.
+        (comes_again && generation == self.generation).then(|| Sighting {
+            packet_id: *packet_id,
+            qos: *qos,
+            fingerprint: fingerprint(topic, payload),
+            connection: connection(generation),
+        })
+    }
+
+    /// A message came again.
+    #[cold]
+    fn repeated(&mut self, delivery: &Delivery, met: Met) {
+        self.meters.duplicates.increment(1);
+        self.repeats.note(self.reactor.now(), &delivery.topic);
+        if met == Met::AgainHere {
+            self.link.waive();
+        }
+    }
+
+    /// Notes in the journal that a session begins. Whether there was room.
+    #[cold]
+    pub(super) fn begin_session(&mut self) -> bool {
+        match self.ledger.begin_session(now()) {
+            Ok(Some(mark)) => {
+                self.begins = Begins::At(mark);
+                self.ledger.flush(self.reactor.now(), true);
+            }
+            Ok(None) => return false,
+            Err(what) => self.fault = Some(what),
+        }
+        true
     }
 
     /// Puts a message behind those that wait for room.
