@@ -58,6 +58,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         qos,
         packet_id,
         retained: false,
+        left_out: 0,
         user_properties: Vec::new(),
     }
 }
