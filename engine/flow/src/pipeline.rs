@@ -333,6 +333,9 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
     /// Sends on what it holds. It never waits. Called after each step.
     fn flush(&mut self) -> Result<(), ConnectorError>;
 
+    /// The job is to end.
+    fn stop(&mut self) {}
+
     /// After the end: whether everything has arrived.
     fn finish(&mut self) -> Result<bool, ConnectorError>;
 
@@ -374,7 +377,7 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
 /// A pipeline as its shard sees it.
 pub(crate) trait Pipeline {
     fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError>;
-    /// Asks its source for an orderly end.
+    /// Asks its source for an orderly end, and tells its sink of that.
     fn stop(&mut self);
     /// Asks its source for nothing more at all.
     fn hold(&mut self);
@@ -548,6 +551,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         if let Some(source) = self.chain.source() {
             source.stop();
         }
+        self.terminal.stop();
     }
 
     fn hold(&mut self) {

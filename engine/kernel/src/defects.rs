@@ -254,6 +254,12 @@ defects! {
     MqttPublishesEarly,
     /// What the last run has left is published by each shard as it comes, not in the order of its epochs.
     MqttOldRowsLate,
+    /// A result in whose wake connections end is sent again for ever.
+    MqttNeverSetsAside,
+    /// A message over the limit is read past, and no dead letter tells of it.
+    MqttForgetsOversized,
+    /// A sink waits for its broker for ever, also when the job is to end.
+    MqttStopWaitsForEver,
 
     /// A rolling file's content is not synced before it counts as sealed.
     FileNoSync,

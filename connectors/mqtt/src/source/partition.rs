@@ -195,9 +195,11 @@ impl<D: Decode> MqttPartition<D> {
             }
             *left -= 1;
             let message = Message { bindings: &bindings, ..plain };
-            if let Some(why) = chunk.refusal(next - 1) {
+            if let Some((why, left_out)) = chunk.refusal(next - 1) {
                 let error = DecodeError::new(Cause::TooLarge, why, None);
-                out.dead_letter(message.dead_letter(error));
+                let mut letter = message.dead_letter(error);
+                letter.payload_bytes += left_out;
+                out.dead_letter(letter);
                 continue;
             }
             match self.decoder.decode(&message) {

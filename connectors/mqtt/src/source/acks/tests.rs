@@ -59,6 +59,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         packet_id,
         dup: false,
         retained: false,
+        left_out: 0,
         user_properties: Vec::new(),
     }
 }
