@@ -301,16 +301,17 @@ impl<D: Decode> Lines<D> {
         })
     }
 
-    /// Emits up to `records_max` lines of the block, and returns how many.
+    /// Emits lines of the block until there are `records_max` records, and returns what that took of them, and how
+    /// many there are. A line is emitted whole; one without records takes as much as one record.
     fn emit_block(
         &mut self,
         block: &Block,
         records_max: usize,
         out: &mut impl Emit<D::Item>,
-    ) -> usize {
+    ) -> (usize, usize) {
         let lines = block.lines();
-        let mut emitted = 0;
-        while emitted < records_max && self.at < lines.len() {
+        let (mut taken, mut emitted) = (0, 0);
+        while taken < records_max && self.at < lines.len() {
             let start = self.at;
             let rest = &lines[start..];
             let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
@@ -320,21 +321,27 @@ impl<D: Decode> Lines<D> {
             if line.is_empty() {
                 continue;
             }
-            emitted += 1;
             let mut message = Message::new(&self.topic, line, block.read_at);
             message.offset = Some(block.offset + start as u64);
             message.partition = Some(&self.topic);
             if line.len() > self.line_bytes_max {
+                (taken, emitted) = (taken + 1, emitted + 1);
                 let refused = too_large(line.len() as u64, self.line_bytes_max);
                 out.dead_letter(message.dead_letter(refused));
                 continue;
             }
-            match self.decoder.decode(&message) {
-                Ok(value) => out.record(value, block.read_at, &message),
-                Err(refused) => out.dead_letter(message.dead_letter(refused)),
-            }
+            // All that a line holds, or the position behind it would forget the rest.
+            let before = emitted;
+            self.decoder.decode_each(&message, |decoded| {
+                emitted += 1;
+                match decoded {
+                    Ok(value) => out.record(value, block.read_at, &message),
+                    Err(refused) => out.dead_letter(message.dead_letter(refused)),
+                }
+            });
+            taken += (emitted - before).max(1);
         }
-        emitted
+        (taken, emitted)
     }
 
     #[cold]
@@ -380,10 +387,12 @@ impl<D: Decode> Source for Lines<D> {
         records_max: usize,
         out: &mut impl Emit<D::Item>,
     ) -> Result<SourceStatus, ConnectorError> {
-        let (mut left, before) = (records_max, self.position);
+        let (mut left, mut silent, before) = (records_max, true, self.position);
         while left > 0 {
             if let Some(block) = self.block.take() {
-                left -= self.emit_block(&block, left, out);
+                let (taken, emitted) = self.emit_block(&block, left, out);
+                left = left.saturating_sub(taken);
+                silent &= emitted == 0;
                 self.position = block.offset + self.at.min(block.lines().len()) as u64;
                 if self.at < block.lines().len() {
                     self.block = Some(block);
@@ -401,7 +410,7 @@ impl<D: Decode> Source for Lines<D> {
                 Ok(Piece::Overlong(overlong)) => {
                     self.emit_overlong(&overlong, out);
                     self.position = overlong.end;
-                    left -= 1;
+                    (left, silent) = (left - 1, false);
                 }
                 Ok(Piece::End) => {
                     // For a poll after this one, should there be any.
@@ -412,8 +421,8 @@ impl<D: Decode> Source for Lines<D> {
                     let what = format!("cannot be read on from byte {offset}");
                     return Err(ConnectorError::new(&self.name, what).caused_by(error));
                 }
-                // Empty lines yield nothing, and are read.
-                Err(SourceStatus::Waiting(_)) if left == records_max && self.position > before => {
+                // Empty lines, and those that hold no record, yield nothing, and are read.
+                Err(SourceStatus::Waiting(_)) if silent && self.position > before => {
                     return Ok(SourceStatus::Ready);
                 }
                 Err(status) => return Ok(status),

@@ -314,3 +314,91 @@ fn a_file_is_read_on_from_where_it_was_left() {
     shard.cx.durability.position = Some(other.into());
     assert!(refused(&shard).contains("another file"));
 }
+
+/// A line's words, each a record; `-` is no word.
+#[derive(Clone)]
+struct Words;
+
+impl Decode for Words {
+    type Item = String;
+
+    fn decode(&mut self, _: &Message<'_>) -> Result<String, DecodeError> {
+        Err(DecodeError::new(Cause::WrongType, "a line of words", None))
+    }
+
+    fn decode_each(
+        &mut self,
+        message: &Message<'_>,
+        mut each: impl FnMut(Result<String, DecodeError>),
+    ) {
+        let line = String::from_utf8_lossy(message.payload);
+        for word in line.split(' ').filter(|word| *word != "-") {
+            let refused = || DecodeError::new(Cause::Malformed, "a bad word", None);
+            each(if word == "bad" { Err(refused()) } else { Ok(word.to_owned()) });
+        }
+    }
+}
+
+/// Goal: a line that holds several records counts as read when all of them are emitted, however few a poll may emit.
+#[test]
+fn the_records_of_a_line_are_emitted_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.txt");
+    fs::write(&path, "a b c\n-\nd bad e\n- -\nf\n-\n").unwrap();
+    let spec = FileSource::new(&path, Words);
+    let whole: [&[&str]; 7] = [
+        &[],
+        &["a", "b", "c"],
+        &["a", "b", "c"],
+        &["a", "b", "c", "d", "e"],
+        &["a", "b", "c", "d", "e"],
+        &["a", "b", "c", "d", "e", "f"],
+        &["a", "b", "c", "d", "e", "f"],
+    ];
+    for (polls, first) in whole.into_iter().enumerate() {
+        let mut shard = Shard::alone();
+        let mut lines = open(&spec, 0, &shard.cx).unwrap();
+        let mut emitted = Emitted::default();
+        for _ in 0..polls {
+            while let SourceStatus::Waiting(_) =
+                lines.poll(Timestamp::default(), 1, &mut emitted).unwrap()
+            {
+                shard.wait();
+            }
+        }
+        assert_eq!(emitted.records, first, "{polls}");
+        let mut position = Vec::new();
+        lines.snapshot(Epoch::new(1), &mut position);
+        let mut shard = Shard::alone();
+        shard.cx.durability.position = Some(position.into());
+        let mut rest = open(&spec, 0, &shard.cx).unwrap();
+        while rest.poll(Timestamp::default(), 2, &mut emitted).unwrap() != SourceStatus::Ended {}
+        assert_eq!(emitted.records, ["a", "b", "c", "d", "e", "f"], "{polls}");
+        assert_eq!(emitted.letters.len(), 1, "{polls}");
+    }
+}
+
+/// Goal: a position that has moved is told, also where a line holds no record.
+#[test]
+fn a_line_without_records_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = fifo(directory.path());
+    let mut shard = Shard::alone();
+    let mut lines = open(&FileSource::new(&path, Words), 0, &shard.cx).unwrap();
+    let mut pipe = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut all = Emitted::default();
+    for (text, status) in [
+        ("-\n", SourceStatus::Ready),
+        ("a\n", SourceStatus::Waiting(None)),
+        ("- -\n-\n", SourceStatus::Ready),
+    ] {
+        pipe.write_all(text.as_bytes()).unwrap();
+        shard.wait();
+        assert_eq!(lines.poll(Timestamp::default(), 9, &mut all).unwrap(), status, "{text}");
+        assert_eq!(
+            lines.poll(Timestamp::default(), 9, &mut all).unwrap(),
+            SourceStatus::Waiting(None)
+        );
+    }
+    assert_eq!(all.records, ["a"]);
+}

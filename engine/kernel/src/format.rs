@@ -127,6 +127,17 @@ pub trait Decode {
     /// # Errors
     /// A [`DecodeError`] makes the message a dead letter; the stream goes on.
     fn decode(&mut self, message: &Message<'_>) -> Result<Self::Item, DecodeError>;
+
+    /// Decodes each record of a message, where a message may hold several or none. `each` is given them in their order,
+    /// and what of the message is no record. A source passes on all of them before its position moves on.
+    #[inline]
+    fn decode_each(
+        &mut self,
+        message: &Message<'_>,
+        mut each: impl FnMut(Result<Self::Item, DecodeError>),
+    ) {
+        each(self.decode(message));
+    }
 }
 
 /// Makes bytes of a record. One instance serves one sink on one shard.

@@ -59,8 +59,8 @@ pub trait Source {
     /// The record.
     type Item;
 
-    /// Emits up to `records_max` records or dead letters that are ready, and says what is left.
-    /// `now` is this machine's clock, which may jump either way. Must not block.
+    /// Emits up to `records_max` records or dead letters that are ready, and says what is left. A message that holds
+    /// several is emitted whole, even beyond that: positions lie between messages. `now` is this machine's clock, which may jump either way. Must not block.
     ///
     /// # Errors
     /// Ends the job: only for what neither waiting nor a dead letter can mend.

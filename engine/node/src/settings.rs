@@ -272,12 +272,20 @@ impl Settings {
             Some(found) => found.clone(),
             None => Table::new(key, table.origin().clone()),
         };
-        let fields = Fields::read(&or_empty(section("fields")?, "fields"))?;
+        let fields_section = or_empty(section("fields")?, "fields");
+        let fields = Fields::read(&fields_section)?;
         let deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
         let sources = or_empty(section("source")?, "source");
         let AnySource { payload_bytes_max } = AnySource::fill(&sources)?;
         let (connector, options) = registry::chosen(SideName::Source, &sources, &SOURCE_KEYS)?;
         let decoder = Readings::new(&fields, deduplicate.as_ref(), payload_bytes_max);
+        let decoder = decoder.map_err(|error| match error.key.strip_prefix("deduplicate.") {
+            Some(key) => {
+                let error = ConfigError { key: key.to_owned(), ..error.clone() };
+                or_empty(section("deduplicate").ok().flatten(), "deduplicate").blame(error)
+            }
+            None => fields_section.blame(error),
+        })?;
         let input = connector.input(options, &decoder)?;
         let sinks = or_empty(section("sink")?, "sink");
         let (connector, options) = registry::chosen(SideName::Sink, &sinks, &[])?;
@@ -304,7 +312,7 @@ impl Settings {
             restart: restart(section("restart")?)?,
             written: table.clone(),
         };
-        settings.check(&fields)?;
+        settings.check()?;
         Ok(settings)
     }
 
@@ -316,7 +324,7 @@ impl Settings {
         }
     }
 
-    fn check(&self, fields: &Fields) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.runtime()?;
         if self.state.is_some() && self.name == DEFAULT_NAME {
             let allowed = "with [state] a name of the job's own: what it commits is known by it";
@@ -324,12 +332,6 @@ impl Settings {
         }
         if self.name.is_empty() {
             return Err(self.written.blame(ConfigError::new("name", "", "a name for the job")));
-        }
-        for (key, name) in [("key", &fields.key), ("value", &fields.value), ("time", &fields.time)]
-        {
-            if name.is_empty() {
-                return Err(self.blame("fields", ConfigError::new(key, "", "the name of a field")));
-            }
         }
         if self.state.as_ref().is_some_and(|state| state.dir.as_os_str().is_empty()) {
             return Err(self.blame("state", ConfigError::new("dir", "", "a directory")));
@@ -478,6 +480,12 @@ impl Engine {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// What `[fields]` says with these lines.
+#[cfg(test)]
+pub(crate) fn fields_of(lines: &str) -> Fields {
+    Fields::read(&written::toml(lines, "fields").unwrap_or_default()).unwrap()
 }
 
 #[cfg(test)]

@@ -66,6 +66,37 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         (format!("name = ''\n{GOOD}"), r#"name = "" is not allowed; allowed: a name for the job"#),
         (format!("{GOOD}\n[fields]\nvalue = ''"), r#"fields.value = "" is not allowed"#),
         (
+            format!("{GOOD}\n[fields]\nvalue = 'a..b'"),
+            r#"job.toml:10: fields.value = "a..b" is not allowed; allowed: a path with a key at its character 3, where '.' stands"#,
+        ),
+        (
+            format!("{GOOD}\n[fields]\nvalue = 'a'\nvalues = ['b']"),
+            r#"fields.value = "a" is not allowed; allowed: either `value` or `values`"#,
+        ),
+        (format!("{GOOD}\n[fields]\nvalues = []"), "at least one path"),
+        (
+            format!("{GOOD}\n[fields]\nvalues = ['a.t', 'b.t']"),
+            r#"job.toml:10: fields.values = "b.t" is not allowed; allowed: a measurement with a name"#,
+        ),
+        (
+            format!("{GOOD}\n[fields]\ntime_unit = 'seconds'"),
+            r#"job.toml:10: fields.time_unit = "seconds" is not allowed; allowed: s, ms, us, ns or auto"#,
+        ),
+        (format!("{GOOD}\n[fields]\ntime_zone = 'Mars'"), "allowed: an offset such as"),
+        (
+            format!("{GOOD}\n[fields]\nformat = 'jsn'"),
+            "allowed: json, text, senml or influx; did you mean json?",
+        ),
+        (format!("{GOOD}\n[fields]\nfromat = 'json'"), "did you mean format?"),
+        (
+            format!("{GOOD}\n[fields]\nkey = '{{a'"),
+            r#"fields.key = "{a" is not allowed; allowed: a `}` behind each `{`"#,
+        ),
+        (
+            format!("{GOOD}\n[deduplicate]\nfield = 'a['"),
+            r#"job.toml:10: deduplicate.field = "a[" is not allowed; allowed: a path with"#,
+        ),
+        (
             format!("name = 'own'\n{GOOD}\n[state]\ndir = ''"),
             r#"state.dir = "" is not allowed; allowed: a directory"#,
         ),
