@@ -14,6 +14,7 @@ use thalweg_runtime::Job;
 use self::reading::Reading;
 use self::row::Row;
 use crate::control::Control;
+use crate::registry::Output;
 use crate::settings::{Deduplicate, Settings, Window};
 use crate::shutdown::Shutdown;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.runtime()?;
     let state = settings.state.as_ref().map(|state| state.dir.clone());
     let keeps_dead_letters = settings.dead_letters.path.is_some();
+    let sinks = settings.outputs.len();
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
     let _watch = shutdown.ends(&running);
@@ -34,12 +36,14 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     drop(control);
     let dead_letters = metrics.total("numDeadLetters");
     // `rows` is fused to the windows and counts nothing of its own; the sinks do.
-    let sinks = metrics
+    let counted = metrics
         .0
         .iter()
         .filter(|sample| sample.name == "numRecordsIn" && sample.operator.starts_with("Sink: "));
-    let written = sinks.map(|sample| sample.value as u64).sum::<u64>();
-    let rows = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    let written = counted.map(|sample| sample.value as u64).sum::<u64>();
+    let written = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    // Each sink gets each row.
+    let rows = written / sinks.max(1) as u64;
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
@@ -53,11 +57,11 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// The job that `settings` describe.
 pub(crate) fn job(settings: Settings) -> Job {
-    let Settings { name, input, window, deduplicate, output, dead_letters, .. } = settings;
+    let Settings { name, input, window, deduplicate, outputs, dead_letters, .. } = settings;
     Job::new(&name, move |flow| {
         // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
         let readings = input.begin(flow, &window).name("readings");
-        output.end(averages(readings, &window, deduplicate.as_ref()));
+        Output::end_all(&outputs, averages(readings, &window, deduplicate.as_ref()));
         if let Some(path) = &dead_letters.path {
             flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
         }
