@@ -11,6 +11,7 @@ use thalweg_runtime::JobError;
 use tracing_subscriber::EnvFilter;
 
 use crate::connectors::ConnectorsArgs;
+use crate::dead_letters::{self, DeadLettersCommand};
 use crate::engine::serve_metrics;
 use crate::inspect::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::settings::Settings;
@@ -36,7 +37,8 @@ const EXAMPLES: &str = "Examples:
   thalweg connectors mqtt            what [source.mqtt] and [sink.mqtt] can be told
   thalweg savepoint DIR FILE --stop  writes the job's state to a file, and suspends the job
   thalweg state ls DIR               what the job that keeps its state in DIR remembers
-  thalweg journal cat DIR            the messages that it can still read again";
+  thalweg journal cat DIR            the messages that it can still read again
+  thalweg dead-letters ls FILE       the messages that could not be read, by cause and topic";
 
 #[derive(Subcommand)]
 enum Command {
@@ -57,6 +59,9 @@ enum Command {
     /// Look into journals: received messages that can be read again
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Look into files of dead letters, and send letters again
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 #[derive(Args)]
@@ -114,9 +119,11 @@ impl Command {
             #[cfg(feature = "demo")]
             Self::Demo(_) => crate::demo::default_log(),
             Self::Run(_) | Self::Graph(_) => "info".into(),
-            Self::Connectors(_) | Self::Savepoint(_) | Self::State(_) | Self::Journal(_) => {
-                "warn".into()
-            }
+            Self::Connectors(_)
+            | Self::Savepoint(_)
+            | Self::State(_)
+            | Self::Journal(_)
+            | Self::DeadLetters(_) => "warn".into(),
         }
     }
 
@@ -147,6 +154,7 @@ impl Command {
             Self::Savepoint(args) => inspect::savepoint(&args),
             Self::State(command) => inspect::state(command),
             Self::Journal(command) => inspect::journal(command),
+            Self::DeadLetters(command) => dead_letters::run(command),
         }
     }
 }

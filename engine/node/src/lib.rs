@@ -31,6 +31,8 @@ pub mod cli;
 mod connectors;
 #[cfg(feature = "cli")]
 mod control;
+#[cfg(feature = "cli")]
+mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "cli")]

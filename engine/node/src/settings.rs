@@ -120,12 +120,20 @@ options! {
 /// The keys of `[source]` that name no connector.
 const SOURCE_KEYS: [&str; 1] = ["payload_bytes_max"];
 
+/// Less would hold some letters at most.
+const DEAD_LETTERS_BYTES_MIN: u64 = 64 * 1024;
+
 options! {
     /// Where dead letters go, beside being counted.
     #[derive(Clone, Debug)]
     pub(crate) struct DeadLetters {
-        /// A file of JSON lines.
+        /// A file of JSON lines; `thalweg dead-letters` lists its letters and sends them again.
         pub(crate) path: Option<PathBuf>,
+        /// The file and the one before it, which has the ending `.1`, take at most this much together. What is older is
+        /// gone.
+        #[unit = "bytes"]
+        #[range(DEAD_LETTERS_BYTES_MIN, u64::MAX)]
+        pub(crate) bytes_max: u64 = 64 * 1024 * 1024,
     }
 }
 

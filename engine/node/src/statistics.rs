@@ -63,7 +63,8 @@ pub(crate) fn job(settings: Settings) -> Job {
         let readings = input.begin(flow, &window).name("readings");
         Output::end_all(&outputs, averages(readings, &window, deduplicate.as_ref()));
         if let Some(path) = &dead_letters.path {
-            flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
+            let file = FileSink::new(path, JsonLines).append();
+            flow.dead_letters().sink_as("dead letters", file.rotate_at(dead_letters.bytes_max / 2));
         }
     })
 }

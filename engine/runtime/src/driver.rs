@@ -258,6 +258,7 @@ impl Stepped {
         let turn = self.step(woken, due_at, has_come);
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
             self.publish(self.now());
+            self.publisher.tell(&self.shard);
         }
         turn
     }
@@ -345,7 +346,9 @@ impl Stepped {
         if self.shard.is_over_limit() && !self.has_told_over {
             self.tell_over();
         }
-        self.publisher.publish(&self.shard);
+        if let Some(at) = self.publisher.publish(&self.shard, now.steady) {
+            self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
+        }
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
         if self.seat.shard == 0 {
             self.seat.control.publish();
