@@ -135,6 +135,28 @@ fn a_shard_is_not_ready_at_its_limits_until_rows_are_applied() {
     }
 }
 
+/// Goal: a shard that is settled may go; nothing that was committed is left to do.
+#[test]
+fn a_sink_has_settled_when_the_thread_has_applied_what_all_shards_committed() {
+    let at = At::default();
+    let (bell, woken) = mpsc::channel();
+    let (waker, mut engine) = (Waker::from(Arc::new(Bell(bell))), Engine::default());
+    let contexts = engine.contexts(2, &waker, &mut Random::new(1));
+    let spec = sink(&at);
+    let mut sinks: Vec<_> = contexts.iter().map(|cx| spec.open(cx).unwrap()).collect();
+    write(&mut sinks[0], 0..3);
+    let epoch = engine.begin();
+    for (shard, sink) in sinks.iter_mut().enumerate() {
+        engine.seal(epoch, shard, sink).unwrap();
+    }
+    sinks[0].commit(epoch).unwrap();
+    assert!(!sinks[0].settled().unwrap(), "the other shard has not heard of the epoch");
+    sinks[1].commit(epoch).unwrap();
+    until(&woken, || sinks[1].settled().unwrap());
+    assert_eq!(at.0.0.lock().unwrap().0.rows, [0, 1, 2]);
+    until(&woken, || sinks[0].settled().unwrap());
+}
+
 #[test]
 fn the_database_is_told_what_for() {
     let at = At::default();

@@ -65,6 +65,8 @@ pub struct RowWriter<T> {
     bytes: u64,
     /// The newest epoch whose notes were committed.
     committed: Epoch,
+    /// The newest epoch of which the thread was told.
+    told: Epoch,
     closed: bool,
     port: Arc<RowPort>,
     to_thread: flume::Sender<Message>,
@@ -102,6 +104,7 @@ impl<T> RowWriter<T> {
             rows: 0,
             bytes: 0,
             committed: Epoch::NONE,
+            told: Epoch::NONE,
             closed: false,
             port,
             to_thread,
@@ -284,8 +287,15 @@ impl<T> Sink<T> for RowWriter<T> {
             self.committed = epoch;
         }
         // Also without any: others wait until all have said so.
+        self.told = epoch;
         self.say(Message::Commit(self.port.instance, epoch, notes));
         self.common.check()
+    }
+
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        // Also without rows of its own: should this one leave, the thread would stop in front of those of others.
+        let applied = self.port.recovered.load(SeqCst) && self.port.upto() >= self.told;
+        self.common.check().map(|()| applied)
     }
 }
 

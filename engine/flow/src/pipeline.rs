@@ -339,6 +339,11 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
         Ok(())
     }
 
+    /// Whether all that was committed can be seen.
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        Ok(true)
+    }
+
     /// The earliest due time of what it feeds. A sink is told of no watermark.
     fn due_at(&mut self) -> Timestamp {
         Timestamp::MAX
@@ -363,6 +368,8 @@ pub(crate) trait Pipeline {
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError>;
     /// `epoch` exists; none before `oldest` is needed any more.
     fn committed(&mut self, epoch: Epoch, oldest: Epoch) -> Result<(), ConnectorError>;
+    /// Whether all that was committed can be seen.
+    fn settled(&mut self) -> Result<bool, ConnectorError>;
     /// Whether it has not ended yet.
     fn is_running(&self) -> bool;
     /// Whether it has ended, and the epoch that holds its end has not begun.
@@ -547,6 +554,10 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
             self.state = State::Finishing;
         }
         Ok(())
+    }
+
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        self.terminal.settled()
     }
 
     fn is_running(&self) -> bool {

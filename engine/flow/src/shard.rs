@@ -212,6 +212,19 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether all that sinks have committed can be seen where it went.
+    ///
+    /// # Errors
+    /// If a sink has failed for good.
+    pub fn settled(&mut self) -> Result<bool, ConnectorError> {
+        for pipeline in self.pipelines.iter_mut().flatten() {
+            if !pipeline.settled()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn readable(&self) -> Epoch {
         self.reader.as_ref().map_or(Epoch::NONE, |reader| reader.readable())
     }

@@ -134,6 +134,10 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
     fn committed(&mut self, epoch: Epoch) -> Result<(), ConnectorError> {
         self.writer.commit(epoch)
     }
+
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        self.writer.settled()
+    }
 }
 
 /// The end of a stream that is run for its effects.

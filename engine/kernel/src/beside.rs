@@ -1,7 +1,8 @@
 //! Threads that go on beside a shard's.
 //!
-//! A shard's thread is [pinned](pin) to a core of its own. A thread that it starts would inherit that one core, and compete
-//! with the shard for it. Threads that are started [here](spawn) may run wherever the shard might have run before it was pinned.
+//! A shard's thread is [pinned](pin) to a core of its own while it has much to do. A thread that it starts would inherit that one
+//! core, and compete with the shard for it. Threads that are started [here](spawn) may run wherever the shard might have run before
+//! it was pinned.
 
 use std::cell::Cell;
 use std::io;
@@ -19,14 +20,23 @@ thread_local! {
 /// # Errors
 /// If the system refuses that.
 pub fn pin(core: usize) -> io::Result<()> {
-    let before = sched_getaffinity(None)?;
+    if CORES.get().is_none() {
+        CORES.set(Some(sched_getaffinity(None)?));
+    }
     let mut one = CpuSet::new();
     one.set(core);
-    sched_setaffinity(None, &one)?;
-    if CORES.get().is_none() {
-        CORES.set(Some(before));
+    Ok(sched_setaffinity(None, &one)?)
+}
+
+/// Has this thread run wherever it might have run before it was [pinned](pin).
+///
+/// # Errors
+/// If the system refuses that.
+pub fn loosen() -> io::Result<()> {
+    match CORES.get() {
+        Some(cores) => Ok(sched_setaffinity(None, &cores)?),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Starts a thread that runs on any core that this one may use, or might have used before it was [pinned](pin).
@@ -60,10 +70,13 @@ mod tests {
             pin(first).unwrap();
             let beside = spawn("beside", || sched_getaffinity(None).unwrap()).unwrap();
             let child = std::thread::spawn(|| sched_getaffinity(None).unwrap());
-            (sched_getaffinity(None).unwrap(), beside.join().unwrap(), child.join().unwrap())
+            let own = sched_getaffinity(None).unwrap();
+            loosen().unwrap();
+            let loose = sched_getaffinity(None).unwrap();
+            (own, beside.join().unwrap(), child.join().unwrap(), loose)
         });
-        let (own, beside, child) = pinned.unwrap().join().unwrap();
+        let (own, beside, child, loose) = pinned.unwrap().join().unwrap();
         assert_eq!((own.count(), own.is_set(first)), (1, true));
-        assert!(beside == before && child == own);
+        assert!(beside == before && child == own && loose == before);
     }
 }

@@ -186,6 +186,8 @@ defects! {
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.
     FlowBroadcastKeepsRemoved,
+    /// Forgets what the additions of floating-point numbers lose.
+    FlowSumsPlainly,
     /// What an operator does because of this machine's clock is nothing that an epoch would have to hold.
     FlowTickMovesNothing,
     /// Nothing that a sink has to note is worth an epoch.
@@ -199,6 +201,8 @@ defects! {
     RuntimeTrimsToNewest,
     /// An epoch begins after the one that a suspended job ends with.
     RuntimeBeginsAfterLast,
+    /// Ends the shards of a suspended job before their sinks show the last results.
+    RuntimeEndsUnsettled,
     /// A job that has failed, and is asked to drain before its shards have ended, drains instead of ending.
     RuntimeLowersPhase,
     /// A job that fails goes on from the epoch that its process began with.

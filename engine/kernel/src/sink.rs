@@ -113,6 +113,16 @@ pub trait Sink<T> {
     fn commit(&mut self, _epoch: Epoch) -> Result<(), ConnectorError> {
         Ok(())
     }
+
+    /// Whether all that was committed can be seen where it went. A job that is suspended ends when its sinks have settled, or
+    /// some seconds later. What is not seen by then, the next start commits again. While a sink has not settled, it calls its
+    /// waker when there is progress.
+    ///
+    /// # Errors
+    /// As for [`Sink::ready`].
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +147,7 @@ mod tests {
                 Ok(true)
             }
         }
-        assert!(Bare.sealed(Epoch::new(1)).unwrap());
+        assert!(Bare.sealed(Epoch::new(1)).unwrap() && Bare.settled().unwrap());
         assert_eq!(Bare.refused(), None);
         assert!(!Bare.has_news());
     }

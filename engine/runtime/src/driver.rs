@@ -21,7 +21,7 @@ use crate::driver::kind::DriverKind;
 use crate::driver::sim::Simulation;
 use crate::error::JobError;
 use crate::metrics::{self, PUBLISH_EVERY, Publisher, REPUBLISH_EVERY};
-use crate::protocol::{Follower, Phase, Report};
+use crate::protocol::{Follower, Phase, Report, SETTLE_MAX};
 use crate::running::{Attempt, Control, News};
 use crate::signal::Signal;
 
@@ -158,6 +158,8 @@ pub(crate) fn job_span(job: &str) -> tracing::Span {
 /// Where a shard runs and how it waits.
 struct Seat {
     shard: usize,
+    /// The thread's own core. It is not pinned before the shard is built. The threads that sources and sinks start would inherit
+    /// that core, and compete with the shard for it.
     core: Option<usize>,
     spin: Duration,
     signal: Arc<Signal>,
@@ -165,14 +167,13 @@ struct Seat {
     control: Arc<Control>,
 }
 
-impl Seat {
-    /// Pins this thread. Not before the shard is built. The threads that sources and sinks
-    /// start would inherit the one core, and compete with the shard for it.
-    fn pin(&self) {
-        if let Some(core) = self.core {
-            affinity::pin(core);
-        }
-    }
+/// Sinks have not shown all results of the last checkpoint in time.
+#[cold]
+fn tell_unsettled() {
+    tracing::warn!(
+        "results of the last checkpoint have not all reached their sinks in {} s; the next start delivers them",
+        SETTLE_MAX.as_secs()
+    );
 }
 
 /// Drops what is left of the tasks of a shard: with the shard they have lost their purpose.
@@ -298,7 +299,12 @@ impl Stepped {
             self.publish(now);
         }
         Ok(match step {
-            Step::Done => Turn::End,
+            Step::Done => {
+                if self.follower.has_given_up() {
+                    tell_unsettled();
+                }
+                Turn::End
+            }
             Step::Busy => Turn::Again,
             Step::Idle(at) => {
                 let longest = now.steady + SLEEP_MAX;

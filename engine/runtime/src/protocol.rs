@@ -64,7 +64,7 @@ mod tests;
 
 pub use coordinator::Complete;
 pub use doze::Doze;
-pub use follower::{Follower, Orders};
+pub use follower::{Follower, Orders, SETTLE_MAX};
 pub use restart::RestartStrategy;
 pub use supervision::{Decision, FULL_RETRY, News, Report, Rules, Stored, Supervision};
 

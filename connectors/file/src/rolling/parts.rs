@@ -220,6 +220,12 @@ impl Parts {
         self.renamed
     }
 
+    /// Whether all parts that may be seen can be seen.
+    pub(crate) fn all_due_seen(&self) -> bool {
+        let may = |rolled: &Rolled| rolled.sealed.is_some_and(|sealed| sealed <= self.committed);
+        !self.rolled.iter().any(may)
+    }
+
     /// Whether everything can be seen.
     pub(crate) fn all_seen(&self) -> bool {
         self.current.is_none() && self.rolled.is_empty()
@@ -284,7 +290,12 @@ mod unit_tests {
         assert_eq!(parts.due().len(), 2);
         assert!(parts.due().is_empty());
         parts.renamed(2);
-        assert!(parts.seen() == 2 && parts.all_seen() && parts.note("").is_empty());
+        assert!(
+            parts.seen() == 2
+                && parts.all_seen()
+                && parts.all_due_seen()
+                && parts.note("").is_empty()
+        );
     }
 
     /// The format is stored. To write the file again after a *new* version was added, run this test with

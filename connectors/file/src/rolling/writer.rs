@@ -233,6 +233,12 @@ impl<T, E: Encode<T>> Sink<T> for RollingWriter<E> {
         self.show();
         self.common.check()
     }
+
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        self.show();
+        let seen = self.port.recovered.load(SeqCst) && self.parts.all_due_seen();
+        self.common.check().map(|()| seen)
+    }
 }
 
 impl<E> Drop for RollingWriter<E> {

@@ -252,6 +252,13 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
         self.check_failure()
     }
 
+    fn settled(&mut self) -> Result<bool, ConnectorError> {
+        self.publish_outbox();
+        self.check_failure()?;
+        let is_out = self.outbox.as_ref().is_none_or(Outbox::is_done);
+        Ok(is_out && self.port.arrived() >= self.written)
+    }
+
     fn close(&mut self) -> Result<bool, ConnectorError> {
         match &self.outbox {
             None => self.send(),

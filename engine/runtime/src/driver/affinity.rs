@@ -1,5 +1,7 @@
 //! The cores that threads run on. Cores are numbered as Linux numbers them, from 0.
 
+use std::time::{Duration, Instant};
+
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use thalweg_kernel::{ConfigError, beside};
 
@@ -77,6 +79,50 @@ pub(super) fn pin(core: usize) {
     }
 }
 
+/// A shard is pinned when it has gone on for this long without a sleep.
+const PINNED_AFTER: Duration = Duration::from_millis(10);
+
+/// Pins this thread to its core while it has much to do, and leaves it loose while it sleeps often.
+///
+/// A thread that works all the time keeps its caches, and its core to itself. One that sleeps between messages has cold caches
+/// anyway. It is woken sooner where there is room just now, than on a core that the broker is using.
+pub(super) struct Berth {
+    core: Option<usize>,
+    is_pinned: bool,
+    /// When the last sleep ended.
+    awake_since: Option<Instant>,
+}
+
+impl Berth {
+    /// Of a thread that is not pinned yet, and never will be without a `core`.
+    pub(super) const fn new(core: Option<usize>) -> Self {
+        Self { core, is_pinned: false, awake_since: None }
+    }
+
+    /// The thread goes on.
+    #[inline]
+    pub(super) fn works(&mut self, now: Instant) {
+        let since = *self.awake_since.get_or_insert(now);
+        if !self.is_pinned && now.saturating_duration_since(since) >= PINNED_AFTER {
+            self.is_pinned = true;
+            if let Some(core) = self.core {
+                pin(core);
+            }
+        }
+    }
+
+    /// The thread is about to sleep.
+    #[inline]
+    pub(super) fn sleeps(&mut self) {
+        self.awake_since = None;
+        if std::mem::take(&mut self.is_pinned)
+            && let Err(error) = beside::loosen()
+        {
+            tracing::warn!(%error, "a thread stays on its core while it sleeps");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +135,27 @@ mod tests {
             let error = cores(wrong).unwrap_err().to_string();
             assert!(error.contains("0-3,6"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_works_is_pinned_until_it_sleeps() {
+        let all = allowed();
+        let first = all[0];
+        let berth = move || {
+            let (mut berth, start) = (Berth::new(Some(first)), Instant::now());
+            berth.works(start);
+            berth.works(start + PINNED_AFTER / 2);
+            let fresh = allowed();
+            berth.sleeps();
+            berth.works(start + PINNED_AFTER);
+            let slept = allowed();
+            berth.works(start + PINNED_AFTER * 2);
+            let busy = allowed();
+            berth.sleeps();
+            (fresh, slept, busy, allowed())
+        };
+        let seen = std::thread::spawn(berth).join().unwrap();
+        assert_eq!(seen, (all.clone(), all.clone(), vec![first], all));
     }
 
     #[test]

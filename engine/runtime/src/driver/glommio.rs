@@ -21,7 +21,7 @@ use futures_lite::future::or;
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
 
-use super::{Stepped, Turn};
+use super::{Stepped, Turn, affinity};
 use crate::driver::kind::DriverKind;
 use crate::error::JobError;
 
@@ -42,7 +42,9 @@ pub(super) fn drive(mut stepped: Stepped) -> Result<(), JobError> {
         driver: DriverKind::Glommio,
         reason: format!("{error}; use the driver `threads` instead"),
     })?;
-    stepped.seat.pin();
+    if let Some(core) = stepped.seat.core {
+        affinity::pin(core);
+    }
     executor.run(async move {
         // A task whose last waker goes after its executor is never freed.
         let _in_time = stepped.seat.signal.forgets();

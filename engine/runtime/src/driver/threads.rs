@@ -1,6 +1,6 @@
 //! The driver on plain threads. An idle shard waits in `ppoll` for whatever comes first. That is a descriptor of its
 //! connectors, its waker, or the time at which it or one of their tasks is due. A turn goes on with the tasks that are due and then
-//! steps the shard.
+//! steps the shard. A shard that is seldom idle is pinned to its core ([`Berth`]).
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::set_current_timer_slack;
 use thalweg_kernel::{ConnectorError, Descriptors, Tasks};
 
+use super::affinity::Berth;
 use super::{Stepped, Turn};
 use crate::driver::kind::DriverKind;
 use crate::error::JobError;
@@ -29,7 +30,7 @@ pub(super) fn tasks() -> Result<Tasks, JobError> {
 }
 
 pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), ConnectorError> {
-    stepped.seat.pin();
+    let mut berth = Berth::new(stepped.seat.core);
     if let Err(error) = set_current_timer_slack(Some(TIMER_SLACK_NS)) {
         tracing::debug!(%error, "timers stay as coarse as they are");
     }
@@ -40,7 +41,9 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
     loop {
         // Before the tasks, not behind them: a task that is called after its turn keeps the shard from sleeping.
         let woken = stepped.seat.signal.clear();
-        let due_at = tasks.step(Instant::now());
+        let now = Instant::now();
+        berth.works(now);
+        let due_at = tasks.step(now);
         let look = || !descriptors.is_empty() && descriptors.wait(Duration::ZERO);
         match stepped.turn(woken, due_at, look)? {
             Turn::Again if busy_turns < BUSY_TURNS_MAX => busy_turns += 1,
@@ -52,6 +55,7 @@ pub(super) fn drive(mut stepped: Stepped, tasks: &Tasks) -> Result<(), Connector
             Turn::Sleep(_) if tasks.were_added() => {}
             Turn::Sleep(longest) => {
                 busy_turns = 0;
+                berth.sleeps();
                 stepped.seat.signal.sleep(descriptors.waker(), || descriptors.wait(longest));
             }
             Turn::End => return Ok(()),

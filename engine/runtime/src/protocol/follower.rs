@@ -4,10 +4,16 @@
 //! follower remembers how far it has obeyed. So orders can be read at any time and as often as wanted; those that
 //! were replaced before anybody looked are not missed.
 
+use std::time::Duration;
+
 use thalweg_flow::{Now, Shard, Step};
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{ConnectorError, Epoch};
 
 use super::{Phase, Report};
+
+/// A shard of a suspended job waits at most this long, once the last epoch is stored, for its sinks to show that epoch's results.
+pub const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// What the shards of a job are told. Every part only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,20 @@ pub struct Follower {
     pressed: bool,
     /// What it has reported since it handed over last. (A life begins with an epoch in any case.)
     moved: bool,
+    settling: Settling,
+}
+
+/// How far a shard is with its last epoch.
+#[derive(Debug)]
+enum Settling {
+    /// That is not stored yet.
+    NotYet,
+    /// That is stored, and sinks show its results.
+    Begun,
+    /// At this steady time the shard ends, whatever can be seen.
+    Until(Duration),
+    /// The shard has ended in front of its sinks.
+    GivenUp,
 }
 
 impl Default for Follower {
@@ -57,6 +77,7 @@ impl Default for Follower {
             awaits_epoch: false,
             pressed: false,
             moved: true,
+            settling: Settling::NotYet,
         }
     }
 }
@@ -67,7 +88,7 @@ impl Follower {
         orders.phase > self.phase || orders.begun > self.begun || orders.stored > self.stored
     }
 
-    /// Passes on to `shard` what is new in `orders`. Whether the shard ends by that.
+    /// Passes on to `shard` what is new in `orders`. Whether the shard ends by that at once.
     ///
     /// # Errors
     /// If a sink or source of the shard fails at what was stored.
@@ -90,7 +111,9 @@ impl Follower {
         if orders.stored > self.stored {
             self.stored = orders.stored;
             shard.committed(orders.stored, orders.oldest)?;
-            return Ok(orders.stored >= orders.last);
+            if orders.stored >= orders.last {
+                self.settling = Settling::Begun;
+            }
         }
         Ok(false)
     }
@@ -125,7 +148,38 @@ impl Follower {
             self.awaits_epoch = true;
             report(Report::AwaitsEpoch);
         }
-        Ok(step)
+        self.settle(shard, now.steady, step)
+    }
+
+    /// What a step comes to once the last epoch is stored: sinks may still be about to show its results.
+    fn settle(
+        &mut self,
+        shard: &mut Shard,
+        steady: Duration,
+        step: Step,
+    ) -> Result<Step, ConnectorError> {
+        let until = match self.settling {
+            Settling::Begun => steady + SETTLE_MAX,
+            Settling::Until(until) => until,
+            Settling::NotYet | Settling::GivenUp => return Ok(step),
+        };
+        if step == Step::Done || shard.settled()? || seeded(Defect::RuntimeEndsUnsettled) {
+            return Ok(Step::Done);
+        }
+        if steady >= until {
+            self.settling = Settling::GivenUp;
+            return Ok(Step::Done);
+        }
+        self.settling = Settling::Until(until);
+        Ok(match step {
+            Step::Idle(at) => Step::Idle(Some(at.map_or(until, |at| at.min(until)))),
+            busy => busy,
+        })
+    }
+
+    /// Whether the shard has ended although sinks had results to show. The next start commits these again.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.settling, Settling::GivenUp)
     }
 
     /// The newest epochs that the shard knows to have begun, and to be stored.
