@@ -274,7 +274,7 @@ mod tests {
         for (pairs, expected) in [
             (
                 vec![("url", "mqtt://h?qos=2"), ("qos", "1")],
-                "variable V: source.mqtt.qos = \"***\" is not allowed",
+                "variable V: source.mqtt.qos is given twice",
             ),
             (
                 vec![("url", "h")],

@@ -148,6 +148,7 @@ mod io_signal;
 mod link;
 mod metrics;
 mod pace;
+pub mod resend;
 mod retry;
 mod sink;
 mod source;

@@ -344,7 +344,7 @@ impl<E, F> MqttChangelog<E, F> {
         if self.0.config.client_id.is_none() {
             let allowed =
                 "a name that no other client has: a changelog's rows are published under one";
-            return Err(ConfigError::new("client_id", "", allowed));
+            return Err(ConfigError::missing("client_id", allowed));
         }
         self.0.check()
     }

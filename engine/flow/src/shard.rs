@@ -300,7 +300,7 @@ impl Shard {
         &self.metrics
     }
 
-    /// Takes the latest dead letter, if the job does not read them as a stream: for the log.
+    /// Takes a dead letter that has come since this was asked last: an example for the log.
     pub fn take_latest_dead_letter(&self) -> Option<DeadLetter> {
         self.dead_letters.as_ref()?.take_latest()
     }

@@ -22,6 +22,7 @@ use crate::{Str, Timestamp};
 /// | `offset` | | the byte | the number in the partition |
 /// | `timestamp` | | | the producer's, or the broker's |
 /// | `retained` | a stored snapshot | | |
+/// | `qos` | the quality of service | | |
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// Where it came from: the topic, or the file's path.
@@ -45,6 +46,8 @@ pub struct Message<'a> {
     pub offset: Option<u64>,
     /// It is a stored snapshot that was sent on subscribing, and not a live event.
     pub retained: bool,
+    /// The quality of service with which it came, of MQTT.
+    pub qos: Option<u8>,
 }
 
 /// What a sender put beside a payload: a header of Kafka, or a user property of MQTT 5.
@@ -97,6 +100,7 @@ impl<'a> Message<'a> {
             partition: None,
             offset: None,
             retained: false,
+            qos: None,
         }
     }
 
@@ -111,6 +115,9 @@ impl Origin for Message<'_> {
         DeadLetter {
             partition: self.partition.map(Str::from),
             offset: self.offset,
+            qos: self.qos,
+            retained: self.retained,
+            properties: self.headers.to_vec(),
             ..DeadLetter::of_payload(self.topic, error, self.received, self.payload)
         }
     }

@@ -47,7 +47,11 @@ impl Origin for Generated {
             position: error.position,
             partition: None,
             offset: None,
+            line: None,
             received: Timestamp::default(),
+            qos: None,
+            retained: false,
+            properties: Vec::new(),
             payload_bytes: 0,
             payload: bytes::Bytes::new(),
         }

@@ -10,6 +10,7 @@ use thalweg_kernel::ConfigError;
 use thalweg_runtime::JobError;
 
 use crate::connectors::ConnectorsArgs;
+use crate::dead_letters::{self, DeadLettersCommand};
 use crate::engine::serve_metrics;
 use crate::inspect::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::logging;
@@ -38,7 +39,8 @@ const EXAMPLES: &str = "Examples:
   thalweg savepoint DIR FILE --stop  writes the job's state to a file, and suspends the job
   thalweg status DIR                 how the job that keeps its state in DIR is doing; so does kill -USR1
   thalweg state ls DIR               what the job that keeps its state in DIR remembers
-  thalweg journal cat DIR            the messages that it can still read again";
+  thalweg journal cat DIR            the messages that it can still read again
+  thalweg dead-letters ls FILE       the messages that could not be read, by cause and topic";
 
 #[derive(Subcommand)]
 enum Command {
@@ -61,6 +63,9 @@ enum Command {
     /// Look into journals: received messages that can be read again
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Look into files of dead letters, and send letters again
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 #[derive(Args)]
@@ -109,7 +114,8 @@ impl Command {
             | Self::Savepoint(_)
             | Self::Status(_)
             | Self::State(_)
-            | Self::Journal(_) => "warn".into(),
+            | Self::Journal(_)
+            | Self::DeadLetters(_) => "warn".into(),
         }
     }
 
@@ -141,6 +147,7 @@ impl Command {
             Self::Status(args) => status(&args),
             Self::State(command) => inspect::state(command),
             Self::Journal(command) => inspect::journal(command),
+            Self::DeadLetters(command) => dead_letters::run(command),
         }
     }
 }

@@ -33,6 +33,8 @@ pub mod cli;
 #[cfg(feature = "cli")]
 mod connectors;
 mod control;
+#[cfg(feature = "cli")]
+mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "cli")]

@@ -16,6 +16,7 @@ use self::reading::Reading;
 use self::repetitions::Repetitions;
 use self::row::Row;
 use crate::control;
+use crate::registry::Output;
 use crate::settings::{Deduplicate, Settings, Window};
 use crate::shutdown::Shutdown;
 use crate::status::Reporter;
@@ -33,6 +34,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
              replaced by one of what has come since"
         );
     }
+    let sinks = settings.outputs.len();
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
     let reporter = Reporter::start(&running, log_every);
@@ -42,12 +44,14 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     drop(control);
     let dead_letters = metrics.total("numDeadLetters");
     // `rows` is fused to the windows and counts nothing of its own; the sinks do.
-    let sinks = metrics
+    let counted = metrics
         .0
         .iter()
         .filter(|sample| sample.name == "numRecordsIn" && sample.operator.starts_with("Sink: "));
-    let written = sinks.map(|sample| sample.value as u64).sum::<u64>();
-    let rows = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    let written = counted.map(|sample| sample.value as u64).sum::<u64>();
+    let written = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    // Each sink gets each row.
+    let rows = written / sinks.max(1) as u64;
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
@@ -67,15 +71,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// The job that `settings` describe.
 pub(crate) fn job(settings: Settings) -> Job {
-    let Settings { name, input, window, at_end, deduplicate, output, dead_letters, .. } = settings;
+    let Settings { name, input, window, at_end, deduplicate, outputs, dead_letters, .. } = settings;
     let repetitions = Repetitions::default();
     Job::new(&name, move |flow| {
         flow.at_end(at_end);
         // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
         let readings = input.begin(flow, &window).name("readings");
-        output.end(averages(readings, &window, deduplicate.as_ref(), &repetitions));
+        Output::end_all(&outputs, averages(readings, &window, deduplicate.as_ref(), &repetitions));
         if let Some(path) = &dead_letters.path {
-            flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
+            let file = FileSink::new(path, JsonLines).append();
+            flow.dead_letters().sink_as("dead letters", file.rotate_at(dead_letters.bytes_max / 2));
         }
     })
 }

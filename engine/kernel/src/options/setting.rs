@@ -181,8 +181,16 @@ impl Setting for Duration {
     const KIND: Kind = Kind::Duration;
 
     fn read(value: &Value, info: &OptionInfo) -> Result<Self, Refusal> {
-        let text = value.raw.as_text();
-        text.and_then(units::duration).ok_or_else(|| not_a_duration(&value.raw, info))
+        if let Some(read) = value.raw.as_text().and_then(units::duration) {
+            return Ok(read);
+        }
+        Err(match units::meant_duration(&value.raw.to_string()) {
+            Some(meant) => Refusal::Allowed(format!("{}; write {meant}", info.allowed())),
+            None if info.range.is_some() => {
+                Refusal::Allowed(format!("{}, written as 250ms, 10s or 1h 30m", info.allowed()))
+            }
+            None => Refusal::Kind,
+        })
     }
 
     fn show(&self) -> String {
@@ -192,21 +200,6 @@ impl Setting for Duration {
     fn magnitude(&self) -> Option<i128> {
         i128::try_from(self.as_millis()).ok()
     }
-}
-
-/// What stands in place of a duration, with an example of what would do.
-fn not_a_duration(raw: &Raw, info: &OptionInfo) -> Refusal {
-    let text = raw.to_string();
-    let text = text.trim();
-    let example = match text.parse::<f64>() {
-        Ok(number) if number.fract() == 0.0 && !text.contains('.') => {
-            format!("with a unit: \"{text}s\" or \"{text}ms\"")
-        }
-        _ if text.contains('.') => "in whole numbers with units: \"1s 500ms\"".to_owned(),
-        _ => "as \"250ms\", \"10s\", \"5m\" or \"1h 30m\"".to_owned(),
-    };
-    let bounds = if info.range.is_some() { format!("{}, ", info.allowed()) } else { String::new() };
-    Refusal::Allowed(format!("{bounds}a duration {example}"))
 }
 
 impl Setting for SocketAddr {

@@ -98,6 +98,33 @@ pub fn show_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// How somebody may have meant what is no duration: a number with a fraction, or without a unit.
+///
+/// ```
+/// # use thalweg_kernel::options::units::meant_duration;
+/// assert_eq!(meant_duration("1.5s").as_deref(), Some("1s 500ms or 1500ms"));
+/// assert_eq!(meant_duration("10").as_deref(), Some("10s or 10ms, with its unit"));
+/// assert_eq!(meant_duration("soon"), None);
+/// ```
+pub fn meant_duration(text: &str) -> Option<String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, name) = (text[..end].parse::<f64>().ok()?, text[end..].trim());
+    if name.is_empty() {
+        let whole = text.bytes().all(|byte| byte.is_ascii_digit());
+        return whole.then(|| format!("{text}s or {text}ms, with its unit"));
+    }
+    let nanos = number * unit(&TIMES, name)? as f64;
+    // Longer ones than some decades are no settings, and a fraction of a nanosecond is none.
+    if !(1.0..1e18).contains(&nanos) || !text.contains('.') {
+        return None;
+    }
+    let meant = Duration::from_nanos(nanos.round() as u64);
+    let (parts, ms) = (show_duration(meant), meant.as_millis());
+    let is_whole = meant == Duration::from_millis(u64::try_from(ms).ok()?);
+    Some(if is_whole && parts != format!("{ms}ms") { format!("{parts} or {ms}ms") } else { parts })
+}
+
 /// Reads a size in bytes.
 ///
 /// ```

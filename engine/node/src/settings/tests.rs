@@ -28,7 +28,7 @@ fn defaults_fill_what_is_not_said() {
     let settings = read(GOOD).unwrap();
     assert_eq!(settings.window.size, Duration::from_secs(10));
     assert_eq!(settings.window.clock_guard, Duration::from_secs(300));
-    assert!(settings.input.has_user_properties && settings.output.paths.is_empty());
+    assert!(settings.input.has_user_properties && settings.outputs[0].paths.is_empty());
 }
 
 #[test]
@@ -126,8 +126,35 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"sink = "datagen" is not allowed; allowed: file, files, stdout"#,
         ),
         (
-            format!("{GOOD}\n[sink.blackhole]"),
-            r#"sink = "stdout and blackhole" is not allowed; allowed: one sink"#,
+            format!("{GOOD}\n[sink.more]\npath = 'x'"),
+            r#"job.toml:9: sink.more is not known; known: file, files, stdout"#,
+        ),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'fiel'"),
+            r#"job.toml:10: sink.more.connector = "fiel" is not allowed; allowed: one of file, files"#,
+        ),
+        (format!("{GOOD}\n[sink.more]\nconnector = 'fiel'"), "did you mean file?"),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'datagen'"),
+            r#"sink.more.connector = "datagen" is not allowed; allowed: file, files, stdout"#,
+        ),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'file'"),
+            "job.toml:9: sink.more.path is missing",
+        ),
+        (
+            format!("{GOOD}\n[[sink.file]]\npath = 'x'\n[[sink.file]]\npath = 'y'"),
+            r#"a second one of the kind has a name of its own: [sink.NAME] with connector = "file""#,
+        ),
+        (
+            format!("{GOOD}\n[sink.file]\npath = 'x'\n[sink.more]\nconnector = 'file'\npath = 'x'"),
+            r#"job.toml:13: sink.more.path = "x" is not allowed; allowed: a file other than that of sink.file.path"#,
+        ),
+        (
+            format!(
+                "{GOOD}\n[sink.files]\ndir = 'x'\n[sink.more]\nconnector = 'files'\ndir = 'x/y'"
+            ),
+            r#"sink.more.dir = "x/y" is not allowed; allowed: a directory apart from that of sink.files.dir"#,
         ),
         (
             GOOD.replace("[sink.stdout]", "[sink]\nstdout = 'mqtt://u:hunter2@h'"),
@@ -206,6 +233,14 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         let error = read(&toml).err().unwrap();
         assert!(error.contains(expected), "{toml}\nexpected: {expected}\ngot:      {error}");
     }
+}
+
+#[test]
+fn all_sinks_that_are_named_get_results() {
+    let toml = format!("{GOOD}\n[sink.blackhole]\n[sink.mine]\nconnector = 'file'\npath = 'x'");
+    let settings = read(&toml).unwrap();
+    let sections: Vec<_> = settings.outputs.iter().map(|output| &*output.section).collect();
+    assert_eq!(sections, ["sink.stdout", "sink.blackhole", "sink.mine"]);
 }
 
 #[test]
