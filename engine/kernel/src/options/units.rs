@@ -98,6 +98,12 @@ pub fn show_duration(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// Writes about how long a duration is, for a person: from ten seconds on in whole ones.
+pub fn show_about(duration: Duration) -> String {
+    let whole = Duration::from_secs(duration.as_secs());
+    show_duration(if whole.as_secs() < 10 { duration } else { whole })
+}
+
 /// Reads a size in bytes.
 ///
 /// ```
@@ -173,6 +179,8 @@ mod tests {
             assert_eq!(duration(&written), Some(Duration::from_nanos(nanos)), "{written}");
         }
         assert_eq!(show_duration(Duration::from_secs(5_400)), "1h 30m");
+        let about = [9_994, 239_985].map(|ms| show_about(Duration::from_millis(ms)));
+        assert_eq!(about, ["9s 994ms", "3m 59s"]);
         assert_eq!(show_duration(Duration::from_secs(366 * 86_400)), "366d");
         for size in [0, 1, 1_000, 1_024, 1 << 20, 3 << 30, u64::MAX] {
             assert_eq!(bytes(&show_bytes(size)), Some(size));
