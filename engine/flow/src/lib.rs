@@ -115,9 +115,11 @@ pub use window::aggregate::{
 };
 pub use window::assigner::{Aligned, Assigner, Layout, PerKey, Slices};
 pub use window::content::{Rows, ToList, WindowFunction, Windowed};
+pub use window::float_sum::{FloatSum, Summand};
 pub use window::session::Session;
 pub use window::sliding::Sliding;
 pub use window::time_window::TimeWindow;
 pub use window::trigger::{Fires, OnWatermark, Trigger, TriggerContext};
 pub use window::tumbling::Tumbling;
+pub use window::variance::Variance;
 pub use window::{WINDOW_KEYS_MAX, WINDOWS_MAX, WindowedStream};

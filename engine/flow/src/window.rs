@@ -33,6 +33,7 @@ mod cold;
 pub(crate) mod content;
 mod few;
 mod firing;
+pub(crate) mod float_sum;
 mod growing;
 mod in_window;
 mod lent;
@@ -58,6 +59,7 @@ pub(crate) mod time_window;
 mod timers;
 pub(crate) mod trigger;
 pub(crate) mod tumbling;
+pub(crate) mod variance;
 
 use thalweg_kernel::{ConnectorError, Durable};
 

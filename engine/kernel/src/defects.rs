@@ -192,6 +192,8 @@ defects! {
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.
     FlowBroadcastKeepsRemoved,
+    /// Forgets what the additions of floating-point numbers lose.
+    FlowSumsPlainly,
     /// What an operator does because of this machine's clock is nothing that an epoch would have to hold.
     FlowTickMovesNothing,
     /// Nothing that a sink has to note is worth an epoch.

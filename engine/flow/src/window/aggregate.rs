@@ -4,11 +4,11 @@
 //! yield a result and go on. So [`Aggregate::merge`] and [`Aggregate::result`] borrow what they read. Taking a
 //! record back is not possible for all aggregates, and not for a maximum; those that can are [`Retract`].
 
-use std::ops::{AddAssign, SubAssign};
-
 use rkyv::{Archive, Deserialize as FromArchive, Serialize as ToArchive};
 use serde::{Deserialize, Serialize};
 use thalweg_kernel::Durable;
+
+use super::float_sum::{FloatSum, Summand};
 
 /// Builds a result record by record, so that a window keeps an accumulator and not its records.
 pub trait Aggregate<T>: 'static {
@@ -53,7 +53,7 @@ pub trait Aggregate<T>: 'static {
 /// assert_eq!(total.result(&so_far), 5);
 /// ```
 pub trait Retract<T>: Aggregate<T> {
-    /// Takes back a record that was added. Sums of floating-point numbers keep the rounding of what was added.
+    /// Takes back a record that was added.
     fn retract(&self, accumulator: &mut Self::Accumulator, record: T);
 }
 
@@ -92,7 +92,8 @@ impl<T> Retract<T> for Count {
     }
 }
 
-/// The sum of a field, by the `+=` of its type: where it overflows, so does that.
+/// The sum of a field. Whole numbers are added by the `+=` of their type: where it overflows, so does that. Sums of floating-point
+/// numbers do not depend on their order ([`FloatSum`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Sum<F>(F);
 
@@ -108,40 +109,40 @@ impl<F> Sum<F> {
 
 impl<T, N, F> Aggregate<T> for Sum<F>
 where
-    N: Default + Clone + AddAssign + Durable,
+    N: Summand,
     F: Fn(&T) -> N + 'static,
 {
-    type Accumulator = N;
+    type Accumulator = N::Sum;
     type Output = N;
 
-    fn create(&self) -> N {
-        N::default()
+    fn create(&self) -> N::Sum {
+        N::Sum::default()
     }
 
     #[inline]
-    fn add(&self, sum: &mut N, record: T) {
-        *sum += (self.0)(&record);
+    fn add(&self, sum: &mut N::Sum, record: T) {
+        (self.0)(&record).add_to(sum);
     }
 
     #[inline]
-    fn merge(&self, into: &mut N, other: &N) {
-        *into += other.clone();
+    fn merge(&self, into: &mut N::Sum, other: &N::Sum) {
+        N::merge(into, other);
     }
 
     #[inline]
-    fn result(&self, sum: &N) -> N {
-        sum.clone()
+    fn result(&self, sum: &N::Sum) -> N {
+        N::value(sum)
     }
 }
 
 impl<T, N, F> Retract<T> for Sum<F>
 where
-    N: Default + Clone + AddAssign + SubAssign + Durable,
+    N: Summand,
     F: Fn(&T) -> N + 'static,
 {
     #[inline]
-    fn retract(&self, sum: &mut N, record: T) {
-        *sum -= (self.0)(&record);
+    fn retract(&self, sum: &mut N::Sum, record: T) {
+        (self.0)(&record).take_from(sum);
     }
 }
 
@@ -160,35 +161,35 @@ impl<F> Average<F> {
 }
 
 impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Average<F> {
-    type Accumulator = (f64, u64);
+    type Accumulator = (FloatSum, u64);
     type Output = f64;
 
-    fn create(&self) -> (f64, u64) {
-        (0.0, 0)
+    fn create(&self) -> (FloatSum, u64) {
+        Default::default()
     }
 
     #[inline]
-    fn add(&self, (sum, count): &mut (f64, u64), record: T) {
-        *sum += (self.0)(&record);
+    fn add(&self, (sum, count): &mut (FloatSum, u64), record: T) {
+        sum.add((self.0)(&record));
         *count += 1;
     }
 
     #[inline]
-    fn merge(&self, into: &mut (f64, u64), other: &(f64, u64)) {
-        into.0 += other.0;
+    fn merge(&self, into: &mut (FloatSum, u64), other: &(FloatSum, u64)) {
+        into.0.merge(&other.0);
         into.1 += other.1;
     }
 
     #[inline]
-    fn result(&self, &(sum, count): &(f64, u64)) -> f64 {
-        sum / count as f64
+    fn result(&self, (sum, count): &(FloatSum, u64)) -> f64 {
+        sum.mean(*count)
     }
 }
 
 impl<T, F: Fn(&T) -> f64 + 'static> Retract<T> for Average<F> {
     #[inline]
-    fn retract(&self, (sum, count): &mut (f64, u64), record: T) {
-        *sum -= (self.0)(&record);
+    fn retract(&self, (sum, count): &mut (FloatSum, u64), record: T) {
+        sum.add(-(self.0)(&record));
         *count -= 1;
     }
 }
@@ -295,14 +296,14 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
     type Output = StatsValue;
 
     fn create(&self) -> StatsSum {
-        StatsSum { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+        StatsSum { count: 0, sum: FloatSum::default(), min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 
     #[inline]
     fn add(&self, so_far: &mut StatsSum, record: T) {
         let value = (self.0)(&record);
         so_far.count += 1;
-        so_far.sum += value;
+        so_far.sum.add(value);
         so_far.min = so_far.min.min(value);
         so_far.max = so_far.max.max(value);
     }
@@ -310,14 +311,14 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
     #[inline]
     fn merge(&self, into: &mut StatsSum, other: &StatsSum) {
         into.count += other.count;
-        into.sum += other.sum;
+        into.sum.merge(&other.sum);
         into.min = into.min.min(other.min);
         into.max = into.max.max(other.max);
     }
 
     #[inline]
     fn result(&self, &StatsSum { count, sum, min, max }: &StatsSum) -> StatsValue {
-        StatsValue { count, avg: sum / count as f64, min, max }
+        StatsValue { count, avg: sum.mean(count), min, max }
     }
 }
 
@@ -325,7 +326,7 @@ impl<T, F: Fn(&T) -> f64 + 'static> Aggregate<T> for Stats<F> {
 #[derive(Clone, Copy, Debug, Archive, ToArchive, FromArchive)]
 pub struct StatsSum {
     count: u64,
-    sum: f64,
+    sum: FloatSum,
     min: f64,
     max: f64,
 }
