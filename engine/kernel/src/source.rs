@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::dead_letter::{DeadLetter, DecodeError, Origin};
-use crate::options::units::show_duration;
+use crate::options::units::show_about;
 use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
 use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};
 
@@ -140,7 +140,7 @@ pub trait SourceSpec: 'static {
 
 /// The refusal of an event time too far ahead of the clock.
 pub fn clock_ahead(event: Timestamp, now: Timestamp, guard_ms: i64) -> DecodeError {
-    let shown = |ms: i64| show_duration(Duration::from_millis(ms.unsigned_abs()));
+    let shown = |ms: i64| show_about(Duration::from_millis(ms.unsigned_abs()));
     let (ahead, allowed) = (shown(event.ms_since(now)), shown(guard_ms));
     let (event, now) = (event.iso(), now.iso());
     let reason = format!(

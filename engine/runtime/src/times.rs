@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use thalweg_flow::{AheadRecord, LateRecord, Shard, TimeMover};
 use thalweg_kernel::Str;
-use thalweg_kernel::options::units::show_duration;
+use thalweg_kernel::options::units::show_about;
 
 use crate::clock::wall_clock;
 
@@ -134,7 +134,7 @@ impl Times {
             && self.named.len() < NAMES_MAX
             && self.named.insert(who.clone())
         {
-            let by = show_duration(Duration::from_millis(by_ms.unsigned_abs()));
+            let by = show_about(Duration::from_millis(by_ms.unsigned_abs()));
             // What it has sent is no news any more.
             self.ahead.due(true);
             if self.most_are_ahead() {
@@ -144,7 +144,7 @@ impl Times {
             } else {
                 tracing::warn!(
                     "the clock of {who} is fast: a record is {by} ahead of this machine's clock and of most others (said \
-                     once for each; numRecordsAheadOfClock counts them)"
+                     once of each sender; numRecordsAheadOfClock counts them)"
                 );
             }
             return;
@@ -153,7 +153,7 @@ impl Times {
         if let Some(new) = self.ahead.due(is_last) {
             let total = self.ahead.total();
             let newest = self.ahead_record.take().map(|record| {
-                let by = show_duration(Duration::from_millis(record.by_ms.unsigned_abs()));
+                let by = show_about(Duration::from_millis(record.by_ms.unsigned_abs()));
                 format!("{} by {by}", record.who)
             });
             let newest = newest.as_deref().unwrap_or("unknown");

@@ -125,6 +125,12 @@ pub fn meant_duration(text: &str) -> Option<String> {
     Some(if is_whole && parts != format!("{ms}ms") { format!("{parts} or {ms}ms") } else { parts })
 }
 
+/// Writes about how long a duration is, for a person: from ten seconds on in whole ones.
+pub fn show_about(duration: Duration) -> String {
+    let whole = Duration::from_secs(duration.as_secs());
+    show_duration(if whole.as_secs() < 10 { duration } else { whole })
+}
+
 /// Reads a size in bytes.
 ///
 /// ```
@@ -200,6 +206,8 @@ mod tests {
             assert_eq!(duration(&written), Some(Duration::from_nanos(nanos)), "{written}");
         }
         assert_eq!(show_duration(Duration::from_secs(5_400)), "1h 30m");
+        let about = [9_994, 239_985].map(|ms| show_about(Duration::from_millis(ms)));
+        assert_eq!(about, ["9s 994ms", "3m 59s"]);
         assert_eq!(show_duration(Duration::from_secs(366 * 86_400)), "366d");
         for size in [0, 1, 1_000, 1_024, 1 << 20, 3 << 30, u64::MAX] {
             assert_eq!(bytes(&show_bytes(size)), Some(size));
