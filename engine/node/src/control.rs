@@ -60,8 +60,13 @@ impl Control {
                 else {
                     return;
                 };
+                let heard = stream.is_ok();
                 if let Err(error) = stream.and_then(|stream| answer(stream, &running)) {
                     tracing::warn!(%error, "a request at the control socket failed");
+                }
+                if !heard {
+                    // No descriptor is free, say. That lasts.
+                    thread::sleep(REQUEST_WAIT);
                 }
             }
         };

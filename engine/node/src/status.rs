@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thalweg_kernel::Timestamp;
 use thalweg_runtime::{MetricSample, Running};
@@ -52,7 +52,8 @@ pub struct Status {
     pub checkpoint_bytes: u64,
     /// How often the job was started again after a failure.
     pub restarts: u64,
-    /// When records, and results, were published, on average over shards, in milliseconds since 1970.
+    /// When records, and results, were published, on average over shards, in milliseconds since 1970. A look before anything was
+    /// published has the time of the look.
     records_at: f64,
     results_at: f64,
 }
@@ -65,13 +66,16 @@ impl Status {
             (sample.operator.to_string(), sample.label.map(|(_, cause)| cause), sample.clone())
         };
         let samples: Vec<_> = snapshot.0.iter().map(sample).collect();
-        let mut status = Self::gathered(samples.iter().map(|(operator, cause, sample)| Sample {
-            name: sample.name,
-            operator,
-            cause: *cause,
-            value: sample.value as f64,
-            published: sample.published.as_millis(),
-        }));
+        let mut status = Self::gathered(
+            samples.iter().map(|(operator, cause, sample)| Sample {
+                name: sample.name,
+                operator,
+                cause: *cause,
+                value: sample.value as f64,
+                published: sample.published.as_millis(),
+            }),
+            now().as_millis() as f64,
+        );
         let stats = running.checkpoints();
         status.checkpoints = stats.completed;
         status.checkpoints_failed = stats.failed;
@@ -98,10 +102,10 @@ impl Status {
                 published: now.as_millis(),
             })
         });
-        Self::gathered(lines)
+        Self::gathered(lines, now.as_millis() as f64)
     }
 
-    fn gathered<'a>(samples: impl Iterator<Item = Sample<'a>>) -> Self {
+    fn gathered<'a>(samples: impl Iterator<Item = Sample<'a>>, now: f64) -> Self {
         let samples: Vec<_> = samples.collect();
         // Whoever makes watermarks is a source.
         let is_source = |sample: &Sample<'_>| {
@@ -149,8 +153,9 @@ impl Status {
                 _ => {}
             }
         }
-        status.records_at /= f64::from(sources.max(1));
-        status.results_at /= f64::from(sinks.max(1));
+        let mean = |sum: f64, count: u32| if count == 0 { now } else { sum / f64::from(count) };
+        status.records_at = mean(status.records_at, sources);
+        status.results_at = mean(status.results_at, sinks);
         status
     }
 
@@ -233,6 +238,12 @@ impl Status {
     }
 }
 
+/// The time by this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// A rate, with as many digits as say something.
 struct Rate(f64);
 
@@ -303,17 +314,25 @@ impl Drop for Reporter {
 }
 
 fn tell(running: &Weak<Running>, every: Duration, inbox: &flume::Receiver<Order>) {
-    let every = if every.is_zero() { Duration::from_secs(u64::from(u32::MAX)) } else { every };
-    let mut due = Instant::now() + every;
-    let mut before = Status::default();
+    let Some(mut before) = running.upgrade().map(|job| Status::of(&job)) else { return };
     loop {
-        let order = inbox.recv_deadline(due);
+        let order = match every.is_zero() {
+            true => inbox.recv().map_err(Into::into),
+            false => inbox.recv_timeout(every),
+        };
         let Some(job) = running.upgrade() else { return };
         match order {
             Ok(Order::End) | Err(flume::RecvTimeoutError::Disconnected) => return,
             Ok(Order::Print) => {
-                let (first, second) = two_looks(&job);
-                eprint!("{}", second.text(&first));
+                let first = Status::of(&job);
+                // Whoever asks again meanwhile is answered by this; an end does not wait for it.
+                let until = Instant::now() + RATE_OVER;
+                while let Ok(order) = inbox.recv_deadline(until) {
+                    if matches!(order, Order::End) {
+                        return;
+                    }
+                }
+                eprint!("{}", Status::of(&job).text(&first));
             }
             Err(flume::RecvTimeoutError::Timeout) => {
                 let status = Status::of(&job);
@@ -321,7 +340,6 @@ fn tell(running: &Weak<Running>, every: Duration, inbox: &flume::Receiver<Order>
                     tracing::info!("{}", status.line(&before));
                 }
                 before = status;
-                due = Instant::now() + every;
             }
         }
     }

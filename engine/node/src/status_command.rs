@@ -3,14 +3,13 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use thalweg_kernel::Timestamp;
 
 use crate::asking::ask_for_status;
-use crate::status::{RATE_OVER, Status};
+use crate::status::{RATE_OVER, Status, now};
 
 /// Metrics larger than this are not read.
 const METRICS_BYTES_MAX: u64 = 64 << 20;
@@ -58,7 +57,5 @@ fn look(address: SocketAddr) -> anyhow::Result<Status> {
     if !text.lines().next().is_some_and(|line| line.contains(" 200 ")) {
         bail!("http://{address}/metrics answered {:?}", text.lines().next().unwrap_or_default());
     }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Ok(Status::of_prometheus(&text, Timestamp::from_millis(now)))
+    Ok(Status::of_prometheus(&text, now()))
 }

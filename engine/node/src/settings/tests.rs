@@ -52,7 +52,7 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         (GOOD.replace("10s", "1month"), "1970-01-01, a Thursday"),
         (
             GOOD.replace("\"10s\"", "5"),
-            r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d, a duration with a unit: "5s" or "5ms""#,
+            r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d; write 5s or 5ms, with its unit"#,
         ),
         (GOOD.replace("10s", "1.5s"), r#"a duration in whole numbers with units: "1s 500ms""#),
         (
