@@ -287,7 +287,10 @@ impl Settings {
         };
         let fields_section = or_empty(section("fields")?, "fields");
         let fields = Fields::read(&fields_section)?;
-        let deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
+        let mut deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
+        if let (Some(deduplicate), Some(written)) = (&mut deduplicate, section("deduplicate")?) {
+            deduplicate.fit(fields.has_times()).map_err(|error| written.blame(error))?;
+        }
         let sources = or_empty(section("source")?, "source");
         let AnySource { payload_bytes_max } = AnySource::fill(&sources)?;
         let connector = registry::chosen(SideName::Source, &sources, &SOURCE_KEYS)?;

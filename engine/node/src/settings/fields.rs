@@ -68,6 +68,11 @@ impl Fields {
         })
     }
 
+    /// Whether readings carry their time.
+    pub(crate) fn has_times(&self) -> bool {
+        self.time() != "arrival"
+    }
+
     /// The shape of payloads: the fields `key`, `time` and, where `number` says where it is found, `number`. Behind them come
     /// `value`, or `measurement` and `value`.
     ///
@@ -116,7 +121,7 @@ impl Fields {
         let is_plain = self.format == Payload::Json
             && self.values.is_none()
             && !matches!(self.time_unit, Some(unit) if unit != TimeUnit::Milliseconds)
-            && self.time() != "arrival";
+            && self.has_times();
         let names = [name(self.key())?, name(self.value())?, name(self.time())?];
         let number = match number {
             Some(number) => Some(name(number)?),

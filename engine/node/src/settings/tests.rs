@@ -214,6 +214,12 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"deduplicate.window = "129" is not allowed; allowed: 1 to 128: with modulus = 256"#,
         ),
         (
+            format!(
+                "{GOOD}\n[deduplicate]\nfield = 'n'\nrestarts_by_time = true\n[fields]\ntime = 'arrival'"
+            ),
+            r#"deduplicate.restarts_by_time = "true" is not allowed; allowed: only false where"#,
+        ),
+        (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 1"),
             r#"deduplicate.modulus = "1" is not allowed; allowed: 2 to "#,
         ),
