@@ -2,15 +2,15 @@
 //!
 //! # Idea
 //! A stream that ends tells those behind it that no record is expected any more. So windows fire and are forgotten. That
-//! is wrong for a job whose input goes on one day, such as a file that grows: the next run would give a second row of the
-//! window, and the row would know of the new records alone. [`AtEnd`] says what to do instead.
+//! is wrong for a job whose input goes on one day, such as a file that grows. The next run would give a second row of the
+//! window, and that row would know of the new records alone. [`AtEnd`] says what to do instead.
 //!
 //! # Design
 //! A window that is to stay open is in an epoch before the end of the stream takes it away. A source whose partitions
 //! have all ended falls idle, and holds its end back. It asks for an epoch, and *seals* itself with the barrier of that. When
 //! the sources of all shards have sealed themselves, the newest of those barriers is that of the *last epoch with state*. A source
 //! ends when it has passed that barrier. So everything that the end does comes behind it on every lane. In later
-//! epochs, operators [hand over](crate::checkpoint::Checkpoints::take) nothing. Sinks and sources do, so the rows of the end are shown once.
+//! epochs, operators hand over nothing. Sinks and sources do, so the rows of the end are shown once.
 //!
 //! # Limits
 //! The sources of a job begin before its first epoch does, and must not look for partitions

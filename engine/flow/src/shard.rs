@@ -58,8 +58,8 @@ pub struct Shard {
     pressure: Option<Pressure>,
     /// This machine's clock, for whoever asks within a step.
     clock: Rc<Cell<Timestamp>>,
-    /// Whether anybody asks what is due here: other shards, which keep watermarks back that matter to nobody, or a source
-    /// that lets event time go on by the clock.
+    /// Whether anybody asks what is due here. Other shards do, which keep watermarks back that matter to nobody. So does a
+    /// source that lets event time go on by the clock.
     publishes_due: bool,
     notices: Rc<Notices>,
 }

@@ -12,7 +12,7 @@ type Rows = Vec<(u32, i64, u64)>;
 
 const KEYS: u32 = 7;
 
-/// Runs the job over the first `length` records of each partition, from what the store has, as a driver does: an epoch
+/// Runs the job over the first `length` records of each partition, from what the store has. As under a driver, an epoch
 /// begins where one is wanted or awaited. Returns the rows, and how many records were late.
 fn run_over(store: &Store, at_end: AtEnd, shards: usize, length: usize) -> (Rows, i64) {
     let out = Counted::new();

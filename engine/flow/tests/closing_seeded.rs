@@ -1,4 +1,4 @@
-//! Windows that close by the clock, in jobs that crash anywhere and go on, on any number of shards, and whose input ends and
+//! Windows that close by the clock. Their jobs crash anywhere and go on, on any number of shards, and their input ends and
 //! goes on. Whatever the clock decides: each record is in one row or late once, and each window has one row.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -44,7 +44,7 @@ fn script(random: &mut Random, count: u64) -> Vec<Vec<Act<Rec>>> {
     acts
 }
 
-/// Key, start and count of each window's row, and the numbers of late records.
+/// Key, start and count of each window's row, and the number of each late record.
 fn said(table: &Table) -> (Vec<(u32, i64, i64)>, Vec<i64>) {
     let (mut rows, mut late) = (Vec::new(), Vec::new());
     for row in table.rows() {

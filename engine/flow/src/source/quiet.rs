@@ -2,9 +2,9 @@
 //!
 //! # Idea
 //! A watermark follows from records, so the last windows of a source that falls silent would wait for its next record. A
-//! strategy with [`close_after`](crate::Watermarks::close_after) lets event time go on without one. Once all partitions
-//! that a shard reads have been silent for that long, the watermark of each goes on as this machine's clock does, from
-//! where its last records have left it. So a device that sends once a minute finds its windows open, since they are not over
+//! strategy with [`close_after`](crate::Watermarks::close_after) lets event time go on without one. It does so once
+//! all partitions that a shard reads have been silent for that long. The watermark of each goes on from where its last
+//! records have left it, as this machine's clock does. So a device that sends once a minute finds its windows open, since they are not over
 //! by its own clock either.
 //!
 //! Records that are more than [`OLD_MS`] old are brought by somebody who does not wait for the clock. Behind them event time

@@ -190,7 +190,7 @@ impl<E, G> Watermarks<E, G> {
     ///
     /// Once all partitions that a shard reads have been silent for this long, event time goes on by itself. It goes on as the
     /// clock does, from where each partition has left it. So a window that has readings closes `silence` after the last of
-    /// them, or when it is over by the clock of its readings, whichever is later. Where records are more than a day behind this
+    /// them, or when it is over by the clock of its readings. The later one counts. Where records are more than a day behind this
     /// machine's clock, nobody waits for that clock, and event time goes on twelve times as fast.
     ///
     /// Event time goes on only as far as something waits for it, and the watermark is part of each checkpoint. A record that
@@ -229,8 +229,8 @@ impl<E, G> Watermarks<E, G> {
     }
 
     /// Waits with the first records while this machine's clock cannot be right, for this long at most. Records stay where they come
-    /// from, or in the journal. The clock cannot be right while it shows a time before 2026, or one that lies before records
-    /// which an earlier run has taken (by more than the clock guard). A gateway without a battery-backed clock boots so, and the
+    /// from, or in the journal. The clock cannot be right while it shows a time before 2026. Nor can it if that time is more than the
+    /// clock guard behind records which an earlier run has taken. A gateway without a battery-backed clock boots so, and the
     /// guard would refuse every record until the clock is set.
     #[must_use]
     pub fn wait_for_clock(mut self, longest: Duration) -> Self {

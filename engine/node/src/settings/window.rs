@@ -45,8 +45,8 @@ options! {
 }
 
 impl Window {
-    /// What becomes of open windows when the input has ended, for a job that has stored state or not, and whose sinks
-    /// replace rows or not.
+    /// What becomes of open windows when the input has ended. It depends on whether the job has stored state, and whether
+    /// its sinks replace rows.
     ///
     /// # Errors
     /// If windows are to stay where nothing stays.
