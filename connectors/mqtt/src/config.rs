@@ -127,7 +127,8 @@ options! {
         #[unit = "messages"]
         #[range(1, 65_535)]
         pub(crate) inflight: u16 = 1024,
-        /// The largest packet in either direction.
+        /// The largest packet in either direction. A larger one that comes in is acknowledged, and becomes a dead letter
+        /// with its first bytes.
         #[unit = "bytes"]
         #[range(128, PACKET_BYTES_LIMIT)]
         pub(crate) packet_bytes_max: u32 = 1024 * 1024,

@@ -162,17 +162,6 @@ fn a_forbidden_subscription_ends_the_job_and_names_the_filter() {
 }
 
 /// Goal: a message over the limit is told of, loudly, and does not end the job.
-/// On MQTT 5 the broker knows our limit and leaves the message out.
-#[test]
-fn an_oversized_packet_on_mqtt_5_is_left_out_by_the_broker() {
-    let Some(broker) = Mosquitto::start() else { return };
-    let mut shard = subscribed(&broker, broker.config().packet_bytes_max(1_000), "a");
-    publish(&broker, "a", 1, &format!("{}\nsmall\n", "x".repeat(2_000)));
-    shard.run_until(1);
-    shard.stop();
-    assert_eq!(shard.seen.lines, ["a small"]);
-}
-
 #[test]
 fn wrong_settings_keep_the_source_from_opening() {
     let broker = MqttConfig::new("127.0.0.1");

@@ -165,7 +165,15 @@ impl Manner {
                     spoken.name(),
                     other.name()
                 )),
-                false => Trouble::weather("closed", text),
+                false if self.silent < SILENT_MAX => Trouble::weather("closed", text),
+                false => Trouble::weather(
+                    "silent",
+                    format!(
+                        "{text}; it may not speak MQTT {}: try version={}",
+                        spoken.name(),
+                        other.name()
+                    ),
+                ),
             });
         }
         if told {

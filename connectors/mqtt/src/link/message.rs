@@ -3,7 +3,7 @@
 //! The codec does not read it, since a text in it that is not UTF-8 must not end the connection. The broker would send that
 //! message again on the next one, for ever, and all that stands behind it would wait. Such a text is read as well as can be.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use super::{Delivery, Incoming, Trouble};
 use crate::config::{Qos, Version};
@@ -93,21 +93,20 @@ impl Head {
 }
 
 /// The user properties among these.
-fn properties(all: &[u8]) -> Result<Vec<(String, String)>, Trouble> {
+fn properties(mut rest: &[u8]) -> Result<Vec<(String, String)>, Trouble> {
     let mut found = Vec::new();
-    let mut rest = Bytes::copy_from_slice(all);
     let cut = || broken("properties cut short");
     while rest.has_remaining() {
         let kind = rest.get_u8();
         let bytes = match kind {
             0x01 => 1,
             0x02 => 4,
-            0x03 | 0x08 | 0x09 => 2 + usize::from(peek(&rest).ok_or_else(cut)?),
-            0x0b => variable(&rest).ok_or_else(cut)?.0,
+            0x03 | 0x08 | 0x09 => 2 + usize::from(peek(rest).ok_or_else(cut)?),
+            0x0b => variable(rest).ok_or_else(cut)?.0,
             0x23 => 2,
             0x26 => {
                 let mut text = || -> Option<String> {
-                    let bytes = usize::from(peek(&rest)?);
+                    let bytes = usize::from(peek(rest)?);
                     let text = rest.get(2..2 + bytes)?;
                     let text = String::from_utf8_lossy(text).into_owned();
                     rest.advance(2 + bytes);

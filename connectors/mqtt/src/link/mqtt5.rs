@@ -20,7 +20,7 @@ pub(super) fn connect(plan: &Plan, terms: &Terms, into: &mut BytesMut) -> Result
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval = Some(if plan.clean { 0 } else { config.expiry_s() });
     properties.receive_maximum = Some(config.inflight);
-    properties.max_packet_size = Some(config.packet_bytes_max);
+    // Our limit is not told: a broker would leave out what is over it, and nobody would hear of that message.
     let connect = Connect {
         keep_alive: config.keep_alive_s,
         client_id: plan.client_id.clone(),

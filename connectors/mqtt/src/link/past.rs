@@ -1,7 +1,7 @@
 //! [`Past`]: a message over the limit, which is read past. Pure.
 //!
-//! A broker of MQTT 5 leaves out what is over the limit that we have told it, or should. One of 3.1.1 cannot know it. To
-//! end the connection would bring the message again with the next one, and all that stands before it. So its bytes are
+//! A broker of MQTT 5 could be told the limit, and would leave out what is over it: nobody would hear of that message. So it
+//! is told of none, as one of 3.1.1. To end the connection would bring the message again with the next one, and all that stands before it. So its bytes are
 //! taken in pieces as they come, and all but the first ones are thrown away. What is left is the message with the beginning
 //! of its payload, to be acknowledged like any other.
 
