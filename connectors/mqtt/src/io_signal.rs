@@ -17,6 +17,8 @@ pub(crate) struct IoSignal {
     stop: AtomicBool,
     /// Nobody waits for us any more: end at once and leave what is not acknowledged to the broker.
     abandoned: AtomicBool,
+    /// We are subscribed, and what was stored has been read: what is published comes.
+    listens: AtomicBool,
     /// The shard has gone, having read all: no checkpoint will release any more.
     left: AtomicBool,
 }
@@ -71,6 +73,15 @@ impl IoSignal {
     /// Whether the work waits for what was put into its queue just now.
     pub(crate) fn wanted(&self) -> bool {
         self.wanting.load(Ordering::SeqCst)
+    }
+
+    /// The work says whether what is published comes in now.
+    pub(crate) fn listen(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Release);
+    }
+
+    pub(crate) fn listens(&self) -> bool {
+        self.listens.load(Ordering::Acquire)
     }
 
     pub(crate) fn stopped(&self) -> bool {

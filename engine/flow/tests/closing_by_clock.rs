@@ -87,6 +87,26 @@ fn the_last_window_closes_when_it_is_over_and_the_silence_has_lasted() {
     }
 }
 
+/// Goal: while a broker is away, its silence closes no window; what it has kept counts when it is back.
+#[test]
+fn a_source_that_would_hear_of_nothing_is_not_silent() {
+    let (out, feed) = (Counted::new(), Feed::default());
+    let mut machine = Machine::new(1, TELLS_LITTLE, &job(feed.clone(), 0, &out));
+    machine.feed(0, &feed, (1, 1_000, 0));
+    feed.listen(false);
+    machine.settle();
+    assert_eq!(rows_by_clock(&mut machine, &out), []);
+    machine.wait(60 * SECOND);
+    machine.settle();
+    feed.listen(true);
+    machine.settle();
+    machine.feed(0, &feed, (1, 1_500, 0));
+    assert_eq!((metric(&machine.shards, LATE), out.take()), (0, vec![]));
+    let rows = rows_by_clock(&mut machine, &out);
+    assert_eq!(rows.iter().map(|row| (row.1, row.2, row.3)).collect::<Vec<_>>(), [(0, 1, 2)]);
+    assert!(rows[0].0 >= 60 * SECOND + SILENCE, "{rows:?}");
+}
+
 /// Goal: behind a backlog of old records nobody waits for their clock.
 #[test]
 fn windows_of_old_records_close_after_the_silence() {

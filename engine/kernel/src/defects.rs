@@ -192,6 +192,8 @@ defects! {
     FlowBroadcastRestoresItsOwn,
     /// An entry of broadcast state that was removed stays in the store.
     FlowBroadcastKeepsRemoved,
+    /// Takes a source that would hear of nothing, since its broker is away, for one that is silent.
+    FlowDeafIsSilent,
     /// Forgets what the additions of floating-point numbers lose.
     FlowSumsPlainly,
     /// What an operator does because of this machine's clock is nothing that an epoch would have to hold.

@@ -75,6 +75,12 @@ pub trait Source {
         out: &mut impl Emit<Self::Item>,
     ) -> Result<SourceStatus, ConnectorError>;
 
+    /// Whether it would hear of something new now. One that waits for its broker, or has still to read what it has
+    /// stored, does not: its silence says nothing of the world. When that changes it calls its waker. Asked when it has nothing.
+    fn listens(&self) -> bool {
+        true
+    }
+
     /// Asks for an orderly end: take no new input, emit what was already received, then report
     /// [`SourceStatus::Ended`]. Not called after that.
     fn stop(&mut self);

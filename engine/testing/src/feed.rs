@@ -16,6 +16,7 @@ pub struct Feed<T>(Arc<Mutex<State<T>>>);
 struct State<T> {
     waiting: VecDeque<T>,
     ends: bool,
+    is_deaf: bool,
 }
 
 impl<T> Clone for Feed<T> {
@@ -26,7 +27,7 @@ impl<T> Clone for Feed<T> {
 
 impl<T> Default for Feed<T> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { waiting: VecDeque::new(), ends: false })))
+        Self(Arc::new(Mutex::new(State { waiting: VecDeque::new(), ends: false, is_deaf: false })))
     }
 }
 
@@ -44,6 +45,11 @@ impl<T> Feed<T> {
     /// Whether all records have been read.
     pub fn is_empty(&self) -> bool {
         self.state().waiting.is_empty()
+    }
+
+    /// Whether it would hear of something new.
+    pub fn listen(&self, listens: bool) {
+        self.state().is_deaf = !listens;
     }
 
     /// Ends the partition behind what was added.
@@ -86,6 +92,10 @@ impl<T> Source for Feed<T> {
             (true, false) => SourceStatus::Waiting(None),
             (true, true) => SourceStatus::Ended,
         })
+    }
+
+    fn listens(&self) -> bool {
+        !self.state().is_deaf
     }
 
     fn stop(&mut self) {

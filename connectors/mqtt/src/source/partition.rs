@@ -291,6 +291,10 @@ impl<D: Decode> Source for MqttPartition<D> {
         }
     }
 
+    fn listens(&self) -> bool {
+        self.signal.listens()
+    }
+
     fn stop(&mut self) {
         self.signal.stop();
     }

@@ -575,6 +575,8 @@ impl Receive {
             }
         }
         self.has_run = true;
+        self.setup.signal.listen(true);
+        self.setup.cx.waker.wake_by_ref();
         info!("{}: subscribed to {}", self.who, filters.collect::<Vec<_>>().join(" "));
         self.setup.on_subscribed.call();
     }
@@ -588,6 +590,7 @@ impl Receive {
         self.meters.stale_acks.increment(self.ledger.disconnected());
         // The broker asks again.
         self.unnoted.clear();
+        self.setup.signal.listen(false);
         self.connected = false;
         self.generation += 1;
         self.meters.connected.set(0.0);

@@ -32,6 +32,8 @@ pub(super) struct Partition<S, G> {
     pub(super) ended: bool,
     /// It had nothing when it was polled last.
     waits: bool,
+    /// Since when its source would hear of something, in steady time.
+    listens_since: Option<Duration>,
     /// When it fell silent last, in steady time, and its watermark then.
     silence: Option<(Duration, Timestamp)>,
     /// It was asked to end, so its end is not that of what it reads.
@@ -85,15 +87,18 @@ impl<S, G> Partition<S, G> {
             input,
             ended,
             waits,
+            listens_since: None,
             silence,
             stopped,
             sealed,
         })
     }
 
-    /// Since when it has had nothing, in steady time, if it has nothing now.
+    /// Since when it has had nothing, in steady time, if it has nothing now. While its source would hear of nothing, it does
+    /// not count as silent.
     pub(super) fn silent_since(&self) -> Option<Duration> {
-        self.clock.heard_at().filter(|_| self.waits)
+        let heard_at = self.clock.heard_at().filter(|_| self.waits)?;
+        Some(heard_at.max(self.listens_since?))
     }
 
     /// While it is silent: its watermark when the silence began.
@@ -192,6 +197,11 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         match status {
             SourceStatus::Ready => polled.busy = true,
             SourceStatus::Waiting(pause) => {
+                if self.source.listens() || seeded(Defect::FlowDeafIsSilent) {
+                    self.listens_since.get_or_insert(steady);
+                } else {
+                    self.listens_since = None;
+                }
                 if self.clock.falls_idle(steady) {
                     polled.busy = true;
                     merge.mark(self.input, Mark::Idle, |mark| out.mark(mark));

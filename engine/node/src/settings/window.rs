@@ -30,7 +30,8 @@ options! {
         /// A source that is silent for this long no longer holds results back.
         pub(crate) idle_after: Duration = Duration::from_secs(30),
         /// When all readings have been silent for this long, windows that are over close by the clock, and do not wait for the
-        /// next reading. Give it more than the pauses of devices whose clocks are behind.
+        /// next reading. Give it more than the pauses of devices whose clocks are behind, or that send what they gathered. While
+        /// the broker is away, nothing closes.
         pub(crate) close_after: Duration = Duration::from_secs(5),
         /// A reading further ahead of this machine's clock becomes a dead letter.
         pub(crate) clock_guard: Duration = Duration::from_secs(5 * 60),
