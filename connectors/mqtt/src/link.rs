@@ -79,6 +79,10 @@ pub(crate) struct Delivery {
     pub(crate) packet_id: u16,
     /// The broker says that it sends this again.
     pub(crate) dup: bool,
+    /// The identifiers of the subscriptions that it came for.
+    pub(crate) subscriptions: Vec<usize>,
+    /// Found by the source: of this message another copy counts.
+    pub(crate) is_copy: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
 }
@@ -143,6 +147,8 @@ pub(crate) struct Accepted {
     pub(crate) receive_max: Option<u16>,
     /// A keep-alive other than ours that the broker wants, in seconds.
     keep_alive_s: Option<u16>,
+    /// Whether subscriptions may have identifiers.
+    pub(crate) subscription_ids: bool,
 }
 
 /// A packet from the broker.
@@ -162,6 +168,8 @@ enum Incoming {
         packet_id: u16,
         refusals: Vec<Option<String>>,
     },
+    /// UNSUBACK for this id.
+    Unsubscribed(u16),
     Pong,
 }
 
@@ -179,6 +187,11 @@ enum Outgoing<'a> {
         packet_id: u16,
         filters: Vec<&'a str>,
         qos: Qos,
+        identifier: Option<u32>,
+    },
+    Unsubscribe {
+        packet_id: u16,
+        filters: Vec<String>,
     },
     Ping,
     Disconnect,
@@ -308,10 +321,22 @@ impl Link {
         self.standing().is_some_and(|it| it.unwritten_bytes() < UNWRITTEN_BYTES_MAX)
     }
 
-    /// Subscribes to all `filters`.
-    pub(crate) fn subscribe<'a>(&mut self, filters: impl Iterator<Item = &'a str>, qos: Qos) {
+    /// Subscribes to all `filters`, with one identifier (MQTT 5) or none.
+    pub(crate) fn subscribe<'a>(
+        &mut self,
+        filters: impl Iterator<Item = &'a str>,
+        qos: Qos,
+        identifier: Option<u32>,
+    ) {
         if let Some(connection) = self.up() {
-            connection.subscribe(filters.collect(), qos);
+            connection.subscribe(filters.collect(), qos, identifier);
+        }
+    }
+
+    /// Takes subscriptions back, which the session may hold or not.
+    pub(crate) fn unsubscribe(&mut self, filters: &[String]) {
+        if let Some(connection) = self.up() {
+            connection.unsubscribe(filters.to_vec());
         }
     }
 

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode as Code, Disconnect, DisconnectReasonCode,
     Filter, LastWill, Login, Packet, PingReq, PubAck, PubAckReason, PubComp, PubRec, PubRecReason,
-    PubRel, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeReasonCode,
+    PubRel, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeProperties,
+    SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
@@ -56,7 +57,7 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
             }
             .write(into)
         }
-        Outgoing::Subscribe { packet_id, filters, qos } => {
+        Outgoing::Subscribe { packet_id, filters, qos, identifier } => {
             let filter = |path: &str| {
                 let mut filter = Filter::new(path, qos.v5());
                 // We subscribe again on every connection; that is no reason to see the retained messages again.
@@ -67,7 +68,14 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
                 filter
             };
             let filters = filters.into_iter().map(filter).collect();
-            Subscribe { pkid: packet_id, filters, properties: None }.write(into)
+            let properties = identifier.map(|id| SubscribeProperties {
+                id: Some(id as usize),
+                user_properties: Vec::new(),
+            });
+            Subscribe { pkid: packet_id, filters, properties }.write(into)
+        }
+        Outgoing::Unsubscribe { packet_id, filters } => {
+            Unsubscribe { pkid: packet_id, filters, properties: None }.write(into)
         }
         Outgoing::Ping => PingReq::write(into),
         Outgoing::Disconnect => {
@@ -101,19 +109,27 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
         Err(cause) => return Err(Trouble::weather("protocol", cause)),
     };
     Ok(Some(match packet {
-        Packet::Publish(publish) => Incoming::Delivery(Delivery {
-            topic: publish.topic,
-            payload: publish.payload,
-            qos: match publish.qos {
-                QoS::AtMostOnce => Qos::AtMostOnce,
-                QoS::AtLeastOnce => Qos::AtLeastOnce,
-                QoS::ExactlyOnce => Qos::ExactlyOnce,
-            },
-            packet_id: publish.pkid,
-            dup: publish.dup,
-            retained: publish.retain,
-            user_properties: publish.properties.map(|p| p.user_properties).unwrap_or_default(),
-        }),
+        Packet::Publish(publish) => {
+            let (user_properties, subscriptions) = publish
+                .properties
+                .map(|p| (p.user_properties, p.subscription_identifiers))
+                .unwrap_or_default();
+            Incoming::Delivery(Delivery {
+                topic: publish.topic,
+                payload: publish.payload,
+                qos: match publish.qos {
+                    QoS::AtMostOnce => Qos::AtMostOnce,
+                    QoS::AtLeastOnce => Qos::AtLeastOnce,
+                    QoS::ExactlyOnce => Qos::ExactlyOnce,
+                },
+                packet_id: publish.pkid,
+                dup: publish.dup,
+                retained: publish.retain,
+                user_properties,
+                subscriptions,
+                is_copy: false,
+            })
+        }
         Packet::PubAck(ack) => Incoming::Acked {
             packet_id: ack.pkid,
             refused: match ack.reason {
@@ -140,6 +156,7 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
                 })
                 .collect(),
         },
+        Packet::UnsubAck(ack) => Incoming::Unsubscribed(ack.pkid),
         Packet::PingResp(_) => Incoming::Pong,
         Packet::ConnAck(ack) => match ack.code {
             Code::Success => {
@@ -149,6 +166,9 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
                     packet_bytes_max: properties.and_then(|p| p.max_packet_size),
                     receive_max: properties.and_then(|p| p.receive_max),
                     keep_alive_s: properties.and_then(|p| p.server_keep_alive),
+                    subscription_ids: properties
+                        .and_then(|p| p.subscription_identifiers_available)
+                        .is_none_or(|available| available != 0),
                 })
             }
             code => return Err(refusal(code)),
