@@ -64,7 +64,7 @@ impl Subject {
     pub fn new(binary: &Path) -> anyhow::Result<Self> {
         if !binary.is_file() {
             bail!(
-                "there is no binary at {}; build it (cargo build --release -p thalweg) or name it \
+                "there is no binary at {}; build it (cargo build --release -p thalweg --features full) or name it \
                  with --binary",
                 binary.display()
             );

@@ -84,7 +84,7 @@ fn run(number: usize, broker: Option<&Mosquitto>, core: usize) {
     let connected = Arc::new(AtomicBool::new(broker.is_none()));
     let job = job(number, dir.path(), broker, &connected);
     let shutdown = Shutdown::watch();
-    let running = job.start(&config).unwrap();
+    let running = Arc::new(job.start(&config).unwrap());
     let _watch = shutdown.ends(&running);
     let deadline = Instant::now() + Duration::from_secs(60);
     while !connected.load(Ordering::Acquire) {
@@ -95,7 +95,7 @@ fn run(number: usize, broker: Option<&Mosquitto>, core: usize) {
     if broker.is_some() {
         running.stop();
     }
-    running.wait().unwrap();
+    running.join().unwrap();
 }
 
 fn job(number: usize, dir: &Path, broker: Option<&Mosquitto>, connected: &Arc<AtomicBool>) -> Job {

@@ -48,9 +48,12 @@ options! {
     /// Which files are read.
     #[derive(Clone, Debug)]
     pub struct FileSourceOptions {
-        /// The files, each read to its end. `-` is standard input.
+        /// The files, each read to its end; `-` is standard input. What is packed by gzip or zstd is unpacked.
         #[example = "[\"readings.jsonl\"]"]
         paths: Vec<PathBuf>,
+        /// Whether more is waited for at the end of each file, as `tail -F` does: also for a file that is not there yet, or
+        /// that was renamed or cut. Then the job goes on until it is stopped.
+        follow: bool = false,
         /// Longer lines become dead letters.
         #[unit = "bytes"]
         #[range(1, u64::MAX)]
@@ -114,7 +117,8 @@ impl SourceConnector for FileConnector {
         if options.paths.is_empty() {
             return Err(ConfigError::new("paths", "[]", "at least one file"));
         }
-        Ok(FileSource::all(options.paths, decoder).line_bytes_max(options.line_bytes_max))
+        let files = FileSource::all(options.paths, decoder).line_bytes_max(options.line_bytes_max);
+        Ok(if options.follow { files.follow() } else { files })
     }
 
     fn paths(options: &FileSourceOptions) -> Vec<UsedPath> {

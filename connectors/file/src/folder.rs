@@ -21,12 +21,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -38,7 +36,6 @@ use thalweg_kernel::{
 use tracing::warn;
 
 use crate::position::Position;
-use crate::reader::Input;
 
 /// A shard reads at most this many files of a folder at a time, unless
 /// [`FileSource::files_open_max`](crate::FileSource::files_open_max) says otherwise.
@@ -253,7 +250,9 @@ impl Finder {
         let (shard, shards) = (cx.shard, cx.shards);
         let entries = known.iter().map(|known| {
             let position = Position::read(Some(&known.position));
-            let taken = position.map(|at| (at.inode, at.offset));
+            // Unpacked a file has more bytes than on the disk.
+            let bytes = |at: &Position| if at.identity.packed { 0 } else { at.offset };
+            let taken = position.map(|at| (at.identity.inode, bytes(&at)));
             (known.id.clone(), Entry { seen: None, taken, begun: !known.ended })
         });
         let looking = Looking {
@@ -381,31 +380,6 @@ fn look(
             Ok(_) | Err(flume::RecvTimeoutError::Disconnected) => return,
         }
     }
-}
-
-/// Opens a file in its reading thread, from byte `from` on, and notes its inode.
-pub(crate) fn opened_later(path: &Path, from: u64, inode: Arc<AtomicU64>) -> Input {
-    let path = path.to_owned();
-    Box::new(move || {
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                warn!("file {}: it was taken away before it was read", path.display());
-                return Ok(Box::new(io::empty()) as Box<dyn Read>);
-            }
-            Err(error) => return Err(error),
-        };
-        let found = file.metadata()?;
-        inode.store(found.ino(), Ordering::Relaxed);
-        if found.len() < from {
-            return Err(io::Error::other(format!(
-                "it has {} bytes, and an earlier run of the job had read {from}: it is another file, or was cut",
-                found.len()
-            )));
-        }
-        file.seek(SeekFrom::Start(from))?;
-        Ok(Box::new(file))
-    })
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 //! written at once, so some may stand there twice after a crash: at least once. Exactly once are
 //! [`RollingFiles`](crate::RollingFiles).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use thalweg_kernel::{ConnectorError, Encode, OpenContext, Sink, SinkSpec, Timestamp};
+use tracing::warn;
 
 use crate::egress::{Egress, Outlet, Output};
 
@@ -24,19 +25,28 @@ pub struct FileSink<E> {
     path: PathBuf,
     encoder: E,
     append: bool,
+    rotate_at: Option<u64>,
 }
 
 impl<E> FileSink<E> {
     /// A sink that creates the file at `path`, or empties it if it is there. Named pipes
     /// and devices are written as they are.
     pub fn new(path: impl Into<PathBuf>, encoder: E) -> Self {
-        Self { path: path.into(), encoder, append: false }
+        Self { path: path.into(), encoder, append: false, rotate_at: None }
     }
 
     /// Keeps what the file holds and writes behind it. A header must then equal the one that it has.
     #[must_use]
     pub fn append(mut self) -> Self {
         self.append = true;
+        self
+    }
+
+    /// Renames the file when it would have more than `bytes` bytes, and begins it anew. The name gets the ending `.1`; the
+    /// file that had that name is gone. So the two take twice as much at most. Only the first file has a header.
+    #[must_use]
+    pub fn rotate_at(mut self, bytes: u64) -> Self {
+        self.rotate_at = Some(bytes);
         self
     }
 
@@ -77,7 +87,10 @@ impl<E> FileSink<E> {
             Some(_) => None,
             None => Some(directory_of(&self.path)),
         };
-        Egress::start(cx, self.name(), header, move || Ok(Regular { file, directory }))
+        let bytes = file.metadata().map_err(|cause| error("cannot look at it", cause))?.len();
+        let (path, rotate_at) = (self.path.clone(), self.rotate_at);
+        let regular = Regular { file, path, bytes, rotate_at, directory };
+        Egress::start(cx, self.name(), header, move || Ok(regular))
     }
 }
 
@@ -108,12 +121,20 @@ fn directory_of(path: &Path) -> PathBuf {
 
 struct Regular {
     file: File,
+    path: PathBuf,
+    bytes: u64,
+    rotate_at: Option<u64>,
     /// Of a new file: synced too, or a power cut could take the file with it.
     directory: Option<PathBuf>,
 }
 
 impl Output for Regular {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let bytes = self.bytes + lines.len() as u64;
+        if self.bytes > 0 && self.rotate_at.is_some_and(|most| bytes > most) {
+            self.rotate()?;
+        }
+        self.bytes += lines.len() as u64;
         self.file.write_all(lines)
     }
 
@@ -123,6 +144,24 @@ impl Output for Regular {
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
         }
+    }
+}
+
+impl Regular {
+    #[cold]
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut before = self.path.clone().into_os_string();
+        before.push(".1");
+        fs::rename(&self.path, &before)?;
+        self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        self.directory = Some(directory_of(&self.path));
+        let (path, before) = (self.path.display(), Path::new(&before).display());
+        warn!(
+            "file {path}: it had {} bytes, and is {before} now; what was {before} is gone",
+            self.bytes
+        );
+        self.bytes = 0;
+        Ok(())
     }
 }
 

@@ -259,3 +259,26 @@ fn a_record_that_does_not_fit_the_columns_names_the_sink() {
     );
     assert!(text.contains("column `b`"), "{text}");
 }
+
+/// Goal: a file that is rotated never takes more than it may, and holds the newest lines.
+#[test]
+fn a_file_that_is_rotated_holds_the_newest_lines_in_bounded_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out.jsonl");
+    fs::write(&path, "0\n".repeat(10)).unwrap();
+    let spec = FileSink::new(&path, JsonLines).append().rotate_at(100);
+    let mut shard = Shard::alone();
+    let mut sink = SinkSpec::<u32>::open(&spec, &shard.cx).unwrap();
+    for n in 100..200 {
+        shard.until_ready::<u32>(&mut sink).unwrap();
+        sink.write(Timestamp::default(), n).unwrap();
+        Sink::<u32>::flush(&mut sink).unwrap();
+    }
+    shard.until_closed::<u32>(&mut sink).unwrap();
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let (now, before) = (read(&path), read(&directory.path().join("out.jsonl.1")));
+    assert!(now.len() <= 100 && before.len() <= 100, "{} {}", now.len(), before.len());
+    let lines: Vec<u32> = before.lines().chain(now.lines()).map(|n| n.parse().unwrap()).collect();
+    assert_eq!(lines, (200 - lines.len() as u32..200).collect::<Vec<_>>());
+    assert!(lines.len() > 25, "{lines:?}");
+}

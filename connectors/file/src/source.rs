@@ -7,41 +7,48 @@
 //!
 //! A line ends with a line feed, or with the file; a carriage return before it does not belong to
 //! the line. Empty lines are nothing at all. A line over the bound becomes one dead letter, and is
-//! skipped while it is read, in bounded memory.
+//! skipped while it is read, in bounded memory. In a job with stored state a last line without its line feed is left
+//! for the next run: it may be half of one. A dead letter has the number of its line.
+//!
+//! # What a file holds
+//! Its first bytes tell (`content.rs`): gzip and zstd are unpacked, a byte order mark is skipped, and what has no lines of
+//! UTF-8 is refused by its name.
 //!
 //! # Wake-ups
 //! The thread first puts a block into the queue and then wakes the shard, the last time for the end. The shard
 //! only waits after it found the queue empty. So whatever it did not see wakes it.
 //!
 //! # Going on
-//! In a job with stored state, a file is read on from the line at which the last epoch left it. A file that
-//! has become shorter since is an error: it is not the file that was read. Pipes and standard input have
-//! no position: what was read of them and is in no epoch is lost with the process.
+//! In a job with stored state, a file is read on from the line at which the last epoch left it. If it was renamed
+//! meanwhile, it is read to its end first; a file that was cut or replaced is read from its beginning: see
+//! `position.rs` and `tail.rs`. Pipes and standard input have no position: what was read of them and is in no epoch is lost
+//! with the process.
 //!
-//! # Files that appear
-//! [`FileSource::matching`] takes in the files of a folder as they appear: see the module `folder`.
+//! # Files that grow and files that appear
+//! [`FileSource::follow`] waits for more at the end of each file, as `tail -F` does. [`FileSource::matching`] takes in
+//! the files of a folder as they appear: see the module `folder`.
 //!
 //! # Stopping
 //! [`Source::stop`] ends after the blocks that were handed over by then. A thread that is waiting for
 //! a silent pipe notices only with its next input; it holds up nothing.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, PipeWriter};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use thalweg_kernel::{
-    Cause, ConnectorError, Decode, DecodeError, Discover, Emit, Epoch, KnownPartition, Message,
-    OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus, Timestamp,
-    thread_name,
+    Cause, ConnectorError, DeadLetter, Decode, DecodeError, Discover, Emit, Epoch, KnownPartition,
+    Message, OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus,
+    Timestamp, thread_name,
 };
 
 use crate::folder::{Finder, Folder};
-use crate::position::{Position, identity};
-use crate::reader::{Block, Buffer, Input, Overlong, Piece, read_lines};
+use crate::position::{Identity, Position, hash_of};
+use crate::reader::{Block, Buffer, Open, Overlong, Piece, Start, Stream, read_lines};
+use crate::tail::{Ends, Tail};
+use crate::watch::Watch;
 
 /// Lines are refused beyond this many bytes unless [`FileSource::line_bytes_max`] says otherwise.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -67,6 +74,7 @@ pub struct FileSource<D> {
     files: Files,
     decoder: D,
     line_bytes_max: usize,
+    follows: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +93,7 @@ impl<D> FileSource<D> {
     /// path, so that the list may change between two runs of a job.
     pub fn all(paths: impl IntoIterator<Item = impl Into<PathBuf>>, decoder: D) -> Self {
         let files = Files::Listed(paths.into_iter().map(Into::into).collect());
-        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX }
+        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX, follows: false }
     }
 
     /// The lines of all files whose path matches `pattern`, those included that appear while the job runs. The last
@@ -93,7 +101,7 @@ impl<D> FileSource<D> {
     /// is stopped.
     pub fn matching(pattern: impl Into<PathBuf>, decoder: D) -> Self {
         let files = Files::Matching(Folder::new(pattern.into()));
-        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX }
+        Self { files, decoder, line_bytes_max: LINE_BYTES_MAX, follows: false }
     }
 
     /// How often the folder of [`matching`](Self::matching) files is looked at; once a second by default. A file is
@@ -116,6 +124,14 @@ impl<D> FileSource<D> {
         self
     }
 
+    /// Waits for more at the end of each listed file, as `tail -F` does: also for a file that is not there yet, or that
+    /// was renamed or cut. The job goes on until it is stopped.
+    #[must_use]
+    pub fn follow(mut self) -> Self {
+        self.follows = true;
+        self
+    }
+
     /// Refuses lines of more than `bytes` bytes, as [`Cause::TooLarge`].
     #[must_use]
     pub fn line_bytes_max(mut self, bytes: usize) -> Self {
@@ -132,11 +148,20 @@ fn name(path: &Path) -> String {
     if is_stdin(path) { "stdin".into() } else { format!("file {}", path.display()) }
 }
 
-/// Opens what can be opened without waiting, and leaves the rest to the reading thread. A file is read
-/// from byte `from` on.
-fn opened(path: &Path, from: u64) -> Result<Input, ConnectorError> {
+/// What the reading thread opens, and what ends its waiting when it is dropped.
+struct Opening {
+    open: Open,
+    /// It has positions.
+    is_file: bool,
+    alive: Option<PipeWriter>,
+}
+
+/// Checks what can be checked without waiting, and leaves the rest to the reading thread. A file is read from where it
+/// was left.
+fn opening(path: &Path, stored: Option<Position>, ends: Ends) -> Result<Opening, ConnectorError> {
     if is_stdin(path) {
-        return Ok(Box::new(|| Ok(Box::new(io::stdin()) as Box<dyn Read>)));
+        let open: Open = Box::new(|| Ok(Box::new(Stream(Box::new(io::stdin())))));
+        return Ok(Opening { open, is_file: false, alive: None });
     }
     let error = |cause: io::Error| {
         let what = match cause.kind() {
@@ -146,26 +171,35 @@ fn opened(path: &Path, from: u64) -> Result<Input, ConnectorError> {
         };
         ConnectorError::new(name(path), what).caused_by(cause)
     };
-    let found = path.metadata().map_err(error)?;
-    if found.is_dir() {
+    let follows = ends == Ends::Never;
+    let found = match path.metadata() {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound && follows => None,
+        found => Some(found.map_err(error)?),
+    };
+    if found.as_ref().is_some_and(|found| found.is_dir()) {
         return Err(ConnectorError::new(name(path), "is a directory: name the files in it"));
     }
-    if found.is_file() {
-        if found.len() < from {
-            let what = format!(
-                "has {} bytes, and an earlier run of the job had read {from}: it is another file, or was \
-                 cut; give the source another stable name to begin anew",
-                found.len()
-            );
-            return Err(ConnectorError::new(name(path), what));
-        }
-        let mut file = File::open(path).map_err(error)?;
-        file.seek(SeekFrom::Start(from)).map_err(error)?;
-        return Ok(Box::new(move || Ok(Box::new(file) as Box<dyn Read>)));
-    }
-    // Opening a named pipe waits for its writer, which is nothing for a shard to do.
     let path = path.to_owned();
-    Ok(Box::new(move || Ok(Box::new(File::open(path)?) as Box<dyn Read>)))
+    if found.as_ref().is_some_and(|found| !found.is_file()) {
+        // Opening a named pipe waits for its writer, which is nothing for a shard to do.
+        let open: Open = Box::new(move || Ok(Box::new(Stream(Box::new(File::open(path)?)))));
+        return Ok(Opening { open, is_file: false, alive: None });
+    }
+    if found.is_some() {
+        // Whether it may be read.
+        File::open(&path).map_err(error)?;
+    }
+    let (alive, watched) = if follows {
+        let (reader, writer) = io::pipe().map_err(error)?;
+        (Some(writer), Some(reader))
+    } else {
+        (None, None)
+    };
+    let open: Open = Box::new(move || {
+        let watch = watched.map(|alive| Watch::new(&path, alive));
+        Ok(Box::new(Tail::begin(&path, stored, ends, watch)?))
+    });
+    Ok(Opening { open, is_file: true, alive })
 }
 
 impl<D: Decode + Clone + 'static> SourceSpec for FileSource<D>
@@ -194,29 +228,32 @@ where
 
     fn open(&self, partition: &PartitionId, cx: &OpenContext) -> Result<Lines<D>, ConnectorError> {
         let stored = cx.durability.position.as_deref().filter(|position| !position.is_empty());
+        let (is_stored, stored) = (stored.is_some(), Position::read(stored));
         let Files::Listed(paths) = &self.files else {
-            let path = Path::new(partition.as_str());
-            let (from, inode) =
-                Position::read(stored).map_or((0, 0), |stored| (stored.offset, stored.inode));
-            let inode = Arc::new(AtomicU64::new(inode));
-            let input = crate::folder::opened_later(path, from, Arc::clone(&inode));
-            return Lines::open(path, input, from, Some(inode), self, cx);
+            // Somebody has put it there whole. It may be gone by now, which the thread finds out.
+            let path = PathBuf::from(partition.as_str());
+            let open: Open = {
+                let path = path.clone();
+                Box::new(move || Ok(Box::new(Tail::begin(&path, stored, Ends::WithLine, None)?)))
+            };
+            let opening = Opening { open, is_file: true, alive: None };
+            return Lines::open(&path, opening, stored, self, cx);
         };
         let Some(path) = paths.iter().find(|path| id(path) == *partition) else {
             let what = format!("there is no partition \"{partition}\"");
             return Err(ConnectorError::new(self.describe(), what));
         };
-        let from = match (stored, Position::read(stored)) {
-            (None, _) => 0,
-            (_, Some(position)) if position.file == identity(path) => position.offset,
-            _ => {
-                let what = "its place in the list of files was another file's when the job was stored by an earlier \
-                            release; keep the files and their order, or give the source another stable name to begin anew";
-                return Err(ConnectorError::new(name(path), what));
-            }
+        if is_stored && stored.is_none_or(|stored| stored.path != hash_of(path)) {
+            let what = "its place in the list of files was another file's when the job was stored by an earlier \
+                        release; keep the files and their order, or give the source another stable name to begin anew";
+            return Err(ConnectorError::new(name(path), what));
+        }
+        let ends = match (self.follows, cx.durability.checkpoints) {
+            (true, _) => Ends::Never,
+            (false, true) => Ends::BeforeLine,
+            (false, false) => Ends::WithLine,
         };
-        let inode = path.is_file().then(Arc::default);
-        Lines::open(path, opened(path, from)?, from, inode, self, cx)
+        Lines::open(path, opening(path, stored, ends)?, stored, self, cx)
     }
 
     fn discover(
@@ -250,8 +287,14 @@ pub struct Lines<D> {
     at: usize,
     /// Where the next line begins in the file.
     position: u64,
-    /// It is a file, which has positions; and its inode, once it is known.
-    inode: Option<Arc<AtomicU64>>,
+    /// The number of that line, or 0 if it is not known. While a block is there, that of its first line.
+    line: u64,
+    /// It is a file, which has positions.
+    is_file: bool,
+    /// Which one.
+    identity: Identity,
+    /// Ends the thread's waiting when it is dropped.
+    _alive: Option<PipeWriter>,
     /// After a stop: the pieces that are still to be taken.
     remaining: Option<usize>,
 }
@@ -259,9 +302,8 @@ pub struct Lines<D> {
 impl<D: Decode> Lines<D> {
     fn open(
         path: &Path,
-        input: Input,
-        from: u64,
-        inode: Option<Arc<AtomicU64>>,
+        opening: Opening,
+        stored: Option<Position>,
         source: &FileSource<D>,
         cx: &OpenContext,
     ) -> Result<Self, ConnectorError>
@@ -269,6 +311,9 @@ impl<D: Decode> Lines<D> {
         D: Clone,
     {
         let FileSource { line_bytes_max, decoder, .. } = source.clone();
+        let Opening { open, is_file, alive } = opening;
+        let stored = stored.unwrap_or(Position { line: 1, ..Position::default() });
+        let start = Start { offset: stored.offset, line: stored.line };
         // Overlong lines and the end travel without a buffer.
         let (send, pieces) = flume::bounded(2 * BLOCKS_MAX);
         let (give_back, buffers) = flume::bounded(BLOCKS_MAX);
@@ -280,7 +325,7 @@ impl<D: Decode> Lines<D> {
         thread::Builder::new()
             .name(thread_name(&cx.job, &format!("in{}", cx.operator_id)))
             .spawn(move || {
-                span.in_scope(|| read_lines(input, from, line_bytes_max, &buffers, send, waker));
+                span.in_scope(|| read_lines(open, start, line_bytes_max, &buffers, send, waker));
             })
             .map_err(|e| {
                 ConnectorError::new(name(path), "cannot start its reading thread").caused_by(e)
@@ -295,22 +340,26 @@ impl<D: Decode> Lines<D> {
             give_back,
             block: None,
             at: 0,
-            position: from,
-            inode,
+            position: start.offset,
+            line: start.line,
+            is_file,
+            identity: stored.identity,
+            _alive: alive,
             remaining: None,
         })
     }
 
-    /// Emits up to `records_max` lines of the block, and returns how many.
+    /// Emits lines of the block until there are `records_max` records, and returns what that took of them, and how
+    /// many there are. A line is emitted whole; one without records takes as much as one record.
     fn emit_block(
         &mut self,
         block: &Block,
         records_max: usize,
         out: &mut impl Emit<D::Item>,
-    ) -> usize {
+    ) -> (usize, usize) {
         let lines = block.lines();
-        let mut emitted = 0;
-        while emitted < records_max && self.at < lines.len() {
+        let (mut taken, mut emitted) = (0, 0);
+        while taken < records_max && self.at < lines.len() {
             let start = self.at;
             let rest = &lines[start..];
             let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
@@ -320,21 +369,28 @@ impl<D: Decode> Lines<D> {
             if line.is_empty() {
                 continue;
             }
-            emitted += 1;
             let mut message = Message::new(&self.topic, line, block.read_at);
             message.offset = Some(block.offset + start as u64);
             message.partition = Some(&self.topic);
+            let origin = Line { message, block, start };
             if line.len() > self.line_bytes_max {
+                (taken, emitted) = (taken + 1, emitted + 1);
                 let refused = too_large(line.len() as u64, self.line_bytes_max);
-                out.dead_letter(message.dead_letter(refused));
+                out.dead_letter(origin.dead_letter(refused));
                 continue;
             }
-            match self.decoder.decode(&message) {
-                Ok(value) => out.record(value, block.read_at, &message),
-                Err(refused) => out.dead_letter(message.dead_letter(refused)),
-            }
+            // All that a line holds, or the position behind it would forget the rest.
+            let before = emitted;
+            self.decoder.decode_each(&message, |decoded| {
+                emitted += 1;
+                match decoded {
+                    Ok(value) => out.record(value, block.read_at, &origin),
+                    Err(refused) => out.dead_letter(origin.dead_letter(refused)),
+                }
+            });
+            taken += (emitted - before).max(1);
         }
-        emitted
+        (taken, emitted)
     }
 
     #[cold]
@@ -344,7 +400,12 @@ impl<D: Decode> Lines<D> {
         message.partition = Some(&self.topic);
         let mut letter = message.dead_letter(too_large(overlong.bytes, self.line_bytes_max));
         letter.payload_bytes = overlong.bytes;
+        letter.line = Some(overlong.line).filter(|line| *line > 0);
         out.dead_letter(letter);
+    }
+
+    fn is_of(&mut self, identity: Option<Identity>) {
+        self.identity = identity.unwrap_or(self.identity);
     }
 
     /// The next piece, or what is to be reported instead.
@@ -365,6 +426,23 @@ impl<D: Decode> Lines<D> {
     }
 }
 
+/// A line of a block. Its number is only looked for where it is asked for.
+struct Line<'a> {
+    message: Message<'a>,
+    block: &'a Block,
+    /// Where it begins in the block.
+    start: usize,
+}
+
+impl Origin for Line<'_> {
+    #[cold]
+    fn dead_letter(&self, error: DecodeError) -> DeadLetter {
+        let mut letter = self.message.dead_letter(error);
+        letter.line = self.block.line_at(self.start);
+        letter
+    }
+}
+
 #[cold]
 fn too_large(bytes: u64, bytes_max: usize) -> DecodeError {
     let reason = format!("the line has {bytes} bytes; {bytes_max} are allowed");
@@ -380,14 +458,17 @@ impl<D: Decode> Source for Lines<D> {
         records_max: usize,
         out: &mut impl Emit<D::Item>,
     ) -> Result<SourceStatus, ConnectorError> {
-        let (mut left, before) = (records_max, self.position);
+        let (mut left, mut silent, before) = (records_max, true, self.position);
         while left > 0 {
             if let Some(block) = self.block.take() {
-                left -= self.emit_block(&block, left, out);
+                let (taken, emitted) = self.emit_block(&block, left, out);
+                left = left.saturating_sub(taken);
+                silent &= emitted == 0;
                 self.position = block.offset + self.at.min(block.lines().len()) as u64;
                 if self.at < block.lines().len() {
                     self.block = Some(block);
                 } else {
+                    self.line = block.line_behind();
                     // There is room for every buffer; a thread that is gone needs none.
                     let _ = self.give_back.try_send(block.buffer);
                 }
@@ -395,25 +476,40 @@ impl<D: Decode> Source for Lines<D> {
             }
             match self.next_piece()? {
                 Ok(Piece::Lines(block)) => {
+                    self.is_of(block.identity);
+                    (self.position, self.line) = (block.offset, block.line);
                     self.block = Some(block);
                     self.at = 0;
                 }
                 Ok(Piece::Overlong(overlong)) => {
+                    self.is_of(overlong.identity);
                     self.emit_overlong(&overlong, out);
                     self.position = overlong.end;
-                    left -= 1;
+                    self.line = overlong.line + u64::from(overlong.line > 0);
+                    (left, silent) = (left - 1, false);
                 }
-                Ok(Piece::End) => {
+                Ok(Piece::End { left: rest, identity }) => {
                     // For a poll after this one, should there be any.
                     self.remaining = Some(0);
+                    self.is_of(identity);
+                    if rest > 0 {
+                        tracing::info!(
+                            "{}: its last line has no line feed, and may be half of one: its {rest} bytes are left for \
+                             the next run",
+                            self.name
+                        );
+                    }
                     return Ok(SourceStatus::Ended);
+                }
+                Ok(Piece::Refused(why)) => {
+                    return Err(ConnectorError::new(&self.name, why).lasting());
                 }
                 Ok(Piece::Failed { offset, error }) => {
                     let what = format!("cannot be read on from byte {offset}");
                     return Err(ConnectorError::new(&self.name, what).caused_by(error));
                 }
-                // Empty lines yield nothing, and are read.
-                Err(SourceStatus::Waiting(_)) if left == records_max && self.position > before => {
+                // Empty lines, and those that hold no record, yield nothing, and are read.
+                Err(SourceStatus::Waiting(_)) if silent && self.position > before => {
                     return Ok(SourceStatus::Ready);
                 }
                 Err(status) => return Ok(status),
@@ -428,11 +524,15 @@ impl<D: Decode> Source for Lines<D> {
     }
 
     fn snapshot(&mut self, _epoch: Epoch, position: &mut Vec<u8>) {
-        if let Some(inode) = &self.inode {
-            position.extend_from_slice(&self.position.to_le_bytes());
-            position.extend_from_slice(&identity(Path::new(&self.topic)));
-            position.extend_from_slice(&inode.load(Ordering::Relaxed).to_le_bytes());
+        if !self.is_file {
+            return;
         }
+        let line = match &self.block {
+            Some(block) => block.line_at(self.at).unwrap_or(0),
+            None => self.line,
+        };
+        let (path, identity) = (hash_of(Path::new(&self.topic)), self.identity);
+        Position { offset: self.position, path, line, identity }.write(position);
     }
 }
 

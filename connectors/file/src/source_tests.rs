@@ -1,7 +1,7 @@
 //! The source against real files and pipes, torn lines and failing disks.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -116,8 +116,8 @@ fn bad_lines_are_dead_letters_with_their_place() {
     fs::write(&path, "[1]\n[1,]\n[2]\n\"\u{fe}").unwrap();
     let read = read(&FileSource::new(&path, Json::<Vec<u8>>::new()), 10);
     assert_eq!(read.records, [[1], [2]]);
-    let places: Vec<_> = read.letters.iter().map(|l| (l.offset, l.position)).collect();
-    assert_eq!(places, [(Some(4), Some(3)), (Some(13), Some(3))]);
+    let places: Vec<_> = read.letters.iter().map(|l| (l.offset, l.position, l.line)).collect();
+    assert_eq!(places, [(Some(4), Some(3), Some(2)), (Some(13), Some(3), Some(4))]);
     assert_eq!(read.letters[0].topic, path.display().to_string());
 }
 
@@ -166,8 +166,9 @@ fn a_read_error_names_the_byte() {
     }
     let mut shard = Shard::alone();
     let x = FileSource::new("x", Text::new()).line_bytes_max(10);
-    let input: Input = Box::new(|| Ok(Box::new(Broken(0)) as Box<dyn Read>));
-    let mut lines = Lines::open(Path::new("x"), input, 0, None, &x, &shard.cx).unwrap();
+    let open: Open = Box::new(|| Ok(Box::new(Stream(Box::new(Broken(0))))));
+    let opening = Opening { open, is_file: false, alive: None };
+    let mut lines = Lines::open(Path::new("x"), opening, None, &x, &shard.cx).unwrap();
     let mut all = Emitted::default();
     let refused = loop {
         match lines.poll(Timestamp::default(), 10, &mut all) {
@@ -186,8 +187,9 @@ fn a_read_error_names_the_byte() {
 fn a_reading_thread_that_panics_is_no_end_of_file() {
     let mut shard = Shard::alone();
     let x = FileSource::new("x", Text::new()).line_bytes_max(10);
-    let input: Input = Box::new(|| std::panic::resume_unwind(Box::new("on purpose")));
-    let mut lines = Lines::open(Path::new("x"), input, 0, None, &x, &shard.cx).unwrap();
+    let open: Open = Box::new(|| std::panic::resume_unwind(Box::new("on purpose")));
+    let opening = Opening { open, is_file: false, alive: None };
+    let mut lines = Lines::open(Path::new("x"), opening, None, &x, &shard.cx).unwrap();
     let refused = shard.read(&mut lines, 1).err().unwrap().to_string();
     assert_eq!(refused, "file x: its reading thread panicked");
 }
@@ -307,10 +309,270 @@ fn a_file_is_read_on_from_where_it_was_left() {
         let Err(error) = open(&spec, 0, &shard.cx) else { panic!("opened") };
         error.to_string()
     };
-    let far = [1_000_000_u64.to_le_bytes(), identity(&path)].concat();
-    shard.cx.durability.position = Some(far.into());
-    assert!(refused(&shard).contains("1000000"));
-    let other = [1_u64.to_le_bytes(), identity(Path::new("other"))].concat();
+    let other = [1_u64.to_le_bytes(), hash_of(Path::new("other"))].concat();
     shard.cx.durability.position = Some(other.into());
     assert!(refused(&shard).contains("another file"));
+}
+
+/// A line's words, each a record; `-` is no word.
+#[derive(Clone)]
+struct Words;
+
+impl Decode for Words {
+    type Item = String;
+
+    fn decode(&mut self, _: &Message<'_>) -> Result<String, DecodeError> {
+        Err(DecodeError::new(Cause::WrongType, "a line of words", None))
+    }
+
+    fn decode_each(
+        &mut self,
+        message: &Message<'_>,
+        mut each: impl FnMut(Result<String, DecodeError>),
+    ) {
+        let line = String::from_utf8_lossy(message.payload);
+        for word in line.split(' ').filter(|word| *word != "-") {
+            let refused = || DecodeError::new(Cause::Malformed, "a bad word", None);
+            each(if word == "bad" { Err(refused()) } else { Ok(word.to_owned()) });
+        }
+    }
+}
+
+/// Goal: a line that holds several records counts as read when all of them are emitted, however few a poll may emit.
+#[test]
+fn the_records_of_a_line_are_emitted_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.txt");
+    fs::write(&path, "a b c\n-\nd bad e\n- -\nf\n-\n").unwrap();
+    let spec = FileSource::new(&path, Words);
+    let whole: [&[&str]; 7] = [
+        &[],
+        &["a", "b", "c"],
+        &["a", "b", "c"],
+        &["a", "b", "c", "d", "e"],
+        &["a", "b", "c", "d", "e"],
+        &["a", "b", "c", "d", "e", "f"],
+        &["a", "b", "c", "d", "e", "f"],
+    ];
+    for (polls, first) in whole.into_iter().enumerate() {
+        let mut shard = Shard::alone();
+        let mut lines = open(&spec, 0, &shard.cx).unwrap();
+        let mut emitted = Emitted::default();
+        for _ in 0..polls {
+            while let SourceStatus::Waiting(_) =
+                lines.poll(Timestamp::default(), 1, &mut emitted).unwrap()
+            {
+                shard.wait();
+            }
+        }
+        assert_eq!(emitted.records, first, "{polls}");
+        let mut position = Vec::new();
+        lines.snapshot(Epoch::new(1), &mut position);
+        let mut shard = Shard::alone();
+        shard.cx.durability.position = Some(position.into());
+        let mut rest = open(&spec, 0, &shard.cx).unwrap();
+        while rest.poll(Timestamp::default(), 2, &mut emitted).unwrap() != SourceStatus::Ended {}
+        assert_eq!(emitted.records, ["a", "b", "c", "d", "e", "f"], "{polls}");
+        assert_eq!(emitted.letters.len(), 1, "{polls}");
+    }
+}
+
+/// Goal: a position that has moved is told, also where a line holds no record.
+#[test]
+fn a_line_without_records_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = fifo(directory.path());
+    let mut shard = Shard::alone();
+    let mut lines = open(&FileSource::new(&path, Words), 0, &shard.cx).unwrap();
+    let mut pipe = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut all = Emitted::default();
+    for (text, status) in [
+        ("-\n", SourceStatus::Ready),
+        ("a\n", SourceStatus::Waiting(None)),
+        ("- -\n-\n", SourceStatus::Ready),
+    ] {
+        pipe.write_all(text.as_bytes()).unwrap();
+        shard.wait();
+        assert_eq!(lines.poll(Timestamp::default(), 9, &mut all).unwrap(), status, "{text}");
+        assert_eq!(
+            lines.poll(Timestamp::default(), 9, &mut all).unwrap(),
+            SourceStatus::Waiting(None)
+        );
+    }
+    assert_eq!(all.records, ["a"]);
+}
+
+/// A shard of a job with state whose position of the file is this one.
+fn resuming(position: &[u8]) -> Shard {
+    let mut shard = Shard::alone();
+    shard.cx.durability.checkpoints = true;
+    if !position.is_empty() {
+        shard.cx.durability.position = Some(position.to_vec().into());
+    }
+    shard
+}
+
+/// One run of a job with state: what it read, and where it has left the file.
+fn run(spec: &FileSource<Text>, position: &mut Vec<u8>) -> Vec<String> {
+    let mut shard = resuming(position);
+    let mut lines = open(spec, 0, &shard.cx).unwrap();
+    let read = shard.read(&mut lines, 3).unwrap();
+    position.clear();
+    lines.snapshot(Epoch::new(1), position);
+    read.records
+}
+
+/// Goal: whatever happens to a file between two runs, each line is read once, and none is made of two halves.
+#[test]
+fn a_file_that_grows_is_renamed_cut_or_replaced_is_read_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.log");
+    let append = |text: &str| {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let spec = FileSource::new(&path, Text::new());
+    let mut position = Vec::new();
+    append("head\na1\nha");
+    assert_eq!(run(&spec, &mut position), ["head", "a1"]);
+    append("lf\nb1");
+    assert_eq!(run(&spec, &mut position), ["half"], "b1 may be half of a line");
+    assert_eq!(run(&spec, &mut position), [""; 0]);
+    assert_eq!(Position::read(Some(&position)).unwrap().line, 4);
+    // Renamed, with a rest that nobody had read; the new file has the header of the old one.
+    append("\nc1\nlast");
+    fs::rename(&path, directory.path().join("in.log.1")).unwrap();
+    append("head\nd1\n");
+    assert_eq!(run(&spec, &mut position), ["b1", "c1", "last", "head", "d1"]);
+    // Cut to less, and to more than it was.
+    fs::write(&path, "e1\n").unwrap();
+    assert_eq!(run(&spec, &mut position), ["e1"]);
+    fs::write(&path, "f1\nf2\nf3\nf4\n").unwrap();
+    assert_eq!(run(&spec, &mut position), ["f1", "f2", "f3", "f4"]);
+    append("f5\n");
+    assert_eq!(run(&spec, &mut position), ["f5"]);
+    // Replaced by a file of that name, while the old one is gone.
+    fs::remove_file(&path).unwrap();
+    append("f1\ng2\ng3\ng4\ng5\ng6\n");
+    assert_eq!(run(&spec, &mut position), ["f1", "g2", "g3", "g4", "g5", "g6"]);
+    // A job without state has no next run.
+    append("torn");
+    assert_eq!(read(&spec, 9).records.last().unwrap(), "torn");
+}
+
+/// Method: the bytes of gzip and zstd are those of their programs.
+#[test]
+fn packed_files_are_read_and_gone_on_with_by_their_content() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.jsonl");
+    let mut packed = Vec::new();
+    // Two members, as `cat a.gz b.gz` makes them.
+    for part in ["a\nb\n", "c\nd"] {
+        let level = flate2::Compression::default();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+        encoder.write_all(part.as_bytes()).unwrap();
+        packed.extend(encoder.finish().unwrap());
+    }
+    fs::write(&path, &packed).unwrap();
+    let spec = FileSource::new(&path, Text::new());
+    assert_eq!(read(&spec, 9).records, ["a", "b", "c", "d"]);
+    for polls in 0..6 {
+        let mut shard = resuming(&[]);
+        let mut first = open(&spec, 0, &shard.cx).unwrap();
+        let mut emitted = Emitted::default();
+        for _ in 0..polls {
+            while let SourceStatus::Waiting(_) = first.poll(0_i64.into(), 1, &mut emitted).unwrap()
+            {
+                shard.wait();
+            }
+        }
+        let mut position = Vec::new();
+        first.snapshot(Epoch::new(1), &mut position);
+        let rest = run(&spec, &mut position);
+        assert_eq!([emitted.records, rest].concat(), ["a", "b", "c", "d"], "{polls}");
+    }
+    // `printf 'x\\ny\\n' | zstd`, twice.
+    let frame = [
+        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x21, 0, 0, b'x', b'\n', b'y', b'\n', 0xaf, 0x05, 0x1a,
+        0xad,
+    ];
+    fs::write(&path, [frame, frame].concat()).unwrap();
+    assert_eq!(read(&spec, 9).records, ["x", "y", "x", "y"]);
+    fs::write(&path, &packed[..packed.len() - 9]).unwrap();
+    let mut shard = Shard::alone();
+    let mut lines = open(&spec, 0, &shard.cx).unwrap();
+    let error = shard.read(&mut lines, 9).err().unwrap().to_string();
+    assert!(error.contains("cannot be read on from byte"), "{error}");
+}
+
+#[test]
+fn what_has_no_lines_is_refused_by_its_name_and_a_mark_is_skipped() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.jsonl");
+    let spec = FileSource::new(&path, Text::new());
+    fs::write(&path, b"\xef\xbb\xbfa\nb\n").unwrap();
+    let marked = read(&spec, 9);
+    assert_eq!((marked.records, marked.offsets), (vec!["a".into(), "b".into()], vec![3, 5]));
+    for (bytes, what) in [(&b"\xff\xfea\0"[..], "UTF-16"), (b"[\n{},\n{}\n]", "JSON array")] {
+        fs::write(&path, bytes).unwrap();
+        let mut shard = Shard::alone();
+        let mut lines = open(&spec, 0, &shard.cx).unwrap();
+        let error = shard.read(&mut lines, 9).err().unwrap();
+        assert!(error.lasting && error.to_string().contains(what), "{error}");
+    }
+}
+
+/// Polls until so many lines have come.
+fn until(shard: &mut Shard, lines: &mut Lines<Text>, all: &mut Emitted<String>, count: usize) {
+    while all.records.len() < count {
+        if let SourceStatus::Waiting(pause) = lines.poll(0_i64.into(), 9, all).unwrap() {
+            assert_eq!(pause, None, "an idle source has no timer");
+            if all.records.len() < count {
+                shard.wait();
+            }
+        }
+    }
+}
+
+/// Goal: a file that is followed gives each line soon and once, whatever becomes of it, and its thread ends with it.
+#[test]
+fn a_file_that_is_followed_gives_what_is_appended_renamed_and_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.log");
+    let append = |text: &str| {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let mut shard = resuming(&[]);
+    // It is not there yet.
+    let spec = FileSource::new(&path, Text::new()).follow();
+    let mut lines = open(&spec, 0, &shard.cx).unwrap();
+    let mut all = Emitted::default();
+    append("a1\na2\nha");
+    until(&mut shard, &mut lines, &mut all, 2);
+    append("lf\n");
+    until(&mut shard, &mut lines, &mut all, 3);
+    fs::rename(&path, directory.path().join("in.log.1")).unwrap();
+    append("b1\n");
+    until(&mut shard, &mut lines, &mut all, 4);
+    // Copied and cut, and filled to more than it was.
+    fs::write(&path, "c1 is longer than b1\n").unwrap();
+    until(&mut shard, &mut lines, &mut all, 5);
+    append("c2\n");
+    until(&mut shard, &mut lines, &mut all, 6);
+    assert_eq!(all.records, ["a1", "a2", "half", "b1", "c1 is longer than b1", "c2"]);
+    let mut position = Vec::new();
+    lines.snapshot(Epoch::new(1), &mut position);
+    let position = Position::read(Some(&position)).unwrap();
+    assert_eq!((position.offset, position.line), (24, 3));
+    lines.stop();
+    assert_eq!(lines.poll(0_i64.into(), 9, &mut all).unwrap(), SourceStatus::Ended);
+    let pieces = lines.pieces.clone();
+    drop(lines);
+    // The thread's end closes the queue.
+    let begun = Instant::now();
+    while !pieces.is_disconnected() {
+        assert!(begun.elapsed() < crate::testing::LOST, "its thread waits on");
+        thread::sleep(Duration::from_millis(1));
+    }
 }

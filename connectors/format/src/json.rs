@@ -53,7 +53,7 @@
 use std::marker::PhantomData;
 
 use serde::de::{DeserializeOwned, DeserializeSeed};
-use thalweg_kernel::{Decode, DecodeError, Message};
+use thalweg_kernel::{Decode, DecodeError, Message, Str};
 
 use crate::payload::PAYLOAD_BYTES_MAX;
 
@@ -70,7 +70,7 @@ mod scan;
 mod tests;
 mod word;
 
-pub(crate) use error::Error;
+pub(crate) use error::{Error, shortened};
 pub(crate) use parser::Parser;
 
 /// Nesting is refused beyond this many levels unless [`Json::depth_max`] says otherwise.
@@ -198,7 +198,7 @@ impl<T, S: Clone + for<'de> DeserializeSeed<'de, Value = T>> Decode for JsonSeed
 }
 
 /// What a decoder keeps from message to message.
-struct State {
+pub(crate) struct State {
     /// Strings with escapes are unescaped here; never longer than the longest payload.
     scratch: String,
     memory: Box<memory::Memory>,
@@ -232,9 +232,21 @@ fn decode<T>(
     state: &mut State,
 ) -> Result<T, DecodeError> {
     let text = crate::payload::checked(message.payload, payload_bytes_max)?;
+    read(seed, text, message.bindings, depth_max, state)
+}
+
+/// Reads a text as a whole by a seed. `bindings` are fields of the outermost object.
+#[inline]
+pub(crate) fn read<'de, S: DeserializeSeed<'de>>(
+    seed: S,
+    text: &'de str,
+    bindings: &'de [(Str, &'de str)],
+    depth_max: usize,
+    state: &mut State,
+) -> Result<S::Value, DecodeError> {
     let mut parser = Parser::new(text, depth_max, &mut state.scratch);
     parser.memory = state.memory.begin();
-    parser.bindings = message.bindings;
+    parser.bindings = bindings;
     let value = seed.deserialize(&mut parser).map_err(|error| error.or_at(parser.at));
     value.and_then(|value| parser.end().map(|()| value)).map_err(Error::into_decode_error)
 }

@@ -6,6 +6,7 @@
 //! | [`json_lines`] | | [`JsonLines`] |
 //! | [`csv`] | | [`Csv`] |
 //! | [`text`] | [`Text`]: a `String` | |
+//! | [`shape`] | [`Shaped`]: fields by paths from JSON, SenML, Influx line protocol and bare text, several records of a message | |
 //! | [`quoted`] | integers written as strings, within JSON | |
 //! | [`raw`] | [`Raw`]: the whole [`RawMessage`] | |
 //!
@@ -18,6 +19,8 @@ pub mod json_lines;
 mod payload;
 pub mod quoted;
 pub mod raw;
+#[cfg(feature = "shapes")]
+pub mod shape;
 pub mod text;
 
 pub use csv::Csv;
@@ -25,4 +28,6 @@ pub use json::{Json, JsonSeed};
 pub use json_lines::JsonLines;
 pub use payload::PAYLOAD_BYTES_MAX;
 pub use raw::{Raw, RawMessage};
+#[cfg(feature = "shapes")]
+pub use shape::{Extractor, Shape, Shaped};
 pub use text::Text;

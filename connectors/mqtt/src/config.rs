@@ -34,10 +34,27 @@ const PACKET_BYTES_LIMIT: u64 = 268_435_460;
 pub enum Version {
     /// MQTT 3.1.1, for brokers that know no other.
     V311,
-    /// MQTT 5: user properties, reasons for refusals, and a receive window that we choose. The
-    /// default, because the broker then never sends more than we agreed to hold.
+    /// MQTT 5: user properties, reasons for refusals, and a receive window that we choose. Tried first, because the
+    /// broker then never sends more than we agreed to hold.
     #[default]
     V5,
+}
+
+impl Version {
+    /// As the standard is called.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+        }
+    }
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::V311 => Self::V5,
+            Self::V5 => Self::V311,
+        }
+    }
 }
 
 choices! { Version: "5" | "5.0" => Version::V5, "3.1.1" => Version::V311 }
@@ -85,7 +102,8 @@ options! {
         pub(crate) tls: bool = false,
         /// The protocol's version. With 3.1.1 there are no user properties, no reasons for refusals, and no receive
         /// window of our own.
-        pub(crate) version: Version = Version::default(),
+        #[absent = "5, and 3.1.1 where the broker does not speak 5"]
+        pub(crate) version: Option<Version>,
         /// The name of the session. With one the session outlives a restart, and nothing of QoS 1 is lost. Two clients
         /// with one name push each other out, so two connectors of a job are refused.
         #[absent = "a random one"]
@@ -109,10 +127,16 @@ options! {
         #[unit = "messages"]
         #[range(1, 65_535)]
         pub(crate) inflight: u16 = 1024,
-        /// The largest packet in either direction.
+        /// The largest packet in either direction. A larger one that comes in is acknowledged, and becomes a dead letter
+        /// with its first bytes.
         #[unit = "bytes"]
         #[range(128, PACKET_BYTES_LIMIT)]
         pub(crate) packet_bytes_max: u32 = 1024 * 1024,
+        /// The longest wait between two attempts to connect.
+        #[range(100, 3_600_000)]
+        pub(crate) reconnect_max: Duration = Duration::from_secs(5),
+        /// MQTT 5: whether to go to another server where the broker says so. The name and the password go there, too.
+        pub(crate) follow_redirects: bool = false,
         /// A source's: when it acknowledges. See [`Mode`].
         #[absent = "`journal` with a state directory, else `none`"]
         pub(crate) durability: Option<Mode>,
@@ -157,10 +181,10 @@ impl MqttConfig {
         self
     }
 
-    /// The protocol version.
+    /// The protocol version. Without it 5 is tried, and 3.1.1 where the broker does not speak 5.
     #[must_use]
     pub fn version(mut self, version: Version) -> Self {
-        self.version = version;
+        self.version = Some(version);
         self
     }
 
@@ -212,6 +236,20 @@ impl MqttConfig {
     #[must_use]
     pub fn packet_bytes_max(mut self, bytes: u32) -> Self {
         self.packet_bytes_max = bytes;
+        self
+    }
+
+    /// The longest wait between two attempts to connect.
+    #[must_use]
+    pub fn reconnect_max(mut self, longest: Duration) -> Self {
+        self.reconnect_max = longest;
+        self
+    }
+
+    /// MQTT 5: whether to go to another server where the broker says so. The name and the password go there, too.
+    #[must_use]
+    pub fn follow_redirects(mut self, follow: bool) -> Self {
+        self.follow_redirects = follow;
         self
     }
 
@@ -286,9 +324,8 @@ impl MqttConfig {
 
     /// TLS as configured, and the name that the broker's certificate must have. Reads the files it names.
     pub(crate) fn tls_client(&self) -> Result<(ClientConfig, ServerName<'static>), ConfigError> {
-        let name = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let server = ServerName::try_from(name)
-            .map_err(|_| ConfigError::new("host", &self.host, "a host name or IP address"))?;
+        let server = server_name(&self.host)
+            .ok_or_else(|| ConfigError::new("host", &self.host, "a host name or IP address"))?;
         let tls = thalweg_tls::client_config(
             "broker",
             ("ca", self.ca.as_deref()),
@@ -298,9 +335,9 @@ impl MqttConfig {
         Ok((tls, server))
     }
 
-    /// Whether messages have user properties: MQTT 3.1.1 knows none.
+    /// Whether messages may have user properties: MQTT 3.1.1 knows none.
     pub fn has_user_properties(&self) -> bool {
-        self.version == Version::V5
+        self.version != Some(Version::V311)
     }
 
     /// The broker's port, given or not.
@@ -333,11 +370,15 @@ impl MqttConfig {
         }
         self.check_ranges()?;
         match &self.client_id {
-            Some(id) if id.is_empty() || id.len() > 65_535 || id.contains('\0') => {
+            Some(id)
+                if id.is_empty()
+                    || id.len() > 65_535
+                    || id.chars().any(|char| topic::check_char(char).is_err()) =>
+            {
                 return wrong(
                     "client_id",
-                    id,
-                    "1 to 65535 bytes without NUL, or none for a random one",
+                    &id.escape_debug(),
+                    "1 to 65535 bytes without control characters, or none for a random one",
                 );
             }
             None if !self.is_clean() => {
@@ -348,7 +389,7 @@ impl MqttConfig {
             _ => {}
         }
         if let Some(seconds) = self.session_expiry_s {
-            let allowed = if self.version == Version::V311 {
+            let allowed = if self.version == Some(Version::V311) {
                 "only with version=5; a 3.1.1 broker decides by itself how long it keeps a session"
             } else if self.is_clean() {
                 "only with clean_session=false and a client_id"
@@ -429,6 +470,11 @@ impl MqttConfig {
             }
         }
     }
+}
+
+/// The name that the certificate of `host` must have.
+pub(crate) fn server_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.trim_start_matches('[').trim_end_matches(']').to_owned()).ok()
 }
 
 impl fmt::Display for MqttConfig {

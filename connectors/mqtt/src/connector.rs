@@ -1,16 +1,18 @@
 //! What MQTT is as a connector: its description, its options beside those of the broker, and how they become a source
 //! or a sink.
 
+use std::time::Duration;
+
 use thalweg_kernel::connector::{
     Connector, Decoder, Encoder, Format, Guarantee, Metadata, Side, SinkConnector, SourceConnector,
 };
 use thalweg_kernel::options::{Options, Secret, Table};
 use thalweg_kernel::{Column, ConfigError, Record, choices, options};
 
-use crate::config::{MqttConfig, Version, expand};
-use crate::sink::{MqttSink, OUTBOX_BYTES_MAX, Topic};
+use crate::config::{MqttConfig, expand};
+use crate::sink::{MqttSink, OUTBOX_BYTES_MAX, STOP_TIMEOUT, Topic};
 use crate::source::{MqttSource, Retained};
-use crate::topic::TOPIC_BYTES_MAX;
+use crate::topic::{TOPIC_BYTES_MAX, check_char};
 
 /// What it is.
 pub static CONNECTOR: Connector = Connector {
@@ -78,6 +80,10 @@ options! {
         #[unit = "bytes"]
         #[range(1_024, u64::MAX)]
         outbox_bytes_max: usize = OUTBOX_BYTES_MAX,
+        /// How long results that are under way may take once the job is to end. Then it ends with an error that counts
+        /// them. A job with a state directory keeps them for its next start.
+        #[range(0, 86_400_000)]
+        stop_timeout: Duration = STOP_TIMEOUT,
     }
 }
 
@@ -106,7 +112,7 @@ impl SourceConnector for MqttConnector {
     }
 
     fn has_user_properties((broker, _): &Self::Options) -> bool {
-        broker.version == Version::V5
+        broker.has_user_properties()
     }
 }
 
@@ -127,7 +133,8 @@ impl SinkConnector for MqttConnector {
         let topic = TopicOfColumns::new(&options.topic, columns)?;
         let sink = MqttSink::new(broker, topic, E::of(Format::Json))
             .retain(options.retain)
-            .outbox_bytes_max(options.outbox_bytes_max);
+            .outbox_bytes_max(options.outbox_bytes_max)
+            .stop_timeout(options.stop_timeout);
         Ok(if options.at_least_once { sink.at_least_once() } else { sink })
     }
 }
@@ -172,7 +179,9 @@ impl TopicOfColumns {
         parts.push(Part::Text(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
         let plain = |part: &Part| match part {
-            Part::Text(text) => !text.contains(['+', '#', '\0', '}']),
+            Part::Text(text) => {
+                !text.contains(['+', '#', '}']) && text.chars().all(|it| check_char(it).is_ok())
+            }
             Part::Column(_) => true,
         };
         if parts.is_empty() || text.len() > TOPIC_BYTES_MAX || !parts.iter().all(plain) {
@@ -235,7 +244,9 @@ mod tests {
             topic.write(&Row("d/1".into(), 7), &mut out);
             assert_eq!((&*out, Topic::<Row>::describe(&topic)), (expected, text.to_owned()));
         }
-        for text in ["", "a/#", "+", "a/{kee}", "a/{key", "a/key}", "\0", &"x".repeat(65_536)] {
+        for text in
+            ["", "a/#", "+", "a/\u{7}", "a/{kee}", "a/{key", "a/key}", "\0", &"x".repeat(65_536)]
+        {
             let error = TopicOfColumns::new(text, &columns()).unwrap_err().to_string();
             assert!(error.contains("without wildcards; {key}, {count} stand for"), "{error}");
         }
@@ -263,7 +274,7 @@ mod tests {
         for (pairs, expected) in [
             (
                 vec![("url", "mqtt://h?qos=2"), ("qos", "1")],
-                "variable V: source.mqtt.qos = \"***\" is not allowed",
+                "variable V: source.mqtt.qos is given twice",
             ),
             (
                 vec![("url", "h")],

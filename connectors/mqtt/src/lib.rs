@@ -85,12 +85,19 @@
 //! # When things fail
 //! | what | then |
 //! |---|---|
-//! | no broker, a lost connection, a broker that is busy | retried after [`RETRY_MS_MIN`], doubling up to [`RETRY_MS_MAX`], half of it by chance; logged once per kind |
-//! | wrong password, wrong name, forbidden subscription, wrong certificate | the attempt ends; the restart strategy says whether there is another, for it may be mended at the broker |
+//! | no broker, a lost connection, a broker that is busy | retried after [`RETRY_MS_MIN`], doubling up to `reconnect_max`, half of it by chance. The waits begin anew after a connection that held for 5 s, and after one that brought something. Logged once per kind, and each minute |
+//! | wrong password, wrong name, forbidden subscription, wrong certificate | at a start the attempt ends; the restart strategy says whether there is another. Once the connection has stood it is retried and said each minute, for it may be mended at the broker |
 //! | an expired certificate | retried: this machine's clock may be what is wrong |
-//! | a packet over `packet_bytes_max` comes in | MQTT 5: the broker leaves it out. 3.1.1: the connection fails; every third time is logged as an error that names the setting |
+//! | a broker that does not speak MQTT 5 | without a `version` it is spoken to in 3.1.1, and one line says so. With `version` the attempt ends and says what to write |
+//! | TLS where none is expected, or none where it is | the attempt ends and says what to write |
+//! | a broker that sends us to another server | named; followed with `follow_redirects` |
+//! | a broker without wildcards or shared subscriptions | the attempt ends if a filter needs them |
+//! | less QoS granted than asked for | a source says so. A sink publishes QoS 2 as QoS 1; it ends where QoS 0 alone is left and more was asked for |
+//! | a packet over `packet_bytes_max` comes in | it is read past in pieces and acknowledged. It becomes a dead letter (`too_large`) with its size and its first bytes, which a crash may lose or repeat |
 //! | another client takes our name | we take it back, ever more slowly; logged |
-//! | a result that cannot be published | dropped, counted by reason, logged |
+//! | a result that cannot be published | dropped, counted by reason, logged; a dead letter |
+//! | a result in whose wake the broker ends the connection, again and again | others go first; it is dropped if the broker takes them: see [`MqttSink`] |
+//! | a job that is to end, and a broker that is away | the sink waits for `stop_timeout`, then fails and counts what is left |
 //! | a message that does not decode | a dead letter, acknowledged |
 //!
 //! # Bounds
@@ -105,7 +112,7 @@
 //! | 768 KiB | what is known of packet ids |
 //! | 576 KiB and `packet_bytes_max` | what the broker has not taken of publishes and answers; beyond that it is not read, until it takes some or leaves a ping unanswered |
 //! | 1,024 | epochs whose positions a source remembers; beyond that some are rounded, to the safe side |
-//! | `packet_bytes_max` | one packet |
+//! | `packet_bytes_max` | one packet; of a larger one 80 KiB are kept while it is read past |
 //!
 //! # Measured
 //! Sink to source through mosquitto 2.0.11 on loopback, on two shared cores, at 1,000 msg/s: the median is 0.12 to
@@ -141,6 +148,7 @@ mod io_signal;
 mod link;
 mod metrics;
 mod pace;
+pub mod resend;
 mod retry;
 mod sink;
 mod source;
@@ -154,7 +162,7 @@ pub use connector::{CONNECTOR, MqttConnector, MqttSinkOptions, MqttSourceOptions
 pub use retry::{RETRY_MS_MAX, RETRY_MS_MIN};
 pub use sink::batches::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BATCHES_MAX};
 pub use sink::writer::MqttWriter;
-pub use sink::{MqttChangelog, MqttSink, OUTBOX_BYTES_MAX, Topic};
+pub use sink::{MqttChangelog, MqttSink, OUTBOX_BYTES_MAX, STOP_TIMEOUT, Topic};
 pub use source::chunk::{CHUNK_BYTES_MAX, CHUNK_MESSAGES_MAX, CHUNKS_MAX};
 pub use source::mode::{Mode, Start};
 pub use source::partition::MqttPartition;

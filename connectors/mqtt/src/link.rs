@@ -11,14 +11,21 @@
 //!   of the old one can be mistaken for one of the new.
 //! - **What was received counts.** All that a connection delivered is returned before its end is, also if writing to it
 //!   has failed already.
+//! - **What a broker says of itself is heeded**: see [`accepted`]. How it is spoken to is learnt: see [`manner`].
+//! - **A message over the limit is read past**, in pieces: see [`past`].
 //! - A PUBREL is answered with PUBCOMP whether we know its id or not, as the standard wants: we may have forgotten it. When,
 //!   its receiver says.
 
+pub(crate) mod accepted;
 mod connection;
 pub(crate) mod dialer;
+mod manner;
+mod message;
 mod mqtt3;
 mod mqtt5;
 pub(crate) mod packet_ids;
+mod past;
+mod probe;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -32,7 +39,9 @@ use thalweg_io::{Reactor, Tcp};
 
 use crate::config::{MqttConfig, Qos, Secret, Version};
 use crate::link::dialer::Dialer;
+pub(crate) use accepted::Accepted;
 use connection::{Connection, Stream};
+use manner::{Manner, Terms, Verdict};
 
 /// How long TCP may take, and then CONNECT, in seconds.
 const CONNECT_S_MAX: u64 = 5;
@@ -54,15 +63,31 @@ pub(crate) struct Plan {
     pub(crate) tls: Option<Dialer>,
 }
 
-/// Why a connection failed.
+/// Why a connection failed. A [`Link`] tells of the first two alone.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     /// Waiting cannot mend it: this attempt of the job ends.
     Fatal(String),
-    /// A packet over the limit came in.
-    TooLarge(String),
     /// To be tried again. Attempts that fail alike are logged once.
     Weather { class: &'static str, text: String },
+    /// The broker does not speak this version: it has told so, or it has not answered.
+    Version { told: bool, text: String },
+    /// The broker does not take our last will, since that is to be retained or else for its quality of service.
+    Will { retain: bool, text: String },
+    /// The broker sends us to another server.
+    Moved { to: Option<String>, for_good: bool, text: String },
+}
+
+impl Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fatal(text)
+            | Self::Weather { text, .. }
+            | Self::Version { text, .. }
+            | Self::Will { text, .. }
+            | Self::Moved { text, .. } => f.write_str(text),
+        }
+    }
 }
 
 impl Trouble {
@@ -85,6 +110,8 @@ pub(crate) struct Delivery {
     pub(crate) is_copy: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
+    /// The bytes of the payload that were left out, of a message over the limit.
+    pub(crate) left_out: u64,
 }
 
 /// A message to the broker. Its topic must be valid, and its packet no larger than the broker takes.
@@ -95,19 +122,6 @@ pub(crate) struct Publish<'a> {
     pub(crate) retain: bool,
     /// MQTT 5 only.
     pub(crate) user_property: Option<(&'a str, &'a str)>,
-}
-
-impl<'a> Publish<'a> {
-    /// What goes to the status topic.
-    pub(crate) fn status(config: &'a MqttConfig, payload: &'static str) -> Option<Self> {
-        Some(Self {
-            topic: config.status_topic.as_deref()?,
-            payload: Bytes::from_static(payload.as_bytes()),
-            qos: Qos::AtLeastOnce,
-            retain: true,
-            user_property: None,
-        })
-    }
 }
 
 /// How a publish went into the queue.
@@ -121,12 +135,12 @@ pub(crate) enum Sent {
 
 /// What happened on the connection.
 pub(crate) enum Event {
-    Connected(Accepted),
+    Connected(Box<Accepted>),
     Delivery(Delivery),
     /// QoS 2: the broker will not repeat this message any more. To be [completed](Link::complete).
     Released(u16),
-    /// For each filter of our subscription, why it was refused.
-    Subscribed(Vec<Option<String>>),
+    /// For each filter of our subscription, what was granted, or why it was refused.
+    Subscribed(Vec<Result<Qos, String>>),
     /// A publish of ours is with the broker, or was refused by it.
     Acked {
         packet_id: u16,
@@ -138,22 +152,9 @@ pub(crate) enum Event {
     Closed,
 }
 
-/// The broker has accepted our CONNECT.
-pub(crate) struct Accepted {
-    pub(crate) session_present: bool,
-    /// The largest packet the broker takes.
-    pub(crate) packet_bytes_max: Option<u32>,
-    /// The most unacknowledged publishes the broker takes.
-    pub(crate) receive_max: Option<u16>,
-    /// A keep-alive other than ours that the broker wants, in seconds.
-    keep_alive_s: Option<u16>,
-    /// Whether subscriptions may have identifiers.
-    pub(crate) subscription_ids: bool,
-}
-
 /// A packet from the broker.
 enum Incoming {
-    Accepted(Accepted),
+    Accepted(Box<Accepted>),
     Delivery(Delivery),
     /// PUBREC for this id.
     Received(u16),
@@ -166,11 +167,13 @@ enum Incoming {
     },
     Subscribed {
         packet_id: u16,
-        refusals: Vec<Option<String>>,
+        grants: Vec<Result<Qos, String>>,
     },
     /// UNSUBACK for this id.
     Unsubscribed(u16),
     Pong,
+    /// What comes next is over the limit. It has not been taken out.
+    TooLarge,
 }
 
 /// A packet of ours.
@@ -197,7 +200,8 @@ enum Outgoing<'a> {
     Disconnect,
 }
 
-type Dialing = Pin<Box<dyn Future<Output = Result<(Box<Connection>, Accepted), Trouble>> + Send>>;
+type Dialed = (Box<Connection>, Box<Accepted>);
+type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, Trouble>> + Send>>;
 
 enum State {
     Down,
@@ -210,13 +214,17 @@ pub(crate) struct Link {
     plan: Arc<Plan>,
     reactor: Reactor,
     state: State,
+    manner: Manner,
+    /// What was told of brokers: it is told once.
+    told: Vec<String>,
     /// Met while looking for events that were there already.
     trouble: Option<Trouble>,
 }
 
 impl Link {
     pub(crate) fn new(plan: Arc<Plan>, reactor: Reactor) -> Self {
-        Self { plan, reactor, state: State::Down, trouble: None }
+        let manner = Manner::new(&plan.config);
+        Self { plan, reactor, state: State::Down, manner, told: Vec::new(), trouble: None }
     }
 
     /// What happens next; connects first where there is no connection. Writes what waits to be written. Reads only if
@@ -230,28 +238,51 @@ impl Link {
             return Poll::Ready(Err(trouble));
         }
         loop {
-            let event = match &mut self.state {
+            match &mut self.state {
                 State::Down => {
-                    self.state = State::Dialing(Box::pin(dial(
-                        Arc::clone(&self.plan),
-                        self.reactor.clone(),
-                    )));
-                    continue;
+                    let terms = self.manner.terms().clone();
+                    let dial = dial(Arc::clone(&self.plan), terms, self.reactor.clone());
+                    self.state = State::Dialing(Box::pin(dial));
                 }
                 State::Dialing(dialing) => match std::task::ready!(dialing.as_mut().poll(cx)) {
-                    Ok((connection, accepted)) => {
+                    Ok((connection, mut accepted)) => {
                         self.state = State::Up(connection);
-                        Ok(Event::Connected(accepted))
+                        accepted.remarks.extend(self.manner.accepted());
+                        accepted.remark(&self.plan.config, self.plan.clean);
+                        accepted.remarks.retain(|remark| !self.told.contains(remark));
+                        self.told.extend_from_slice(&accepted.remarks);
+                        return Poll::Ready(Ok(Event::Connected(accepted)));
                     }
-                    Err(trouble) => Err(trouble),
+                    Err(trouble) => {
+                        self.state = State::Down;
+                        match self.manner.failed(trouble) {
+                            Verdict::Again => {}
+                            Verdict::Tell(trouble) => return Poll::Ready(Err(trouble)),
+                        }
+                    }
                 },
-                State::Up(connection) => std::task::ready!(connection.poll(cx, reads)),
-            };
-            if event.is_err() {
-                self.state = State::Down;
+                State::Up(connection) => {
+                    return Poll::Ready(match std::task::ready!(connection.poll(cx, reads)) {
+                        Ok(event) => Ok(event),
+                        Err(trouble) => Err(self.end(trouble)),
+                    });
+                }
             }
-            return Poll::Ready(event);
         }
+    }
+
+    /// The connection has ended; what is to be said of that.
+    fn end(&mut self, trouble: Trouble) -> Trouble {
+        self.state = State::Down;
+        self.manner.ended(trouble)
+    }
+
+    /// Ends the connection, since it is of no use: the next [`Link::poll`] tells why. That ends a job at its start, and not
+    /// one that has run before.
+    pub(crate) fn reject(&mut self, why: String, has_run: bool) {
+        self.state = State::Down;
+        let fatal = Trouble::Fatal(why);
+        self.trouble = Some(if has_run { self.manner.ended(fatal) } else { fatal });
     }
 
     /// An event that was received already. To be asked until there is none: cheaper than [`Link::poll`].
@@ -259,8 +290,7 @@ impl Link {
         match self.up()?.received() {
             Ok(event) => event,
             Err(trouble) => {
-                self.state = State::Down;
-                self.trouble = Some(trouble);
+                self.trouble = Some(self.end(trouble));
                 None
             }
         }
@@ -304,6 +334,21 @@ impl Link {
     /// Publishes. `None` without a connection, or if every packet id is in use.
     pub(crate) fn publish(&mut self, publish: Publish<'_>) -> Option<Sent> {
         self.up()?.publish(publish)
+    }
+
+    /// Publishes to the status topic, if there is one, as well as the broker takes it.
+    pub(crate) fn status(&mut self, payload: &'static str) {
+        let plan = Arc::clone(&self.plan);
+        if let (Some(topic), Some(connection)) = (plan.config.status_topic.as_deref(), self.up()) {
+            let (qos_max, retain) = connection.takes();
+            connection.publish(Publish {
+                topic,
+                payload: Bytes::from_static(payload.as_bytes()),
+                qos: Qos::AtLeastOnce.min(qos_max),
+                retain,
+                user_property: None,
+            });
+        }
     }
 
     /// Messages of this connection that we have not acknowledged.
@@ -357,40 +402,70 @@ impl Link {
 }
 
 /// Connects, and introduces us.
-async fn dial(plan: Arc<Plan>, reactor: Reactor) -> Result<(Box<Connection>, Accepted), Trouble> {
+async fn dial(plan: Arc<Plan>, terms: Terms, reactor: Reactor) -> Result<Dialed, Trouble> {
     let limit = Duration::from_secs(CONNECT_S_MAX);
     let late = |_| Trouble::weather("timeout", format!("no connection within {CONNECT_S_MAX} s"));
+    let Terms { host, port, .. } = &terms;
     let stream: Box<dyn Stream> = match &plan.tls {
-        Some(dialer) => Box::new(dialer.dial(&reactor, &plan.config).await?),
+        Some(dialer) => match dialer.dial(&reactor, host, *port).await {
+            Ok(stream) => Box::new(stream),
+            Err(dialer::Failed { is_no_tls: true, .. })
+                if probe::speaks_plain(&reactor, host, *port).await =>
+            {
+                return Err(probe::expects_plain(*port));
+            }
+            Err(failed) => return Err(failed.trouble),
+        },
         None => Box::new(
             reactor
-                .timeout(limit, tcp(&reactor, &plan.config))
+                .timeout(limit, Tcp::connect(&reactor, host, *port))
                 .await
                 .map_err(late)?
                 .map_err(|cause| Trouble::weather("connect", cause))?,
         ),
     };
-    let mut connection = Box::new(Connection::new(stream, &plan, reactor.clone())?);
-    let mut accepted = reactor.timeout(limit, connection.accepted()).await.map_err(late)??;
-    if plan.config.version == Version::V311 {
+    let mut connection = Box::new(Connection::new(stream, &plan, &terms, reactor.clone())?);
+    let accepted = reactor.timeout(limit, connection.accepted(*port)).await.map_err(late)?;
+    let is_silent = matches!(accepted, Err(Trouble::Version { told: false, .. }));
+    if is_silent
+        && terms.looks
+        && plan.tls.is_none()
+        && probe::speaks_tls(&reactor, host, *port).await
+    {
+        return Err(probe::expects_tls(*port));
+    }
+    let mut accepted = accepted?;
+    if terms.version == Version::V311 {
         accepted.receive_max = mqtt3::window(plan.config.qos);
     }
     Ok((connection, accepted))
 }
 
-/// A connected socket that sends at once. (Measured through mosquitto on loopback: 0.25 ms at 1,000 msg/s, up to a few ms
-/// with Nagle's delay.)
-pub(crate) async fn tcp(reactor: &Reactor, config: &MqttConfig) -> std::io::Result<Tcp> {
-    Tcp::connect(reactor, &config.host, config.tcp_port()).await
-}
-
 const LOGIN_HELP: &str = "check user and password, and the broker's access rules";
 const ID_HELP: &str = "give another client_id";
 
-fn refused(code: &dyn std::fmt::Debug, help: &str) -> Trouble {
-    Trouble::Fatal(format!("the broker refused the connection ({code:?}): {help}"))
+/// A reason code as words: `NotAuthorized` is "not authorized".
+fn words(code: &dyn std::fmt::Debug) -> String {
+    let mut words = String::new();
+    for char in format!("{code:?}").replace("QoS", "Qos").chars() {
+        if char.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(char.to_lowercase());
+    }
+    words
 }
 
-fn not_now(code: &dyn std::fmt::Debug) -> Trouble {
-    Trouble::weather("refused", format!("the broker refused the connection ({code:?})"))
+/// A reason code as words, with what the broker says of it.
+fn because(code: &dyn std::fmt::Debug, reason: Option<&str>) -> String {
+    let code = words(code);
+    reason.map_or(code.clone(), |reason| format!("{code}: {reason}"))
+}
+
+fn refused(why: &str, help: &str) -> Trouble {
+    Trouble::Fatal(format!("the broker refused the connection ({why}): {help}"))
+}
+
+fn not_now(why: &str) -> Trouble {
+    Trouble::weather("refused", format!("the broker refused the connection ({why})"))
 }

@@ -14,6 +14,7 @@
 //! | `thalweg_mqtt_journal_full_total` | times that the journal had no room and messages had to wait |
 //! | `thalweg_mqtt_journal_stalled` | gauge: 1 while they wait |
 //! | `thalweg_mqtt_journal_refused_total` | messages over the journal's record limit: dead letters |
+//! | `thalweg_mqtt_too_large_total` | messages over `packet_bytes_max`: dead letters |
 //! | `thalweg_mqtt_journal_left_total` | messages that still waited for room when the source stopped: a broker that keeps the session repeats messages of QoS 1 and 2 |
 //! | `thalweg_mqtt_connects_total` | connections made |
 //! | `thalweg_mqtt_connected` | gauge: 1 while connected |
@@ -38,6 +39,7 @@ pub(crate) struct SourceMeters {
     pub(crate) journal_full: Counter,
     pub(crate) journal_refused: Counter,
     pub(crate) journal_left: Counter,
+    pub(crate) too_large: Counter,
     pub(crate) stalled: Gauge,
     pub(crate) connects: Counter,
     pub(crate) connected: Gauge,
@@ -47,7 +49,6 @@ pub(crate) struct SinkMeters {
     published: Counter,
     bytes: Counter,
     pub(crate) republished: Counter,
-    pub(crate) refused: Counter,
     pub(crate) connects: Counter,
     pub(crate) connected: Gauge,
 }
@@ -55,7 +56,7 @@ pub(crate) struct SinkMeters {
 /// Why a result was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DropReason {
-    /// The topic is empty, too long, or has a wildcard or NUL.
+    /// The topic is empty, too long, or has a character that it must not have.
     Topic,
     /// The packet is over `packet_bytes_max` or the broker's own limit.
     TooLarge,
@@ -63,6 +64,8 @@ pub(crate) enum DropReason {
     Empty,
     /// The broker said no.
     Refused,
+    /// The connection ended in its wake, again and again, while the broker took others.
+    Ends,
 }
 
 impl DropReason {
@@ -72,6 +75,7 @@ impl DropReason {
             Self::TooLarge => "too_large",
             Self::Empty => "empty_payload",
             Self::Refused => "refused",
+            Self::Ends => "connection_ended",
         }
     }
 }
@@ -110,6 +114,7 @@ impl SourceMeters {
             journal_full: counted(cx, "thalweg_mqtt_journal_full_total"),
             journal_refused: counted(cx, "thalweg_mqtt_journal_refused_total"),
             journal_left: counted(cx, "thalweg_mqtt_journal_left_total"),
+            too_large: counted(cx, "thalweg_mqtt_too_large_total"),
             stalled: gauged(cx, "thalweg_mqtt_journal_stalled"),
             connects: counted(cx, "thalweg_mqtt_connects_total"),
             connected: gauged(cx, "thalweg_mqtt_connected"),
@@ -123,7 +128,6 @@ impl SinkMeters {
             published: counted(cx, "thalweg_mqtt_published_total"),
             bytes: counted(cx, "thalweg_mqtt_published_bytes_total"),
             republished: counted(cx, "thalweg_mqtt_republished_total"),
-            refused: dropped(cx, DropReason::Refused),
             connects: counted(cx, "thalweg_mqtt_connects_total"),
             connected: gauged(cx, "thalweg_mqtt_connected"),
         }

@@ -9,10 +9,12 @@ pub(crate) mod outbox;
 mod publication;
 mod send;
 mod shared;
+mod suspects;
 mod unacked;
 pub(crate) mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use thalweg_kernel::{
     Changed, ConfigError, ConnectorError, Encode, OpenContext, SinkSpec, StateId,
@@ -33,6 +35,8 @@ use crate::{client_ids, random_id};
 /// and storage on a shard at most, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
 /// more, and the sources wait.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long results that are under way may take once the job is to end, unless [`MqttSink::stop_timeout`] says otherwise.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a sink's shards share.
 struct SinkShared {
@@ -98,9 +102,21 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// A record is dropped if its topic is not valid, or its packet over `packet_bytes_max` or the broker's limit, or if
 /// the broker refuses it. Bad data must not end the job. It is counted by reason in `thalweg_mqtt_dropped_total`,
 /// logged, and becomes a dead letter. (What the broker says after the stream has ended is counted and logged alone,
-/// and a crash may lose that letter.) (An MQTT 3.1.1 broker has no way to say that it refuses a result: most discard
-/// it, some close the connection. After the third time the topic is named in the log; it is not dropped, for the
-/// network might be what is bad.)
+/// and a crash may lose that letter.)
+///
+/// Some brokers answer a result that they do not take by ending the connection; MQTT 3.1.1 has no other way. A result
+/// that has ended three connections lets others go first. If the broker takes one of them and ends the connection on
+/// this one again, it becomes a dead letter (`reason="connection_ended"`). Where the broker takes no result at all none
+/// is dropped: the network might be what is bad, or the broker's disk full. Among retained results those of one topic
+/// keep their order; elsewhere a result that was suspected wrongly comes later.
+///
+/// # What the broker takes
+/// A broker may say that it takes QoS 1 at most. Results of QoS 2 go out with QoS 1 then, which promises as much here. One
+/// that takes QoS 0 alone, or does not retain what is to be retained, ends the job with words. Results could be lost, and
+/// a job that is content with that says so (`qos=0`, `retain=false`).
+///
+/// # A stop
+/// A job that is to end waits for the broker's acknowledgements for [`stop_timeout`](Self::stop_timeout).
 ///
 /// The connection's name is the configuration's `client_id` with `-out`, so a source may share the
 /// configuration. A second sink needs a `client_id` of its own, or none: a job with two connectors of one name
@@ -133,13 +149,23 @@ pub struct MqttSink<E, F> {
     retain: bool,
     at_least_once: bool,
     outbox_bytes_max: usize,
+    stop_timeout: Duration,
 }
 
 impl<E, F> MqttSink<E, F> {
     /// A sink that publishes to `topic`.
     pub fn new(config: MqttConfig, topic: F, encoder: E) -> Self {
         let (at_least_once, outbox_bytes_max) = (false, OUTBOX_BYTES_MAX);
-        Self { config, topic, encoder, retain: false, at_least_once, outbox_bytes_max }
+        let stop_timeout = STOP_TIMEOUT;
+        Self {
+            config,
+            topic,
+            encoder,
+            retain: false,
+            at_least_once,
+            outbox_bytes_max,
+            stop_timeout,
+        }
     }
 
     /// Whether the broker keeps the last result of each topic for later subscribers.
@@ -187,6 +213,15 @@ impl<E, F> MqttSink<E, F> {
         self
     }
 
+    /// How long results that are under way may take once the job is to end; [`STOP_TIMEOUT`] by default. What is not
+    /// delivered by then is counted and named, and the job ends with an error. A job with checkpoints keeps its results,
+    /// and the next start delivers them.
+    #[must_use]
+    pub fn stop_timeout(mut self, longest: Duration) -> Self {
+        self.stop_timeout = longest;
+        self
+    }
+
     /// Checks the broker's settings, and that the files and variables they name can be read.
     /// Opens no connection.
     ///
@@ -224,6 +259,7 @@ impl<E, F> MqttSink<E, F> {
         let setup = Setup {
             plan,
             retain: self.retain,
+            stop_timeout: self.stop_timeout,
             batches,
             common: Arc::clone(&common),
             // What is shared holds this.
@@ -308,7 +344,7 @@ impl<E, F> MqttChangelog<E, F> {
         if self.0.config.client_id.is_none() {
             let allowed =
                 "a name that no other client has: a changelog's rows are published under one";
-            return Err(ConfigError::new("client_id", "", allowed));
+            return Err(ConfigError::missing("client_id", allowed));
         }
         self.0.check()
     }

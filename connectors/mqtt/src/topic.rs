@@ -24,16 +24,35 @@ pub const TOPIC_BYTES_MAX: usize = 65_535;
 /// The values of a message's named levels.
 pub(crate) type Bindings<'a> = Vec<(Str, &'a str)>;
 
-/// Why `topic` cannot be published to, if it cannot.
-pub(crate) fn check_topic(topic: &str) -> Result<(), &'static str> {
+/// The most levels of a topic. Mosquitto ends the connection on more of them.
+pub const LEVELS_MAX: usize = 200;
+
+/// Why `topic` cannot be published to, if it cannot. A broker need take none of these topics, and many end the connection
+/// on one. (MQTT 5, 1.5.4, allows that for control characters and for code points that are no characters.)
+pub(crate) fn check_topic(topic: &str) -> Result<(), String> {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'+' && byte != b'#';
     if topic.is_empty() {
-        Err("it is empty")
+        Err("it is empty".to_owned())
     } else if topic.len() > TOPIC_BYTES_MAX {
-        Err("it is longer than 65535 bytes")
+        Err(format!("it is longer than {TOPIC_BYTES_MAX} bytes"))
+    } else if topic.len() >= LEVELS_MAX && topic.split('/').count() > LEVELS_MAX {
+        Err(format!("it has more than {LEVELS_MAX} levels"))
+    } else if topic.bytes().all(is_plain) {
+        Ok(())
     } else if topic.contains(['+', '#']) {
-        Err("it has a wildcard, '+' or '#'")
-    } else if topic.contains('\0') {
-        Err("it has a NUL character")
+        Err("it has a wildcard, '+' or '#'".to_owned())
+    } else {
+        topic.chars().try_for_each(check_char)
+    }
+}
+
+/// Why a broker need not take a text with this character, if it need not.
+pub(crate) fn check_char(char: char) -> Result<(), String> {
+    let code = u32::from(char);
+    if char.is_control() {
+        Err(format!("it has the control character U+{code:04X}"))
+    } else if code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code) {
+        Err(format!("it has U+{code:04X}, which is no character"))
     } else {
         Ok(())
     }
@@ -67,8 +86,9 @@ impl TopicFilter {
     /// Names the level at fault, counted from 1.
     pub fn parse(filter: &str) -> Result<Self, ConfigError> {
         let wrong = |allowed: String| ConfigError::new("topic", filter, allowed);
-        if filter.is_empty() || filter.len() > TOPIC_BYTES_MAX || filter.contains('\0') {
-            return Err(wrong("1 to 65535 bytes without NUL".into()));
+        let is_text = filter.chars().all(|char| check_char(char).is_ok());
+        if filter.is_empty() || filter.len() > TOPIC_BYTES_MAX || !is_text {
+            return Err(wrong("1 to 65535 bytes without NUL or other control characters".into()));
         }
         let mut subscription = String::with_capacity(filter.len());
         let (mut pattern, mut number) = (filter, 0);
@@ -241,6 +261,37 @@ mod tests {
     }
 
     #[test]
+    fn topics_that_a_broker_need_not_take_are_known() {
+        let long = "x".repeat(TOPIC_BYTES_MAX + 1);
+        let deep = "/".repeat(LEVELS_MAX);
+        for (topic, expected) in [
+            ("", "empty"),
+            (&*long, "longer than 65535 bytes"),
+            (&*deep, "more than 200 levels"),
+            ("a/+", "wildcard"),
+            ("a#", "wildcard"),
+            ("a\0", "U+0000"),
+            ("d\u{7}", "the control character U+0007"),
+            ("\u{1f}", "U+001F"),
+            ("a\u{7f}", "U+007F"),
+            ("a\u{85}", "U+0085"),
+            ("a\u{9f}", "U+009F"),
+            ("a\u{fdd0}", "U+FDD0, which is no character"),
+            ("a\u{fdef}", "U+FDEF"),
+            ("a\u{fffe}", "U+FFFE"),
+            ("a\u{1ffff}", "U+1FFFF"),
+            ("a\u{10fffe}", "U+10FFFE"),
+        ] {
+            let why = check_topic(topic).expect_err(topic);
+            assert!(why.contains(expected), "{topic:?}: {why}");
+        }
+        let edges = "a/ ~\u{a0}\u{ad}\u{fdcf}\u{fdf0}\u{feff}\u{fffd}\u{10fffd}";
+        for topic in ["a", "/", "$SYS/x", "größe/1", edges, &deep[1..], &long[1..]] {
+            assert_eq!(check_topic(topic), Ok(()), "{topic:?}");
+        }
+    }
+
+    #[test]
     fn filters_subscribe_and_bind() {
         let cases = [
             ("sensors/{device}/temp", "sensors/+/temp", "sensors/d7/temp", Some("device=d7")),
@@ -283,6 +334,7 @@ mod tests {
         let cases = [
             ("", "1 to 65535 bytes"),
             ("a\0b", "without NUL"),
+            ("a/\u{7}", "other control characters"),
             ("a/b+/c", "level 2: \"b+\""),
             ("a/#/c", "level 2: \"#\""),
             ("a/{b...}/c", "level 2"),

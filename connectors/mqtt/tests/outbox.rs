@@ -7,8 +7,12 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::peer::{accepted, read};
 use common::{Shard, Text, Writer, context, subscribed, wait_for_log};
 use thalweg_kernel::{
     Change, Changes, Epoch, OpenContext, Pending, PendingId, Sink, SinkSpec, StateId,
@@ -164,4 +168,94 @@ fn a_full_outbox_takes_no_more_until_results_have_arrived() {
         assert!(Instant::now() < end, "never ready again");
         std::thread::park_timeout(Duration::from_secs(4));
     }
+}
+
+/// Goal: a result that an earlier program has let pass, and that no broker takes, is dropped when it comes out of the state.
+#[test]
+fn a_topic_in_the_state_that_no_broker_need_take_is_dropped() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let mut reader = subscribed(&broker, broker.config().client_id("reader"), "#");
+    let mut notes = Notes::default();
+    let mut sink = open(broker.config(), &notes);
+    sink.write(["one", "two", "three"].map(str::to_owned));
+    notes.seal(&mut sink.0, 1);
+    drop(sink);
+    let note = notes.0.values_mut().next().expect("a note");
+    let at = note.windows(6).position(|bytes| bytes == b"outtwo").expect("the second");
+    note[at] = 7;
+    let mut sink = open(broker.config(), &notes);
+    run_both(&mut reader, &mut sink, 2);
+    let payloads: Vec<_> = received(&reader).into_iter().map(|(payload, _)| payload).collect();
+    assert_eq!(payloads, ["one", "three"]);
+    let letter = sink.0.refused().expect("a letter");
+    assert!(letter.reason.contains("U+0007"), "{letter}");
+    assert!(sink.close_within(common::PATIENCE));
+    assert_eq!(broker.log().matches("malformed").count(), 0);
+}
+
+/// Goal: a result that ends each connection is found again after a restart, and those behind it arrive.
+#[test]
+fn what_ends_each_connection_is_found_again_after_a_restart() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let (to_us, seen) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            while let Ok((kind, body)) = read(&mut stream) {
+                if kind == 0x10 {
+                    stream.write_all(&accepted(Version::V5, false)).expect("CONNACK");
+                } else if kind >> 4 == 3 {
+                    let end = 2 + usize::from(body[1]);
+                    let topic = String::from_utf8_lossy(&body[2..end]).into_owned();
+                    let _over = to_us.send(topic.clone());
+                    if topic == "bad" {
+                        break;
+                    }
+                    let answer = [&[0x40, 2], &body[end..end + 2]].concat();
+                    stream.write_all(&answer).expect("PUBACK");
+                }
+            }
+        }
+    });
+    let config = MqttConfig::new("127.0.0.1").port(port);
+    let topic = |value: &String, topic: &mut String| topic.push_str(&value[..3]);
+    let spec = MqttSink::new(config, topic, Text);
+    let open = |notes: &Notes| {
+        Writer(SinkSpec::<String>::open(&spec, &notes.context()).expect("the sink opens"))
+    };
+    let mut notes = Notes::default();
+    let mut sink = open(&notes);
+    sink.write(["bad 1", "ok2 2"].map(str::to_owned));
+    notes.seal(&mut sink.0, 1);
+    sink.0.commit(Epoch::new(1)).expect("commit");
+    for _ in 0..2 {
+        assert_eq!(seen.recv_timeout(common::PATIENCE).expect("a publish"), "bad");
+    }
+    drop(sink);
+
+    let mut sink = open(&notes);
+    let end = Instant::now() + common::PATIENCE;
+    let letter = loop {
+        sink.0.ready().expect("no failure");
+        if let Some(letter) = sink.0.refused() {
+            break letter;
+        }
+        assert!(Instant::now() < end, "no letter");
+        std::thread::park_timeout(Duration::from_millis(10));
+    };
+    assert!(letter.reason.contains("\"bad\""), "{letter}");
+    let published: Vec<_> = seen.try_iter().collect();
+    assert_eq!(published.iter().filter(|topic| *topic == "ok2").count(), 1, "{published:?}");
+    assert!(published.len() <= 9, "{published:?}");
+    for epoch in 2.. {
+        notes.seal(&mut sink.0, epoch);
+        if notes.0.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < end, "a note is left");
+        sink.0.ready().expect("no failure");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    assert!(sink.close_within(common::PATIENCE));
 }

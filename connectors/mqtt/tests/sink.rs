@@ -131,6 +131,11 @@ fn what_cannot_be_published_is_dropped_and_the_rest_arrives() {
             ["ok/1", "", " empty", "a/# x", "a/+/b x", "nul\0 x", &format!("{long} x"), "ok/2"]
                 .map(str::to_owned),
         );
+        writer.write(
+            ["ok/\u{7} x", "ok/\u{85} x", "ok/\u{fdd0} x", "ok/\u{fffe} x"].map(str::to_owned),
+        );
+        let deep = "/".repeat(200);
+        writer.write([format!("ok{deep} x")]);
         writer.write([format!("ok/3 {big}"), "ok/4".to_owned(), "ok/5".to_owned()]);
         // Only an MQTT 5 broker can refuse, and tell its limit. (mosquitto 2.0.11 also ends the
         // connection on a forbidden topic, and the sink connects again.)

@@ -162,32 +162,6 @@ fn a_forbidden_subscription_ends_the_job_and_names_the_filter() {
 }
 
 /// Goal: a message over the limit is told of, loudly, and does not end the job.
-/// On MQTT 5 the broker knows our limit and leaves the message out.
-#[test]
-fn an_oversized_packet_on_mqtt_5_is_left_out_by_the_broker() {
-    let Some(broker) = Mosquitto::start() else { return };
-    let mut shard = subscribed(&broker, broker.config().packet_bytes_max(1_000), "a");
-    publish(&broker, "a", 1, &format!("{}\nsmall\n", "x".repeat(2_000)));
-    shard.run_until(1);
-    shard.stop();
-    assert_eq!(shard.seen.lines, ["a small"]);
-}
-
-#[test]
-fn an_oversized_packet_on_mqtt_3_is_retried_until_the_limit_is_raised() {
-    let Some(broker) = Mosquitto::start() else { return };
-    let config = broker.config().version(Version::V311).client_id("gw");
-    let mut shard = subscribed(&broker, config.clone().packet_bytes_max(1_000), "a");
-    publish(&broker, "a", 1, &format!("{}\nsmall\n", "x".repeat(2_000)));
-    shard.run_for(Duration::from_millis(600));
-    assert!(shard.seen.lines.is_empty());
-    assert!(broker.log().matches("New client connected").count() >= 3, "it tries again");
-    drop(shard);
-    let mut shard = subscribed(&broker, config, "a");
-    shard.run_until(2);
-    assert_eq!(shard.seen.lines[1], "a small");
-}
-
 #[test]
 fn wrong_settings_keep_the_source_from_opening() {
     let broker = MqttConfig::new("127.0.0.1");

@@ -155,3 +155,22 @@ fn a_client_certificate_is_shown_where_it_is_asked_for() {
     let mixed = config.client_cert(dir.join("ours.pem"), dir.join("other.key"));
     assert_eq!(mixed.check().map_err(|error| error.key), Err("cert".to_owned()));
 }
+
+/// Goal: who forgets an `s`, or writes one too many, is told so.
+#[test]
+fn tls_where_there_is_none_and_none_where_there_is_are_recognised() {
+    let authority = Authority::new();
+    let (Some(tls), Some(plain)) =
+        (broker(&authority, "localhost", 2100, false), Mosquitto::start())
+    else {
+        return;
+    };
+    for version in [None, Some(Version::V311)] {
+        let given = |config| version.into_iter().fold(config, MqttConfig::version);
+        let error = refused(&given(MqttConfig::new("localhost").port(tls.port())));
+        assert!(error.contains("write mqtts://"), "{error}");
+        let config = config(&tls, "localhost").port(plain.port());
+        let error = refused(&given(config));
+        assert!(error.contains("write mqtt://"), "{error}");
+    }
+}

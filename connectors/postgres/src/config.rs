@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use thalweg_kernel::options::{Declared, Options, Origin, Raw, Secret, Table, Value};
+use thalweg_kernel::options::{Declared, Options, Origin, Raw, Secret, Table, Value, unencoded};
 use thalweg_kernel::{ConfigError, choices, options};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_rustls::rustls::ClientConfig;
@@ -131,6 +131,9 @@ impl PostgresConfig {
             return Err(ConfigError::new("url", "***", FORM));
         }
         let server = url.parse::<tokio_postgres::Config>().map_err(|error| {
+            if let Some(hint) = unencoded(url) {
+                return ConfigError::new("url", "***", hint);
+            }
             let why = std::error::Error::source(&error).map(ToString::to_string);
             let allowed = format!("{FORM} ({})", why.unwrap_or_else(|| error.to_string()));
             ConfigError::new("url", "***", allowed)

@@ -52,7 +52,7 @@ fn roots(peer: &str, (name, file): Named<'_>) -> Result<RootCertStore, ConfigErr
                 "the PEM file of the authority that signed the {peer}'s certificate: this system has no \
                  certificate store{cause}"
             );
-            return Err(ConfigError::new(name, "", allowed));
+            return Err(ConfigError::missing(name, allowed));
         }
         return Ok(roots);
     };

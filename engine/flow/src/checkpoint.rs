@@ -38,6 +38,7 @@ use thalweg_kernel::{
 
 use self::catalogue::Fate;
 pub(crate) use self::catalogue::{Description, Reads, types_of};
+use crate::at_end::{AtEnd, Ending};
 use crate::pressure::Takes;
 use crate::uid::Uid;
 
@@ -274,6 +275,11 @@ pub(crate) struct Checkpoints {
     readable: Cell<Epoch>,
     /// About how many bytes of state had changed in each epoch that storage could not give back yet, the oldest first.
     handed_over: RefCell<VecDeque<(Epoch, usize)>>,
+    /// What becomes of open windows when the input has ended, and how far sources have come with that.
+    at_end: Cell<AtEnd>,
+    ending: Arc<Ending>,
+    /// A source waits for an epoch with which it can end.
+    wants_end: Cell<bool>,
 }
 
 impl Checkpoints {
@@ -293,7 +299,37 @@ impl Checkpoints {
             memory_bytes_max,
             readable: Cell::new(Epoch::NONE),
             handed_over: RefCell::default(),
+            at_end: Cell::default(),
+            ending: Arc::default(),
+            wants_end: Cell::new(false),
         }
+    }
+
+    /// Those of a job whose sources end together.
+    pub(crate) fn with_ending(self, ending: Arc<Ending>) -> Self {
+        Self { ending, ..self }
+    }
+
+    /// What becomes of open windows when the input has ended.
+    pub(crate) fn at_end(&self) -> &Cell<AtEnd> {
+        &self.at_end
+    }
+
+    /// How far the sources of the job have come with their end.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Whether a source of this shard waits for an epoch with which it can end.
+    pub(crate) fn wants_end(&self) -> &Cell<bool> {
+        &self.wants_end
+    }
+
+    /// Whether state is what an earlier epoch holds: what has become of it since is to be forgotten.
+    fn has_ended_before(&self, epoch: Epoch) -> bool {
+        self.at_end.get() != AtEnd::Finish
+            && self.ending.last().is_some_and(|last| last < epoch)
+            && !seeded(Defect::FlowEndTakesWindows)
     }
 
     /// How much memory state may take on a shard.
@@ -379,6 +415,9 @@ impl Checkpoints {
 
     /// Hands over what a state has changed: its operator has got the barrier.
     pub(crate) fn take<S: Stateful + ?Sized>(&self, part: &RefCell<S>, epoch: Epoch) {
+        if self.has_ended_before(epoch) {
+            return;
+        }
         let mut part = part.borrow_mut();
         self.note_handed_over(epoch, part.takes().changed);
         self.write(|out| part.snapshot(epoch, out));

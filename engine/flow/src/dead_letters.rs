@@ -22,7 +22,7 @@ const HELD_LETTERS_MAX: usize = 4_096;
 pub(crate) struct DeadLetters {
     counters: [Counter; Cause::ALL.len()],
     queue: RefCell<Option<LocalEdge<DeadLetter>>>,
-    /// The latest one, for the driver's log.
+    /// A late one, for the driver's log.
     latest: RefCell<Option<DeadLetter>>,
     watermark: Cell<Timestamp>,
     writers_open: Cell<usize>,
@@ -187,6 +187,8 @@ impl DeadLetters {
             *self.latest.borrow_mut() = Some(letter);
             return;
         };
+        // For the log, which speaks of few: the others are not copied.
+        self.latest.borrow_mut().get_or_insert_with(|| letter.clone());
         // Idle between letters, so that the stream holds nobody back.
         let time = letter.received;
         queue.push_mark(Mark::Active);
@@ -198,7 +200,7 @@ impl DeadLetters {
         queue.push_mark(Mark::Idle);
     }
 
-    /// Takes the latest dead letter that no stream of the job reads.
+    /// Takes a dead letter that has come since this was asked last: the latest, where no stream of the job reads them.
     pub(crate) fn take_latest(&self) -> Option<DeadLetter> {
         self.latest.borrow_mut().take()
     }

@@ -12,6 +12,7 @@ use thalweg_kernel::{
     StateReader, Str, Timestamp,
 };
 
+use crate::at_end::AtEnd;
 use crate::build::BuildContext;
 use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, Gauge, Metric, MetricKind, Registry, WatermarkGauge};
@@ -20,6 +21,7 @@ use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::lane::{Mesh, Meshes};
 use crate::exchange::ports::Together;
 use crate::graph::{At, Edge, Graph, InputId};
+use crate::notices::Notices;
 use crate::pipeline::Pipeline;
 use crate::pressure::Pressure;
 use crate::process::failure::{Failures, OnError};
@@ -51,6 +53,7 @@ struct Inner {
     /// Of the operators that call functions of the user's.
     failures: RefCell<BTreeMap<u32, Failures>>,
     clock: Rc<Cell<Timestamp>>,
+    notices: Rc<Notices>,
 }
 
 /// What a description yields.
@@ -64,6 +67,7 @@ pub(crate) struct Described {
     pub(crate) reader: Option<Rc<dyn StateReader>>,
     pub(crate) pressure: Option<Pressure>,
     pub(crate) clock: Rc<Cell<Timestamp>>,
+    pub(crate) notices: Rc<Notices>,
 }
 
 impl Flow {
@@ -87,9 +91,10 @@ impl Flow {
         let groups = build.as_ref().map_or_else(KeyGroups::default, |build| build.key_groups);
         let shard = build.as_ref().map_or(0, |build| build.shard);
         let tuning = build.as_ref().map_or_else(Tuning::default, |build| build.tuning);
-        let checkpoints =
-            Checkpoints::new(storage.is_some(), groups, shard, tuning.state_memory_bytes_max);
-        let checkpoints = Rc::new(checkpoints);
+        let ending = build.as_ref().map(|build| build.shared.of_job()).unwrap_or_default();
+        let bytes_max = tuning.state_memory_bytes_max;
+        let checkpoints = Checkpoints::new(storage.is_some(), groups, shard, bytes_max);
+        let checkpoints = Rc::new(checkpoints.with_ending(ending));
         let flow = Self(Rc::new(Inner {
             build,
             shards,
@@ -105,6 +110,7 @@ impl Flow {
             dead_letters: RefCell::default(),
             failures: RefCell::default(),
             clock: Rc::default(),
+            notices: Rc::default(),
         }));
         job(&flow);
         flow.check_all_used();
@@ -132,12 +138,19 @@ impl Flow {
             metrics: inner.metrics.take().into_metrics(),
             dead_letters,
             clock: Rc::clone(&inner.clock),
+            notices: Rc::clone(&inner.notices),
         })
     }
 
     /// The number of shards the job runs on.
     pub fn shards(&self) -> usize {
         self.0.shards
+    }
+
+    /// Says what becomes of open windows when all input has ended. A job without stored state [finishes](AtEnd::Finish) them
+    /// in any case. So does a source that looks for its partitions.
+    pub fn at_end(&self, at_end: AtEnd) {
+        self.checkpoints().at_end().set(at_end);
     }
 
     /// Ends the description with an error: the job will not start. The first one counts.
@@ -429,6 +442,11 @@ impl Flow {
     /// Makes a counter that exists already one of `node`'s.
     pub(crate) fn adopt_counter(&self, name: &'static str, node: u32, counter: &Counter) {
         self.register(name, MetricKind::Counter, node, Rc::clone(&counter.0));
+    }
+
+    /// What is noticed of time on this shard.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.0.notices
     }
 
     pub(crate) fn gauge(&self, name: &'static str, node: u32) -> Gauge {

@@ -40,6 +40,7 @@
 //! A pipeline runs only when everything behind it has room, so pressure travels back to the
 //! sources. No step ever waits: shards that send to each other in a circle cannot deadlock.
 
+mod at_end;
 mod build;
 mod checkpoint;
 mod columns;
@@ -50,6 +51,7 @@ mod flow;
 mod graph;
 #[doc(hidden)]
 pub mod internals;
+mod notices;
 mod operators;
 mod pipeline;
 mod pressure;
@@ -68,6 +70,7 @@ mod tuning;
 mod uid;
 mod window;
 
+pub use at_end::AtEnd;
 pub use build::BuildContext;
 pub use checkpoint::{OpenReader, Permissions, ShardSnapshot, Storage};
 pub use columns::{
@@ -81,6 +84,7 @@ pub use exchange::ports::InputProgress;
 pub use exchange::side::SideTag;
 pub use flow::Flow;
 pub use graph::{Edge, Graph, GraphNode};
+pub use notices::{AheadRecord, LateRecord, TimeMover, TimeNotices};
 pub use operators::boxed::{Boxed, BoxedKeyedStream, BoxedStream};
 pub use operators::connect::{ConnectedBroadcast, ConnectedKeyed, ConnectedStreams};
 pub use operators::deduplicate::{DEDUPLICATE_WINDOW, Deduplicate, JUDGED, Numbers, Repetition};
@@ -104,7 +108,7 @@ pub use state::{
 };
 pub use stream::Stream;
 pub use time::generator::{BoundedDisorder, Periodic, Punctuated, WatermarkGenerator};
-pub use time::watermarks::{EventTime, FromRecord, Received, Watermarks};
+pub use time::watermarks::{EventTime, FromRecord, Named, Received, Watermarks};
 pub use tuning::Tuning;
 pub use window::aggregate::{
     Aggregate, Average, Count, Fold, Max, Min, Reduce, Retract, Stats, StatsValue, Sum,

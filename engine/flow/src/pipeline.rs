@@ -248,6 +248,13 @@ pub(crate) trait Head {
     fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError>;
     /// `epoch` exists; none before `oldest` is needed any more.
     fn committed(&mut self, epoch: Epoch, oldest: Epoch);
+    /// Whether it lets event time go on by the clock while it is silent.
+    fn closes_by_clock(&self) -> bool;
+    /// Whether it is silent at this steady time, so that event time may go on by the clock. Then it is to be told the
+    /// least watermark that makes anything happen.
+    fn is_quiet(&self, steady: Duration) -> bool;
+    /// The least watermark that makes anything happen behind it, in the step that begins.
+    fn wait_for(&mut self, due: Timestamp);
 }
 
 /// What has passed the end of a chain.
@@ -326,6 +333,9 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
     /// Sends on what it holds. It never waits. Called after each step.
     fn flush(&mut self) -> Result<(), ConnectorError>;
 
+    /// The job is to end.
+    fn stop(&mut self) {}
+
     /// After the end: whether everything has arrived.
     fn finish(&mut self) -> Result<bool, ConnectorError>;
 
@@ -349,6 +359,15 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
         Timestamp::MAX
     }
 
+    /// The same for a source that is silent. This shard is woken when it is another one, until the source has called
+    /// [`forget_due`](Self::forget_due).
+    fn watch_due(&mut self) -> Timestamp {
+        self.due_at()
+    }
+
+    /// This shard need not be woken for another due time any more.
+    fn forget_due(&mut self) {}
+
     /// Called at the end of each step: sends what it has kept for too long. When the rest must go, if it keeps anything.
     fn kept_until(&mut self, _now: Duration) -> Option<Duration> {
         None
@@ -358,7 +377,7 @@ pub(crate) trait Terminal<T>: Collector<T> + 'static {
 /// A pipeline as its shard sees it.
 pub(crate) trait Pipeline {
     fn step(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError>;
-    /// Asks its source for an orderly end.
+    /// Asks its source for an orderly end, and tells its sink of that.
     fn stop(&mut self);
     /// Asks its source for nothing more at all.
     fn hold(&mut self);
@@ -376,6 +395,8 @@ pub(crate) trait Pipeline {
     fn awaits_epoch(&self) -> bool;
     /// Tells those that feed it for which watermark it waits. Whether that is news for a pipeline of this shard.
     fn publish_due(&mut self) -> bool;
+    /// Whether its source lets event time go on by the clock, and so must know what is due.
+    fn closes_by_clock(&mut self) -> bool;
     /// Whether an epoch that began now could hold anything else of it than the one whose barrier it has got.
     fn has_moved(&self) -> bool;
     /// The same of that epoch and the one before it. To be asked once for each epoch that is handed over.
@@ -399,6 +420,8 @@ pub(crate) struct Closed<C, S> {
     passed: Passed,
     /// When an operator has something to do because of this machine's clock.
     due: Option<Due>,
+    /// The source is silent, and the terminal watches what is due.
+    watches: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -419,7 +442,8 @@ impl<C, S> Closed<C, S> {
         // What was restored may not be what is stored: it may be of another layout, or of notes that were committed.
         let passed = Passed { epoch: Epoch::NONE, moved: true, moved_before: false };
         let (state, begun, due) = (State::Running, Epoch::NONE, None);
-        Self { chain, terminal, state, checkpoints, held: false, begun, passed, due }
+        let (held, watches) = (false, false);
+        Self { chain, terminal, state, checkpoints, held, begun, passed, due, watches }
     }
 }
 
@@ -430,6 +454,18 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
         if self.state == State::Ended {
             self.state = State::Sealed(self.begun);
         }
+    }
+
+    /// Tells a source that is silent what waits for event time to go on.
+    fn watch_due(&mut self, steady: Duration) {
+        let is_quiet = self.chain.source().is_some_and(|source| source.is_quiet(steady));
+        if is_quiet {
+            let due = self.chain.due_at().min(self.terminal.watch_due());
+            self.chain.source().into_iter().for_each(|source| source.wait_for(due));
+        } else if self.watches {
+            self.terminal.forget_due();
+        }
+        self.watches = is_quiet;
     }
 
     fn advance(&mut self, cx: &StepContext) -> Result<Progress, ConnectorError> {
@@ -464,6 +500,9 @@ impl<C: Chain, S: Terminal<C::Out>> Closed<C, S> {
                 || goes_on
                 || self.chain.has_put_down();
             if !head_waits {
+                if is_source {
+                    self.watch_due(cx.now.steady);
+                }
                 progress =
                     self.chain.step(cx, NotesBarrier(&mut self.terminal, &mut self.passed))?;
                 if progress == Progress::Done {
@@ -512,6 +551,7 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         if let Some(source) = self.chain.source() {
             source.stop();
         }
+        self.terminal.stop();
     }
 
     fn hold(&mut self) {
@@ -574,6 +614,10 @@ impl<C: Chain, S: Terminal<C::Out>> Pipeline for Closed<C, S> {
         }
         let due = self.chain.due_at().min(self.terminal.due_at());
         self.chain.publish(due)
+    }
+
+    fn closes_by_clock(&mut self) -> bool {
+        self.chain.source().is_some_and(|source| source.closes_by_clock())
     }
 
     fn has_moved(&self) -> bool {

@@ -18,6 +18,7 @@ use crate::counters::Metric;
 use crate::dead_letters::DeadLetters;
 use crate::flow::{Described, Flow};
 use crate::graph::{Graph, GraphNode};
+use crate::notices::{Notices, TimeNotices};
 use crate::pipeline::{Now, Pipeline, Progress, StepContext};
 use crate::pressure::{Need, Pressure};
 use crate::process::failure::Failed;
@@ -57,8 +58,10 @@ pub struct Shard {
     pressure: Option<Pressure>,
     /// This machine's clock, for whoever asks within a step.
     clock: Rc<Cell<Timestamp>>,
-    /// Whether there are other shards, which keep watermarks back that matter to nobody here.
-    has_others: bool,
+    /// Whether anybody asks what is due here. Other shards do, which keep watermarks back that matter to nobody. So does a
+    /// source that lets event time go on by the clock.
+    publishes_due: bool,
+    notices: Rc<Notices>,
 }
 
 impl Shard {
@@ -70,9 +73,10 @@ impl Shard {
     pub fn build(job: &dyn Fn(&Flow), cx: &BuildContext) -> Result<Self, ConnectorError> {
         let shards = cx.wakers.len();
         let described = Flow::describe(job, Some(cx.clone()), shards)?;
-        let Described { graph, pipelines, metrics, dead_letters, .. } = described;
-        let Described { checkpoints, states, reader, pressure, clock, .. } = described;
+        let Described { graph, mut pipelines, metrics, dead_letters, .. } = described;
+        let Described { checkpoints, states, reader, pressure, clock, notices, .. } = described;
         check_same_everywhere(&graph, cx)?;
+        let publishes_due = shards > 1 || pipelines.iter_mut().any(|it| it.closes_by_clock());
         Ok(Self {
             pipelines: pipelines.into_iter().map(Some).collect(),
             metrics,
@@ -86,7 +90,8 @@ impl Shard {
             open: None,
             pressure,
             clock,
-            has_others: shards > 1,
+            publishes_due,
+            notices,
         })
     }
 
@@ -147,11 +152,12 @@ impl Shard {
         Ok(stepped)
     }
 
-    /// Tells other shards for which watermarks this one waits.
+    /// Tells whoever feeds a pipeline for which watermarks it waits.
     fn publish_due(&mut self) {
         // What is news for a pipeline here may change what that one waits for. Mostly the last ones are described last.
         let publish = |news: bool, pipeline: &mut Box<dyn Pipeline>| pipeline.publish_due() | news;
-        while self.has_others && self.pipelines.iter_mut().rev().flatten().fold(false, publish) {}
+        while self.publishes_due && self.pipelines.iter_mut().rev().flatten().fold(false, publish) {
+        }
     }
 
     /// Asks every source for an orderly end. The shard is done once all that was received has
@@ -164,6 +170,7 @@ impl Shard {
     pub fn begin(&mut self, epoch: Epoch) {
         debug_assert!(self.open.is_none(), "{epoch} begun before another was handed over");
         self.open = Some(epoch);
+        self.checkpoints.wants_end().set(false);
         self.pipelines.iter_mut().flatten().for_each(|pipeline| pipeline.begin(epoch));
         // What was added up in front of windows is in them now.
         self.publish_due();
@@ -243,9 +250,12 @@ impl Shard {
         pressure.sources_wait(takes, steady)
     }
 
-    /// Whether so much has changed that the next epoch should begin at once. To be asked for after
-    /// [`snapshot`](Self::snapshot).
+    /// Whether the next epoch should begin at once: so much has changed, or a source waits for it before it ends. To be asked
+    /// for after [`snapshot`](Self::snapshot).
     pub fn wants_epoch(&self) -> bool {
+        if self.checkpoints.wants_end().get() && self.open.is_none() {
+            return true;
+        }
         let Some(pressure) = self.pressure.as_ref().filter(|_| self.open.is_none()) else {
             return false;
         };
@@ -290,9 +300,14 @@ impl Shard {
         &self.metrics
     }
 
-    /// Takes the latest dead letter, if the job does not read them as a stream: for the log.
+    /// Takes a dead letter that has come since this was asked last: an example for the log.
     pub fn take_latest_dead_letter(&self) -> Option<DeadLetter> {
         self.dead_letters.as_ref()?.take_latest()
+    }
+
+    /// Takes what was noticed of time since this was asked last: for the log.
+    pub fn take_time_notices(&self) -> TimeNotices {
+        self.notices.take()
     }
 }
 

@@ -120,6 +120,10 @@ impl<T, W: Sink<T> + 'static> Terminal<T> for SinkTerminal<W> {
         Ok(())
     }
 
+    fn stop(&mut self) {
+        self.writer.stop();
+    }
+
     fn finish(&mut self) -> Result<bool, ConnectorError> {
         let closed = self.writer.close()?;
         self.pass_refused();

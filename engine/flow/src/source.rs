@@ -6,6 +6,8 @@
 //! | `head` | [`SourceHead`](head::SourceHead): the head of a pipeline |
 //! | `partition` | one open partition: its source, its clock and its watermark generator |
 //! | `emitting` | where a poll puts its records |
+//! | `quiet` | what lets event time go on by the clock while all partitions are silent |
+//! | `clock_wait` | what waits while this machine's clock cannot be right |
 //! | `discovery` | the partitions that appear and end while the job runs |
 //! | `stored` | what outlives the process, and its layout |
 //!
@@ -20,11 +22,13 @@
 //! A shard knows at most [`SOURCE_PARTITIONS_MAX`] partitions of a source, and partitions that have ended count. One
 //! more ends the job, in words that say what to do.
 
+mod clock_wait;
 pub(crate) mod collection;
 mod discovery;
 mod emitting;
 pub(crate) mod head;
 mod partition;
+mod quiet;
 mod stored;
 
 use std::collections::BTreeSet;

@@ -212,7 +212,7 @@ fn a_clock_far_ahead_becomes_a_dead_letter_and_moves_no_watermark() {
     let dead = dead.take();
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].cause, thalweg_kernel::Cause::ClockAhead);
-    assert!(dead[0].reason.contains("3600000 ms ahead"), "{}", dead[0].reason);
+    assert!(dead[0].reason.contains("1h ahead of this machine's clock"), "{}", dead[0].reason);
 }
 
 #[test]

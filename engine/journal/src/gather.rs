@@ -232,8 +232,9 @@ fn busy(group_bytes_max: usize) -> JournalError {
 #[cold]
 fn at_cap(plan: &Plan) -> JournalError {
     JournalError::Full(format!(
-        "its segments take {} bytes and may take {} (journal.cap_bytes). It goes on when a checkpoint \
-         lets old segments go: see whether checkpoints complete, or raise the cap",
+        "its segments take {} bytes and may take {}. It goes on when a checkpoint lets old segments go: see \
+         whether checkpoints complete, or raise the cap (state.journal_bytes_max; in a program \
+         JournalConfig::cap_bytes)",
         plan.total, plan.cap_bytes
     ))
 }
@@ -287,7 +288,7 @@ mod tests {
         let mut gather = gather(30, 8192, 8192);
         assert_eq!(gather.append(NOW, &[]), Ok(7));
         let refused = gather.append(NOW, &[]).unwrap_err();
-        assert!(refused.to_string().contains("journal.cap_bytes"), "{refused}");
+        assert!(refused.to_string().contains("state.journal_bytes_max"), "{refused}");
         assert_eq!(gather.end(), 8);
         gather.freed(4096);
         assert_eq!(gather.append(NOW, &[]), Ok(8));

@@ -121,7 +121,7 @@ fn full_disks_caps_and_failed_syncs_are_told() {
             Err(error) => break error.to_string(),
         }
     };
-    assert!(refused.contains("journal.cap_bytes"), "{refused}");
+    assert!(refused.contains("journal_bytes_max"), "{refused}");
     let (end, woken) = (writer.end(), count.0.load(Ordering::SeqCst));
     writer.trim(end);
     journals.step();

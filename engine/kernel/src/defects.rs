@@ -112,6 +112,12 @@ defects! {
     FlowFiredWindowStays,
     /// An operator's watermark begins anew after a restart.
     FlowForgetsWatermark,
+    /// Does not keep how far event time has gone on by the clock while a source was silent.
+    FlowForgetsTimeByClock,
+    /// Windows that are to stay open are taken out of the state by the end of the stream.
+    FlowEndTakesWindows,
+    /// After the end of a stream, a window that the end has closed opens again.
+    FlowEndForgetsWindows,
     /// The clock of a source's partition begins anew after a restart.
     FlowForgetsSourceClock,
     /// What a watermark generator keeps is not restored.
@@ -248,6 +254,12 @@ defects! {
     MqttPublishesEarly,
     /// What the last run has left is published by each shard as it comes, not in the order of its epochs.
     MqttOldRowsLate,
+    /// A result in whose wake connections end is sent again for ever.
+    MqttNeverSetsAside,
+    /// A message over the limit is read past, and no dead letter tells of it.
+    MqttForgetsOversized,
+    /// A sink waits for its broker for ever, also when the job is to end.
+    MqttStopWaitsForEver,
 
     /// A rolling file's content is not synced before it counts as sealed.
     FileNoSync,

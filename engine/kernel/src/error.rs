@@ -86,6 +86,8 @@ pub enum Fault {
     Missing,
     /// Nobody reads a setting of this name.
     Unknown,
+    /// It is given twice. Neither value is shown: it may be a password.
+    Twice,
 }
 
 impl ConfigError {
@@ -120,6 +122,11 @@ impl ConfigError {
         let suggestion = nearest(name, known.clone()).map(Into::into);
         let allowed = known.into_iter().collect::<Vec<_>>().join(", ");
         Self { fault: Fault::Unknown, suggestion, ..Self::new(key, "", allowed) }
+    }
+
+    /// `key` is given twice, by whatever ways.
+    pub fn twice(key: impl Into<String>) -> Self {
+        Self { fault: Fault::Twice, ..Self::new(key, "", "one value; it is given twice") }
     }
 
     /// The error with what the user may have meant, if one of `known` is near to what was written.
@@ -159,7 +166,13 @@ impl fmt::Display for ConfigError {
         }
         match (fault, value.char_indices().nth(VALUE_CHARS_MAX)) {
             (Fault::Missing, _) => write!(f, "{key} is missing; needed: {allowed}")?,
+            (Fault::Unknown, _) if allowed.is_empty() => {
+                write!(f, "{key} is not known: there is nothing to set there")?;
+            }
             (Fault::Unknown, _) => write!(f, "{key} is not known; known: {allowed}")?,
+            (Fault::Twice, _) => {
+                write!(f, "{key} is given twice, as a key or in a URL: give it once")?
+            }
             (Fault::Value, None) => {
                 write!(f, "{key} = {value:?} is not allowed; allowed: {allowed}")?
             }
@@ -231,6 +244,15 @@ mod tests {
         assert_eq!(
             unknown.to_string(),
             "source.flies is not known; known: topics, files; did you mean files?"
+        );
+        let unknown = ConfigError::unknown("sink.blackhole.colour", []);
+        assert_eq!(
+            unknown.to_string(),
+            "sink.blackhole.colour is not known: there is nothing to set there"
+        );
+        assert_eq!(
+            ConfigError::twice("qos").to_string(),
+            "qos is given twice, as a key or in a URL: give it once"
         );
         let missing = ConfigError::missing("size", "a duration, such as 10s").within("window");
         assert_eq!(missing.to_string(), "window.size is missing; needed: a duration, such as 10s");

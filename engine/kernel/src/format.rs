@@ -22,6 +22,7 @@ use crate::{Str, Timestamp};
 /// | `offset` | | the byte | the number in the partition |
 /// | `timestamp` | | | the producer's, or the broker's |
 /// | `retained` | a stored snapshot | | |
+/// | `qos` | the quality of service | | |
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// Where it came from: the topic, or the file's path.
@@ -45,6 +46,8 @@ pub struct Message<'a> {
     pub offset: Option<u64>,
     /// It is a stored snapshot that was sent on subscribing, and not a live event.
     pub retained: bool,
+    /// The quality of service with which it came, of MQTT.
+    pub qos: Option<u8>,
 }
 
 /// What a sender put beside a payload: a header of Kafka, or a user property of MQTT 5.
@@ -97,6 +100,7 @@ impl<'a> Message<'a> {
             partition: None,
             offset: None,
             retained: false,
+            qos: None,
         }
     }
 
@@ -111,6 +115,9 @@ impl Origin for Message<'_> {
         DeadLetter {
             partition: self.partition.map(Str::from),
             offset: self.offset,
+            qos: self.qos,
+            retained: self.retained,
+            properties: self.headers.to_vec(),
             ..DeadLetter::of_payload(self.topic, error, self.received, self.payload)
         }
     }
@@ -127,6 +134,17 @@ pub trait Decode {
     /// # Errors
     /// A [`DecodeError`] makes the message a dead letter; the stream goes on.
     fn decode(&mut self, message: &Message<'_>) -> Result<Self::Item, DecodeError>;
+
+    /// Decodes each record of a message, where a message may hold several or none. `each` is given them in their order,
+    /// and what of the message is no record. A source passes on all of them before its position moves on.
+    #[inline]
+    fn decode_each(
+        &mut self,
+        message: &Message<'_>,
+        mut each: impl FnMut(Result<Self::Item, DecodeError>),
+    ) {
+        each(self.decode(message));
+    }
 }
 
 /// Makes bytes of a record. One instance serves one sink on one shard.

@@ -30,6 +30,7 @@
 //! | [`journal`] | [`Journals`]: the durable log of input that cannot be replayed |
 //! | [`defects`] | [`Defect`](defects::Defect): what is done wrong on purpose, in builds that test the proofs |
 
+pub mod base64;
 pub mod batch;
 pub mod beside;
 pub mod changed;

@@ -43,6 +43,7 @@
 //! |---|---|
 //! | [`units`] | durations and sizes as people write them |
 //! | [`value`] | [`Table`] and [`Value`]: settings as they were written, with their places |
+//! | `credentials` | a password in a URL that needs percent-encoding |
 //! | [`describe`] | [`OptionInfo`]: what is known of one option |
 //! | [`setting`] | [`Setting`]: the types that options can have |
 //! | `macros` | [`options!`](crate::options) and [`choices!`](crate::choices) |
@@ -51,12 +52,14 @@
 //! What depends on two options (a key that needs its certificate) is checked by whoever owns them, after reading.
 //! [`Table::blame`] gives such an error its place.
 
+mod credentials;
 pub mod describe;
 mod macros;
 pub mod setting;
 pub mod units;
 pub mod value;
 
+pub use credentials::unencoded;
 pub use describe::{Fallback, Kind, OptionInfo};
 pub use setting::{Named, Refusal, Secret, Setting};
 pub use value::{Origin, Raw, Table, Value};

@@ -64,6 +64,10 @@ pub trait Sink<T> {
     /// As for [`Sink::ready`].
     fn flush(&mut self) -> Result<(), ConnectorError>;
 
+    /// The job is to end: what is under way still comes. A sink whose target may be away for ever bounds from now on how
+    /// long it waits. It fails when that time is over, and says what it has not delivered. Called at most once.
+    fn stop(&mut self) {}
+
     /// Finishes. Called again and again after the last record until it returns true: everything has
     /// arrived (written and synced, or acknowledged by the broker). While it returns false the
     /// waker is called when there is progress.

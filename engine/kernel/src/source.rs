@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::dead_letter::{DeadLetter, DecodeError, Origin};
+use crate::options::units::show_about;
 use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
 use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};
 
@@ -46,7 +47,11 @@ impl Origin for Generated {
             position: error.position,
             partition: None,
             offset: None,
+            line: None,
             received: Timestamp::default(),
+            qos: None,
+            retained: false,
+            properties: Vec::new(),
             payload_bytes: 0,
             payload: bytes::Bytes::new(),
         }
@@ -58,8 +63,8 @@ pub trait Source {
     /// The record.
     type Item;
 
-    /// Emits up to `records_max` records or dead letters that are ready, and says what is left.
-    /// `now` is this machine's clock, which may jump either way. Must not block.
+    /// Emits up to `records_max` records or dead letters that are ready, and says what is left. A message that holds
+    /// several is emitted whole, even beyond that: positions lie between messages. `now` is this machine's clock, which may jump either way. Must not block.
     ///
     /// # Errors
     /// Ends the job: only for what neither waiting nor a dead letter can mend.
@@ -135,14 +140,13 @@ pub trait SourceSpec: 'static {
 
 /// The refusal of an event time too far ahead of the clock.
 pub fn clock_ahead(event: Timestamp, now: Timestamp, guard_ms: i64) -> DecodeError {
-    DecodeError::new(
-        Cause::ClockAhead,
-        format!(
-            "event time {event} is {} ms ahead of the clock; the clock guard allows {guard_ms} ms",
-            event.ms_since(now)
-        ),
-        None,
-    )
+    let shown = |ms: i64| show_about(Duration::from_millis(ms.unsigned_abs()));
+    let (ahead, allowed) = (shown(event.ms_since(now)), shown(guard_ms));
+    let (event, now) = (event.iso(), now.iso());
+    let reason = format!(
+        "its time {event} is {ahead} ahead of this machine's clock, which says {now}; the clock guard allows {allowed}"
+    );
+    DecodeError::new(Cause::ClockAhead, reason, None)
 }
 
 #[cfg(test)]
@@ -155,7 +159,8 @@ mod tests {
         let letter = Generated.dead_letter(refused);
         assert_eq!(
             letter.to_string(),
-            "generated: clock_ahead: event time 1000 is 600 ms ahead of the clock; the clock guard allows 500 ms"
+            "generated: clock_ahead: its time 1970-01-01T00:00:01.000Z is 600ms ahead of this machine's clock, which says \
+             1970-01-01T00:00:00.400Z; the clock guard allows 500ms"
         );
         assert_eq!((letter.payload_bytes, letter.offset, letter.partition), (0, None, None));
     }

@@ -1,20 +1,22 @@
 //! The command line. It is parsed, logs are set up, and the command runs. Its outcome becomes an
 //! exit code: 0 for success, 1 for a job that failed, 2 for a wrong setting.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use thalweg_kernel::ConfigError;
 use thalweg_runtime::JobError;
-use tracing_subscriber::EnvFilter;
 
 use crate::connectors::ConnectorsArgs;
+use crate::dead_letters::{self, DeadLettersCommand};
 use crate::engine::serve_metrics;
 use crate::inspect::{self, JournalCommand, SavepointArgs, StateCommand};
+use crate::logging;
 use crate::settings::Settings;
 use crate::statistics;
+use crate::status_command::{StatusArgs, status};
 
 #[derive(Parser)]
 #[command(name = "thalweg", version, about = "A stream engine for the gateways at the edge", after_help = EXAMPLES)]
@@ -35,8 +37,10 @@ const EXAMPLES: &str = "Examples:
   thalweg graph gateway.toml         the job's graph, without running it
   thalweg connectors mqtt            what [source.mqtt] and [sink.mqtt] can be told
   thalweg savepoint DIR FILE --stop  writes the job's state to a file, and suspends the job
+  thalweg status DIR                 how the job that keeps its state in DIR is doing; so does kill -USR1
   thalweg state ls DIR               what the job that keeps its state in DIR remembers
-  thalweg journal cat DIR            the messages that it can still read again";
+  thalweg journal cat DIR            the messages that it can still read again
+  thalweg dead-letters ls FILE       the messages that could not be read, by cause and topic";
 
 #[derive(Subcommand)]
 enum Command {
@@ -51,12 +55,17 @@ enum Command {
     Connectors(ConnectorsArgs),
     /// Write the state of a job, running or not, to a file from which it can be started elsewhere
     Savepoint(SavepointArgs),
+    /// Print how a running job is doing: rates, late records, dead letters, lag, checkpoints
+    Status(StatusArgs),
     /// Look into stored state
     #[command(subcommand)]
     State(StateCommand),
     /// Look into journals: received messages that can be read again
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Look into files of dead letters, and send letters again
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 #[derive(Args)]
@@ -69,7 +78,8 @@ struct JobArgs {
 /// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_logging(cli.log.as_deref(), &cli.command.default_log()) {
+    let filter = cli.log.clone().unwrap_or_else(|| cli.command.default_log());
+    if let Err(error) = logging::begin("--log", &filter) {
         return report(&error.into());
     }
     match cli.command.run() {
@@ -94,29 +104,18 @@ fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if wrong_setting { 2 } else { 1 })
 }
 
-fn start_logging(filter: Option<&str>, default: &str) -> Result<(), ConfigError> {
-    let wanted = filter.unwrap_or(default);
-    let filter = wanted.parse::<EnvFilter>().map_err(|error| {
-        let allowed =
-            "error, warn, info, debug, trace, or directives such as warn,thalweg_mqtt=debug";
-        ConfigError::new("--log", wanted, format!("{allowed} ({error})"))
-    })?;
-    // Colours are for people: a journal or a file gets plain text.
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
-    lines.with_env_filter(filter).init();
-    Ok(())
-}
-
 impl Command {
     fn default_log(&self) -> String {
         match self {
             #[cfg(feature = "demo")]
             Self::Demo(_) => crate::demo::default_log(),
             Self::Run(_) | Self::Graph(_) => "info".into(),
-            Self::Connectors(_) | Self::Savepoint(_) | Self::State(_) | Self::Journal(_) => {
-                "warn".into()
-            }
+            Self::Connectors(_)
+            | Self::Savepoint(_)
+            | Self::Status(_)
+            | Self::State(_)
+            | Self::Journal(_)
+            | Self::DeadLetters(_) => "warn".into(),
         }
     }
 
@@ -145,8 +144,10 @@ impl Command {
                 Ok(())
             }
             Self::Savepoint(args) => inspect::savepoint(&args),
+            Self::Status(args) => status(&args),
             Self::State(command) => inspect::state(command),
             Self::Journal(command) => inspect::journal(command),
+            Self::DeadLetters(command) => dead_letters::run(command),
         }
     }
 }

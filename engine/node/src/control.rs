@@ -1,9 +1,9 @@
-//! How a running job is told from outside to write a savepoint. It listens at a Unix socket in its state
+//! How a running job is told from outside to write a savepoint, or asked how it is doing. It listens at a Unix socket in its state
 //! directory, which only its owner can open.
 //!
 //! ```text
-//! request = "savepoint" | "stop", a blank, the path, a line feed
-//! answer  = "ok", a blank, the epoch, a line feed  |  "error", a blank, why, a line feed
+//! request = "savepoint" | "stop", a blank, the path, a line feed  |  "status", a line feed
+//! answer  = "ok", a blank, the epoch, a line feed  |  "error", a blank, why, a line feed  |  the status, in lines
 //! ```
 //! One request for each connection. `stop` suspends the job with the savepoint: nothing comes after it.
 
@@ -17,11 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use thalweg_runtime::Running;
 
+use crate::status::two_looks;
+
 /// The name of the socket in the state directory.
-const SOCKET: &str = "control.sock";
+pub(crate) const SOCKET: &str = "control.sock";
+/// Asks how the job is doing.
+pub(crate) const STATUS: &str = "status\n";
 /// A request has at most this many bytes.
 const REQUEST_BYTES_MAX: u64 = 4_096;
 /// Whoever connects must say what they want within this.
@@ -36,16 +39,16 @@ pub(crate) struct Control {
 
 impl Control {
     /// Listens in the state directory `dir`, on a thread of its own.
-    pub(crate) fn listen(dir: &Path, running: &Arc<Running>) -> anyhow::Result<Self> {
+    pub(crate) fn listen(dir: &Path, running: &Arc<Running>) -> io::Result<Self> {
         let path = dir.join(SOCKET);
         // The directory has one owner, so this is a left-over of one that was killed.
         if let Err(error) = fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            return Err(at("cannot remove", &path, &error));
         }
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        let listener =
+            UnixListener::bind(&path).map_err(|error| at("cannot listen at", &path, &error))?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         // A handle that does not keep the job alive: its owner waits for it by value.
         let running = Arc::downgrade(running);
@@ -57,14 +60,29 @@ impl Control {
                 else {
                     return;
                 };
+                let heard = stream.is_ok();
                 if let Err(error) = stream.and_then(|stream| answer(stream, &running)) {
                     tracing::warn!(%error, "a request at the control socket failed");
+                }
+                if !heard {
+                    // No descriptor is free, say. That lasts.
+                    thread::sleep(REQUEST_WAIT);
                 }
             }
         };
         let thread = Some(thread::Builder::new().name("control".into()).spawn(serve)?);
         Ok(Self { path, over, thread })
     }
+}
+
+fn at(what: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+/// Listens in the state directory `dir`, if there is one. Without a socket the job runs nevertheless.
+pub(crate) fn beside(dir: Option<&Path>, running: &Arc<Running>) -> Option<Control> {
+    let control = Control::listen(dir?, running);
+    control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error}")).ok()
 }
 
 impl Drop for Control {
@@ -83,6 +101,10 @@ fn answer(stream: UnixStream, running: &Running) -> io::Result<()> {
     stream.set_read_timeout(Some(REQUEST_WAIT))?;
     let mut request = String::new();
     BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut request)?;
+    if request == STATUS {
+        let (before, status) = two_looks(running);
+        return (&stream).write_all(status.text(&before).as_bytes());
+    }
     let said = match request.strip_suffix('\n').and_then(|request| request.split_once(' ')) {
         Some((what @ ("savepoint" | "stop"), path)) => {
             let path = Path::new(path);
@@ -92,39 +114,10 @@ fn answer(stream: UnixStream, running: &Running) -> io::Result<()> {
             };
             saved.map_err(|error| error.to_string())
         }
-        _ => Err("not a request: savepoint PATH, or stop PATH".into()),
+        _ => Err("not a request: savepoint PATH, stop PATH, or status".into()),
     };
     match said {
         Ok(epoch) => writeln!(&stream, "ok {epoch}"),
         Err(why) => writeln!(&stream, "error {}", why.replace('\n', " ")),
-    }
-}
-
-/// Asks the job that runs in the state directory `dir` for a savepoint; its epoch. `None` if no job
-/// runs there.
-pub(crate) fn ask_for_savepoint(
-    dir: &Path,
-    to: &Path,
-    stop: bool,
-) -> anyhow::Result<Option<String>> {
-    let to = std::path::absolute(to)?;
-    let path = to.to_str().filter(|path| !path.contains('\n'));
-    let Some(path) = path else { bail!("{} is no path that can be sent", to.display()) };
-    let mut stream = match UnixStream::connect(dir.join(SOCKET)) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            bail!("the job's socket in {} is its owner's: ask as that user", dir.display());
-        }
-        // Nobody listens.
-        Err(_) => return Ok(None),
-    };
-    let what = if stop { "stop" } else { "savepoint" };
-    writeln!(stream, "{what} {path}")?;
-    let mut said = String::new();
-    BufReader::new(stream).read_line(&mut said)?;
-    match said.trim_end().split_once(' ') {
-        Some(("ok", epoch)) => Ok(Some(epoch.to_owned())),
-        Some(("error", why)) => bail!("{why}"),
-        _ => bail!("the job ended before it answered; is its log telling more?"),
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`broker`] | an MQTT broker on two free ports of 127.0.0.1 |
+//! | [`broker`] | an MQTT broker on free ports of 127.0.0.1 |
+//! | `door` | one port of it for clients of any version |
 //! | [`fleet`] | simulated devices, some of which misbehave in ways that are counted |
 //! | `pipeline` | the job: what a user would write |
 //! | `view` | the live table |
@@ -12,10 +13,12 @@
 
 mod account;
 pub mod broker;
+mod door;
 pub mod fleet;
 mod pipeline;
 mod view;
 
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +45,9 @@ pub(crate) fn default_log() -> String {
 
 /// How long the source may take to subscribe, and the pipeline to receive what was sent last.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a broker may take to answer that seems to have gone away.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "Examples:
   thalweg demo                              until Ctrl-C, then a summary of what was sent and arrived
@@ -126,24 +132,26 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
     let fleet = Fleet::start(fleet)?;
     view.introduce(&view::Facts {
-        broker: &broker.to_string(),
+        broker: &embedded.as_ref().map_or_else(|| broker.to_string(), Broker::url_of_any),
         embedded: embedded.is_some(),
         devices: args.devices,
         rate: args.rate,
         shards: runtime.shards,
         driver: &driver.to_string(),
         metrics: &format!("http://{metrics}/metrics"),
-        watch: &watch_line(&address, &prefix),
+        watch: &watch_line(&embedded.as_ref().map_or(address, Broker::url_of_any), &prefix),
     });
 
     let interrupts = Arc::new(AtomicU64::new(0));
     let (count, stopper) = (Arc::clone(&interrupts), running.stopper());
-    let _watch = Shutdown::watch().each(move |nth| {
+    let end = move |nth| {
         count.store(nth as u64, Ordering::Release);
         if nth > 1 {
             stopper.abort();
         }
-    });
+    };
+    // The view shows it all the time.
+    let _watch = Shutdown::watch().each(end, || {});
     let begun = Instant::now();
     let over = || args.duration.is_some_and(|duration| begun.elapsed() >= duration);
     let interrupted = || interrupts.load(Ordering::Acquire) > 0;
@@ -163,7 +171,21 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     view.close();
     let account = Account::new(&sent, &counts, &metrics);
     view.say(&account.to_string());
-    account.check().context("the account does not balance")
+    account.check().with_context(|| match &args.broker {
+        Some(url) if !answers(url) => {
+            let (host, port) = host_and_port(url);
+            format!("the broker at {host}:{port} has gone away: what it held did not arrive")
+        }
+        _ => "the account does not balance".to_owned(),
+    })
+}
+
+/// Whether somebody listens where a broker was.
+fn answers(url: &str) -> bool {
+    let (host, port) = host_and_port(url);
+    let addresses = (host, port.parse().unwrap_or(1883)).to_socket_addrs();
+    let answers = |address| TcpStream::connect_timeout(&address, ANSWER_WAIT).is_ok();
+    addresses.is_ok_and(|mut addresses| addresses.any(answers))
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
@@ -186,12 +208,17 @@ fn as_option(error: ConfigError) -> ConfigError {
     ConfigError { key: key.unwrap_or_else(|| error.key.clone()), ..error }
 }
 
-/// The command that shows the alerts as they are published.
-fn watch_line(url: &str, prefix: &str) -> String {
+/// The host and the port of a broker's URL.
+fn host_and_port(url: &str) -> (&str, &str) {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let (host, port) = host.rsplit_once(':').unwrap_or((host, "1883"));
+    host.rsplit_once(':').unwrap_or((host, "1883"))
+}
+
+/// The command that shows the alerts as they are published.
+fn watch_line(url: &str, prefix: &str) -> String {
+    let (host, port) = host_and_port(url);
     format!("mosquitto_sub -h {host} -p {port} -v -t '{prefix}/alerts/#'")
 }
 

@@ -11,7 +11,7 @@ use thalweg_kernel::{JournalReader, StateId, StateKind, Timestamp};
 use thalweg_runtime::StateDirectory;
 use thalweg_store::{Inspector, Resume, Savepoint, StateSummary, Store, StoreError, StoreOptions};
 
-use crate::control::ask_for_savepoint;
+use crate::asking::ask_for_savepoint;
 
 /// Prints a line. A reader that has seen enough is no error.
 fn say(line: std::fmt::Arguments<'_>) {

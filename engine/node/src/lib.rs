@@ -23,20 +23,27 @@
 //!
 //! The engine's parts are crates, which this one re-exports: [`flow`] (the stream API), [`runtime`] (drivers,
 //! jobs), [`kernel`] (seams), and the connectors. [`file`](mod@file) and [`format`](mod@format) are always there.
-//! The others have a cargo feature each, and are there unless a program takes `default-features = false`.
+//! The others have a cargo feature each. `mqtt` and `log` are there unless a program takes `default-features = false`; `full` is
+//! all of them, with the command line.
 
+#[cfg(feature = "cli")]
+mod asking;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 mod connectors;
-#[cfg(feature = "cli")]
 mod control;
+#[cfg(feature = "cli")]
+mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "cli")]
 mod engine;
 #[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "log")]
+mod logging;
+mod program;
 #[cfg(feature = "cli")]
 mod registry;
 #[cfg(feature = "cli")]
@@ -44,6 +51,9 @@ mod settings;
 mod shutdown;
 #[cfg(feature = "cli")]
 mod statistics;
+mod status;
+#[cfg(feature = "cli")]
+mod status_command;
 
 use std::time::Duration;
 
@@ -63,9 +73,9 @@ pub use thalweg_runtime as runtime;
 #[cfg(feature = "sqlite")]
 pub use thalweg_sqlite as sqlite;
 
-use thalweg_runtime::{Job, JobError, RuntimeConfig};
-
+pub use program::{run, run_with};
 pub use shutdown::{Shutdown, Watch};
+pub use status::Status;
 
 /// What most programs use.
 pub mod prelude {
@@ -92,27 +102,6 @@ pub mod prelude {
     };
     #[cfg(feature = "sqlite")]
     pub use thalweg_sqlite::SqliteSink;
-}
-
-/// Runs a job to its end with the default configuration: one shard per core. Ctrl-C and SIGTERM
-/// drain it; a second one ends it at once.
-///
-/// # Errors
-/// If the job does not start, or a source or sink fails for good.
-pub fn run(job: &Job) -> Result<(), JobError> {
-    run_with(job, &RuntimeConfig::default())
-}
-
-/// Runs a job to its end, or to the signal that ends it. A job with stored state is suspended by it, and
-/// goes on with the next start.
-///
-/// # Errors
-/// As for [`run`].
-pub fn run_with(job: &Job, config: &RuntimeConfig) -> Result<(), JobError> {
-    let shutdown = Shutdown::watch();
-    let running = job.start(config)?;
-    let _watch = shutdown.ends(&running);
-    running.wait().map(|_| ())
 }
 
 /// A duration of `seconds`.

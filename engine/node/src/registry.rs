@@ -48,6 +48,11 @@ registry! {
     "blackhole" if "blackhole" => thalweg_blackhole::BlackholeConnector: sink;
 }
 
+/// Whether a row in the sink of this name takes the place of an earlier one with its key.
+pub(crate) fn replaces_rows(sink: &str) -> bool {
+    matches!(sink, "sqlite" | "postgres")
+}
+
 /// A connector as this build has it.
 pub(crate) struct Entry {
     /// Its name in a configuration.
@@ -110,77 +115,159 @@ impl SideName {
     }
 }
 
-/// The connector that a section names: `[sink.file]` has the section `sink`, of which `keys` belong to all its
+/// The key by which a table of any name says which connector it is of: `[sink.upstream]` with `connector = "mqtt"`.
+const CONNECTOR_KEY: &str = "connector";
+
+/// A connector that a section names, with its options.
+pub(crate) struct Chosen {
+    /// The name of its table.
+    name: String,
+    pub(crate) entry: &'static Entry,
+    /// Its options.
+    table: Table,
+    /// Where it was written.
+    place: Option<String>,
+}
+
+/// The one connector that a section names: `[source.file]` has the section `source`, of which `keys` belong to all its
 /// connectors.
 ///
 /// # Errors
 /// If the section names none, more than one, one that is not there, or one of the other side.
-pub(crate) fn chosen<'a>(
+pub(crate) fn chosen(
     side: SideName,
-    section: &'a Table,
+    section: &Table,
     keys: &[&str],
-) -> Result<(&'static Entry, &'a Table), ConfigError> {
-    let names = side.names();
+) -> Result<Chosen, ConfigError> {
     let mut given = section.entries().filter(|(key, _)| !keys.contains(key));
-    let Some((name, value)) = given.next() else {
-        let sections: Vec<_> =
-            names.iter().map(|name| format!("[{}.{name}]", side.section())).collect();
-        let needed = format!("one of {}", sections.join(", "));
-        return Err(ConfigError::missing(section.path(), needed).at(section.origin().place()));
-    };
-    let place = value.origin.place();
-    if let Some((other, value)) = given.next() {
+    if let (Some((name, _)), Some((other, value))) = (given.next(), given.next()) {
         let allowed = format!("one {}", side.section());
         let both = ConfigError::new(section.path(), format!("{name} and {other}"), allowed);
         return Err(both.at(value.origin.place()));
     }
-    let Some(entry) = ENTRIES.iter().find(|entry| entry.name == name) else {
+    let chosen = all_chosen(side, section, keys)?.into_iter().next();
+    chosen.ok_or_else(|| ConfigError::missing(section.path(), side.section()))
+}
+
+/// All connectors that a section names, in the order in which they were written.
+///
+/// # Errors
+/// If the section names none, one that is not there, or one of the other side.
+pub(crate) fn all_chosen(
+    side: SideName,
+    section: &Table,
+    keys: &[&str],
+) -> Result<Vec<Chosen>, ConfigError> {
+    let given = section.entries().filter(|(key, _)| !keys.contains(key));
+    let all = given.map(|(name, value)| of_table(side, section, keys, (name, value)));
+    let all = all.collect::<Result<Vec<_>, _>>()?;
+    if all.is_empty() {
+        let names = side.names();
+        let sections: Vec<_> =
+            names.iter().map(|name| format!("[{}.{name}]", side.section())).collect();
+        let needed = format!("one of {}", sections.join(", "));
+        return Err(ConfigError::missing(section.path(), needed).at(section.origin().place()));
+    }
+    Ok(all)
+}
+
+/// The connector of one table.
+fn of_table(
+    side: SideName,
+    section: &Table,
+    keys: &[&str],
+    (name, value): (&str, &Value),
+) -> Result<Chosen, ConfigError> {
+    let names = side.names();
+    let mut place = value.origin.place();
+    let (mut key, mut kind) = (section.key(name), name.to_owned());
+    if let Raw::Table(table) = &value.raw
+        && let Some(Value { raw, origin }) = table.get(CONNECTOR_KEY)
+    {
+        (key, place) = (table.key(CONNECTOR_KEY), origin.place());
+        let Some(said) = raw.as_text() else {
+            return Err(
+                ConfigError::new(key, raw, format!("one of {}", names.join(", "))).at(place)
+            );
+        };
+        said.clone_into(&mut kind);
+    }
+    let is_said = key != section.key(name);
+    let Some(entry) = ENTRIES.iter().find(|entry| entry.name == kind) else {
+        if is_said {
+            let error = ConfigError::new(key, &kind, format!("one of {}", names.join(", ")));
+            return Err(error.near(names.iter().copied()).at(place));
+        }
         let known = names.iter().copied().chain(keys.iter().copied());
-        return Err(ConfigError::unknown(section.key(name), known).at(place));
+        let mut error = ConfigError::unknown(key, known);
+        error.allowed = format!(
+            "{}; a table of another name says `{CONNECTOR_KEY} = \"{}\"`, or another of them",
+            error.allowed,
+            names.first().copied().unwrap_or_default()
+        );
+        return Err(error.at(place));
     };
+    let blamed = if is_said { key } else { section.path().to_owned() };
     if entry.connector.is_none() {
         let feature = entry.feature.unwrap_or_default();
         let allowed = format!(
-            "{}; this build lacks {name}: take one with the cargo feature `{feature}`",
+            "{}; this build lacks {kind}: take one with the cargo feature `{feature}`",
             names.join(", ")
         );
-        return Err(ConfigError::new(section.path(), name, allowed).at(place));
+        return Err(ConfigError::new(blamed, kind, allowed).at(place));
     }
-    if !names.contains(&name) {
-        let allowed = format!("{}; {name} is no {}", names.join(", "), side.section());
-        return Err(ConfigError::new(section.path(), name, allowed).at(place));
+    if !names.contains(&kind.as_str()) {
+        let allowed = format!("{}; {kind} is no {}", names.join(", "), side.section());
+        return Err(ConfigError::new(blamed, kind, allowed).at(place));
     }
-    match value {
-        Value { raw: Raw::Table(table), .. } => Ok((entry, table)),
-        Value { raw, .. } => {
-            // A URL may hold a password.
-            let shown = raw.to_string();
-            let shown = if shown.contains("://") { "***" } else { &shown };
-            let allowed = format!("a table: [{}]", section.key(name));
-            Err(ConfigError::new(section.key(name), shown, allowed).at(place))
-        }
-    }
+    let place = value.origin.place();
+    let Raw::Table(table) = &value.raw else {
+        // A URL may hold a password.
+        let shown = value.raw.to_string();
+        let shown = if shown.contains("://") { "***" } else { &shown };
+        let path = section.key(name);
+        let allowed = match &value.raw {
+            Raw::List(_) => format!(
+                "a table: [{path}]; a second one of the kind has a name of its own: [{}.NAME] with \
+                 {CONNECTOR_KEY} = \"{name}\"",
+                side.section()
+            ),
+            _ => format!("a table: [{path}]"),
+        };
+        return Err(ConfigError::new(path, shown, allowed).at(place));
+    };
+    let mut table = table.clone();
+    table.remove(CONNECTOR_KEY);
+    Ok(Chosen { name: name.to_owned(), entry, table, place })
 }
 
-impl Entry {
-    /// The source with the options of a table, for records that `decoder` makes.
+impl Chosen {
+    /// The source, for records that `decoder` makes.
     ///
     /// # Errors
     /// Names the first option that will not do.
-    pub(crate) fn input(&self, table: &Table, decoder: &Readings) -> Result<Input, ConfigError> {
-        self.source.map_or_else(|| Err(self.lacks("source")), |make| make(table, decoder))
+    pub(crate) fn input(&self, decoder: &Readings) -> Result<Input, ConfigError> {
+        let make = self.entry.source.ok_or_else(|| self.lacks("source"))?;
+        make(&self.table, decoder)
     }
 
-    /// The sink with the options of a table.
+    /// The sink. `number` says how many sinks stand in front of it.
     ///
     /// # Errors
     /// Names the first option that will not do.
-    pub(crate) fn output(&self, table: &Table) -> Result<Output, ConfigError> {
-        self.sink.map_or_else(|| Err(self.lacks("sink")), |make| make(table))
+    pub(crate) fn output(&self, number: usize) -> Result<Output, ConfigError> {
+        let make = self.entry.sink.ok_or_else(|| self.lacks("sink"))?;
+        let mut output = make(&self.table)?;
+        // The first one keeps the name that the only sink of a job has: so one can be added to a job that goes on.
+        if number > 0 {
+            output.uid = format!("sink.{}", self.name);
+        }
+        Ok(output)
     }
 
     fn lacks(&self, side: &str) -> ConfigError {
-        ConfigError::new(side, self.name, format!("a connector that is a {side}"))
+        let error = ConfigError::new(side, &self.name, format!("a connector that is a {side}"));
+        error.at(self.place.as_ref())
     }
 }
 
@@ -188,7 +275,12 @@ fn source<C: SourceConnector>(table: &Table, decoder: &Readings) -> Result<Input
     let options = C::options(table)?;
     let (paths, has_user_properties) = (C::paths(&options), C::has_user_properties(&options));
     let source = C::source(options, decoder.clone()).map_err(|error| table.blame(error))?;
-    Ok(Input { source: Box::new(source), paths, has_user_properties })
+    Ok(Input {
+        source: Box::new(source),
+        section: table.path().to_owned(),
+        paths,
+        has_user_properties,
+    })
 }
 
 fn sink<C: SinkConnector>(table: &Table) -> Result<Output, ConfigError> {
@@ -196,12 +288,19 @@ fn sink<C: SinkConnector>(table: &Table) -> Result<Output, ConfigError> {
     let paths = C::paths(&options);
     let sink = C::sink::<Row, RowEncoder>(options, &row::columns());
     let sink = sink.map_err(|error| table.blame(error))?;
-    Ok(Output { sink: Box::new(sink), paths })
+    Ok(Output {
+        sink: Box::new(sink),
+        uid: "sink".to_owned(),
+        section: table.path().to_owned(),
+        paths,
+    })
 }
 
 /// A source whose settings have been read and checked.
 pub(crate) struct Input {
     source: Box<dyn Begins>,
+    /// Its table: `source.file`.
+    pub(crate) section: String,
     /// The paths that it uses.
     pub(crate) paths: Vec<UsedPath>,
     /// Its messages have user properties.
@@ -225,7 +324,11 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
         let watermarks = Watermarks::bounded_out_of_orderness(window.out_of_orderness)
             .timestamps(|reading: &Reading| reading.time)
             .idle_after(window.idle_after)
-            .clock_guard(window.clock_guard);
+            .close_after(window.close_after)
+            .clock_guard(window.clock_guard)
+            .held_to_clock()
+            .wait_for_clock(window.clock_wait)
+            .named_by(|reading: &Reading| reading.key.clone());
         flow.source_as("source", self.clone(), watermarks).boxed()
     }
 }
@@ -233,25 +336,40 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
 /// A sink whose settings have been read and checked.
 pub(crate) struct Output {
     sink: Box<dyn Ends>,
+    /// Its stable name.
+    uid: String,
+    /// Its table: `sink.file`.
+    pub(crate) section: String,
     /// The paths that it uses.
     pub(crate) paths: Vec<UsedPath>,
 }
 
 impl Output {
     /// Ends the results in it. Its stable name is the job's own, so that a broker may move without taking state along.
-    pub(crate) fn end(&self, rows: BoxedStream<Row>) {
-        self.sink.end(rows);
+    fn end(&self, rows: BoxedStream<Row>) {
+        self.sink.end(&self.uid, rows);
+    }
+
+    /// Ends the results in each of these sinks. One that cannot write now makes all of them wait.
+    pub(crate) fn end_all(outputs: &[Self], rows: BoxedStream<Row>) {
+        match outputs {
+            [one] => one.end(rows),
+            all => {
+                let streams = rows.split_into(all.len());
+                all.iter().zip(streams).for_each(|(output, rows)| output.end(rows.boxed()));
+            }
+        }
     }
 }
 
 /// A sink of any kind.
 trait Ends: Send + Sync {
-    fn end(&self, rows: BoxedStream<Row>);
+    fn end(&self, uid: &str, rows: BoxedStream<Row>);
 }
 
 impl<S: SinkSpec<Row> + Clone + Send + Sync> Ends for S {
-    fn end(&self, rows: BoxedStream<Row>) {
-        rows.sink_as("sink", self.clone());
+    fn end(&self, uid: &str, rows: BoxedStream<Row>) {
+        rows.sink_as(uid, self.clone());
     }
 }
 

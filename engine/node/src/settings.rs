@@ -21,9 +21,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thalweg_flow::Tuning;
+use thalweg_flow::{AtEnd, Tuning};
 use thalweg_kernel::connector::{Access, UsedPath};
-use thalweg_kernel::options::{Options, Raw, Table};
+use thalweg_kernel::options::{Options, Raw, Table, Value};
 use thalweg_kernel::{ConfigError, Epoch, options};
 use thalweg_runtime::{
     CheckpointRules, JournalConfig, RestartStrategy, RuntimeConfig, StateConfig, StateDirectory,
@@ -45,7 +45,12 @@ pub(crate) struct Settings {
     pub(crate) input: Input,
     pub(crate) deduplicate: Option<Deduplicate>,
     pub(crate) window: Window,
-    pub(crate) output: Output,
+    /// What becomes of open windows when the input has ended.
+    pub(crate) at_end: AtEnd,
+    /// A start in the middle of a window gives its row anew, without what came before.
+    pub(crate) forgets_windows: bool,
+    /// All of them get all results.
+    pub(crate) outputs: Vec<Output>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) metrics: Metrics,
     pub(crate) state: Option<State>,
@@ -78,6 +83,9 @@ options! {
     }
 }
 
+/// A shard that spins for longer than this has no use for sleep, and somebody meant another unit.
+const SPIN_US_MAX: u64 = 100_000;
+
 options! {
     #[derive(Clone, Debug)]
     pub(crate) struct Engine {
@@ -93,6 +101,7 @@ options! {
         driver: String = "auto".into(),
         /// How long an idle shard spins before it sleeps.
         #[unit = "microseconds"]
+        #[range(0, SPIN_US_MAX)]
         spin_us: u64 = 0,
         /// How long input may gather before a shard that sleeps wakes for it, as "5ms". Results come later by as much at
         /// most. It saves power where three messages or more come in that time.
@@ -115,12 +124,20 @@ options! {
 /// The keys of `[source]` that name no connector.
 const SOURCE_KEYS: [&str; 1] = ["payload_bytes_max"];
 
+/// Less would hold some letters at most.
+const DEAD_LETTERS_BYTES_MIN: u64 = 64 * 1024;
+
 options! {
     /// Where dead letters go, beside being counted.
     #[derive(Clone, Debug)]
     pub(crate) struct DeadLetters {
-        /// A file of JSON lines.
+        /// A file of JSON lines; `thalweg dead-letters` lists its letters and sends them again.
         pub(crate) path: Option<PathBuf>,
+        /// The file and the one before it, which has the ending `.1`, take at most this much together. What is older is
+        /// gone.
+        #[unit = "bytes"]
+        #[range(DEAD_LETTERS_BYTES_MIN, u64::MAX)]
+        pub(crate) bytes_max: u64 = 64 * 1024 * 1024,
     }
 }
 
@@ -129,6 +146,8 @@ options! {
     pub(crate) struct Metrics {
         /// Where Prometheus text is served, under /metrics.
         pub(crate) address: Option<SocketAddr>,
+        /// How often the log tells how the job is doing, while anything moves; `0s` for never.
+        pub(crate) log_every: Duration = Duration::from_secs(60),
     }
 }
 
@@ -266,30 +285,51 @@ impl Settings {
             Some(found) => found.clone(),
             None => Table::new(key, table.origin().clone()),
         };
-        let fields = Fields::read(&or_empty(section("fields")?, "fields"))?;
-        let deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
+        let fields_section = or_empty(section("fields")?, "fields");
+        let fields = Fields::read(&fields_section)?;
+        let mut deduplicate = section("deduplicate")?.map(Deduplicate::read).transpose()?;
+        if let (Some(deduplicate), Some(written)) = (&mut deduplicate, section("deduplicate")?) {
+            deduplicate.fit(fields.has_times()).map_err(|error| written.blame(error))?;
+        }
         let sources = or_empty(section("source")?, "source");
         let AnySource { payload_bytes_max } = AnySource::fill(&sources)?;
-        let (connector, options) = registry::chosen(SideName::Source, &sources, &SOURCE_KEYS)?;
+        let connector = registry::chosen(SideName::Source, &sources, &SOURCE_KEYS)?;
         let decoder = Readings::new(&fields, deduplicate.as_ref(), payload_bytes_max);
-        let input = connector.input(options, &decoder)?;
+        let decoder = decoder.map_err(|error| match error.key.strip_prefix("deduplicate.") {
+            Some(key) => {
+                let error = ConfigError { key: key.to_owned(), ..error.clone() };
+                or_empty(section("deduplicate").ok().flatten(), "deduplicate").blame(error)
+            }
+            None => fields_section.blame(error),
+        })?;
+        let input = connector.input(&decoder)?;
         let sinks = or_empty(section("sink")?, "sink");
-        let (connector, options) = registry::chosen(SideName::Sink, &sinks, &[])?;
-        let output = connector.output(options)?;
+        let chosen = registry::all_chosen(SideName::Sink, &sinks, &[])?;
+        let outputs = chosen.iter().enumerate().map(|(number, sink)| sink.output(number));
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        let replaces = chosen.iter().any(|sink| registry::replaces_rows(sink.entry.name));
+        let written = or_empty(section("window")?, "window");
+        let window = Window::read(&written)?;
+        Window::check(&written).map_err(|error| written.blame(error))?;
+        let at_end = window.at_end(section("state")?.is_some(), replaces);
+        let at_end = at_end.map_err(|error| written.blame(error))?;
+        let forgets_windows = replaces && section("state")?.is_none() && input.paths.is_empty();
         let settings = Self {
             name: Job::fill(&table)?.name,
             engine: Engine::read(&or_empty(section("engine")?, "engine"))?,
             input,
             deduplicate,
-            window: Window::read(&or_empty(section("window")?, "window"))?,
-            output,
+            window,
+            at_end,
+            forgets_windows,
+            outputs,
             dead_letters: DeadLetters::read(&or_empty(section("dead_letters")?, "dead_letters"))?,
             metrics: Metrics::read(&or_empty(section("metrics")?, "metrics"))?,
             state: section("state")?.map(State::read).transpose()?,
             restart: restart(section("restart")?)?,
             written: table.clone(),
         };
-        settings.check(&fields)?;
+        settings.check()?;
         Ok(settings)
     }
 
@@ -301,20 +341,18 @@ impl Settings {
         }
     }
 
-    fn check(&self, fields: &Fields) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.runtime()?;
         if self.state.is_some() && self.name == DEFAULT_NAME {
-            let allowed = "with [state] a name of the job's own: what it commits is known by it";
-            return Err(self.written.blame(ConfigError::new("name", &self.name, allowed)));
+            let needed = "a name of the job's own at the top of the file, as name = \"gateway\": with [state] what \
+                          the job commits to databases is known by it";
+            return Err(self.written.blame(match self.written.get("name") {
+                None => ConfigError::missing("name", needed),
+                Some(_) => ConfigError::new("name", &self.name, needed),
+            }));
         }
         if self.name.is_empty() {
             return Err(self.written.blame(ConfigError::new("name", "", "a name for the job")));
-        }
-        for (key, name) in [("key", &fields.key), ("value", &fields.value), ("time", &fields.time)]
-        {
-            if name.is_empty() {
-                return Err(self.blame("fields", ConfigError::new(key, "", "the name of a field")));
-            }
         }
         if self.state.as_ref().is_some_and(|state| state.dir.as_os_str().is_empty()) {
             return Err(self.blame("state", ConfigError::new("dir", "", "a directory")));
@@ -341,47 +379,63 @@ impl Settings {
         Ok(config)
     }
 
-    /// No file is written that is read, or written twice: opening a sink empties its file.
+    /// No file is written that is read, or written twice: opening a sink empties its file. No directory is filled twice.
     fn check_paths(&self) -> Result<(), ConfigError> {
-        let of =
-            |used: &UsedPath, section: &str| (format!("{section}.{}", used.key), used.path.clone());
-        let sink = self.only_table("sink");
-        let source = self.only_table("source");
-        let used = |paths: &[UsedPath], access: Access, section: &str| {
+        let used = |section: &str, paths: &[UsedPath], access: Access| {
             let paths = paths.iter().filter(|used| used.access == access);
-            paths.map(|used| of(used, section)).collect::<Vec<_>>()
+            paths
+                .map(|used| (format!("{section}.{}", used.key), used.path.clone()))
+                .collect::<Vec<_>>()
         };
-        let read = used(&self.input.paths, Access::Reads, &source);
-        let mut written = used(&self.output.paths, Access::Writes, &sink);
+        let of_sinks = |access: Access| {
+            let outputs = self.outputs.iter();
+            outputs
+                .flat_map(|output| used(&output.section, &output.paths, access))
+                .collect::<Vec<_>>()
+        };
+        let read = used(&self.input.section, &self.input.paths, Access::Reads);
+        let mut written = of_sinks(Access::Writes);
         let dead = self.dead_letters.path.iter();
         written.extend(dead.map(|path| ("dead_letters.path".to_owned(), path.clone())));
         for (place, (key, path)) in written.iter().enumerate() {
             let others = read.iter().chain(&written[..place]);
             if let Some((other, _)) = others.into_iter().find(|(_, other)| same_file(other, path)) {
                 let allowed = format!("a file other than that of {other}");
-                return Err(ConfigError::new(key, path.display(), allowed));
+                return Err(self.blame_path(ConfigError::new(key, path.display(), allowed)));
             }
         }
-        if let Some(state) = &self.state {
-            for (key, path) in used(&self.output.paths, Access::Fills, &sink) {
-                if within_another(&path, &state.dir) {
-                    let allowed = "a directory apart from state.dir";
-                    return Err(ConfigError::new(key, path.display(), allowed));
-                }
+        let filled = of_sinks(Access::Fills);
+        for (place, (key, path)) in filled.iter().enumerate() {
+            let mut before = filled[..place].iter();
+            if let Some((other, _)) = before.find(|(_, other)| within_another(path, other)) {
+                let allowed = format!("a directory apart from that of {other}");
+                return Err(self.blame_path(ConfigError::new(key, path.display(), allowed)));
+            }
+            if let Some(state) = &self.state
+                && within_another(path, &state.dir)
+            {
+                let allowed = "a directory apart from state.dir";
+                return Err(self.blame_path(ConfigError::new(key, path.display(), allowed)));
             }
         }
         Ok(())
     }
 
-    /// The path of the one table in a section: `sink.file`.
-    fn only_table(&self, key: &str) -> String {
-        let tables = section(&self.written, key).ok().flatten();
-        let mut tables = tables.into_iter().flat_map(Table::entries);
-        let path = tables.find_map(|(_, value)| match &value.raw {
-            Raw::Table(table) => Some(table.path().to_owned()),
-            _ => None,
-        });
-        path.unwrap_or_else(|| key.to_owned())
+    /// An error about a setting below a section's table, such as `sink.file.path`, with its place.
+    fn blame_path(&self, error: ConfigError) -> ConfigError {
+        let mut table = &self.written;
+        for part in error.key.split('.') {
+            match table.get(part) {
+                Some(Value { raw: Raw::Table(inner), .. }) => table = inner,
+                Some(value) => {
+                    let place = value.origin.place();
+                    return error.at(place);
+                }
+                None => break,
+            }
+        }
+        let place = table.origin().place();
+        error.at(place)
     }
 }
 
@@ -463,6 +517,12 @@ impl Engine {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// What `[fields]` says with these lines.
+#[cfg(test)]
+pub(crate) fn fields_of(lines: &str) -> Fields {
+    Fields::read(&written::toml(lines, "fields").unwrap_or_default()).unwrap()
 }
 
 #[cfg(test)]

@@ -8,40 +8,50 @@ pub(crate) mod row;
 use std::sync::Arc;
 
 use thalweg_file::FileSink;
-use thalweg_flow::{BoxedStream, Stats, Tumbling};
+use thalweg_flow::{AtEnd, BoxedStream, Stats, Tumbling};
 use thalweg_format::JsonLines;
 use thalweg_runtime::Job;
 
 use self::reading::Reading;
 use self::repetitions::Repetitions;
 use self::row::Row;
-use crate::control::Control;
+use crate::control;
+use crate::registry::Output;
 use crate::settings::{Deduplicate, Settings, Window};
 use crate::shutdown::Shutdown;
+use crate::status::Reporter;
 
 /// Runs the job until it ends or a signal drains it.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let config = settings.runtime()?;
     let state = settings.state.as_ref().map(|state| state.dir.clone());
+    let at_end = settings.at_end;
     let keeps_dead_letters = settings.dead_letters.path.is_some();
+    let log_every = settings.metrics.log_every;
+    if settings.forgets_windows {
+        tracing::warn!(
+            "without [state] windows begin anew at each start: after a restart in the middle of a window, its row in the sink is \
+             replaced by one of what has come since"
+        );
+    }
+    let sinks = settings.outputs.len();
     let shutdown = Shutdown::watch();
     let running = Arc::new(job(settings).start(&config)?);
-    let _watch = shutdown.ends(&running);
-    // Without it the job runs nevertheless.
-    let control = state.and_then(|dir| {
-        let control = Control::listen(&dir, &running);
-        control.inspect_err(|error| tracing::warn!("no savepoints from outside: {error:#}")).ok()
-    });
+    let reporter = Reporter::start(&running, log_every);
+    let _watch = shutdown.ends_and_prints(&running, reporter);
+    let control = control::beside(state.as_deref(), &running);
     let metrics = running.join()?;
     drop(control);
     let dead_letters = metrics.total("numDeadLetters");
     // `rows` is fused to the windows and counts nothing of its own; the sinks do.
-    let sinks = metrics
+    let counted = metrics
         .0
         .iter()
         .filter(|sample| sample.name == "numRecordsIn" && sample.operator.starts_with("Sink: "));
-    let written = sinks.map(|sample| sample.value as u64).sum::<u64>();
-    let rows = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    let written = counted.map(|sample| sample.value as u64).sum::<u64>();
+    let written = if keeps_dead_letters { written.saturating_sub(dead_letters) } else { written };
+    // Each sink gets each row.
+    let rows = written / sinks.max(1) as u64;
     tracing::info!(
         records = metrics.of("readings", "numRecordsOut"),
         late = metrics.total("numLateRecordsDropped"),
@@ -50,19 +60,27 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         repeated = metrics.total("numRepetitionsDropped"),
         "job ended"
     );
+    if at_end == AtEnd::Suspend {
+        tracing::info!(
+            "windows that are not over have given no row: they stay open in the state, and the next start goes on with them \
+             ([window] at_end = \"finish\" writes them)"
+        );
+    }
     Ok(())
 }
 
 /// The job that `settings` describe.
 pub(crate) fn job(settings: Settings) -> Job {
-    let Settings { name, input, window, deduplicate, output, dead_letters, .. } = settings;
+    let Settings { name, input, window, at_end, deduplicate, outputs, dead_letters, .. } = settings;
     let repetitions = Repetitions::default();
     Job::new(&name, move |flow| {
+        flow.at_end(at_end);
         // Behind pointers at both ends: what lies between is compiled once, and not for each source with each sink.
         let readings = input.begin(flow, &window).name("readings");
-        output.end(averages(readings, &window, deduplicate.as_ref(), &repetitions));
+        Output::end_all(&outputs, averages(readings, &window, deduplicate.as_ref(), &repetitions));
         if let Some(path) = &dead_letters.path {
-            flow.dead_letters().sink_as("dead letters", FileSink::new(path, JsonLines).append());
+            let file = FileSink::new(path, JsonLines).append();
+            flow.dead_letters().sink_as("dead letters", file.rotate_at(dead_letters.bytes_max / 2));
         }
     })
 }

@@ -100,6 +100,38 @@ fn json_lines_and_csv_equal_a_naive_computation() {
     assert_eq!(parsed(&as_json), expected);
 }
 
+/// Goal: each sink that is named gets every row, and the account counts rows once.
+#[test]
+fn all_sinks_that_are_named_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, expected) = readings(3_000);
+    let input = dir.path().join("in.jsonl");
+    std::fs::write(&input, text).unwrap();
+    let [one, other, base] =
+        ["one.jsonl", "other.jsonl", "out.db"].map(|name| dir.path().join(name));
+    let sinks = format!(
+        "[sink.sqlite]\npath = {}\ntable = 'averages'\n[sink.file]\npath = {}\n\
+         [sink.more]\nconnector = 'file'\npath = {}\n[sink.stdout]\n[engine]\nshards = 2",
+        quoted(&base),
+        quoted(&one),
+        quoted(&other)
+    );
+    let outcome = run(&["run", &file(dir.path(), "job.toml", job(&quoted(&input), &sinks))]);
+    let account = format!("rows={} ", expected.len());
+    assert!(outcome.err.contains(&account), "lacks {account}: {}", outcome.err);
+    assert_eq!(parsed(&outcome.ok()), expected);
+    for path in [one, other] {
+        assert_eq!(parsed(&std::fs::read_to_string(path).unwrap()), expected);
+    }
+    let base = rusqlite::Connection::open(base).unwrap();
+    let (rows, readings): (i64, i64) = base
+        .query_row("select count(*), sum(count) from averages", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!((rows as usize, readings), (expected.len(), 3_000));
+}
+
 #[test]
 fn what_cannot_be_read_becomes_a_dead_letter_with_its_place() {
     let dir = tempfile::tempdir().unwrap();

@@ -207,6 +207,83 @@ fn a_second_signal_ends_a_drain_that_cannot_and_fails() {
     assert!(err.contains("without draining: what was in flight is lost"), "{err}");
 }
 
+/// Goal: a drain ends, whatever becomes of the sink's broker, and what it leaves is counted.
+#[test]
+fn a_drain_whose_sink_has_no_broker_ends_in_bounded_time_and_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = file(dir.path(), "in.jsonl", "{\"device\":\"d\",\"ts\":1,\"value\":1}\n");
+    let toml = format!(
+        "[source]\nfiles = ['{input}']\n[window]\nsize = '1s'\n[engine]\nshards = 2\n\
+         [sink.mqtt]\nurl = 'mqtt://127.0.0.1:1'\ntopic = 'out/{{key}}'\nstop_timeout = '200ms'\n"
+    );
+    let toml = file(dir.path(), "job.toml", toml);
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("not connected");
+    program.signal("TERM");
+    let err = program.finish().failed(1);
+    assert!(err.contains("1 results were not delivered within the 200ms of stop_timeout"), "{err}");
+    assert!(err.contains("\"out/d\"") && err.contains("the broker is away"), "{err}");
+}
+
+/// Goal: a key that no topic may hold costs its own result alone, with state and without.
+#[test]
+fn a_key_that_no_topic_may_hold_costs_its_own_result_alone() {
+    let Some(broker) = Mosquitto::start() else { return };
+    for state in ["", "[state]\ndir = '{dir}/state'\ninterval = '100ms'\n"] {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = dir.path().join("dead.jsonl");
+        let state = state.replace("{dir}", &dir.path().display().to_string());
+        let port = broker.port();
+        let toml = format!(
+            "name = 'keys'\n[source]\nmqtt = 'mqtt://127.0.0.1:{port}?client_id=keys'\ntopics = ['in']\n\
+             [fields]\nvalue = 'temp'\n[window]\nsize = '10s'\n\
+             [sink.mqtt]\nurl = 'mqtt://127.0.0.1:{port}'\ntopic = 'averages/{{key}}'\n\
+             [dead_letters]\npath = '{}'\n{state}",
+            dead.display()
+        );
+        let toml = file(dir.path(), "job.toml", toml);
+        let mut watch = Command::new("mosquitto_sub");
+        watch.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", "averages/#"]);
+        let watch = Program::start(watch.args(["-C", "2", "-W", "60", "-i", "watch"]));
+        let deadline = Instant::now() + PATIENCE;
+        while broker.log().matches("averages/# (QoS 1)").count()
+            < if state.is_empty() { 1 } else { 2 }
+        {
+            assert!(Instant::now() < deadline, "mosquitto_sub did not subscribe");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut program = Program::start(&mut thalweg(&["run", &toml]));
+        program.says("subscribed to");
+        let reading = |key: &str, after_s: u64| {
+            let ts = 1_700_000_000_000 + after_s * 1_000;
+            format!("{{\"device\":\"{key}\",\"ts\":{ts},\"temp\":1}}\n")
+        };
+        let bad = ["d\\u0007", "d\\u0085", "d\\ufdd0", "d\\u0000", "a+", "#"];
+        let lines: String = bad
+            .iter()
+            .map(|key| reading(key, 0))
+            .chain([0, 20, 40].map(|after_s| reading("good", after_s)))
+            .collect();
+        publish(&broker, &["-t", "in", "-l"], lines.as_bytes());
+        let rows = counts(&watch.finish().ok());
+        let good = |start: i64| (("good".to_owned(), 1_700_000_000_000 + start), 1);
+        assert_eq!(rows, BTreeMap::from([good(0), good(20_000)]));
+        let deadline = Instant::now() + PATIENCE;
+        let letters = || std::fs::read_to_string(&dead).unwrap_or_default();
+        while letters().lines().count() < bad.len() {
+            assert!(Instant::now() < deadline, "{}", letters());
+            thread::sleep(Duration::from_millis(5));
+        }
+        program.signal("TERM");
+        let _rows = program.finish().ok();
+        let letters = letters();
+        for why in ["U+0007", "U+0085", "U+FDD0", "U+0000", "wildcard"] {
+            assert!(letters.contains(why), "{why}: {letters}");
+        }
+        assert!(!broker.log().contains("malformed packet"), "{}", broker.log());
+    }
+}
+
 /// Goal: what no device should send costs nobody else a reading, and is counted.
 #[test]
 fn hostile_messages_become_dead_letters_and_the_rest_counts() {
@@ -224,7 +301,7 @@ fn hostile_messages_become_dead_letters_and_the_rest_counts() {
     publish(&broker, &["-t", topic, "-s"], b"\xff\xfe\x00");
     publish(&broker, &["-t", topic, "-s"], format!("{{\"x\":{}", "[".repeat(100_000)).as_bytes());
     publish(&broker, &["-t", topic, "-s"], &vec![b'1'; 300 * 1024]);
-    // Over packet_bytes_max: an MQTT 5 broker leaves it out.
+    // Over packet_bytes_max: read past.
     publish(&broker, &["-t", topic, "-s"], &vec![b'1'; (1 << 20) + 1]);
     publish(&broker, &["-t", topic, "-q", "2", "-m", "{\"ts\":1700000045000,\"temp\":1}"], b"");
     let long = format!("sensors/{}/temp", "x".repeat(60_000));
@@ -232,10 +309,10 @@ fn hostile_messages_become_dead_letters_and_the_rest_counts() {
     let wide = "{\"ts\":1700000000000,\"temp\":1e400}";
     publish(&broker, &["-t", topic, "-m", wide], b"");
     // The retained one is acknowledged too, though it is no event.
-    wait_for_acks(&broker, "measure", 1 + 10 + 4 + 1 + 1 + 1);
+    wait_for_acks(&broker, "measure", 1 + 10 + 5 + 1 + 1 + 1);
     program.signal("TERM");
     let outcome = program.finish();
-    assert!(outcome.err.contains("dead_letters=5"), "{}", outcome.err);
+    assert!(outcome.err.contains("dead_letters=6"), "{}", outcome.err);
     let mut rows = counts(&outcome.ok());
     let long_key = rows.remove(&("x".repeat(60_000), 1_700_000_000_000));
     assert_eq!(long_key, Some(1));
@@ -248,7 +325,8 @@ fn hostile_messages_become_dead_letters_and_the_rest_counts() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["cause"].to_string())
         .collect();
     causes.sort();
-    let expected = ["invalid_utf8", "malformed", "not_a_number", "too_deep", "too_large"];
+    let expected =
+        ["invalid_utf8", "malformed", "not_a_number", "too_deep", "too_large", "too_large"];
     assert_eq!(causes, expected.map(|cause| format!("\"{cause}\"")), "{dead}");
 }
 

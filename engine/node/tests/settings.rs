@@ -21,8 +21,8 @@ fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
     let to_topic = |topic: &str| {
         FILES.replace("stdout]", &format!("mqtt]\nurl = 'mqtt://h'\ntopic = '{topic}'"))
     };
-    let cases: [(String, &[&str]); 29] = [
-        ("a = [".into(), &["FILE", "wrong.toml", "TOML", "line 1"]),
+    let cases: [(String, &[&str]); 35] = [
+        ("a = [".into(), &["wrong.toml:1: ", "valid TOML"]),
         ("".into(), &["source is missing", "[source.file]"]),
         (
             FILES.replace("files", "flies"),
@@ -30,6 +30,24 @@ fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
         ),
         (format!("shards = 1\n{FILES}"), &["shards", "name, engine"]),
         (FILES.replace("10s", "soon"), &["window.size", "soon"]),
+        (FILES.replace("10s", "1.5s"), &["window.size", "1.5s", "write 1s 500ms or 1500ms"]),
+        (FILES.replace("'10s'", "10"), &["window.size", "write 10s or 10ms"]),
+        (
+            format!("{FILES}[state]\ndir = 's'"),
+            &["name is missing; needed: a name of the job's own", "name = \"gateway\""],
+        ),
+        (format!("{FILES}[engine]\nspin_us = 9000000"), &["spin_us", "0 to 100000 microseconds"]),
+        (
+            FILES.replace("stdout]", "blackhole]\ncolour = 'red'"),
+            &["wrong.toml:6: sink.blackhole.colour is not known: there is nothing to set there"],
+        ),
+        (
+            MQTT.replace(
+                "[source]\nmqtt = 'mqtt://h'",
+                "[source.mqtt]\nurl = 'mqtt://h?qos=1'\nqos = 2",
+            ),
+            &["wrong.toml:2: source.mqtt.qos is given twice"],
+        ),
         (FILES.replace("10s", "0s"), &["window.size", "0s", "1ms to 366d"]),
         (FILES.replace("size", "out_of_orderness"), &["window.size", "no default"]),
         (format!("{FILES}[engine]\nshards = 0"), &["shards", "\"0\"", "1 to 128"]),
@@ -73,7 +91,13 @@ fn each_mistake_is_code_2_and_names_key_value_and_allowed() {
         for part in expected {
             assert!(err.contains(part), "{toml}\nlacks {part:?}:\n{err}");
         }
-        let said = ["is not allowed; allowed: ", "is not known; known: ", "is missing; needed: "];
+        let said = [
+            "is not allowed; allowed: ",
+            "is not known; known: ",
+            "is not known: there is nothing to set there",
+            "is missing; needed: ",
+            "is given twice",
+        ];
         assert!(said.iter().any(|said| err.contains(said)) && !err.contains("secret"), "{err}");
         assert_eq!(run(&["run", &path]).failed(2), err);
     }
@@ -143,7 +167,7 @@ fn the_sample_configuration_is_right_and_its_defaults_are_the_defaults() {
             (section, commented) => {
                 if let Some(mut whole) = section.take() {
                     let mut text = text.clone();
-                    // There is one source and one sink.
+                    // There is one source; and the sink is tried alone.
                     for kind in ["source", "sink"] {
                         if whole.starts_with(&format!("[{kind}.")) {
                             let set = text.find(&format!("[{kind}.mqtt]")).unwrap();

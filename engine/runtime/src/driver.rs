@@ -259,6 +259,8 @@ impl Stepped {
         let turn = self.step(woken, due_at, has_come);
         if !matches!(turn, Ok(Turn::Again | Turn::Sleep(_))) {
             self.publish(self.now());
+            self.seat.control.tell_times(&self.shard, self.seat.shard, true);
+            self.publisher.tell(&self.shard);
         }
         turn
     }
@@ -351,7 +353,12 @@ impl Stepped {
         if self.shard.is_over_limit() && !self.has_told_over {
             self.tell_over();
         }
-        self.publisher.publish(&self.shard);
+        let told = self.publisher.publish(&self.shard, now.steady);
+        let times = self.seat.control.tell_times(&self.shard, self.seat.shard, false);
+        let times = times.map(|pause| now.steady.saturating_add(pause));
+        for at in [told, times].into_iter().flatten() {
+            self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
+        }
         self.seat.control.board.post(self.seat.shard, self.shard.metrics(), now.wall);
         if self.seat.shard == 0 {
             self.seat.control.publish();

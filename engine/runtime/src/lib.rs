@@ -33,6 +33,7 @@ mod signal;
 mod storage;
 mod supervisor;
 mod sync;
+mod times;
 
 pub use config::{CheckpointRules, RuntimeConfig, StateConfig};
 pub use driver::affinity::cores;

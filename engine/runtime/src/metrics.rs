@@ -18,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::MetricKindMask;
 use thalweg_flow::{Metric, MetricKind, Shard};
 use thalweg_kernel::time::millis;
-use thalweg_kernel::{Epoch, Str, Timestamp};
+use thalweg_kernel::{DeadLetter, Epoch, Str, Timestamp};
 
 /// A series that was not published for so long is one of a job that has ended.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
@@ -28,6 +28,9 @@ pub(crate) const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a shard publishes where metrics are served: twice before its series would be forgotten.
 pub(crate) const REPUBLISH_EVERY: Duration = Duration::from_secs(25);
+
+/// The log says at most once in this time how many dead letters have come.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Whether this process serves metrics.
 static SERVED: AtomicBool = AtomicBool::new(false);
@@ -174,6 +177,9 @@ enum Handle {
 pub(crate) struct Publisher {
     handles: Vec<Handle>,
     dead_letters_logged: u64,
+    /// One of which the log has not spoken, and when it may speak again, in steady time.
+    dead_letter: Option<DeadLetter>,
+    tell_at: Duration,
 }
 
 impl Publisher {
@@ -194,11 +200,17 @@ impl Publisher {
                 MetricKind::Gauge => Handle::Gauge(gauge!(name, labels)),
             }
         };
-        Self { handles: metrics.iter().map(handle).collect(), dead_letters_logged: 0 }
+        Self {
+            handles: metrics.iter().map(handle).collect(),
+            dead_letters_logged: 0,
+            dead_letter: None,
+            tell_at: Duration::ZERO,
+        }
     }
 
-    /// Publishes the numbers of `shard`, and logs the latest dead letter if nobody reads them.
-    pub(crate) fn publish(&mut self, shard: &Shard) {
+    /// Publishes the numbers of `shard`, and logs how many dead letters have come, at most once a minute. When there is
+    /// something to log, in steady time.
+    pub(crate) fn publish(&mut self, shard: &Shard, now: Duration) -> Option<Duration> {
         for (handle, metric) in self.handles.iter_mut().zip(shard.metrics()) {
             match handle {
                 Handle::Counter(counter, published) => {
@@ -208,12 +220,21 @@ impl Publisher {
                 Handle::Gauge(gauge) => gauge.set(metric.value() as f64),
             }
         }
-        if let Some(letter) = shard.take_latest_dead_letter() {
-            let dead = shard.metrics().iter().filter(|metric| metric.name == "numDeadLetters");
-            let total = dead.map(|metric| metric.value() as u64).sum::<u64>();
-            let new = total - std::mem::replace(&mut self.dead_letters_logged, total);
-            tracing::warn!(new, total, latest = %letter, "dead letters");
+        self.dead_letter = shard.take_latest_dead_letter().or_else(|| self.dead_letter.take());
+        if now >= self.tell_at && self.tell(shard) {
+            self.tell_at = now.saturating_add(TELL_EVERY);
         }
+        self.dead_letter.is_some().then_some(self.tell_at)
+    }
+
+    /// Logs how many dead letters have come since that was logged last, with an example; whether there were any.
+    pub(crate) fn tell(&mut self, shard: &Shard) -> bool {
+        let Some(letter) = self.dead_letter.take() else { return false };
+        let dead = shard.metrics().iter().filter(|metric| metric.name == "numDeadLetters");
+        let total = dead.map(|metric| metric.value() as u64).sum::<u64>();
+        let new = total - std::mem::replace(&mut self.dead_letters_logged, total);
+        tracing::warn!(new, total, latest = %letter, "dead letters");
+        true
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use thalweg_flow::Shard;
 use thalweg_kernel::Epoch;
 
 use crate::clock::wall_clock;
@@ -14,6 +15,7 @@ use crate::driver::kind::DriverKind;
 use crate::error::JobError;
 use crate::metrics::{Board, CheckpointStats, JobPublisher, Snapshot};
 use crate::protocol::{self, Doze, Orders, Phase, Report};
+use crate::times::Times;
 
 /// How often whoever waits for a savepoint looks whether the job is still there.
 const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -122,6 +124,8 @@ pub(crate) struct Control {
     stats: Mutex<CheckpointStats>,
     publisher: Mutex<JobPublisher>,
     pub(crate) board: Board,
+    /// What is told of times in the log.
+    times: Mutex<Times>,
 }
 
 impl Control {
@@ -134,6 +138,7 @@ impl Control {
             error: Mutex::default(),
             stats: Mutex::default(),
             board: Board::new(shards),
+            times: Mutex::default(),
         }
     }
 
@@ -156,6 +161,16 @@ impl Control {
     pub(crate) fn publish(&self) {
         let stats = *self.stats();
         locked(&self.publisher).publish(stats);
+    }
+
+    /// Tells what a shard has noticed of times. When it is to be called again, if it has kept anything back.
+    pub(crate) fn tell_times(
+        &self,
+        shard: &Shard,
+        number: usize,
+        is_last: bool,
+    ) -> Option<Duration> {
+        locked(&self.times).tell(shard, number, is_last)
     }
 
     pub(crate) fn stats(&self) -> MutexGuard<'_, CheckpointStats> {

@@ -3,7 +3,7 @@
 pub(crate) mod directory;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_flow::OpenReader;
@@ -63,6 +63,7 @@ pub trait EpochStore: Send {
 #[derive(Clone)]
 pub struct StateBackend {
     pub(crate) open: Arc<OpenStore>,
+    directory: Option<PathBuf>,
 }
 
 type OpenStore = dyn Fn(&Opening) -> Result<OpenedStore, JobError> + Send + Sync;
@@ -89,7 +90,18 @@ impl StateBackend {
     pub fn new(
         open: impl Fn(&Opening) -> Result<OpenedStore, JobError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Arc::new(open) }
+        Self { open: Arc::new(open), directory: None }
+    }
+
+    /// The same in a directory of this machine, by which the running job can be found.
+    #[must_use]
+    pub fn in_directory(self, directory: PathBuf) -> Self {
+        Self { directory: Some(directory), ..self }
+    }
+
+    /// The directory that it is in, if it is in one.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 }
 

@@ -170,7 +170,7 @@ fn one_of(names: &[&str]) -> String {
 }
 
 /// `text`, cut off so that a hostile payload cannot blow up the message.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(QUOTE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

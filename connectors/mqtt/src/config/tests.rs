@@ -9,15 +9,13 @@ fn parse(url: &str) -> MqttConfig {
 #[test]
 fn urls() {
     let cases: &[(&str, &dyn Fn(&MqttConfig) -> bool)] = &[
-        ("mqtt://h", &|c| {
-            c.tcp_port() == 1883 && !c.tls && c.is_clean() && c.version == Version::V5
-        }),
+        ("mqtt://h", &|c| c.tcp_port() == 1883 && !c.tls && c.is_clean() && c.version.is_none()),
         ("mqtt://h/", &|c| c.host == "h"),
         ("mqtts://h", &|c| c.tcp_port() == 8883 && c.tls),
         ("mqtt://[::1]:1999", &|c| c.host == "[::1]" && c.tcp_port() == 1999),
         ("mqtt://127.0.0.1:1", &|c| c.to_string() == "mqtt://127.0.0.1:1"),
-        ("mqtt://h?version=3.1.1", &|c| c.version == Version::V311),
-        ("mqtt://h?version=5", &|c| c.version == Version::V5),
+        ("mqtt://h?version=3.1.1", &|c| c.version == Some(Version::V311)),
+        ("mqtt://h?version=5", &|c| c.version == Some(Version::V5)),
         ("mqtt://h?qos=0", &|c| c.qos == Qos::AtMostOnce),
         ("mqtt://h?qos=2", &|c| c.qos == Qos::ExactlyOnce),
         ("mqtt://h?client_id=gw-7", &|c| !c.is_clean() && c.expiry_s() == 86_400),
@@ -30,6 +28,9 @@ fn urls() {
         ("mqtt://h?durability=none", &|c| c.durability == Some(Mode::None)),
         ("mqtt://h?durability=journal", &|c| c.durability == Some(Mode::Journal)),
         ("mqtt://h?durability=ack_on_checkpoint", &|c| c.durability == Some(Mode::AckOnCheckpoint)),
+        ("mqtt://h", &|c| c.reconnect_max == Duration::from_secs(5) && !c.follow_redirects),
+        ("mqtt://h?reconnect_max=30s", &|c| c.reconnect_max == Duration::from_secs(30)),
+        ("mqtt://h?follow_redirects=true", &|c| c.follow_redirects),
         ("mqtt://h?packet_bytes_max=4096", &|c| c.packet_bytes_max == 4096),
         ("mqtt://h?status_topic=gw%2F7/status", &|c| {
             c.status_topic.as_deref() == Some("gw/7/status")
@@ -84,6 +85,8 @@ fn wrong_urls_name_key_value_and_what_is_allowed() {
         ("mqtt://h?clean_session=yes", "clean_session", "yes", "true or false"),
         ("mqtt://h?clean_session=false", "clean_session", "false", "client_id"),
         ("mqtt://h?client_id=", "client_id", "", "1 to 65535 bytes"),
+        ("mqtt://h?client_id=a%07", "client_id", "a\\u{7}", "without control characters"),
+        ("mqtt://h?reconnect_max=10ms", "reconnect_max", "10ms", "100ms to 1h"),
         ("mqtt://h?keep_alive_s=4", "keep_alive_s", "4", "5 to 65535"),
         ("mqtt://h?keep_alive_s=-1", "keep_alive_s", "-1", "5 to 65535"),
         ("mqtt://h?inflight=0", "inflight", "0", "1 to 65535"),
@@ -103,8 +106,11 @@ fn wrong_urls_name_key_value_and_what_is_allowed() {
         ("mqtts://h?cert=x", "key", "", "PEM file"),
         ("mqtts://h?key=x", "cert", "", "PEM file"),
         ("mqtt://h?colour=red", "colour", "", "keep_alive_s"),
-        ("mqtt://h?host=other", "host", "***", "given twice"),
-        ("mqtt://h?qos=1&qos=1", "qos", "***", "given twice"),
+        ("mqtt://u:hun/ter2@h", "url", "mqtt://***@h", "write '/' as %2F"),
+        ("mqtt://u:1/2@h", "url", "mqtt://***@h", "write '/' as %2F"),
+        ("mqtt://u:1#2@h", "url", "mqtt://***@h", "write '#' as %23"),
+        ("mqtt://h?host=other", "host", "", "given twice"),
+        ("mqtt://h?qos=1&qos=1", "qos", "", "given twice"),
         ("mqtt://h?password=x&password_env=Y", "password_env", "***", "there is password, too"),
         ("mqtt://h?client_id=%ff", "client_id", "%ff", "UTF-8"),
         ("mqtt://h?password=%ff", "password", "***", "UTF-8"),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 use thalweg_kernel::ConfigError;
-use thalweg_kernel::options::{Options, Origin, Raw, Table, Value};
+use thalweg_kernel::options::{Options, Origin, Raw, Table, Value, unencoded};
 use url::Url;
 
 use super::MqttConfig;
@@ -43,7 +43,11 @@ pub(crate) fn expand(table: &Table) -> Result<Table, ConfigError> {
 /// The options that a URL holds, by their keys.
 fn taken_apart(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let wrong = |allowed: &str| ConfigError::new("url", redact(text), allowed);
-    let url = Url::parse(text).map_err(|cause| wrong(&format!("{SCHEMES} ({cause})")))?;
+    let hint = unencoded(text);
+    let url = Url::parse(text).map_err(|cause| match &hint {
+        Some(hint) => wrong(hint),
+        None => wrong(&format!("{SCHEMES} ({cause})")),
+    })?;
     let tls = match url.scheme() {
         "mqtt" => false,
         "mqtts" => true,
@@ -51,10 +55,12 @@ fn taken_apart(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
     };
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong(SCHEMES))?;
     if !matches!(url.path(), "" | "/") {
-        return Err(wrong("no path; topics are given apart from the broker"));
+        return Err(wrong(
+            hint.as_deref().unwrap_or("no path; topics are given apart from the broker"),
+        ));
     }
     if url.fragment().is_some() {
-        return Err(wrong("no '#' part; write a '#' in a value as %23"));
+        return Err(wrong(hint.as_deref().unwrap_or("no '#' part; write a '#' in a value as %23")));
     }
     let mut pairs = vec![("host".to_owned(), host.to_owned()), ("tls".to_owned(), tls.to_string())];
     let mut pair = |key: &str, value: String| pairs.push((key.to_owned(), value));

@@ -12,13 +12,15 @@ use thalweg_io::Reactor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
+use super::manner::Terms;
+use super::past::Past;
 use super::{
     Accepted, Event, Incoming, Outgoing, Plan, Publish, Sent, Trouble, UNWRITTEN_BYTES_MAX, mqtt3,
     mqtt5,
 };
 use crate::config::{Qos, Version};
-use crate::link::dialer;
 use crate::link::packet_ids::PacketIds;
+use crate::link::{dialer, probe};
 
 /// Room for one read, in bytes: some hundreds of readings.
 const READ_BYTES: usize = 32 * 1024;
@@ -39,7 +41,12 @@ pub(super) struct Connection {
     version: Version,
     packet_bytes_max: u32,
     incoming: BytesMut,
+    /// What comes in at present is read past.
+    past: Option<Past>,
     outgoing: BytesMut,
+    /// What the broker takes of publishes.
+    qos_max: Qos,
+    retains: bool,
     /// The stream may hold bytes back that it took (TLS).
     unflushed: bool,
     /// To be told once everything is written.
@@ -63,21 +70,25 @@ impl Connection {
     pub(super) fn new(
         stream: Box<dyn Stream>,
         plan: &Plan,
+        terms: &Terms,
         reactor: Reactor,
     ) -> Result<Self, Trouble> {
         let config = &plan.config;
         let mut outgoing = BytesMut::new();
-        match config.version {
-            Version::V311 => mqtt3::connect(plan, &mut outgoing)?,
-            Version::V5 => mqtt5::connect(plan, &mut outgoing)?,
+        match terms.version {
+            Version::V311 => mqtt3::connect(plan, terms, &mut outgoing)?,
+            Version::V5 => mqtt5::connect(plan, terms, &mut outgoing)?,
         }
         let keep_alive = config.keep_alive();
         Ok(Self {
             stream,
-            version: config.version,
+            version: terms.version,
             packet_bytes_max: config.packet_bytes_max,
             incoming: BytesMut::new(),
+            past: None,
             outgoing,
+            qos_max: Qos::ExactlyOnce,
+            retains: true,
             unflushed: false,
             afterwards: VecDeque::new(),
             mute: None,
@@ -90,28 +101,45 @@ impl Connection {
         })
     }
 
-    /// Waits for the answer to CONNECT.
-    pub(super) async fn accepted(&mut self) -> Result<Accepted, Trouble> {
+    /// Waits for the answer to CONNECT, which has gone to this port.
+    pub(super) async fn accepted(&mut self, port: u16) -> Result<Box<Accepted>, Trouble> {
         let accepted = poll_fn(|cx| {
             loop {
-                match self.read()? {
-                    Some(Incoming::Accepted(accepted)) => return Poll::Ready(Ok(accepted)),
-                    Some(_) => {
+                if let Some(trouble) = probe::stranger(&self.incoming, port) {
+                    return Poll::Ready(Err(trouble));
+                }
+                match self.read() {
+                    Ok(Some(Incoming::Accepted(accepted))) => return Poll::Ready(Ok(accepted)),
+                    Ok(Some(_)) => {
                         let what = "its first packet is no CONNACK";
                         return Poll::Ready(Err(Trouble::weather("protocol", what)));
                     }
-                    None => {}
+                    Ok(None) => {}
+                    Err(trouble) => return Poll::Ready(Err(trouble)),
                 }
                 self.poll_write(cx);
-                ready!(self.poll_read(cx))?;
+                // Whatever ends it here ends it without an answer.
+                ready!(self.poll_read(cx)).map_err(|trouble| match trouble {
+                    Trouble::Weather { class: "closed", text } => Trouble::Version {
+                        told: false,
+                        text: format!("no answer to CONNECT: {text}"),
+                    },
+                    trouble => trouble,
+                })?;
             }
         })
         .await?;
         if let Some(seconds) = accepted.keep_alive_s.filter(|seconds| *seconds > 0) {
             self.keep_alive = Duration::from_secs(seconds.into());
         }
+        (self.qos_max, self.retains) = (accepted.qos_max, accepted.retains);
         self.ping_at = self.reactor.now() + self.keep_alive;
         Ok(accepted)
+    }
+
+    /// The best quality of service that the broker takes, and whether it retains.
+    pub(super) fn takes(&self) -> (Qos, bool) {
+        (self.qos_max, self.retains)
     }
 
     /// See [`Link::poll`](super::Link::poll).
@@ -164,12 +192,13 @@ impl Connection {
                     self.ids.remove(packet_id);
                     return Ok(Some(Event::Acked { packet_id, refused }));
                 }
-                Incoming::Subscribed { packet_id, refusals } => {
+                Incoming::Subscribed { packet_id, grants } => {
                     self.ids.remove(packet_id);
-                    return Ok(Some(Event::Subscribed(refusals)));
+                    return Ok(Some(Event::Subscribed(grants)));
                 }
                 Incoming::Unsubscribed(packet_id) => self.ids.remove(packet_id),
                 Incoming::Pong => {}
+                Incoming::TooLarge => self.past = Some(Past::begin(&mut self.incoming)?),
                 Incoming::Accepted(_) => {
                     return Err(Trouble::weather("protocol", "a second CONNACK"));
                 }
@@ -183,10 +212,22 @@ impl Connection {
         if self.incoming.is_empty() {
             return Ok(None);
         }
+        if self.past.is_some() {
+            return self.read_past();
+        }
         match self.version {
             Version::V311 => mqtt3::read(&mut self.incoming, self.packet_bytes_max),
             Version::V5 => mqtt5::read(&mut self.incoming, self.packet_bytes_max),
         }
+    }
+
+    /// Reads on past a message over the limit.
+    #[cold]
+    fn read_past(&mut self) -> Result<Option<Incoming>, Trouble> {
+        let Some(past) = self.past.take_if(|past| past.take(&mut self.incoming)) else {
+            return Ok(None);
+        };
+        past.delivery(self.version).map(|delivery| Some(Incoming::Delivery(delivery)))
     }
 
     pub(super) fn write(&mut self, packet: Outgoing<'_>) -> bool {

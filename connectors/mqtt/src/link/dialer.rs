@@ -8,44 +8,66 @@ use thalweg_io::{Reactor, Tcp};
 use thalweg_kernel::ConfigError;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
 
-use crate::config::MqttConfig;
-use crate::link::{self, Trouble};
+use crate::config::{MqttConfig, server_name};
+use crate::link::Trouble;
 
 /// How long a connection and its handshake may take.
 const DIAL_MS_MAX: u64 = 10_000;
 
-/// Connects to one broker over TLS.
+/// Connects to a broker over TLS.
 pub(crate) struct Dialer {
     connector: TlsConnector,
-    server: ServerName<'static>,
+}
+
+/// Why there is no connection.
+pub(crate) struct Failed {
+    pub(crate) trouble: Trouble,
+    /// The other side may speak no TLS.
+    pub(crate) is_no_tls: bool,
 }
 
 impl Dialer {
     /// As configured: reads the files it names.
     pub(crate) fn new(config: &MqttConfig) -> Result<Self, ConfigError> {
-        let (tls, server) = config.tls_client()?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(tls)), server })
+        let (tls, _) = config.tls_client()?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(tls)) })
     }
 
     /// Connects and shakes hands.
     pub(crate) async fn dial(
         &self,
         reactor: &Reactor,
-        config: &MqttConfig,
-    ) -> Result<TlsStream<Tcp>, Trouble> {
+        host: &str,
+        port: u16,
+    ) -> Result<TlsStream<Tcp>, Failed> {
+        let plainly = |trouble| Failed { trouble, is_no_tls: false };
+        let Some(server) = server_name(host) else {
+            let what = format!("{host} is no name that a certificate can have");
+            return Err(plainly(Trouble::weather("TLS", what)));
+        };
         let limit = Duration::from_millis(DIAL_MS_MAX);
         let dial = async {
-            let tcp = link::tcp(reactor, config).await?;
-            self.connector.connect(self.server.clone(), tcp).await
+            let tcp = Tcp::connect(reactor, host, port)
+                .await
+                .map_err(|cause| plainly(explain(&cause, "connect")))?;
+            self.connector.connect(server, tcp).await.map_err(|cause| Failed {
+                is_no_tls: is_no_tls(&cause),
+                trouble: explain(&cause, "connect"),
+            })
         };
         match reactor.timeout(limit, dial).await {
-            Ok(dialed) => dialed.map_err(|cause| explain(&cause, "connect")),
-            Err(_) => Err(Trouble::weather("timeout", "no TLS connection within 10 s")),
+            Ok(dialed) => dialed,
+            Err(_) => Err(plainly(Trouble::weather("timeout", "no TLS connection within 10 s"))),
         }
     }
+}
+
+/// Whether this is what one meets who shakes hands with somebody that speaks no TLS.
+fn is_no_tls(cause: &io::Error) -> bool {
+    let ends = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+    ends.contains(&cause.kind()) || matches!(tls_error(cause), Some(Error::InvalidMessage(_)))
 }
 
 fn tls_error(cause: &io::Error) -> Option<&Error> {

@@ -1,6 +1,6 @@
 //! MQTT 3.1.1.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rumqttc::QoS;
 use rumqttc::mqttbytes::Error;
 use rumqttc::mqttbytes::v4::{
@@ -8,23 +8,24 @@ use rumqttc::mqttbytes::v4::{
     PubComp, PubRec, PubRel, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode, Unsubscribe,
 };
 
+use super::manner::Terms;
 use super::{
-    Accepted, Delivery, ID_HELP, Incoming, LOGIN_HELP, OFFLINE, Outgoing, Plan, Trouble, not_now,
-    refused,
+    Accepted, ID_HELP, Incoming, LOGIN_HELP, OFFLINE, Outgoing, Plan, Trouble, message, not_now,
+    refused, words,
 };
-use crate::config::{Qos, Secret};
+use crate::config::{Qos, Secret, Version};
 
 /// QoS 2 publishes in flight: the broker cannot tell its limit, and mosquitto ends the connection at the 21st, unless
 /// configured otherwise.
 const BLIND_WINDOW_MAX: u16 = 20;
 
-pub(super) fn connect(plan: &Plan, into: &mut BytesMut) -> Result<(), Trouble> {
+pub(super) fn connect(plan: &Plan, terms: &Terms, into: &mut BytesMut) -> Result<(), Trouble> {
     let config = &plan.config;
     let mut connect = Connect::new(&plan.client_id);
     connect.keep_alive = config.keep_alive_s;
     connect.clean_session = plan.clean;
     connect.login = plan.login.as_ref().map(|(user, Secret(password))| Login::new(user, password));
-    let will = |topic| LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true);
+    let will = |topic| LastWill::new(topic, OFFLINE, terms.will_qos.v4(), terms.will_retain);
     connect.last_will = config.status_topic.as_ref().map(will);
     connect.write(into).map(|_| ()).map_err(|cause| Trouble::Fatal(format!("CONNECT: {cause}")))
 }
@@ -62,33 +63,24 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
 /// Takes the next packet out of `from`, if it is all there.
 #[inline]
 pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incoming>, Trouble> {
+    if from[0] >> 4 == 3 {
+        return message::read(from, Version::V311, bytes_max);
+    }
+    // A CONNACK of MQTT 5, or its code in one of MQTT 3.1.1.
+    if let [0x20, 3..=127, ..] | [0x20, 2, _, 0x84, ..] = from[..] {
+        let text = "the broker answers in MQTT 5".to_owned();
+        return Err(Trouble::Version { told: true, text });
+    }
     let packet = match Packet::read(from, bytes_max as usize) {
         Ok(packet) => packet,
         Err(Error::InsufficientBytes(more)) => {
             from.reserve(more);
             return Ok(None);
         }
-        Err(cause @ Error::PayloadSizeLimitExceeded(_)) => {
-            return Err(Trouble::TooLarge(cause.to_string()));
-        }
+        Err(Error::PayloadSizeLimitExceeded(_)) => return Ok(Some(Incoming::TooLarge)),
         Err(cause) => return Err(Trouble::weather("protocol", cause)),
     };
     Ok(Some(match packet {
-        Packet::Publish(publish) => Incoming::Delivery(Delivery {
-            topic: Bytes::from(publish.topic),
-            payload: publish.payload,
-            qos: match publish.qos {
-                QoS::AtMostOnce => Qos::AtMostOnce,
-                QoS::AtLeastOnce => Qos::AtLeastOnce,
-                QoS::ExactlyOnce => Qos::ExactlyOnce,
-            },
-            packet_id: publish.pkid,
-            dup: publish.dup,
-            subscriptions: Vec::new(),
-            is_copy: false,
-            retained: publish.retain,
-            user_properties: Vec::new(),
-        }),
         Packet::PubAck(PubAck { pkid }) | Packet::PubComp(PubComp { pkid }) => {
             Incoming::Acked { packet_id: pkid, refused: None }
         }
@@ -96,31 +88,31 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
         Packet::PubRel(release) => Incoming::Released(release.pkid),
         Packet::SubAck(ack) => Incoming::Subscribed {
             packet_id: ack.pkid,
-            refusals: ack
+            grants: ack
                 .return_codes
                 .iter()
                 .map(|code| match code {
-                    SubscribeReasonCode::Success(_) => None,
-                    SubscribeReasonCode::Failure => Some("the broker refused it (0x80)".to_owned()),
+                    SubscribeReasonCode::Success(QoS::AtMostOnce) => Ok(Qos::AtMostOnce),
+                    SubscribeReasonCode::Success(QoS::AtLeastOnce) => Ok(Qos::AtLeastOnce),
+                    SubscribeReasonCode::Success(QoS::ExactlyOnce) => Ok(Qos::ExactlyOnce),
+                    SubscribeReasonCode::Failure => Err("the broker refused it (0x80)".to_owned()),
                 })
                 .collect(),
         },
         Packet::UnsubAck(ack) => Incoming::Unsubscribed(ack.pkid),
         Packet::PingResp => Incoming::Pong,
         Packet::ConnAck(ack) => match ack.code {
-            Code::Success => Incoming::Accepted(Accepted {
-                session_present: ack.session_present,
-                packet_bytes_max: None,
-                receive_max: None,
-                keep_alive_s: None,
-                subscription_ids: false,
-            }),
-            code @ (Code::BadUserNamePassword | Code::NotAuthorized) => {
-                return Err(refused(&code, LOGIN_HELP));
+            Code::Success => {
+                Incoming::Accepted(Box::new(Accepted::plainly(Version::V311, ack.session_present)))
             }
-            code @ Code::BadClientId => return Err(refused(&code, ID_HELP)),
-            code @ Code::RefusedProtocolVersion => return Err(refused(&code, "try version=5")),
-            code @ Code::ServiceUnavailable => return Err(not_now(&code)),
+            code @ (Code::BadUserNamePassword | Code::NotAuthorized) => {
+                return Err(refused(&words(&code), LOGIN_HELP));
+            }
+            code @ Code::BadClientId => return Err(refused(&words(&code), ID_HELP)),
+            code @ Code::RefusedProtocolVersion => {
+                return Err(Trouble::Version { told: true, text: words(&code) });
+            }
+            code @ Code::ServiceUnavailable => return Err(not_now(&words(&code))),
         },
         other => {
             return Err(Trouble::weather("protocol", format!("no broker sends this: {other:?}")));

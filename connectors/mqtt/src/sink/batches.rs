@@ -79,6 +79,8 @@ pub(crate) struct ResultBatch {
     pub(crate) results: Results,
     /// How the ids of the results begin, if they have any.
     pub(crate) ids: Option<IdStem>,
+    /// They are of an earlier run: another program may have let topics pass that this one would not.
+    pub(crate) unchecked: bool,
     /// Where it comes back to, while it is on its way.
     pub(crate) port: Option<Arc<Port>>,
 }

@@ -66,6 +66,8 @@ impl Note {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Filled {
     pub(crate) ids: IdStem,
+    /// The last run has left them.
+    pub(crate) is_left: bool,
     /// The epoch of a note that the last run has left, if these are its last messages.
     pub(crate) left: Option<Epoch>,
 }
@@ -159,6 +161,7 @@ impl Outbox {
             note.next += 1;
         }
         self.left += batch.ends.len() as u64;
+        let is_left = note.is_left;
         let mut left = None;
         if note.at == note.bytes.len()
             && let Some(note) = self.publishing.pop_front()
@@ -166,7 +169,7 @@ impl Outbox {
             left = note.is_left.then_some(note.id.epoch);
             self.leaving.push_back((note.id, self.left, note.bytes.len()));
         }
-        Some(Filled { ids, left })
+        Some(Filled { ids, is_left, left })
     }
 
     /// `messages` more messages have arrived, in order.

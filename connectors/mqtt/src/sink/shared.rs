@@ -18,6 +18,10 @@ pub(crate) struct Common {
     /// Writers that have seen all their results arrive.
     closed: AtomicUsize,
     writers: usize,
+    /// The job is to end.
+    stopping: AtomicBool,
+    /// A shard has no more results to write.
+    closing: AtomicBool,
     /// The connection has been ended in good order.
     finished: AtomicBool,
     /// The shards, for news that concerns them all.
@@ -34,6 +38,8 @@ impl Common {
             failure: Mutex::new(String::new()),
             closed: AtomicUsize::new(0),
             writers,
+            stopping: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             wakers: Mutex::default(),
         }
@@ -91,6 +97,27 @@ impl Common {
     pub(crate) fn close_one(&self) {
         self.closed.fetch_add(1, Ordering::AcqRel);
         self.signal.raise();
+    }
+
+    /// The job is to end.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.signal.raise();
+    }
+
+    /// A shard has no more results to write.
+    pub(crate) fn close_begins(&self) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            self.signal.raise();
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// The connection has been ended in good order.

@@ -18,11 +18,13 @@ pub(crate) struct Parcel<P> {
     pub(crate) port: P,
     /// Acknowledged, or given up: it only waits for those before it.
     done: bool,
-    /// It was handed to an earlier connection.
+    /// It was handed to a connection.
     again: bool,
+    /// It is on its way on this connection.
+    on_way: bool,
 }
 
-/// Parcels by sequence number: those in `base..next` are sent, later ones are not yet.
+/// Parcels by sequence number: those in `base..next` are sent or passed over, later ones are not yet.
 pub(crate) struct Unacked<P> {
     parcels: VecDeque<Parcel<P>>,
     base: u64,
@@ -31,6 +33,8 @@ pub(crate) struct Unacked<P> {
     unwritten: VecDeque<u64>,
     /// The parcel behind each packet id in flight.
     by_packet_id: Vec<Option<u64>>,
+    /// How many these are.
+    on_way: usize,
 }
 
 impl<P> Unacked<P> {
@@ -41,6 +45,7 @@ impl<P> Unacked<P> {
             next: 0,
             unwritten: VecDeque::new(),
             by_packet_id: Vec::new(),
+            on_way: 0,
         }
     }
 
@@ -48,47 +53,70 @@ impl<P> Unacked<P> {
         self.parcels.len()
     }
 
+    /// The number of the parcel that is pushed next.
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.parcels.len() as u64
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.parcels.is_empty()
     }
 
     pub(crate) fn push(&mut self, (topic, payload): (Bytes, Bytes), id: Option<Box<str>>, port: P) {
-        self.parcels.push_back(Parcel { topic, payload, id, port, done: false, again: false });
+        let (done, again, on_way) = (false, false, false);
+        self.parcels.push_back(Parcel { topic, payload, id, port, done, again, on_way });
     }
 
-    /// The next parcel to send, and whether it was sent on an earlier connection.
-    pub(crate) fn next(&mut self) -> Option<(&Parcel<P>, bool)> {
+    /// The parcel of this number, if it is still here.
+    pub(crate) fn get(&self, seq: u64) -> Option<&Parcel<P>> {
+        self.parcels.get(usize::try_from(seq.checked_sub(self.base)?).ok()?)
+    }
+
+    /// The number of the next parcel that may be sent.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<u64> {
         loop {
             let at = usize::try_from(self.next - self.base).ok()?;
-            if !self.parcels.get(at)?.done {
-                let parcel = self.parcels.get_mut(at)?;
-                let again = std::mem::replace(&mut parcel.again, true);
-                return Some((parcel, again));
+            let parcel = self.parcels.get(at)?;
+            if !parcel.done && !parcel.on_way {
+                return Some(self.next);
             }
             self.next += 1;
         }
     }
 
-    /// The parcel that [`Unacked::next`] gave has been sent.
-    pub(crate) fn sent(&mut self, how: Sent) {
+    /// Others go before the parcel that [`Unacked::next`] gave.
+    pub(crate) fn pass_over(&mut self) {
+        self.next += 1;
+    }
+
+    /// What was passed over is next again.
+    pub(crate) fn look_again(&mut self) {
+        self.next = self.base;
+    }
+
+    /// This parcel, which is not on its way, has been sent. Whether it had been before.
+    #[inline]
+    pub(crate) fn sent(&mut self, seq: u64, how: Sent) -> bool {
         match how {
-            Sent::Plain => self.unwritten.push_back(self.next),
+            Sent::Plain => self.unwritten.push_back(seq),
             Sent::Tracked(packet_id) => {
                 let at = usize::from(packet_id);
                 if at >= self.by_packet_id.len() {
                     self.by_packet_id.resize(at + 1, None);
                 }
-                self.by_packet_id[at] = Some(self.next);
+                self.by_packet_id[at] = Some(seq);
+                self.on_way += 1;
             }
         }
-        self.next += 1;
+        let Some(parcel) = self.at(seq) else { return false };
+        parcel.on_way = true;
+        std::mem::replace(&mut parcel.again, true)
     }
 
-    /// The parcel that [`Unacked::next`] gave can never be sent.
-    pub(crate) fn give_up(&mut self) {
-        let seq = self.next;
-        self.next += 1;
-        self.finish(seq);
+    /// This parcel can never be sent: it only waits for those before it.
+    pub(crate) fn give_up(&mut self, seq: u64) -> Option<&Parcel<P>> {
+        self.finish(seq)
     }
 
     /// All that was sent is written: a parcel that this completes, if there is one more (QoS 0).
@@ -97,16 +125,20 @@ impl<P> Unacked<P> {
         self.finish(seq)
     }
 
-    /// The broker has answered for this id: the parcel of ours behind it, if there is one.
-    pub(crate) fn acked(&mut self, packet_id: u16) -> Option<&Parcel<P>> {
+    /// The broker has answered for this id: the parcel of ours behind it and its number, if there is one.
+    pub(crate) fn acked(&mut self, packet_id: u16) -> Option<(u64, &Parcel<P>)> {
         let seq = self.by_packet_id.get_mut(usize::from(packet_id))?.take()?;
-        self.finish(seq)
+        self.on_way -= 1;
+        self.finish(seq).map(|parcel| (seq, parcel))
+    }
+
+    fn at(&mut self, seq: u64) -> Option<&mut Parcel<P>> {
+        self.parcels.get_mut(usize::try_from(seq.checked_sub(self.base)?).ok()?)
     }
 
     /// The parcel, if this completes it.
     fn finish(&mut self, seq: u64) -> Option<&Parcel<P>> {
-        let at = usize::try_from(seq.checked_sub(self.base)?).ok()?;
-        let parcel = self.parcels.get_mut(at).filter(|parcel| !parcel.done)?;
+        let parcel = self.at(seq).filter(|parcel| !parcel.done)?;
         parcel.done = true;
         Some(parcel)
     }
@@ -119,17 +151,29 @@ impl<P> Unacked<P> {
         Some(done)
     }
 
-    /// The first that is not done, if it has been sent: its number and itself.
-    pub(crate) fn stuck(&self) -> Option<(u64, &Parcel<P>)> {
-        let first = self.parcels.front().filter(|parcel| parcel.again && !parcel.done)?;
-        Some((self.base, first))
+    /// How many are on their way, and which is the first of them.
+    pub(crate) fn on_way(&self) -> (usize, Option<u64>) {
+        (self.on_way, self.by_packet_id.iter().copied().flatten().min())
+    }
+
+    /// How many that is.
+    #[inline]
+    pub(crate) fn on_way_count(&self) -> usize {
+        self.on_way
+    }
+
+    /// The topic of the first.
+    pub(crate) fn first_topic(&self) -> Option<&[u8]> {
+        self.parcels.front().map(|parcel| &*parcel.topic)
     }
 
     /// The connection has gone: everything that was not acknowledged is to be sent again.
     pub(crate) fn rewind(&mut self) {
         self.next = self.base;
+        self.on_way = 0;
         self.unwritten.clear();
         self.by_packet_id.fill(None);
+        self.parcels.iter_mut().for_each(|parcel| parcel.on_way = false);
     }
 }
 
@@ -148,9 +192,9 @@ mod tests {
     /// Sends all there are, with packet ids from this on.
     fn send_all(unacked: &mut Unacked<u8>, mut packet_id: u16) -> Vec<(u8, bool)> {
         let mut seen = Vec::new();
-        while let Some((parcel, again)) = unacked.next() {
-            seen.push((parcel.port, again));
-            unacked.sent(Sent::Tracked(packet_id));
+        while let Some(seq) = unacked.next() {
+            let again = unacked.sent(seq, Sent::Tracked(packet_id));
+            seen.push((unacked.get(seq).unwrap().port, again));
             packet_id += 1;
         }
         seen
@@ -175,8 +219,9 @@ mod tests {
         let mut unacked = unacked(3);
         send_all(&mut unacked, 1);
         unacked.acked(2);
-        assert_eq!(unacked.stuck().map(|(seq, parcel)| (seq, parcel.port)), Some((0, 0)));
+        assert_eq!((unacked.on_way(), unacked.on_way_count()), ((2, Some(0)), 2));
         unacked.rewind();
+        assert_eq!(unacked.on_way(), (0, None));
         assert!(unacked.acked(1).is_none(), "ids of the old connection mean nothing now");
         unacked.push((Bytes::new(), Bytes::new()), None, 3);
         // A status message has taken the first id of the new connection.
@@ -193,15 +238,34 @@ mod tests {
     #[test]
     fn at_qos_0_written_is_done_and_what_cannot_be_sent_is_passed_over() {
         let mut unacked = unacked(3);
-        assert!(unacked.next().is_some());
-        unacked.sent(Sent::Plain);
-        assert!(unacked.next().is_some());
-        unacked.give_up();
-        assert!(unacked.next().is_some());
-        unacked.sent(Sent::Plain);
+        unacked.sent(0, Sent::Plain);
+        assert_eq!(unacked.next(), Some(1));
+        assert!(unacked.give_up(1).is_some());
+        assert_eq!(unacked.next(), Some(2));
+        unacked.sent(2, Sent::Plain);
         assert!(popped(&mut unacked).is_empty(), "nothing is written yet");
         assert!(unacked.written().is_some() && unacked.written().is_some());
         assert_eq!(popped(&mut unacked), [0, 1, 2]);
         assert!(unacked.written().is_none());
+    }
+
+    #[test]
+    fn what_is_passed_over_comes_again_and_keeps_those_behind_it_from_leaving() {
+        let mut unacked = unacked(4);
+        assert_eq!(unacked.next(), Some(0));
+        unacked.pass_over();
+        assert_eq!(unacked.next(), Some(1));
+        unacked.sent(1, Sent::Tracked(1));
+        unacked.sent(2, Sent::Tracked(2));
+        assert!(unacked.acked(1).is_some_and(|(seq, parcel)| (seq, parcel.port) == (1, 1)));
+        assert!(popped(&mut unacked).is_empty());
+        unacked.look_again();
+        assert_eq!((unacked.next(), unacked.on_way()), (Some(0), (1, Some(2))));
+        unacked.sent(0, Sent::Tracked(3));
+        assert_eq!(unacked.next(), Some(3), "neither what is done nor what is on its way");
+        assert!(unacked.acked(3).is_some());
+        assert_eq!(popped(&mut unacked), [0, 1]);
+        assert_eq!(unacked.first_topic(), Some(&b""[..]));
+        assert!(unacked.get(1).is_none() && unacked.get(3).is_some() && unacked.get(4).is_none());
     }
 }

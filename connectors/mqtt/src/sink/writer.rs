@@ -121,11 +121,12 @@ impl<P> MqttWriter<P> {
         let mut published = false;
         while let Some(mut batch) = self.batch.take().or_else(|| self.empty.try_recv().ok()) {
             let filled = outbox.fill(&mut batch.results, self.common.upto());
-            let Some(Filled { ids, left }) = filled else {
+            let Some(Filled { ids, is_left, left }) = filled else {
                 self.batch = Some(batch);
                 break;
             };
             batch.ids = Some(ids);
+            batch.unchecked = is_left;
             batch.port = Some(Arc::clone(&self.port));
             self.written += batch.results.ends.len() as u64;
             published = true;
@@ -178,7 +179,7 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
             let mut payload = Vec::new();
             // Where that cannot be expressed, there is none.
             let _ = self.publication.payload(&value, &mut payload);
-            self.invalid.drop(&self.name, &self.port, &self.buffer, &payload, why);
+            self.invalid.drop(&self.name, &self.port, &self.buffer, &payload, &why);
             return Ok(());
         }
         let kind = self.publication.kind(&value);
@@ -252,6 +253,10 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
         self.check_failure()
     }
 
+    fn stop(&mut self) {
+        self.common.stop();
+    }
+
     fn settled(&mut self) -> Result<bool, ConnectorError> {
         self.publish_outbox();
         self.check_failure()?;
@@ -260,6 +265,7 @@ impl<T, P: Publication<T>> Sink<T> for MqttWriter<P> {
     }
 
     fn close(&mut self) -> Result<bool, ConnectorError> {
+        self.common.close_begins();
         match &self.outbox {
             None => self.send(),
             Some(_) => self.publish_outbox(),

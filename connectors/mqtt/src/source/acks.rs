@@ -295,6 +295,9 @@ impl Ledger {
         delivery: &Delivery,
         received: Timestamp,
     ) -> Result<Taken, Fault> {
+        if delivery.left_out > 0 {
+            return Ok(self.take_cut(delivery));
+        }
         match &mut self.keeping {
             Keeping::HandOver => Ok(Taken::Yes(0)),
             Keeping::Checkpoint { taken } => {
@@ -308,6 +311,19 @@ impl Ledger {
                 Err(error) => Err(error.into()),
             },
         }
+    }
+
+    /// Takes a message of which only the beginning is here. It is not for the journal, which would give it back as a whole.
+    #[cold]
+    fn take_cut(&mut self, delivery: &Delivery) -> Taken {
+        if let Keeping::Checkpoint { taken } = &mut self.keeping {
+            *taken += 1;
+        }
+        let bytes = delivery.payload.len() as u64 + delivery.left_out;
+        Taken::Refused(
+            self.mark(),
+            format!("its payload has {bytes} bytes, and its packet is over packet_bytes_max"),
+        )
     }
 
     /// Notes that a message is to be acknowledged once all that was taken so far may be.

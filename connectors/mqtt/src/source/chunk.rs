@@ -37,8 +37,8 @@ pub(crate) struct Chunk {
     entries: Vec<Entry>,
     /// In receive order. A message may be acknowledged and not be an entry: one that was skipped.
     acks: Vec<(u16, Qos)>,
-    /// Messages that are dead letters: their indices, and why.
-    refusals: Vec<(usize, String)>,
+    /// Messages that are dead letters: their indices, why, and how much of their payloads was left out.
+    refusals: Vec<(usize, String, u64)>,
     /// The time of receipt of live messages.
     pub(crate) received: Timestamp,
     /// The connection that delivered it all.
@@ -85,7 +85,7 @@ impl Chunk {
     /// A message that is to become a dead letter.
     #[cold]
     pub(crate) fn push_refused(&mut self, delivery: Delivery, behind: u64, why: String) {
-        self.refusals.push((self.entries.len(), why));
+        self.refusals.push((self.entries.len(), why, delivery.left_out));
         self.push(delivery, behind);
     }
 
@@ -156,11 +156,11 @@ impl Chunk {
         })
     }
 
-    /// Why the message at `index` is a dead letter, if it is one.
+    /// Why the message at `index` is a dead letter, if it is one, and the bytes of its payload that are not here.
     #[inline]
-    pub(crate) fn refusal(&self, index: usize) -> Option<&str> {
+    pub(crate) fn refusal(&self, index: usize) -> Option<(&str, u64)> {
         let mut refusals = self.refusals.iter();
-        refusals.find(|(at, _)| *at == index).map(|(_, why)| why.as_str())
+        refusals.find(|(at, ..)| *at == index).map(|(_, why, left_out)| (why.as_str(), *left_out))
     }
 
     /// The mark behind the first `count` messages, if that is any.
@@ -185,6 +185,7 @@ mod tests {
             subscriptions: Vec::new(),
             is_copy: false,
             retained: packet_id == 2,
+            left_out: u64::from(packet_id == 2) * 7,
             user_properties: vec![("id".into(), packet_id.to_string())],
         }
     }
@@ -211,7 +212,7 @@ mod tests {
                 (chunk.behind(0), chunk.behind(1), chunk.behind(2)),
                 (None, Some(8), Some(9))
             );
-            assert_eq!((chunk.refusal(0), chunk.refusal(1)), (None, Some("no")));
+            assert_eq!((chunk.refusal(0), chunk.refusal(1)), (None, Some(("no", 7))));
         }
     }
 

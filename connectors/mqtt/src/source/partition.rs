@@ -99,6 +99,21 @@ pub(crate) struct Parts {
     pub(crate) restored: Option<(Epoch, u64)>,
 }
 
+/// What a poll may still emit, and what it has.
+struct Room {
+    left: usize,
+    emitted: usize,
+}
+
+impl Room {
+    /// A message was taken that gave `records`; one that gave none has cost its work, too.
+    #[inline]
+    fn take(&mut self, records: usize) {
+        self.emitted += records;
+        self.left = self.left.saturating_sub(records.max(1));
+    }
+}
+
 /// What the connection tells the shard.
 pub(crate) enum ToShard {
     Chunk(Chunk),
@@ -175,13 +190,13 @@ impl<D: Decode> MqttPartition<D> {
         &mut self,
         chunk: &mut Chunk,
         mut next: usize,
-        left: &mut usize,
+        room: &mut Room,
         out: &mut impl Emit<D::Item>,
     ) -> usize {
         let mut unmatched = 0;
         // Lives as long as the borrow of the chunk: one small allocation per chunk, none per message.
         let mut bindings: Bindings<'_> = Vec::new();
-        while *left > 0
+        while room.left > 0
             && let Some(plain) = chunk.message(next)
         {
             next += 1;
@@ -193,17 +208,25 @@ impl<D: Decode> MqttPartition<D> {
                 }
                 continue;
             }
-            *left -= 1;
             let message = Message { bindings: &bindings, ..plain };
-            if let Some(why) = chunk.refusal(next - 1) {
+            if let Some((why, left_out)) = chunk.refusal(next - 1) {
+                room.take(1);
                 let error = DecodeError::new(Cause::TooLarge, why, None);
-                out.dead_letter(message.dead_letter(error));
+                let mut letter = message.dead_letter(error);
+                letter.payload_bytes += left_out;
+                out.dead_letter(letter);
                 continue;
             }
-            match self.decoder.decode(&message) {
-                Ok(value) => out.record(value, message.received, &message),
-                Err(error) => out.dead_letter(message.dead_letter(error)),
-            }
+            // All that a message holds, or the position behind it would forget the rest.
+            let mut emitted = 0;
+            self.decoder.decode_each(&message, |decoded| {
+                emitted += 1;
+                match decoded {
+                    Ok(value) => out.record(value, message.received, &message),
+                    Err(error) => out.dead_letter(message.dead_letter(error)),
+                }
+            });
+            room.take(emitted);
         }
         chunk.unmatched += unmatched;
         if let Some(mark) = chunk.behind(next) {
@@ -237,10 +260,10 @@ impl<D: Decode> Source for MqttPartition<D> {
         if self.ended {
             return Ok(SourceStatus::Ended);
         }
-        let (mut left, before) = (records_max, self.emitted);
+        let (mut room, before) = (Room { left: records_max, emitted: 0 }, self.emitted);
         loop {
             if let Some((mut chunk, next)) = self.current.take() {
-                let next = self.emit(&mut chunk, next, &mut left, out);
+                let next = self.emit(&mut chunk, next, &mut room, out);
                 if next < chunk.len() {
                     self.current = Some((chunk, next));
                     return Ok(SourceStatus::Ready);
@@ -254,8 +277,8 @@ impl<D: Decode> Source for MqttPartition<D> {
                     self.ended = true;
                     return Ok(SourceStatus::Ended);
                 }
-                // Messages that no filter matches yield nothing, and are to be acknowledged.
-                Err(flume::TryRecvError::Empty) if left == records_max && self.emitted > before => {
+                // Messages that no filter matches, or that hold no record, yield nothing, and are to be acknowledged.
+                Err(flume::TryRecvError::Empty) if room.emitted == 0 && self.emitted > before => {
                     return Ok(SourceStatus::Ready);
                 }
                 Err(flume::TryRecvError::Empty) => return Ok(SourceStatus::Waiting(None)),

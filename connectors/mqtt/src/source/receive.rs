@@ -41,7 +41,7 @@ use tracing::{info, warn};
 use crate::config::Qos;
 use crate::fault::Fault;
 use crate::io_signal::IoSignal;
-use crate::link::{Event, Link, OFFLINE, ONLINE, Plan, Publish, Trouble};
+use crate::link::{Accepted, Event, Link, OFFLINE, ONLINE, Plan, Trouble};
 use crate::metrics::SourceMeters;
 use crate::pace::{Pace, SOURCE_PAUSE};
 use crate::retry::Retry;
@@ -56,7 +56,7 @@ use crate::source::progress::Progress;
 use crate::source::repeats::Repeats;
 use crate::source::replay::Place;
 use crate::topic::TopicFilter;
-use intake::Stall;
+use intake::{Oversized, Stall};
 pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
 
 /// How long the last messages may take to become durable, and then the last acknowledgements to be
@@ -108,6 +108,9 @@ pub(crate) struct Receive {
     ledger: Ledger,
     /// Messages that the ledger has no room for.
     stall: Option<Stall>,
+    oversized: Oversized,
+    /// The broker has granted our subscriptions once.
+    has_run: bool,
     /// Why it cannot go on.
     fault: Option<Fault>,
     free: Vec<Chunk>,
@@ -195,6 +198,8 @@ impl Receive {
             link: Link::new(Arc::clone(&setup.plan), reactor.clone()),
             ledger,
             stall: None,
+            oversized: Oversized::default(),
+            has_run: false,
             fault: None,
             free: (0..CHUNKS_MAX).map(|_| Chunk::default()).collect(),
             filling: None,
@@ -239,7 +244,7 @@ impl Receive {
 
     /// Connects, receives and acknowledges until the end; whether that was an orderly one.
     async fn receive(&mut self) -> Result<bool, Fault> {
-        let mut retry = Retry::new();
+        let mut retry = Retry::new(self.setup.plan.config.reconnect_max);
         loop {
             match self.step().await {
                 Step::Done => return Ok(true),
@@ -248,8 +253,10 @@ impl Receive {
                 Step::Abandoned => return Ok(false),
                 Step::Failed(what) => return Err(what),
                 Step::Link(Ok(event)) => {
-                    if matches!(event, Event::Connected(_)) {
-                        retry.connected();
+                    match event {
+                        Event::Connected(_) => retry.connected(self.reactor.now()),
+                        Event::Delivery(_) => retry.progressed(),
+                        _ => {}
                     }
                     self.handle(event)?;
                     while self.may_take()
@@ -261,8 +268,7 @@ impl Receive {
                 }
                 Step::Link(Err(trouble)) => {
                     self.disconnected();
-                    let bytes_max = self.setup.plan.config.packet_bytes_max;
-                    let wait = retry.failed(&self.who, bytes_max, trouble)?;
+                    let wait = retry.failed(self.reactor.now(), &self.who, trouble)?;
                     if !self.pause(wait).await {
                         return Ok(false);
                     }
@@ -405,7 +411,7 @@ impl Receive {
                 false => self.reactor.now(),
             });
             if self.connected {
-                self.status(OFFLINE);
+                self.link.status(OFFLINE);
                 self.link.disconnect();
             }
         }
@@ -458,7 +464,7 @@ impl Receive {
         match event {
             Event::Connected(accepted) => {
                 self.copies.connected(accepted.subscription_ids);
-                self.connect(accepted.session_present);
+                self.connect(&accepted);
             }
             Event::Delivery(delivery) => self.deliver(delivery),
             Event::Released(packet_id) => self.released(packet_id),
@@ -466,7 +472,7 @@ impl Receive {
                 self.stop =
                     Stop::Closing(self.reactor.now() + Duration::from_millis(LINGER_MS_MAX));
             }
-            Event::Subscribed(refusals) => self.subscribed(&refusals)?,
+            Event::Subscribed(grants) => self.subscribed(&grants),
             Event::Acked { refused: Some(reason), .. } => {
                 warn!("{}: the broker refused the status message: {reason}", self.who);
             }
@@ -475,7 +481,8 @@ impl Receive {
         Ok(())
     }
 
-    fn connect(&mut self, session_present: bool) {
+    fn connect(&mut self, accepted: &Accepted) {
+        let session_present = accepted.session_present;
         self.connected = true;
         self.pace.connected();
         self.reactor.gather();
@@ -487,31 +494,49 @@ impl Receive {
         let Plan { client_id, .. } = &*self.setup.plan;
         self.takes_back = session_present;
         let session = if session_present { "kept session" } else { "new session" };
-        info!("{}: connected as {client_id:?}, {session}", self.who);
+        let version = accepted.version.name();
+        info!("{}: connected as {client_id:?}, {session}, MQTT {version}", self.who);
+        accepted.remarks.iter().for_each(|remark| warn!("{}: {remark}", self.who));
+        let filters = self.setup.filters.iter().map(TopicFilter::subscription);
+        if let Err(why) = accepted.subscribing(filters) {
+            self.link.reject(why, self.has_run);
+            return;
+        }
         if !matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
             self.subscribe();
         }
-        self.status(ONLINE);
+        self.link.status(ONLINE);
     }
 
-    fn status(&mut self, payload: &'static str) {
-        if let Some(status) = Publish::status(&self.setup.plan.config, payload) {
-            self.link.publish(status);
-        }
-    }
-
-    fn subscribed(&mut self, refusals: &[Option<String>]) -> Result<(), String> {
+    fn subscribed(&mut self, grants: &[Result<Qos, String>]) {
+        let asked = self.setup.plan.config.qos;
         let filters = self.copies.part(self.part).map_or(&[][..], |(_, asked)| asked);
-        for (filter, refusal) in filters.iter().map(Asked::subscription).zip(refusals) {
-            if let Some(reason) = refusal {
-                return Err(format!(
-                    "the subscription to {filter:?} failed: {reason}; check that this user may \
-                     read it, and that the broker allows such filters"
-                ));
+        for (filter, grant) in filters.iter().map(Asked::subscription).zip(grants) {
+            match grant {
+                Err(reason) => {
+                    let why = format!(
+                        "the subscription to {filter:?} failed: {reason}; check that this user may \
+                         read it, and that the broker allows such filters"
+                    );
+                    self.link.reject(why, self.has_run);
+                    return;
+                }
+                Ok(granted) if *granted < asked && !self.has_run => {
+                    warn!(
+                        "{}: the broker grants QoS {} to {filter:?} where {} was asked for: {}",
+                        self.who,
+                        *granted as u8,
+                        asked as u8,
+                        match granted {
+                            Qos::AtMostOnce => "what is lost on the way is not sent again",
+                            _ => "what it sends again may count twice",
+                        }
+                    );
+                }
+                Ok(_) => {}
             }
         }
         self.part_subscribed();
-        Ok(())
     }
 
     /// The connection failed: what it delivered is handed on as before, but not acknowledged.

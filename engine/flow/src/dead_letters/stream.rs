@@ -10,8 +10,8 @@ use crate::stream::Stream;
 impl Flow {
     /// The dead letters of this job's sources and operators, with their time of arrival as event time.
     ///
-    /// Without this, dead letters are only counted, by cause (`numDeadLetters`), and the latest one
-    /// is logged about once a second. There is one such stream in a job: a second call fails the job.
+    /// They are counted in any case, by cause (`numDeadLetters`), and once a minute the log says how many have come, with an
+    /// example. There is one such stream in a job: a second call fails the job.
     pub fn dead_letters(&self) -> Stream<Inbox<DeadLetter>> {
         let shared = self.shared_dead_letters();
         let inbox = shared.open();

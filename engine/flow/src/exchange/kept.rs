@@ -201,6 +201,21 @@ impl Keeping {
         if due <= self.stands.watermark { Timestamp::MIN } else { due }
     }
 
+    /// The receiver's due time, for a source that is silent and may let time go on. This shard is woken whenever it is another
+    /// one, until it [forgets](Self::forget) that.
+    pub(crate) fn watch(&mut self) -> Timestamp {
+        self.relied = NOTHING;
+        self.ask();
+        due_behind(self.due.due().into(), self.stands.watermark)
+    }
+
+    /// Nobody relies on the due time any more.
+    pub(crate) fn forget(&mut self) {
+        self.relied = EVERYTHING;
+        self.asked = self.asks();
+        self.due.ask_less(self.asked);
+    }
+
     /// When what is kept must go, if anything is.
     #[inline]
     pub(crate) fn kept_until(&mut self, now: Duration) -> Option<Duration> {

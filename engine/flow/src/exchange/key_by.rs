@@ -255,6 +255,11 @@ impl<C: Chain, P: Placement<C>> KeyedStream<C, P> {
         strategy: Watermarks<Received, G>,
     ) -> Self {
         strategy.refused("a key").into_iter().for_each(|error| self.stream.flow.fail(error));
+        if strategy.close_after.is_some() {
+            let what = "close_after() is for sources, and a key with a clock of its own has none; use idle_after(), by which \
+                        the timers of a silent key fire when the stream's watermark has passed them";
+            self.stream.flow.fail(ConnectorError::new("job", what));
+        }
         self.follower.clock = Some(ClockPerKey::new(strategy));
         self
     }

@@ -26,7 +26,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Batch, Collector, Mark, Timestamp};
 
 use super::blocked::Blocked;
-use super::due::{Due, EVERYTHING};
+use super::due::{Due, EVERYTHING, NOTHING};
 use super::kept::{Keeping, due_behind};
 use crate::graph::InputId;
 use crate::tuning::Tuning;
@@ -176,6 +176,25 @@ impl<T> LaneSender<T> {
         match &mut self.keeping {
             Some(keeping) => keeping.rely(),
             None => due_behind(self.due.due().into(), self.watermark),
+        }
+    }
+
+    /// The receiver's due time, for a source that is silent: of each other one this shard hears, until it forgets that.
+    pub(crate) fn watch_due(&mut self) -> Timestamp {
+        match &mut self.keeping {
+            Some(keeping) => keeping.watch(),
+            None => {
+                self.due.ask(NOTHING - 1);
+                due_behind(self.due.due().into(), self.watermark)
+            }
+        }
+    }
+
+    /// This shard needs to hear of the due time no more.
+    pub(crate) fn forget_due(&mut self) {
+        match &mut self.keeping {
+            Some(keeping) => keeping.forget(),
+            None => self.due.ask_less(EVERYTHING),
         }
     }
 

@@ -270,6 +270,14 @@ impl<T: 'static, R: Route<T>> Terminal<T> for Exchange<T, R> {
         self.lanes.iter_mut().map(LaneSender::due_at).min().unwrap_or(Timestamp::MAX)
     }
 
+    fn watch_due(&mut self) -> Timestamp {
+        self.lanes.iter_mut().map(LaneSender::watch_due).min().unwrap_or(Timestamp::MAX)
+    }
+
+    fn forget_due(&mut self) {
+        self.lanes.iter_mut().for_each(LaneSender::forget_due);
+    }
+
     fn kept_until(&mut self, now: Duration) -> Option<Duration> {
         let until = self.lanes.iter_mut().filter_map(|lane| lane.kept_until(now)).min()?;
         if until > now {

@@ -6,6 +6,7 @@ use thalweg_kernel::{Collector, ConnectorError, Mark, Timestamp};
 
 use crate::exchange::inbox::{Inbox, Port};
 use crate::exchange::local::LocalEdge;
+use crate::flow::Flow;
 use crate::graph::{At, Edge};
 use crate::pipeline::{Chain, Terminal};
 use crate::stream::Stream;
@@ -35,16 +36,32 @@ where
     pub fn split<const N: usize>(self) -> [Stream<Inbox<C::Out>>; N] {
         let (flow, at) = (self.flow.clone(), self.at);
         let mut edges = Vec::with_capacity(N);
-        let streams = array::from_fn(|_| {
-            let (edge, inbox) = LocalEdge::new();
-            edges.push(edge);
-            let node = flow.add_node::<C::Out>("Split", at.producers, vec![(at.node, Edge::Local)]);
-            let chain = flow.inbox(vec![Port::Local(inbox)], node);
-            Stream { flow: flow.clone(), chain, at: At { node, ..at } }
-        });
+        let streams = array::from_fn(|_| branch(&flow, at, &mut edges));
         self.close(Fanout(edges));
         streams
     }
+
+    /// Gives every record to each of as many streams, where only the running program knows how many.
+    pub fn split_into(self, streams: usize) -> Vec<Stream<Inbox<C::Out>>> {
+        let (flow, at) = (self.flow.clone(), self.at);
+        let mut edges = Vec::with_capacity(streams);
+        let streams = (0..streams).map(|_| branch(&flow, at, &mut edges)).collect();
+        self.close(Fanout(edges));
+        streams
+    }
+}
+
+/// One more stream of the records that come out of a node.
+fn branch<T: Clone + 'static>(
+    flow: &Flow,
+    at: At,
+    edges: &mut Vec<LocalEdge<T>>,
+) -> Stream<Inbox<T>> {
+    let (edge, inbox) = LocalEdge::new();
+    edges.push(edge);
+    let node = flow.add_node::<T>("Split", at.producers, vec![(at.node, Edge::Local)]);
+    let chain = flow.inbox(vec![Port::Local(inbox)], node);
+    Stream { flow: flow.clone(), chain, at: At { node, ..at } }
 }
 
 /// The end of a pipeline whose records go to several queues.

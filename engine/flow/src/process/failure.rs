@@ -34,7 +34,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
-    Cause, Collector, ConnectorError, DeadLetter, Key, Mark, Str, Timestamp, message_of_panic,
+    Cause, Collector, ConnectorError, DeadLetter, DecodeError, Generated, Key, Mark, Origin, Str,
+    Timestamp, message_of_panic,
 };
 
 use crate::counters::Counter;
@@ -116,14 +117,10 @@ impl Failures {
         if let Some(letters) = &*self.0.letters.borrow() {
             letters.push(DeadLetter {
                 topic: self.0.operator.borrow().clone(),
-                cause,
-                reason,
-                position: None,
-                partition: None,
-                offset: None,
                 received: self.0.clock.get(),
                 payload_bytes: key.len() as u64,
                 payload: Bytes::copy_from_slice(key),
+                ..Generated.dead_letter(DecodeError::new(cause, reason, None))
             });
         }
     }

@@ -1,12 +1,17 @@
 //! Where one partition's poll puts its records: they get their event time here, and watermarks follow them.
 
 use thalweg_kernel::source::clock_ahead;
-use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, PartitionId, Timestamp};
+use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, PartitionId, Str, Timestamp};
 
+use crate::counters::Counter;
 use crate::dead_letters::DeadLetterOutput;
+use crate::notices::SourceNotices;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
 use crate::time::watermarks::{EventTime, PartitionClock, Watermarks};
+
+/// Clocks that are right differ by less.
+const CLOCKS_DIFFER_MS: i64 = 1_000;
 
 pub(super) struct Emitting<'a, E, G, C> {
     pub(super) index: usize,
@@ -17,6 +22,10 @@ pub(super) struct Emitting<'a, E, G, C> {
     pub(super) watermarks: &'a Watermarks<E, G>,
     pub(super) now: Timestamp,
     pub(super) latest_believed: Timestamp,
+    /// No record moves time further than to there.
+    pub(super) holds_at: Timestamp,
+    pub(super) notices: &'a SourceNotices,
+    pub(super) ahead: &'a Counter,
     pub(super) dead_letters: &'a DeadLetterOutput,
     pub(super) partition: &'a PartitionId,
     pub(super) out: &'a mut C,
@@ -47,16 +56,36 @@ impl<E, G, C> Emitting<'_, E, G, C> {
         self.dead_letters.push(letter);
     }
 
-    /// Time goes on behind a record.
+    /// A record is ahead of this machine's clock by more than clocks that are right differ.
+    #[cold]
+    fn is_ahead(&mut self, who: Str, by_ms: i64) {
+        self.ahead.add(1);
+        self.notices.is_ahead(who, by_ms);
+    }
+
+    /// Time goes on behind a record of this sender.
     #[inline(never)]
-    fn advance<T>(&mut self, event: Timestamp)
+    fn advance<T>(&mut self, event: Timestamp, who: Option<Str>)
     where
         C: Collector<T>,
         G: WatermarkGenerator<T>,
+        E: EventTime<T>,
     {
-        if self.clock.observe(event)
-            && let Some(watermark) = self.generator.latest(event)
+        let held = event.min(self.holds_at);
+        let moves = self.clock.observe(held);
+        if E::NAMES
+            && let Some(who) = who
         {
+            let ahead_ms = event.ms_since(self.now);
+            if E::FROM_RECORD && ahead_ms > CLOCKS_DIFFER_MS {
+                self.is_ahead(who.clone(), ahead_ms);
+            }
+            if moves {
+                self.notices.moves(Some(who), event);
+            }
+        }
+        let event = held;
+        if moves && let Some(watermark) = self.generator.latest(event) {
             self.pass_on(watermark);
         }
     }
@@ -88,6 +117,7 @@ impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
     #[inline]
     fn record(&mut self, value: T, received: Timestamp, origin: &impl Origin) {
         let time = self.watermarks.event_time.of(&value, received);
+        let mut who = None;
         if time >= self.clock.news_from() {
             if E::FROM_RECORD && time > self.latest_believed {
                 return self.refuse(time, origin);
@@ -95,13 +125,16 @@ impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
             if self.clock.is_idle() {
                 self.wake();
             }
+            if E::NAMES {
+                who = self.watermarks.event_time.name(&value);
+            }
         }
         let generated = if G::SEES_RECORDS { self.generator.record(&value, time) } else { None };
         self.records += 1;
         self.out.record(time, value);
         // Asked again, not kept from above: then the chain is compiled once and not twice.
         if time >= self.clock.news_from() {
-            self.advance(time);
+            self.advance(time, who);
         }
         if let Some(watermark) = generated {
             self.generated(watermark);

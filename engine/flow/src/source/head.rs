@@ -7,13 +7,17 @@ use thalweg_kernel::{
     Collector, ConnectorError, Discovery, Epoch, Mark, PartitionId, Source, StateId, Timestamp,
 };
 
+use super::clock_wait::ClockWait;
 use super::discovery::{Discovering, Opening};
 use super::partition::Partition;
+use super::quiet::Quiet;
 use super::stored::Found;
+use crate::at_end::AtEnd;
 use crate::checkpoint::Checkpoints;
 use crate::counters::{Counter, WatermarkGauge};
 use crate::dead_letters::DeadLetterOutput;
 use crate::flow::Flow;
+use crate::notices::SourceNotices;
 use crate::pipeline::{Chain, Head, Now, Progress, StepContext};
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
@@ -27,11 +31,23 @@ pub struct SourceHead<S, E, G> {
     /// Where partitions come and go.
     pub(super) discovering: Option<Discovering<S>>,
     watermarks: Watermarks<E, G>,
+    /// What lets event time go on by the clock, if anything does.
+    quiet: Option<Quiet>,
+    clock_wait: Option<ClockWait>,
     pub(super) merge: Merge,
     dead_letters: DeadLetterOutput,
     records_out: Counter,
+    /// Records that were ahead of this machine's clock, and what there is to tell of them.
+    ahead: Counter,
+    notices: Rc<SourceNotices>,
     watermark: WatermarkGauge,
     checkpoints: Rc<Checkpoints>,
+    /// It was asked to end.
+    stopping: bool,
+    /// The newest barrier that it has emitted.
+    passed: Epoch,
+    /// All partitions had ended before a barrier: the end that was held back comes when all sources have got so far.
+    is_sealed: bool,
     pub(super) state: StateId,
     /// Where inputs of the merge begin, to be emitted first.
     pub(super) resumed: Vec<(usize, Timestamp)>,
@@ -45,7 +61,15 @@ impl<S, E, G> SourceHead<S, E, G> {
         state: StateId,
         watermarks: Watermarks<E, G>,
     ) -> Self {
+        if flow.runs_here(producers) {
+            flow.checkpoints().ending().has_source();
+        }
+        let advances = || flow.counter("numWatermarksByClock", node);
         Self {
+            quiet: watermarks.close_after.map(|after| Quiet::new(after, advances())),
+            clock_wait: watermarks
+                .clock_wait
+                .map(|longest| ClockWait::new(longest, flow.gauge("waitsForClock", node))),
             partitions: Vec::new(),
             open: 0,
             discovering: None,
@@ -53,8 +77,13 @@ impl<S, E, G> SourceHead<S, E, G> {
             merge: Merge::new(0),
             dead_letters: flow.dead_letters_from(node, producers),
             records_out: flow.counter("numRecordsOut", node),
+            ahead: flow.counter("numRecordsAheadOfClock", node),
+            notices: flow.notices().source(),
             watermark: flow.watermark("currentOutputWatermark", node),
             checkpoints: Rc::clone(flow.checkpoints()),
+            stopping: false,
+            passed: Epoch::NONE,
+            is_sealed: false,
             state,
             resumed: Vec::new(),
         }
@@ -74,6 +103,9 @@ impl<S, E, G> SourceHead<S, E, G> {
         let merged = self.merge.watermark();
         let partition = Partition::new(id, input, source, found, &self.watermarks, merged)?;
         self.resumed.push((input, partition.watermark()));
+        if let Some(wait) = &mut self.clock_wait {
+            wait.has_believed(partition.latest(), self.watermarks.clock_guard_ms);
+        }
         self.partitions.push(partition);
         self.open += 1;
         Ok(())
@@ -122,6 +154,32 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> SourceHead<S, E, G>
         }
     }
 
+    /// Whether its end waits for an epoch that holds the windows which are open then.
+    fn holds_end(&self) -> bool {
+        self.checkpoints.enabled()
+            && self.checkpoints.at_end().get() != AtEnd::Finish
+            && self.discovering.is_none()
+            && !self.stopping
+    }
+
+    /// All partitions have ended: lets the ends out that were held back, if it is time. Whether it was.
+    #[cold]
+    fn end_held(&mut self, holds_end: bool, out: &mut impl Collector<S::Item>) -> bool {
+        let last = self.checkpoints.ending().last();
+        let waits = !self.is_sealed || last.is_none_or(|last| self.passed < last);
+        if holds_end && waits {
+            if !self.is_sealed {
+                self.checkpoints.wants_end().set(true);
+            }
+            return false;
+        }
+        let with_time = !holds_end || self.checkpoints.at_end().get() == AtEnd::GoOn;
+        for partition in &mut self.partitions {
+            partition.end(with_time, &mut self.merge, out);
+        }
+        true
+    }
+
     /// Closes the sources of discovered partitions that have ended and that nothing waits for.
     fn close_ended(&mut self, is_due: impl Fn(&Partition<S, G>) -> bool) {
         let Some(discovering) = &mut self.discovering else { return };
@@ -148,19 +206,31 @@ where
         mut out: C,
     ) -> Result<Progress, ConnectorError> {
         let (mut busy, mut wake_at) = (false, None);
+        let wait = self.clock_wait.as_mut().filter(|_| !self.stopping);
+        if let Some(until) = wait.and_then(|wait| wait.until(cx.now)) {
+            return Ok(Progress::Idle(Some(until)));
+        }
         self.resume(&mut out);
         if self.discovering.is_some() {
             (busy, wake_at) = self.discover(cx.now, &mut out)?;
         }
         let records_max = (cx.records_max / self.open.max(1)).max(1);
-        let open_before = self.open;
+        let (open_before, holds_end) = (self.open, self.holds_end());
         for partition in &mut self.partitions {
             if partition.ended {
                 continue;
             }
-            let (merge, letters) = (&mut self.merge, &self.dead_letters);
-            let polled =
-                partition.poll(cx.now, records_max, &self.watermarks, merge, letters, &mut out)?;
+            let merge = &mut self.merge;
+            let notes = (&self.dead_letters, &*self.notices, &self.ahead);
+            let polled = partition.poll(
+                cx.now,
+                records_max,
+                &self.watermarks,
+                merge,
+                notes,
+                holds_end,
+                &mut out,
+            )?;
             if polled.records > 0 {
                 self.records_out.add(polled.records);
             }
@@ -168,8 +238,22 @@ where
             wake_at = [wake_at, polled.wake_at].into_iter().flatten().min();
             self.open -= usize::from(partition.ended);
         }
+        if busy {
+            self.quiet.iter_mut().for_each(Quiet::speaks);
+        } else if let Some(quiet) = &mut self.quiet {
+            let (partitions, merge) = (&mut self.partitions, &mut self.merge);
+            let (moved, at) = quiet.go_on(cx.now, partitions, merge, &mut out);
+            if moved {
+                self.notices.moves(None, merge.watermark());
+            }
+            busy |= moved;
+            wake_at = [wake_at, at].into_iter().flatten().min();
+        }
         if self.open < open_before && !self.checkpoints.enabled() {
             self.close_ended(|_| true);
+        }
+        if self.open == 0 && !self.merge.ended() && self.discovering.is_none() {
+            busy |= self.end_held(holds_end, &mut out);
         }
         if self.merge.inputs() == 0 {
             // A source without partitions ends where it begins.
@@ -194,6 +278,11 @@ where
         }
         for partition in &mut self.partitions {
             partition.store(epoch, self.state, &self.checkpoints);
+        }
+        self.passed = epoch;
+        if self.open == 0 && !self.is_sealed && self.holds_end() && !self.merge.ended() {
+            self.is_sealed = true;
+            self.checkpoints.ending().seal(epoch);
         }
         self.dead_letters.barrier(epoch);
         out.mark(Mark::Barrier(epoch));
@@ -220,6 +309,7 @@ where
 
 impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead<S, E, G> {
     fn stop(&mut self) {
+        self.stopping = true;
         if let Some(discovering) = &mut self.discovering {
             discovering.stop();
         }
@@ -243,5 +333,17 @@ impl<S: Source + 'static, E, G: WatermarkGenerator<S::Item>> Head for SourceHead
             discovering.committed(epoch);
         }
         self.close_ended(|partition| partition.sealed.is_some_and(|sealed| sealed <= epoch));
+    }
+
+    fn closes_by_clock(&self) -> bool {
+        self.quiet.is_some()
+    }
+
+    fn is_quiet(&self, steady: Duration) -> bool {
+        self.quiet.as_ref().is_some_and(|quiet| quiet.has_come(steady, &self.partitions))
+    }
+
+    fn wait_for(&mut self, due: Timestamp) {
+        self.quiet.iter_mut().for_each(|quiet| quiet.wait_for(due));
     }
 }

@@ -12,7 +12,9 @@ use thalweg_kernel::{
 use super::emitting::Emitting;
 use super::stored::{self, Found, StoredPartition};
 use crate::checkpoint::Checkpoints;
+use crate::counters::Counter;
 use crate::dead_letters::DeadLetterOutput;
+use crate::notices::SourceNotices;
 use crate::pipeline::Now;
 use crate::time::generator::WatermarkGenerator;
 use crate::time::merge::Merge;
@@ -28,6 +30,10 @@ pub(super) struct Partition<S, G> {
     /// Its input of the merge.
     input: usize,
     pub(super) ended: bool,
+    /// It had nothing when it was polled last.
+    waits: bool,
+    /// When it fell silent last, in steady time, and its watermark then.
+    silence: Option<(Duration, Timestamp)>,
     /// It was asked to end, so its end is not that of what it reads.
     stopped: bool,
     /// The epoch that holds its end.
@@ -69,7 +75,56 @@ impl<S, G> Partition<S, G> {
         clock.advance(merged);
         let first = found.first_number();
         let (ended, stopped, sealed) = (false, false, None);
-        Ok(Self { id, first, source, clock, generator, input, ended, stopped, sealed })
+        let (waits, silence) = (false, None);
+        Ok(Self {
+            id,
+            first,
+            source,
+            clock,
+            generator,
+            input,
+            ended,
+            waits,
+            silence,
+            stopped,
+            sealed,
+        })
+    }
+
+    /// Since when it has had nothing, in steady time, if it has nothing now.
+    pub(super) fn silent_since(&self) -> Option<Duration> {
+        self.clock.heard_at().filter(|_| self.waits)
+    }
+
+    /// While it is silent: its watermark when the silence began.
+    pub(super) fn left_at(&mut self, since: Duration) -> Timestamp {
+        let watermark = self.clock.watermark();
+        match &mut self.silence {
+            Some((at, left)) if *at == since => *left,
+            silence => silence.insert((since, watermark)).1,
+        }
+    }
+
+    /// Its latest event time.
+    pub(super) fn latest(&self) -> Timestamp {
+        self.clock.latest()
+    }
+
+    /// Event time goes on without a record, to there. Whether that is news.
+    pub(super) fn goes_on<T>(
+        &mut self,
+        to: Timestamp,
+        merge: &mut Merge,
+        out: &mut impl Collector<T>,
+    ) -> bool {
+        let goes_on = to > self.clock.watermark();
+        if goes_on {
+            if !seeded(Defect::FlowForgetsTimeByClock) {
+                self.clock.advance(to);
+            }
+            merge.mark(self.input, Mark::Watermark(to), |mark| out.mark(mark));
+        }
+        goes_on
     }
 
     /// Where it begins.
@@ -87,15 +142,17 @@ pub(super) struct Polled {
 }
 
 impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
-    /// Polls it once, for at most `records_max` records.
+    /// Polls it once, for at most `records_max` records. Its end comes out at once, unless the head `holds_end` back.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "what a head has, apart from its partitions")]
     pub(super) fn poll<E: EventTime<S::Item>, C: Collector<S::Item>>(
         &mut self,
         now: Now,
         records_max: usize,
         watermarks: &Watermarks<E, G>,
         merge: &mut Merge,
-        dead_letters: &DeadLetterOutput,
+        (dead_letters, notices, ahead): (&DeadLetterOutput, &SourceNotices, &Counter),
+        holds_end: bool,
         out: &mut C,
     ) -> Result<Polled, ConnectorError> {
         let Now { wall, steady } = now;
@@ -110,6 +167,9 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             watermarks,
             now: wall,
             latest_believed,
+            holds_at: if watermarks.held_to_clock { wall } else { Timestamp::MAX },
+            notices,
+            ahead,
             dead_letters,
             partition: &self.id,
             out,
@@ -128,6 +188,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         if records > 0 {
             self.clock.heard(steady);
         }
+        self.waits = matches!(status, SourceStatus::Waiting(_)) && !polled.busy;
         match status {
             SourceStatus::Ready => polled.busy = true,
             SourceStatus::Waiting(pause) => {
@@ -142,10 +203,28 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             SourceStatus::Ended => {
                 polled.busy = true;
                 self.ended = true;
-                end_input(merge, self.input, self.clock.is_idle(), out);
+                if !holds_end {
+                    end_input(merge, self.input, self.clock.is_idle(), out);
+                } else if !self.clock.falls_idle_now() {
+                    merge.mark(self.input, Mark::Idle, |mark| out.mark(mark));
+                }
             }
         }
         Ok(polled)
+    }
+
+    /// Its end, which was held back, comes out: with the end of time, or without.
+    pub(super) fn end<T>(
+        &mut self,
+        with_time: bool,
+        merge: &mut Merge,
+        out: &mut impl Collector<T>,
+    ) {
+        if with_time {
+            return end_input(merge, self.input, true, out);
+        }
+        merge.mark(self.input, Mark::Active, |mark| out.mark(mark));
+        merge.mark(self.input, Mark::End, |mark| out.mark(mark));
     }
 
     pub(super) fn stop(&mut self) {

@@ -7,15 +7,17 @@
 //! The **clock guard** keeps a device whose clock is far ahead from making the whole fleet late. A
 //! record further ahead of this machine's clock than the guard allows never moves a watermark. It
 //! becomes a dead letter. A clock that is fast by less than the guard still makes others late, by that
-//! much. Set the guard to what your devices' clocks can be trusted with. (While this machine's own
-//! clock is behind, as before its first time synchronisation, the guard refuses everything.)
+//! much, unless time is [held to the clock](Watermarks::held_to_clock). Set the guard to what your devices' clocks can be
+//! trusted with. While this machine's own
+//! clock is behind, as before its first time synchronisation, the guard refuses everything. A strategy may
+//! [wait](Watermarks::wait_for_clock) for that.
 //!
 //! Silence is measured in steady time: a jump of this machine's clock makes no partition idle.
 
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use thalweg_kernel::{ConnectorError, Timestamp, time::millis};
+use thalweg_kernel::{ConnectorError, Str, Timestamp, time::millis};
 
 use super::generator::{BoundedDisorder, Periodic, Punctuated};
 
@@ -28,8 +30,16 @@ pub trait EventTime<T>: 'static {
     /// guard looks at those only.
     const FROM_RECORD: bool = true;
 
+    /// Whether it tells who sent a record.
+    const NAMES: bool = false;
+
     /// The event time of `value`, which was received at `received`.
     fn of(&self, value: &T, received: Timestamp) -> Timestamp;
+
+    /// Who sent `value`, for the log.
+    fn name(&self, _value: &T) -> Option<Str> {
+        None
+    }
 }
 
 /// Event time is when the record was received: ingestion time.
@@ -56,6 +66,25 @@ impl<T, R: Into<Timestamp> + 'static, F: Fn(&T) -> R + 'static> EventTime<T> for
     }
 }
 
+/// Event times that know who sent each record.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<E, N>(E, N);
+
+impl<T, E: EventTime<T>, N: Fn(&T) -> Str + 'static> EventTime<T> for Named<E, N> {
+    const FROM_RECORD: bool = E::FROM_RECORD;
+    const NAMES: bool = true;
+
+    #[inline(always)]
+    fn of(&self, value: &T, received: Timestamp) -> Timestamp {
+        self.0.of(value, received)
+    }
+
+    #[inline]
+    fn name(&self, value: &T) -> Option<Str> {
+        Some((self.1)(value))
+    }
+}
+
 /// A watermark strategy. Without [`timestamps`](Self::timestamps), event time is the time of
 /// arrival.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +93,10 @@ pub struct Watermarks<E = Received, G = BoundedDisorder> {
     /// Each partition has a clone of it.
     pub(crate) generator: G,
     pub(crate) idle_after: Option<Duration>,
+    pub(crate) close_after: Option<Duration>,
     pub(crate) clock_guard_ms: i64,
+    pub(crate) held_to_clock: bool,
+    pub(crate) clock_wait: Option<Duration>,
 }
 
 impl Watermarks {
@@ -91,7 +123,10 @@ impl Watermarks {
             event_time: Received,
             generator,
             idle_after: None,
+            close_after: None,
             clock_guard_ms: CLOCK_GUARD_MS,
+            held_to_clock: false,
+            clock_wait: None,
         }
     }
 }
@@ -106,7 +141,10 @@ impl<G> Watermarks<Received, G> {
             event_time: FromRecord(event_time, PhantomData),
             generator: self.generator,
             idle_after: self.idle_after,
+            close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
         }
     }
 }
@@ -132,7 +170,10 @@ impl<E, G> Watermarks<E, G> {
             event_time: self.event_time,
             generator: Periodic::new(self.generator, interval),
             idle_after: self.idle_after,
+            close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
         }
     }
 
@@ -141,6 +182,59 @@ impl<E, G> Watermarks<E, G> {
     #[must_use]
     pub fn idle_after(mut self, silence: Duration) -> Self {
         self.idle_after = Some(silence);
+        self
+    }
+
+    /// Closes windows by the clock while the source is silent. Without it, the last windows wait for the next record, however
+    /// long that takes.
+    ///
+    /// Once all partitions that a shard reads have been silent for this long, event time goes on by itself. It goes on as the
+    /// clock does, from where each partition has left it. So a window that has readings closes `silence` after the last of
+    /// them, or when it is over by the clock of its readings. The later one counts. Where records are more than a day behind this
+    /// machine's clock, nobody waits for that clock, and event time goes on twelve times as fast.
+    ///
+    /// Event time goes on only as far as something waits for it, and the watermark is part of each checkpoint. A record that
+    /// comes for a window that has closed is late. So `silence` should be longer than the pauses of a source whose clock
+    /// is behind. Which records are late then depends on the clock of this machine: a replay may decide otherwise.
+    ///
+    /// With a duration of zero, windows close as soon as they are over by the clock. Together with event times of
+    /// [arrival](Received), these are windows by arrival, or by processing time.
+    #[must_use]
+    pub fn close_after(mut self, silence: Duration) -> Self {
+        self.close_after = Some(silence);
+        self
+    }
+
+    /// Says who sent a record, such as the key of its device. So the log names whose clock is ahead of this machine's, and who
+    /// moved time where others are late. It costs a name for each record that moves time.
+    pub fn named_by<T, N: Fn(&T) -> Str>(self, name: N) -> Watermarks<Named<E, N>, G> {
+        Watermarks {
+            event_time: Named(self.event_time, name),
+            generator: self.generator,
+            idle_after: self.idle_after,
+            close_after: self.close_after,
+            clock_guard_ms: self.clock_guard_ms,
+            held_to_clock: self.held_to_clock,
+            clock_wait: self.clock_wait,
+        }
+    }
+
+    /// A record that is ahead of this machine's clock moves time to that clock, and no further. So a device whose clock is fast
+    /// makes nobody late, and windows wait for the clock. The record itself keeps its time. Where this machine's clock is behind,
+    /// windows close later by as much.
+    #[must_use]
+    pub fn held_to_clock(mut self) -> Self {
+        self.held_to_clock = true;
+        self
+    }
+
+    /// Waits with the first records while this machine's clock cannot be right, for this long at most. Records stay where they come
+    /// from, or in the journal. The clock cannot be right while it shows a time before 2026. Nor can it if that time is more than the
+    /// clock guard behind records which an earlier run has taken. A gateway without a battery-backed clock boots so, and the
+    /// guard would refuse every record until the clock is set.
+    #[must_use]
+    pub fn wait_for_clock(mut self, longest: Duration) -> Self {
+        self.clock_wait = Some(longest);
         self
     }
 
@@ -188,6 +282,11 @@ impl PartitionClock {
     /// The latest event time so far.
     pub(crate) fn latest(&self) -> Timestamp {
         self.latest
+    }
+
+    /// The steady time of the last step that brought records, or of the first one that brought none.
+    pub(crate) fn heard_at(&self) -> Option<Duration> {
+        self.heard_at
     }
 
     /// The last watermark, or the beginning of time.
@@ -261,6 +360,12 @@ impl PartitionClock {
             self.news_from = Timestamp::MIN;
         }
         due
+    }
+
+    /// It counts as silent from now on, whatever the time. Whether it did before.
+    pub(crate) fn falls_idle_now(&mut self) -> bool {
+        self.news_from = Timestamp::MIN;
+        std::mem::replace(&mut self.idle, true)
     }
 
     /// The steady time at which it will count as silent, if it does not already and nothing comes.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use thalweg_kernel::{ConnectorError, Key, StateKind};
+use thalweg_kernel::{ConnectorError, Key, StateKind, Timestamp};
 
 use super::aggregate::Aggregate;
 use super::assigner::{Aligned, Assigner, PerKey, Slices};
@@ -26,6 +26,7 @@ use crate::exchange::inbox::Inbox;
 use crate::exchange::key_by::{Keyed, Placed, Placement, Unplaced};
 use crate::exchange::route::ByKey;
 use crate::flow::Flow;
+use crate::notices::LateRecord;
 use crate::pipeline::{Chain, Then};
 use crate::state::States;
 use crate::stream::Stream;
@@ -154,6 +155,9 @@ fn describe<K: Key, T: 'static, A: Aggregate<T>>(
     // Windows of another length are others.
     let describe = describe.with_keys_of(&windows.to_string());
     flow.checkpoints().register(describe, Some(Rc::clone(state) as _));
+    // It lives as long as its operator.
+    let noticed = Rc::downgrade(state);
+    flow.notices().drops_late(move || noticed.upgrade()?.borrow_mut().take_late());
     adopt(flow, node, dropped, late)
 }
 
@@ -202,6 +206,13 @@ where
         // Windows of another length are others.
         let describe = describe.with_keys_of(&windows.to_string());
         checkpoints.register(describe, Some(Rc::clone(&reached) as _));
+        let late_record = Rc::<RefCell<Option<(P::Key, Timestamp)>>>::default();
+        let (noticed, watermark) = (Rc::clone(&late_record), Rc::downgrade(&reached));
+        flow.notices().drops_late(move || {
+            let (key, time) = noticed.take()?;
+            let watermark = watermark.upgrade()?.borrow().watermark();
+            Some(LateRecord { key: key.describe(), time, watermark })
+        });
         let operator = WindowsPerKey {
             assigner: windows,
             trigger: layout.0,
@@ -215,6 +226,7 @@ where
             keys_max: limits.keys_max,
             dropped,
             late,
+            late_record,
             checkpoints,
             work_max: flow.tuning().step_work_max.max(1),
             clock: Clock::BEGINNING,

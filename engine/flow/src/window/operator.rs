@@ -9,7 +9,7 @@ use thalweg_kernel::{Collector, Key, Mark, Timestamp};
 use super::aggregate::Aggregate;
 use super::content::WindowFunction;
 use super::pane::InTime;
-use super::slice::Slice;
+use super::slice::{Partial, Slice};
 use super::state::{Refusal, Refused, WindowState};
 use crate::checkpoint::Checkpoints;
 use crate::exchange::side::{SideTag, Sides};
@@ -65,6 +65,9 @@ where
         match (added, &self.late.tag) {
             (Ok(()), _) => {}
             (Err(Refused { why: Refusal::Late, value, .. }), Some(late)) => late.emit(time, value),
+            (Err(Refused { why: Refusal::Late, key, .. }), None) => {
+                state.dropped_late(key, time, 1)
+            }
             (Err(Refused { why, .. }), _) => state.dropped(why, 1),
         }
     }
@@ -143,9 +146,17 @@ where
                     state.arrived();
                 }
                 let merged = state.merge(time, InTime::ForOne, partial);
-                if let Err(Refused { why, value: partial, .. }) = merged {
-                    // Late only if its sender was idle and has no late output: see `local.rs`.
-                    state.dropped(why, partial.records);
+                match merged {
+                    // Only if its sender was idle and has no late output: see `local.rs`.
+                    Err(Refused {
+                        why: Refusal::Late,
+                        value: Partial { key, records, .. },
+                        ..
+                    }) => {
+                        state.dropped_late(key, time, records);
+                    }
+                    Err(Refused { why, value: partial, .. }) => state.dropped(why, partial.records),
+                    Ok(()) => {}
                 }
             }
         }

@@ -62,6 +62,8 @@ pub struct WindowsPerKey<K: Key, T, W, R: Trigger<T>, A: Aggregate<T>, F> {
     pub(super) keys_max: usize,
     pub(super) dropped: Dropped,
     pub(super) late: Late<T>,
+    /// The newest late record, until somebody takes it.
+    pub(super) late_record: Rc<RefCell<Option<(K, Timestamp)>>>,
     pub(super) checkpoints: Rc<Checkpoints>,
     pub(super) work_max: usize,
     pub(super) clock: Clock,
@@ -147,7 +149,7 @@ where
                 }
                 self.add_to(last, time, (hash, key), record, out);
             }
-            None => self.is_late(time, record),
+            None => self.is_late(time, key, record),
         }
         self.windows = windows;
     }
@@ -186,7 +188,7 @@ where
         let place = Place::new(key, hash, joined.open);
         // What has joined nothing may be late. What is open is not, and neither is what joins it.
         if place.window.last <= self.clock.watermark {
-            self.is_late(time, record);
+            self.is_late(time, key, record);
         } else if joined.is_new() && self.is_full() {
             self.dropped.keys_over_limit.add(1);
         } else {
@@ -240,10 +242,13 @@ where
     }
 
     #[cold]
-    fn is_late(&self, time: Timestamp, record: T) {
+    fn is_late(&self, time: Timestamp, key: &K, record: T) {
         match &self.late.tag {
             Some(late) => late.emit(time, record),
-            None => self.dropped.late.add(1),
+            None => {
+                self.dropped.late.add(1);
+                self.late_record.borrow_mut().get_or_insert_with(|| (key.clone(), time)).1 = time;
+            }
         }
     }
 
@@ -398,6 +403,8 @@ where
             let due = self.timers.pop_due(domain, self.clock.watermark, budget);
             let Ok(due) = due else { return false };
             let Some((time, at)) = due else { return true };
+            // At the end of time: what comes one day for a window that the end has closed is late.
+            self.reached.borrow_mut().advance(time);
             budget.spend(FIRED_UNITS);
             self.fire(time, at, domain, out);
         }

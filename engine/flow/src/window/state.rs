@@ -23,6 +23,7 @@
 
 use std::rc::Rc;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{Key, Timestamp};
 
 use super::Limits;
@@ -35,6 +36,7 @@ use super::slice::Partial;
 use super::slicing::Slicing;
 use super::storage::{Stamped, Storage};
 use crate::counters::Counter;
+use crate::notices::LateRecord;
 use crate::pipeline::due_time;
 use crate::table_hash::{table_hash, table_hash_from};
 
@@ -65,6 +67,8 @@ pub(super) struct WindowState<K, T, A: Aggregate<T>> {
     pub(super) keys: usize,
     keys_max: usize,
     dropped: Dropped,
+    /// The newest late record, until somebody takes it.
+    late: Option<(K, Timestamp)>,
     deferred: Vec<Deferred<K, T>>,
     /// The sender has keys of the newest slice.
     lends: bool,
@@ -130,6 +134,7 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             keys: 0,
             keys_max,
             dropped,
+            late: None,
             deferred: Vec::new(),
             lends: false,
         }
@@ -238,6 +243,10 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
     pub(super) fn advance(&mut self, watermark: Timestamp) {
         self.watermark = self.watermark.max(watermark);
         self.storage.reached.advance(watermark);
+        if watermark == Timestamp::MAX && !seeded(Defect::FlowEndForgetsWindows) {
+            // What comes one day for a window that the end has closed is late.
+            self.storage.reached.advance(self.panes.newest_any().closes);
+        }
     }
 
     /// The watermark for which the next window waits.
@@ -340,6 +349,19 @@ impl<K: Key, T, A: Aggregate<T>> WindowState<K, T, A> {
             let partial = Partial { hash, key, accumulator, records, held };
             Refused { why, key: (), value: partial }
         })
+    }
+
+    /// Counts what is late, and keeps its key and time as an example.
+    #[cold]
+    pub(super) fn dropped_late(&mut self, key: K, time: Timestamp, records: u64) {
+        self.dropped(Refusal::Late, records);
+        self.late = Some((key, time));
+    }
+
+    /// Takes the newest late record.
+    pub(super) fn take_late(&mut self) -> Option<LateRecord> {
+        let watermark = self.watermark;
+        self.late.take().map(|(key, time)| LateRecord { key: key.describe(), time, watermark })
     }
 
     /// Counts what takes part in no result.

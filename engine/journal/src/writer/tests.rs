@@ -283,7 +283,7 @@ fn at_the_cap_it_refuses_until_it_is_trimmed() {
         let mut refused = None;
         until("it is at its cap", || {
             let error = writer.append(NOW, &[&[7; 900]]).err();
-            refused = error.filter(|error| error.to_string().contains("journal.cap_bytes"));
+            refused = error.filter(|error| error.to_string().contains("journal_bytes_max"));
             refused.is_some()
         });
         let end = writer.end();

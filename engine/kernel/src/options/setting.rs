@@ -180,8 +180,17 @@ impl Setting for bool {
 impl Setting for Duration {
     const KIND: Kind = Kind::Duration;
 
-    fn read(value: &Value, _: &OptionInfo) -> Result<Self, Refusal> {
-        value.raw.as_text().and_then(units::duration).ok_or(Refusal::Kind)
+    fn read(value: &Value, info: &OptionInfo) -> Result<Self, Refusal> {
+        if let Some(read) = value.raw.as_text().and_then(units::duration) {
+            return Ok(read);
+        }
+        Err(match units::meant_duration(&value.raw.to_string()) {
+            Some(meant) => Refusal::Allowed(format!("{}; write {meant}", info.allowed())),
+            None if info.range.is_some() => {
+                Refusal::Allowed(format!("{}, written as 250ms, 10s or 1h 30m", info.allowed()))
+            }
+            None => Refusal::Kind,
+        })
     }
 
     fn show(&self) -> String {

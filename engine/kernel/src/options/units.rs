@@ -77,6 +77,12 @@ pub fn duration(text: &str) -> Option<Duration> {
     sum
 }
 
+/// Whether a duration is written with weeks, months or years, which calendars know by other lengths or beginnings.
+pub fn is_of_a_calendar(text: &str) -> bool {
+    let mut letters = text.split(|c: char| !c.is_alphabetic()).filter(|name| !name.is_empty());
+    letters.any(|name| TIMES[..3].iter().any(|(names, _)| names.contains(&name)))
+}
+
 /// Writes a duration so that [`duration`] reads it back.
 pub fn show_duration(duration: Duration) -> String {
     let mut nanos = duration.as_nanos();
@@ -90,6 +96,39 @@ pub fn show_duration(duration: Duration) -> String {
         }
     }
     if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// How somebody may have meant what is no duration: a number with a fraction, or without a unit.
+///
+/// ```
+/// # use thalweg_kernel::options::units::meant_duration;
+/// assert_eq!(meant_duration("1.5s").as_deref(), Some("1s 500ms or 1500ms"));
+/// assert_eq!(meant_duration("10").as_deref(), Some("10s or 10ms, with its unit"));
+/// assert_eq!(meant_duration("soon"), None);
+/// ```
+pub fn meant_duration(text: &str) -> Option<String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, name) = (text[..end].parse::<f64>().ok()?, text[end..].trim());
+    if name.is_empty() {
+        let whole = text.bytes().all(|byte| byte.is_ascii_digit());
+        return whole.then(|| format!("{text}s or {text}ms, with its unit"));
+    }
+    let nanos = number * unit(&TIMES, name)? as f64;
+    // Longer ones than some decades are no settings, and a fraction of a nanosecond is none.
+    if !(1.0..1e18).contains(&nanos) || !text.contains('.') {
+        return None;
+    }
+    let meant = Duration::from_nanos(nanos.round() as u64);
+    let (parts, ms) = (show_duration(meant), meant.as_millis());
+    let is_whole = meant == Duration::from_millis(u64::try_from(ms).ok()?);
+    Some(if is_whole && parts != format!("{ms}ms") { format!("{parts} or {ms}ms") } else { parts })
+}
+
+/// Writes about how long a duration is, for a person: from ten seconds on in whole ones.
+pub fn show_about(duration: Duration) -> String {
+    let whole = Duration::from_secs(duration.as_secs());
+    show_duration(if whole.as_secs() < 10 { duration } else { whole })
 }
 
 /// Reads a size in bytes.
@@ -147,12 +186,28 @@ mod tests {
     }
 
     #[test]
+    fn weeks_and_months_are_of_a_calendar() {
+        for (text, expected) in [
+            ("1w", true),
+            ("2 d 1month", true),
+            ("1y", true),
+            ("1M", true),
+            ("1m", false),
+            ("7d", false),
+        ] {
+            assert_eq!(is_of_a_calendar(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         for nanos in [0, 1, 999, 1_500_000, 61_000_000_000, 90_061_001_002_003, u64::MAX] {
             let written = show_duration(Duration::from_nanos(nanos));
             assert_eq!(duration(&written), Some(Duration::from_nanos(nanos)), "{written}");
         }
         assert_eq!(show_duration(Duration::from_secs(5_400)), "1h 30m");
+        let about = [9_994, 239_985].map(|ms| show_about(Duration::from_millis(ms)));
+        assert_eq!(about, ["9s 994ms", "3m 59s"]);
         assert_eq!(show_duration(Duration::from_secs(366 * 86_400)), "366d");
         for size in [0, 1, 1_000, 1_024, 1 << 20, 3 << 30, u64::MAX] {
             assert_eq!(bytes(&show_bytes(size)), Some(size));

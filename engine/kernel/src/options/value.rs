@@ -203,10 +203,8 @@ impl Table {
         }
     }
 
-    /// Neither value is shown: it may be a password.
     fn twice(&self, key: &str, value: &Value) -> ConfigError {
-        let error = ConfigError::new(self.key(key), "***", "one value; it is given twice");
-        error.at(value.origin.place())
+        ConfigError::twice(self.key(key)).at(value.origin.place())
     }
 
     /// Lays `over` on top: its values take the places of those that are here, and tables are merged.

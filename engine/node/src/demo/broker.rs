@@ -1,7 +1,7 @@
 //! An MQTT broker inside the process, for demonstrations and tests: `rumqttd`, configured in code.
 //!
-//! It listens on two free ports of 127.0.0.1, one for MQTT 3.1.1 and one for MQTT 5, and on nothing
-//! else. It has no console, no metrics endpoint, no bridge, and no file on disk.
+//! It listens on three free ports of 127.0.0.1, one for MQTT 3.1.1, one for MQTT 5, and a [door](super::door) for both.
+//! It has no console, no metrics endpoint, no bridge, and no file on disk.
 //!
 //! # Limits, read from its source and worth knowing
 //! - **A slow subscriber loses messages only beyond a bound.** Messages wait in one in-memory log per
@@ -31,6 +31,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
+
+use super::door;
 
 /// Directives that silence the broker (and the client that the fleet uses) in an `EnvFilter`.
 pub const LOG_FILTER: &str = "rumqttd=off,rumqttc=off";
@@ -101,6 +103,7 @@ pub enum BrokerError {
 pub struct Broker {
     v4: SocketAddr,
     v5: SocketAddr,
+    door: SocketAddr,
 }
 
 impl Broker {
@@ -138,7 +141,14 @@ impl Broker {
                 cause,
             })?;
         }
-        Ok(Self { v4, v5 })
+        let door = door::open(v4, v5).map_err(BrokerError::Listen)?;
+        Ok(Self { v4, v5, door })
+    }
+
+    /// Where clients of any version connect: `mqtt://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url_of_any(&self) -> String {
+        format!("mqtt://{}", self.door)
     }
 
     /// Where MQTT 3.1.1 clients connect: `mqtt://127.0.0.1:PORT`.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _, stdout};
+use std::io::{IsTerminal, Write as _, stderr, stdout};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use thalweg_kernel::Str;
 use thalweg_runtime::Snapshot;
+
+use crate::logging;
 
 use super::fleet::SentCounts;
 use super::pipeline::{Counts, Row, TOO_HOT};
@@ -15,6 +17,8 @@ use super::pipeline::{Counts, Row, TOO_HOT};
 /// Rows that may wait for the view; beyond that it misses some.
 const ROWS_MAX: usize = 16_384;
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// Lines of the log that wait for the next drawing.
+const LOG_LINES_MAX: usize = 1_024;
 /// How many devices are shown: the hottest.
 const DEVICES_SHOWN: usize = 12;
 
@@ -36,6 +40,8 @@ pub(super) struct View {
     /// Each device's last second.
     devices: BTreeMap<Str, Row>,
     terminal: bool,
+    /// Lines of the log, which stand above what is drawn.
+    log: flume::Receiver<Vec<u8>>,
     /// Nobody reads standard output any more: `| head`.
     unwatched: bool,
     /// Lines that the next drawing replaces.
@@ -55,10 +61,12 @@ impl View {
         let (sender, rows) = flume::bounded(ROWS_MAX);
         let last = Last { at: Instant::now(), received: 0, rows: 0 };
         let terminal = stdout().is_terminal();
-        (
-            Self { rows, devices: BTreeMap::new(), terminal, unwatched: false, drawn: 0, last },
-            sender,
-        )
+        let (to_view, log) = flume::bounded(LOG_LINES_MAX);
+        if terminal && stderr().is_terminal() {
+            logging::divert(to_view);
+        }
+        let devices = BTreeMap::new();
+        (Self { rows, devices, terminal, log, unwatched: false, drawn: 0, last }, sender)
     }
 
     /// Whether nobody reads what is shown any more.
@@ -146,6 +154,9 @@ impl View {
         if self.drawn > 0 {
             let _ = write!(text, "\x1b[{}A\x1b[J", self.drawn);
         }
+        for line in self.log.try_iter() {
+            text += &String::from_utf8_lossy(&line);
+        }
         let part = |summary: &str| summary.replace("  watermark", "\n  watermark");
         let _ = writeln!(text, "  {}\n", part(summary));
         let _ = writeln!(text, "  hottest devices     avg °C     min     max  readings");
@@ -168,5 +179,16 @@ impl View {
 
     pub(super) fn close(&mut self) {
         self.drawn = 0;
+        logging::undivert();
+        for line in self.log.try_iter() {
+            let _gone = stderr().write_all(&line);
+        }
+    }
+}
+
+/// Whatever ends the demonstration, no line of the log is kept.
+impl Drop for View {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -26,8 +26,9 @@ options! {
         #[example = "256"]
         modulus: Option<u64>,
         /// Whether a number that has come, in a reading later than all of its key, is that of a counter that began anew.
-        /// Otherwise only one that is below the window is.
-        restarts_by_time: bool = true,
+        /// Otherwise only one that is below the window is. A repetition arrives later than the first, so times of arrival do not tell.
+        #[absent = "`true`, unless the time of a reading is that of its arrival"]
+        restarts_by_time: Option<bool>,
     }
 }
 
@@ -59,11 +60,21 @@ impl Deduplicate {
         }
     }
 
+    /// Fits it to readings that carry their time, or get that of their arrival.
+    pub(crate) fn fit(&mut self, has_times: bool) -> Result<(), ConfigError> {
+        if self.restarts_by_time == Some(true) && !has_times {
+            let allowed = "only false where the time of a reading is that of its arrival: a repetition arrives later, too";
+            return Err(ConfigError::new("restarts_by_time", true, allowed));
+        }
+        self.restarts_by_time.get_or_insert(has_times);
+        Ok(())
+    }
+
     /// What is known of the numbers.
     pub(crate) fn numbers(&self) -> Numbers {
         let numbers = Numbers::new()
             .window(self.window.unwrap_or(DEDUPLICATE_WINDOW))
-            .restarts_by_time(self.restarts_by_time);
+            .restarts_by_time(self.restarts_by_time.unwrap_or_default());
         match self.modulus {
             Some(modulus) => numbers.modulus(modulus),
             None => numbers,

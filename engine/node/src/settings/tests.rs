@@ -28,7 +28,7 @@ fn defaults_fill_what_is_not_said() {
     let settings = read(GOOD).unwrap();
     assert_eq!(settings.window.size, Duration::from_secs(10));
     assert_eq!(settings.window.clock_guard, Duration::from_secs(300));
-    assert!(settings.input.has_user_properties && settings.output.paths.is_empty());
+    assert!(settings.input.has_user_properties && settings.outputs[0].paths.is_empty());
 }
 
 #[test]
@@ -46,18 +46,63 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         (GOOD.replace("10s", "soon"), r#"window.size = "soon" is not allowed; allowed: "#),
         (GOOD.replace("10s", "0s"), r#"window.size = "0s" is not allowed; allowed: 1ms to 366d"#),
         (
+            GOOD.replace("10s", "1w"),
+            r#"job.toml:6: window.size = "1w" is not allowed; allowed: days or less"#,
+        ),
+        (GOOD.replace("10s", "1month"), "1970-01-01, a Thursday"),
+        (
+            GOOD.replace("\"10s\"", "5"),
+            r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d; write 5s or 5ms, with its unit"#,
+        ),
+        (GOOD.replace("10s", "1.5s"), r#"a duration in whole numbers with units: "1s 500ms""#),
+        (
+            GOOD.replace("size =", "at_end = 'suspend'\nsize ="),
+            r#"window.at_end = "suspend" is not allowed; allowed: finish; without [state]"#,
+        ),
+        (
             GOOD.replace("10s", "400days"),
             r#"window.size = "400days" is not allowed; allowed: 1ms to 366d"#,
         ),
         (format!("name = ''\n{GOOD}"), r#"name = "" is not allowed; allowed: a name for the job"#),
         (format!("{GOOD}\n[fields]\nvalue = ''"), r#"fields.value = "" is not allowed"#),
         (
+            format!("{GOOD}\n[fields]\nvalue = 'a..b'"),
+            r#"job.toml:10: fields.value = "a..b" is not allowed; allowed: a path with a key at its character 3, where '.' stands"#,
+        ),
+        (
+            format!("{GOOD}\n[fields]\nvalue = 'a'\nvalues = ['b']"),
+            r#"fields.value = "a" is not allowed; allowed: either `value` or `values`"#,
+        ),
+        (format!("{GOOD}\n[fields]\nvalues = []"), "at least one path"),
+        (
+            format!("{GOOD}\n[fields]\nvalues = ['a.t', 'b.t']"),
+            r#"job.toml:10: fields.values = "b.t" is not allowed; allowed: a measurement with a name"#,
+        ),
+        (
+            format!("{GOOD}\n[fields]\ntime_unit = 'seconds'"),
+            r#"job.toml:10: fields.time_unit = "seconds" is not allowed; allowed: s, ms, us, ns or auto"#,
+        ),
+        (format!("{GOOD}\n[fields]\ntime_zone = 'Mars'"), "allowed: an offset such as"),
+        (
+            format!("{GOOD}\n[fields]\nformat = 'jsn'"),
+            "allowed: json, text, senml or influx; did you mean json?",
+        ),
+        (format!("{GOOD}\n[fields]\nfromat = 'json'"), "did you mean format?"),
+        (
+            format!("{GOOD}\n[fields]\nkey = '{{a'"),
+            r#"fields.key = "{a" is not allowed; allowed: a `}` behind each `{`"#,
+        ),
+        (
+            format!("{GOOD}\n[deduplicate]\nfield = 'a['"),
+            r#"job.toml:10: deduplicate.field = "a[" is not allowed; allowed: a path with"#,
+        ),
+        (
             format!("name = 'own'\n{GOOD}\n[state]\ndir = ''"),
             r#"state.dir = "" is not allowed; allowed: a directory"#,
         ),
         (
             GOOD.replace("size", "sise"),
-            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, clock_guard; did you mean size?",
+            "job.toml:6: window.sise is not known; known: size, out_of_orderness, idle_after, close_after, clock_guard, clock_wait, at_end; did you mean size?",
         ),
         (
             GOOD.replace("mqtt://", "http://"),
@@ -81,8 +126,35 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"sink = "datagen" is not allowed; allowed: file, files, stdout"#,
         ),
         (
-            format!("{GOOD}\n[sink.blackhole]"),
-            r#"sink = "stdout and blackhole" is not allowed; allowed: one sink"#,
+            format!("{GOOD}\n[sink.more]\npath = 'x'"),
+            r#"job.toml:9: sink.more is not known; known: file, files, stdout"#,
+        ),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'fiel'"),
+            r#"job.toml:10: sink.more.connector = "fiel" is not allowed; allowed: one of file, files"#,
+        ),
+        (format!("{GOOD}\n[sink.more]\nconnector = 'fiel'"), "did you mean file?"),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'datagen'"),
+            r#"sink.more.connector = "datagen" is not allowed; allowed: file, files, stdout"#,
+        ),
+        (
+            format!("{GOOD}\n[sink.more]\nconnector = 'file'"),
+            "job.toml:9: sink.more.path is missing",
+        ),
+        (
+            format!("{GOOD}\n[[sink.file]]\npath = 'x'\n[[sink.file]]\npath = 'y'"),
+            r#"a second one of the kind has a name of its own: [sink.NAME] with connector = "file""#,
+        ),
+        (
+            format!("{GOOD}\n[sink.file]\npath = 'x'\n[sink.more]\nconnector = 'file'\npath = 'x'"),
+            r#"job.toml:13: sink.more.path = "x" is not allowed; allowed: a file other than that of sink.file.path"#,
+        ),
+        (
+            format!(
+                "{GOOD}\n[sink.files]\ndir = 'x'\n[sink.more]\nconnector = 'files'\ndir = 'x/y'"
+            ),
+            r#"sink.more.dir = "x/y" is not allowed; allowed: a directory apart from that of sink.files.dir"#,
         ),
         (
             GOOD.replace("[sink.stdout]", "[sink]\nstdout = 'mqtt://u:hunter2@h'"),
@@ -142,6 +214,12 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"deduplicate.window = "129" is not allowed; allowed: 1 to 128: with modulus = 256"#,
         ),
         (
+            format!(
+                "{GOOD}\n[deduplicate]\nfield = 'n'\nrestarts_by_time = true\n[fields]\ntime = 'arrival'"
+            ),
+            r#"deduplicate.restarts_by_time = "true" is not allowed; allowed: only false where"#,
+        ),
+        (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 1"),
             r#"deduplicate.modulus = "1" is not allowed; allowed: 2 to "#,
         ),
@@ -161,6 +239,14 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
         let error = read(&toml).err().unwrap();
         assert!(error.contains(expected), "{toml}\nexpected: {expected}\ngot:      {error}");
     }
+}
+
+#[test]
+fn all_sinks_that_are_named_get_results() {
+    let toml = format!("{GOOD}\n[sink.blackhole]\n[sink.mine]\nconnector = 'file'\npath = 'x'");
+    let settings = read(&toml).unwrap();
+    let sections: Vec<_> = settings.outputs.iter().map(|output| &*output.section).collect();
+    assert_eq!(sections, ["sink.stdout", "sink.blackhole", "sink.mine"]);
 }
 
 #[test]

@@ -102,7 +102,8 @@ impl StateDirectory {
 
     /// The backend.
     pub fn backend(self) -> StateBackend {
-        StateBackend::new(move |_| self.open())
+        let dir = self.dir.clone();
+        StateBackend::new(move |_| self.open()).in_directory(dir)
     }
 
     fn open(&self) -> Result<OpenedStore, JobError> {

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
 use super::*;
 use crate::config::{MqttConfig, Secret};
+use crate::link::manner::Manner;
 
 /// A connection that has written nothing yet, the broker's end of it, and a runtime for both.
 fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtime) {
@@ -13,7 +14,9 @@ fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtim
     let login = None::<(String, Secret)>;
     let plan = Plan { config, client_id: "gw".into(), clean: true, login, tls: None };
     let (ours, broker) = duplex(bytes);
-    let connection = Connection::new(Box::new(ours), &plan, Reactor::by_hand().unwrap()).unwrap();
+    let terms = Manner::new(&plan.config).terms().clone();
+    let reactor = Reactor::by_hand().unwrap();
+    let connection = Connection::new(Box::new(ours), &plan, &terms, reactor).unwrap();
     (connection, broker, runtime)
 }
 

@@ -61,6 +61,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         subscriptions: Vec::new(),
         is_copy: false,
         retained: false,
+        left_out: 0,
         user_properties: Vec::new(),
     }
 }

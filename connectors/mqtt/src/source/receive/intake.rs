@@ -12,9 +12,8 @@
 
 use std::collections::VecDeque;
 
-use tracing::error;
-
 use thalweg_kernel::defects::{Defect, seeded};
+use tracing::error;
 
 use super::*;
 use crate::link::Delivery;
@@ -44,6 +43,26 @@ pub(super) struct Stall {
 impl Stall {
     fn is_crowded(&self) -> bool {
         self.waiting.len() >= STALLED_MESSAGES_MAX || self.bytes >= STALLED_BYTES_MAX
+    }
+}
+
+/// Messages over the limit. The first, second, fourth, eighth and so on is named.
+#[derive(Default)]
+pub(super) struct Oversized(u64);
+
+impl Oversized {
+    #[cold]
+    fn count(&mut self, who: &str, meters: &SourceMeters, delivery: &Delivery, why: &str) {
+        meters.too_large.increment(1);
+        self.0 += 1;
+        if self.0.is_power_of_two() {
+            let topic: String =
+                String::from_utf8_lossy(&delivery.topic).chars().take(200).collect();
+            warn!(
+                "{who}: a message on topic {topic:?} is a dead letter: {why} ({} so far)",
+                self.0
+            );
+        }
     }
 }
 
@@ -160,8 +179,13 @@ impl Receive {
                 }
                 Ok(Taken::NoRoom(why)) => return Some((delivery, why)),
                 Ok(Taken::Refused(mark, why)) => {
-                    self.meters.journal_refused.increment(1);
-                    chunk.push_refused(delivery, mark, why);
+                    match delivery.left_out {
+                        0 => self.meters.journal_refused.increment(1),
+                        _ => self.oversized.count(&self.who, &self.meters, &delivery, &why),
+                    }
+                    if delivery.left_out == 0 || !seeded(Defect::MqttForgetsOversized) {
+                        chunk.push_refused(delivery, mark, why);
+                    }
                 }
                 Err(what) => {
                     self.fault = Some(what);

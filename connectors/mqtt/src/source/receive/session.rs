@@ -38,6 +38,7 @@ impl Receive {
                 self.who
             );
         }
+        self.has_run = true;
         let filters: Vec<_> = self.setup.filters.iter().map(TopicFilter::subscription).collect();
         info!("{}: subscribed to {}", self.who, filters.join(" "));
         self.setup.on_subscribed.call();

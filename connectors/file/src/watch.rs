@@ -1,0 +1,117 @@
+//! Waiting for a file to grow or to be replaced, asleep: by inotify on the file and on its folder.
+//!
+//! A network's file system tells nobody what other machines do there, and a kernel may have no watches left. There the
+//! file is looked at once a second, and the log says so.
+
+use std::fs::File;
+use std::io::{self, PipeReader};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use tracing::warn;
+
+/// How often a file is looked at that cannot be watched.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// File systems whose changes come from elsewhere: NFS, SMB, CIFS, SMB 2, 9P, FUSE, AFS, Ceph.
+const ELSEWHERE: [u64; 8] =
+    [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x5346_414f, 0x00c3_6400];
+
+/// What a wait ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Something may have changed.
+    Changed,
+    /// Nobody reads any more.
+    Unwanted,
+}
+
+/// Watches one path.
+pub(crate) struct Watch {
+    /// None where the file is looked at instead.
+    inotify: Option<OwnedFd>,
+    /// Hangs up when nobody reads any more.
+    alive: PipeReader,
+    folder: PathBuf,
+    watched: Option<i32>,
+}
+
+impl Watch {
+    pub(crate) fn new(path: &Path, alive: PipeReader) -> Self {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new(".")).to_owned();
+        let begun = Self::begin(&folder).unwrap_or_else(|error| {
+            warn!(
+                "file {}: it cannot be watched ({error}), and is looked at once a second",
+                path.display()
+            );
+            None
+        });
+        Self { inotify: begun, alive, folder, watched: None }
+    }
+
+    fn begin(folder: &Path) -> io::Result<Option<OwnedFd>> {
+        let system = rustix::fs::statfs(folder)?;
+        if ELSEWHERE.contains(&(system.f_type as u64 & 0xffff_ffff)) {
+            let what = "its folder is on a network's file system, which tells of no change";
+            return Err(io::Error::other(what));
+        }
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(
+            &inotify,
+            folder,
+            WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR,
+        )?;
+        Ok(Some(inotify))
+    }
+
+    /// Watches this open file of the path, and the one before no more. To be called before its end is looked for.
+    pub(crate) fn file(&mut self, file: &File) {
+        let Some(inotify) = &self.inotify else { return };
+        if let Some(before) = self.watched.take() {
+            // It may have gone with its file.
+            let _gone = inotify::remove_watch(inotify, before);
+        }
+        // By its descriptor, since the path may be another file's by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
+        match inotify::add_watch(inotify, path.as_str(), flags) {
+            Ok(watched) => self.watched = Some(watched),
+            Err(error) => {
+                let folder = self.folder.display();
+                warn!(
+                    "a file of {folder} cannot be watched ({error}), and is looked at once a second"
+                );
+                self.inotify = None;
+            }
+        }
+    }
+
+    /// Sleeps until something may have changed since the last wait.
+    pub(crate) fn wait(&mut self) -> io::Result<Woken> {
+        let changes = self.inotify.as_ref().map_or(self.alive.as_fd(), OwnedFd::as_fd);
+        let mut ready =
+            [PollFd::new(&self.alive, PollFlags::empty()), PollFd::new(&changes, PollFlags::IN)];
+        let (waits_for, timeout) = match &self.inotify {
+            Some(_) => (&mut ready[..], None),
+            None => (&mut ready[..1], Some(&LOOK_EVERY)),
+        };
+        match poll(waits_for, timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !ready[0].revents().is_empty() {
+            return Ok(Woken::Unwanted);
+        }
+        if let Some(inotify) = &self.inotify {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut events = Reader::new(inotify, &mut buffer);
+            // What they say is looked up: several may have come to one.
+            while events.next().is_ok() {}
+        }
+        Ok(Woken::Changed)
+    }
+}
