@@ -104,6 +104,10 @@ pub(crate) struct Delivery {
     pub(crate) packet_id: u16,
     /// The broker says that it sends this again.
     pub(crate) dup: bool,
+    /// The identifiers of the subscriptions that it came for.
+    pub(crate) subscriptions: Vec<usize>,
+    /// Found by the source: of this message another copy counts.
+    pub(crate) is_copy: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
     /// The bytes of the payload that were left out, of a message over the limit.
@@ -165,6 +169,8 @@ enum Incoming {
         packet_id: u16,
         grants: Vec<Result<Qos, String>>,
     },
+    /// UNSUBACK for this id.
+    Unsubscribed(u16),
     Pong,
     /// What comes next is over the limit. It has not been taken out.
     TooLarge,
@@ -184,6 +190,11 @@ enum Outgoing<'a> {
         packet_id: u16,
         filters: Vec<&'a str>,
         qos: Qos,
+        identifier: Option<u32>,
+    },
+    Unsubscribe {
+        packet_id: u16,
+        filters: Vec<String>,
     },
     Ping,
     Disconnect,
@@ -355,10 +366,22 @@ impl Link {
         self.standing().is_some_and(|it| it.unwritten_bytes() < UNWRITTEN_BYTES_MAX)
     }
 
-    /// Subscribes to all `filters`.
-    pub(crate) fn subscribe<'a>(&mut self, filters: impl Iterator<Item = &'a str>, qos: Qos) {
+    /// Subscribes to all `filters`, with one identifier (MQTT 5) or none.
+    pub(crate) fn subscribe<'a>(
+        &mut self,
+        filters: impl Iterator<Item = &'a str>,
+        qos: Qos,
+        identifier: Option<u32>,
+    ) {
         if let Some(connection) = self.up() {
-            connection.subscribe(filters.collect(), qos);
+            connection.subscribe(filters.collect(), qos, identifier);
+        }
+    }
+
+    /// Takes subscriptions back, which the session may hold or not.
+    pub(crate) fn unsubscribe(&mut self, filters: &[String]) {
+        if let Some(connection) = self.up() {
+            connection.unsubscribe(filters.to_vec());
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `thalweg_mqtt_stale_acks_total` | messages that could be acknowledged only after their connection had gone: the broker repeats these |
 //! | `thalweg_mqtt_duplicates_total` | messages that the broker sent again, and that count once |
 //! | `thalweg_mqtt_retained_skipped_total` | retained messages that the source does not want |
+//! | `thalweg_mqtt_copies_skipped_total` | further copies of a message that several filters of the source match |
 //! | `thalweg_mqtt_unmatched_total` | messages of a subscription that the source does not have (any more) |
 //! | `thalweg_mqtt_journal_appended_total` | messages taken into the journal |
 //! | `thalweg_mqtt_journal_replayed_total` | messages read again from the journal at a start |
@@ -31,6 +32,7 @@ pub(crate) struct SourceMeters {
     pub(crate) stale_acks: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) retained_skipped: Counter,
+    pub(crate) copies_skipped: Counter,
     pub(crate) unmatched: Counter,
     pub(crate) journal_appended: Counter,
     pub(crate) replayed: Counter,
@@ -105,6 +107,7 @@ impl SourceMeters {
             stale_acks: counted(cx, "thalweg_mqtt_stale_acks_total"),
             duplicates: counted(cx, "thalweg_mqtt_duplicates_total"),
             retained_skipped: counted(cx, "thalweg_mqtt_retained_skipped_total"),
+            copies_skipped: counted(cx, "thalweg_mqtt_copies_skipped_total"),
             unmatched: counted(cx, "thalweg_mqtt_unmatched_total"),
             journal_appended: counted(cx, "thalweg_mqtt_journal_appended_total"),
             replayed: counted(cx, "thalweg_mqtt_journal_replayed_total"),

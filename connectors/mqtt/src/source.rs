@@ -3,6 +3,7 @@
 
 pub(crate) mod acks;
 pub(crate) mod chunk;
+pub(crate) mod copies;
 pub(crate) mod known;
 pub(crate) mod mode;
 pub(crate) mod partition;

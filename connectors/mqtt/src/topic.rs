@@ -8,9 +8,9 @@
 //!
 //! Plain `+` and `#` work too and bind nothing.
 //!
-//! **Overlapping filters.** A message belongs to the first filter, in the order given, that matches its topic.
-//! Where several match, a broker may send one copy or one per subscription. Mosquitto sends one on MQTT 3.1.1, one
-//! per subscription on MQTT 5. Each copy is a message. Give filters that do not overlap.
+//! **Overlapping filters.** A message belongs to the first filter, in the order given, that matches its topic: that one names
+//! its levels. It counts once, whether a broker sends one copy or one for each subscription: see module `source::copies`, and what
+//! cannot be known there.
 
 use thalweg_kernel::{ConfigError, Str};
 
@@ -162,6 +162,52 @@ impl TopicFilter {
     /// What the broker is asked for.
     pub fn subscription(&self) -> &str {
         &self.subscription
+    }
+
+    /// Whether the broker deals its messages out to a group.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.subscription.starts_with("$share/")
+    }
+
+    /// Whether the first level of `other` is a text that no wildcard means, such as `$SYS`, and ours is a wildcard.
+    fn leaves_out(&self, other: &Self) -> bool {
+        let is_wild = !matches!(self.levels.first(), Some(Level::Text(_)));
+        let first = other.levels.first();
+        is_wild && matches!(first, Some(Level::Text(text)) if text.starts_with('$'))
+    }
+
+    /// Whether each topic that `other` matches is one of ours. Shared subscriptions cover nothing and are not covered.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let has_rest = |filter: &Self| filter.tail != Tail::Nothing;
+        if self.is_shared() || other.is_shared() || self.leaves_out(other) {
+            return false;
+        }
+        let ends_alike = self.levels.len() == other.levels.len() && !has_rest(other);
+        // `#` alone is as `+/#`: each topic has a level.
+        let begins_alike = has_rest(self) && self.levels.len() <= other.levels.len().max(1);
+        let theirs = other.levels.iter().map(Some).chain([None]);
+        (begins_alike || ends_alike)
+            && self.levels.iter().zip(theirs).all(|(ours, theirs)| match (ours, theirs) {
+                (Level::Any(_), _) => true,
+                (Level::Text(ours), Some(Level::Text(theirs))) => ours == theirs,
+                (Level::Text(_), _) => false,
+            })
+    }
+
+    /// Whether there is a topic that both match.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let reaches = |shorter: &Self, longer: &Self| {
+            shorter.levels.len() == longer.levels.len() || shorter.tail != Tail::Nothing
+        };
+        let (shorter, longer) =
+            if self.levels.len() <= other.levels.len() { (self, other) } else { (other, self) };
+        reaches(shorter, longer)
+            && !self.leaves_out(other)
+            && !other.leaves_out(self)
+            && self.levels.iter().zip(&other.levels).all(|(ours, theirs)| match (ours, theirs) {
+                (Level::Text(ours), Level::Text(theirs)) => ours == theirs,
+                _ => true,
+            })
     }
 
     /// Whether `topic` matches; if so, `bindings` holds the values of the named levels.
@@ -352,6 +398,47 @@ mod tests {
                 let joined = topic.join("/");
                 let found = parsed.matches(&joined, &mut Vec::new());
                 assert_eq!(found, model(&filter, &topic), "{filter:?} on {topic:?}");
+            }
+        }
+    }
+
+    /// Goal: what covers and overlaps does so on topics. Method: every two filters, and every topic, of up to three levels over a
+    /// small alphabet.
+    #[test]
+    fn filters_cover_and_overlap_as_their_topics_do() {
+        fn all(alphabet: &[&'static str]) -> Vec<String> {
+            let mut out: Vec<Vec<&str>> = vec![vec![]];
+            let mut from = 0;
+            for _ in 0..3 {
+                let to = out.len();
+                for i in from..to {
+                    out.extend(
+                        alphabet
+                            .iter()
+                            .map(|part| [&out[i][..], &[*part]].concat())
+                            .collect::<Vec<_>>(),
+                    );
+                }
+                from = to;
+            }
+            out.into_iter().map(|parts| parts.join("/")).filter(|topic| !topic.is_empty()).collect()
+        }
+        let parsed = |filter: &String| TopicFilter::parse(filter).ok();
+        let filters: Vec<_> = all(&["a", "$b", "+", "#"]).iter().filter_map(parsed).collect();
+        let topics = all(&["a", "$b", "c"]);
+        // One more level than any filter has, for those with a rest.
+        let topics: Vec<_> = topics.iter().flat_map(|t| [t.clone(), format!("{t}/c")]).collect();
+        let matched: Vec<Vec<bool>> = filters
+            .iter()
+            .map(|f| topics.iter().map(|topic| f.matches(topic, &mut Vec::new())).collect())
+            .collect();
+        for (a, in_a) in filters.iter().zip(&matched) {
+            for (b, in_b) in filters.iter().zip(&matched) {
+                let both = || in_a.iter().zip(in_b);
+                let covers = both().all(|(a, b)| *a || !*b);
+                let overlaps = both().any(|(a, b)| *a && *b);
+                let names = (a.subscription(), b.subscription());
+                assert_eq!((a.covers(b), a.overlaps(b)), (covers, overlaps), "{names:?}");
             }
         }
     }

@@ -108,6 +108,28 @@ fn readings_come_out_on_standard_output_and_sigterm_drains() {
     assert_eq!(counts(&outcome.ok()), expected(5, 21));
 }
 
+/// Goal: a reading that several topics of the source match counts once. Mosquitto sends it once for each, with MQTT 5.
+#[test]
+fn a_reading_that_several_topics_match_counts_once() {
+    let Some(broker) = Mosquitto::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (id, topics) in [
+        ("covered", "['sensors/{device}/temp', 'sensors/#']"),
+        ("partly", "['sensors/{device}/temp', 'sensors/d0/{what}']"),
+    ] {
+        let job = named(&job(&broker, "[sink.stdout]"), id);
+        let job = job.replace("['sensors/{device}/temp']", topics);
+        let job = job.replace("value = 'temp'", "value = 'temp'\nkey = 'device'");
+        let toml = file(dir.path(), "job.toml", job);
+        let mut program = Program::start(&mut thalweg(&["run", &toml]));
+        program.says("subscribed to");
+        publish(&broker, &["-t", "sensors/d0/temp", "-l"], lines(0, 21).as_bytes());
+        wait_for_acks(&broker, id, 21);
+        program.signal("TERM");
+        assert_eq!(counts(&program.finish().ok()), expected(1, 21), "{topics}");
+    }
+}
+
 #[test]
 fn results_reach_a_broker() {
     let Some(broker) = Mosquitto::start() else { return };

@@ -8,7 +8,7 @@
 //! | receive maximum | the most publishes that it has not acknowledged |
 //! | server keep alive | the time between pings |
 //! | wildcard, shared subscriptions available | a filter that needs what there is not ends the job, with words |
-//! | subscription identifiers available | nothing: no filter has one |
+//! | subscription identifiers available | filters that overlap have one each: see `source::copies` |
 //! | session expiry, assigned client id, reason string | said |
 //! | topic alias maximum | not used. An alias spares the bytes of a topic and costs a table on both sides that begins anew with each connection. What a publish costs here is the wake-up, not its bytes |
 
@@ -30,6 +30,8 @@ pub(crate) struct Accepted {
     pub(crate) retains: bool,
     pub(super) wildcards: bool,
     pub(super) shares: bool,
+    /// Whether subscriptions may have identifiers.
+    pub(crate) subscription_ids: bool,
     /// Another client id than ours.
     pub(super) client_id: Option<String>,
     pub(super) session_expiry_s: Option<u32>,
@@ -51,6 +53,7 @@ impl Accepted {
             retains: true,
             wildcards: true,
             shares: true,
+            subscription_ids: version == Version::V5,
             client_id: None,
             session_expiry_s: None,
             reason: None,

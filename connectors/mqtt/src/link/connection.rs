@@ -196,6 +196,7 @@ impl Connection {
                     self.ids.remove(packet_id);
                     return Ok(Some(Event::Subscribed(grants)));
                 }
+                Incoming::Unsubscribed(packet_id) => self.ids.remove(packet_id),
                 Incoming::Pong => {}
                 Incoming::TooLarge => self.past = Some(Past::begin(&mut self.incoming)?),
                 Incoming::Accepted(_) => {
@@ -276,10 +277,16 @@ impl Connection {
         self.unacknowledged
     }
 
-    pub(super) fn subscribe(&mut self, filters: Vec<&str>, qos: Qos) {
-        // The first thing on a connection: there is an id.
+    pub(super) fn subscribe(&mut self, filters: Vec<&str>, qos: Qos, identifier: Option<u32>) {
+        // The first thing on a connection, and one at a time: there is an id.
         if let Some(packet_id) = self.ids.take() {
-            self.write(Outgoing::Subscribe { packet_id, filters, qos });
+            self.write(Outgoing::Subscribe { packet_id, filters, qos, identifier });
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, filters: Vec<String>) {
+        if let Some(packet_id) = self.ids.take() {
+            self.write(Outgoing::Unsubscribe { packet_id, filters });
         }
     }
 

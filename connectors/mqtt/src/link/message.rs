@@ -33,9 +33,9 @@ pub(super) fn read(
     if head.payload > body.len() {
         return Err(broken("properties cut short"));
     }
-    let mut user_properties = Vec::new();
+    let (mut user_properties, mut subscriptions) = (Vec::new(), Vec::new());
     if !head.properties.is_empty() {
-        user_properties = properties(&body[head.properties.clone()])?;
+        (user_properties, subscriptions) = properties(&body[head.properties.clone()])?;
     }
     let topic = body.slice(2..head.topic_end);
     body.advance(head.payload);
@@ -46,6 +46,8 @@ pub(super) fn read(
         packet_id: head.packet_id,
         dup: flags & 8 != 0,
         retained: flags & 1 != 0,
+        subscriptions,
+        is_copy: false,
         user_properties,
         left_out: 0,
     })))
@@ -92,9 +94,10 @@ impl Head {
     }
 }
 
-/// The user properties among these.
-fn properties(mut rest: &[u8]) -> Result<Vec<(String, String)>, Trouble> {
-    let mut found = Vec::new();
+/// The user properties among these, and the identifiers of subscriptions.
+#[allow(clippy::type_complexity)]
+fn properties(mut rest: &[u8]) -> Result<(Vec<(String, String)>, Vec<usize>), Trouble> {
+    let (mut found, mut subscriptions) = (Vec::new(), Vec::new());
     let cut = || broken("properties cut short");
     while rest.has_remaining() {
         let kind = rest.get_u8();
@@ -102,7 +105,11 @@ fn properties(mut rest: &[u8]) -> Result<Vec<(String, String)>, Trouble> {
             0x01 => 1,
             0x02 => 4,
             0x03 | 0x08 | 0x09 => 2 + usize::from(peek(rest).ok_or_else(cut)?),
-            0x0b => variable(rest).ok_or_else(cut)?.0,
+            0x0b => {
+                let (bytes, identifier) = variable(rest).ok_or_else(cut)?;
+                subscriptions.push(identifier);
+                bytes
+            }
             0x23 => 2,
             0x26 => {
                 let mut text = || -> Option<String> {
@@ -122,7 +129,7 @@ fn properties(mut rest: &[u8]) -> Result<Vec<(String, String)>, Trouble> {
         }
         rest.advance(bytes);
     }
-    Ok(found)
+    Ok((found, subscriptions))
 }
 
 fn peek(bytes: &[u8]) -> Option<u16> {

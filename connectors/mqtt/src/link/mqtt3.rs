@@ -5,7 +5,7 @@ use rumqttc::QoS;
 use rumqttc::mqttbytes::Error;
 use rumqttc::mqttbytes::v4::{
     Connect, ConnectReturnCode as Code, Disconnect, LastWill, Login, Packet, PingReq, PubAck,
-    PubComp, PubRec, PubRel, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode,
+    PubComp, PubRec, PubRel, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode, Unsubscribe,
 };
 
 use super::manner::Terms;
@@ -46,10 +46,13 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
             payload: publish.payload,
         }
         .write(into),
-        Outgoing::Subscribe { packet_id, filters, qos } => {
+        Outgoing::Subscribe { packet_id, filters, qos, .. } => {
             let filter = |path: &str| SubscribeFilter::new(path.to_owned(), qos.v4());
             let filters = filters.into_iter().map(filter).collect();
             Subscribe { pkid: packet_id, filters }.write(into)
+        }
+        Outgoing::Unsubscribe { packet_id, filters } => {
+            Unsubscribe { pkid: packet_id, topics: filters }.write(into)
         }
         Outgoing::Ping => PingReq.write(into),
         Outgoing::Disconnect => Disconnect.write(into),
@@ -96,6 +99,7 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
                 })
                 .collect(),
         },
+        Packet::UnsubAck(ack) => Incoming::Unsubscribed(ack.pkid),
         Packet::PingResp => Incoming::Pong,
         Packet::ConnAck(ack) => match ack.code {
             Code::Success => {

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectProperties, ConnectReturnCode as Code, Disconnect,
     DisconnectReasonCode, Filter, LastWill, Login, Packet, PingReq, PubAck, PubComp, PubRec,
-    PubRel, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeReasonCode,
+    PubRel, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeProperties,
+    SubscribeReasonCode, Unsubscribe,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
@@ -57,7 +58,7 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
             }
             .write(into)
         }
-        Outgoing::Subscribe { packet_id, filters, qos } => {
+        Outgoing::Subscribe { packet_id, filters, qos, identifier } => {
             let filter = |path: &str| {
                 let mut filter = Filter::new(path, qos.v5());
                 // We subscribe again on every connection; that is no reason to see the retained messages again.
@@ -68,7 +69,14 @@ pub(super) fn write(packet: Outgoing<'_>, into: &mut BytesMut) -> bool {
                 filter
             };
             let filters = filters.into_iter().map(filter).collect();
-            Subscribe { pkid: packet_id, filters, properties: None }.write(into)
+            let properties = identifier.map(|id| SubscribeProperties {
+                id: Some(id as usize),
+                user_properties: Vec::new(),
+            });
+            Subscribe { pkid: packet_id, filters, properties }.write(into)
+        }
+        Outgoing::Unsubscribe { packet_id, filters } => {
+            Unsubscribe { pkid: packet_id, filters, properties: None }.write(into)
         }
         Outgoing::Ping => PingReq::write(into),
         Outgoing::Disconnect => {
@@ -135,6 +143,7 @@ pub(super) fn read(from: &mut BytesMut, bytes_max: u32) -> Result<Option<Incomin
                 })
                 .collect(),
         },
+        Packet::UnsubAck(ack) => Incoming::Unsubscribed(ack.pkid),
         Packet::PingResp(_) => Incoming::Pong,
         Packet::ConnAck(ConnAck { session_present, code: Code::Success, properties }) => {
             Incoming::Accepted(Box::new(accepted(session_present, properties)))
@@ -213,6 +222,7 @@ fn accepted(session_present: bool, properties: Option<ConnAckProperties>) -> Acc
         retains: is(said.retain_available),
         wildcards: is(said.wildcard_subscription_available),
         shares: is(said.shared_subscription_available),
+        subscription_ids: is(said.subscription_identifiers_available),
         client_id: said.assigned_client_identifier,
         session_expiry_s: said.session_expiry_interval,
         reason: said.reason_string,

@@ -63,6 +63,8 @@ impl Past {
             packet_id,
             dup: self.flags & 8 != 0,
             retained: self.flags & 1 != 0,
+            subscriptions: Vec::new(),
+            is_copy: false,
             user_properties: Vec::new(),
             left_out: (payload_bytes - payload.len()) as u64,
             payload,

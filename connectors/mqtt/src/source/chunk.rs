@@ -182,6 +182,8 @@ mod tests {
             qos: Qos::AtLeastOnce,
             packet_id,
             dup: false,
+            subscriptions: Vec::new(),
+            is_copy: false,
             retained: packet_id == 2,
             left_out: u64::from(packet_id == 2) * 7,
             user_properties: vec![("id".into(), packet_id.to_string())],

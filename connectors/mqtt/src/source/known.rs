@@ -16,8 +16,8 @@
 //! | QoS 2 | its id is known and was not released, and topic and payload are those of the first time |
 //! | QoS 1 | moreover the broker says so (DUP), and it is one of the last [`KNOWN_MAX`] messages |
 //!
-//! A repetition counts once, and is acknowledged on the connection on which it came. It is not where the first came on this connection,
-//! too: the acknowledgement of the first is on its way, and a second could hit the next message of this id.
+//! A repetition counts once, and is acknowledged on the connection on which it came. If the first came on this connection, too, its
+//! acknowledgement is on its way. Then the repetition has none: a second could hit the next message of this id.
 //!
 //! # Across a crash
 //! The journal holds these three in the order in which they happened, as records of their own ([`record`](super::record)).

@@ -25,6 +25,7 @@
 //! gone.
 
 mod intake;
+mod session;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -47,6 +48,7 @@ use crate::retry::Retry;
 use crate::source::Hook;
 use crate::source::acks::{Answer, Keeping, Ledger, OWED_MAX};
 use crate::source::chunk::{CHUNKS_MAX, Chunk};
+use crate::source::copies::{Asked, Copies};
 use crate::source::known::Known;
 use crate::source::mode::Mode;
 use crate::source::partition::ToShard;
@@ -120,6 +122,12 @@ pub(crate) struct Receive {
     known: Known,
     repeats: Repeats,
     begins: Begins,
+    /// What is asked of the broker, and what comes of it more than once.
+    copies: Copies,
+    /// The part of our subscriptions that the broker has not answered.
+    part: usize,
+    /// The session may have subscriptions that are not asked for.
+    takes_back: bool,
     /// Released by the broker (QoS 2), and there is no room to note it.
     unnoted: VecDeque<u16>,
     stop: Stop,
@@ -200,6 +208,9 @@ impl Receive {
             known: Known::default(),
             repeats: Repeats::default(),
             begins: Begins::Not,
+            copies: Copies::of(&setup.filters),
+            part: 0,
+            takes_back: false,
             unnoted: VecDeque::new(),
             stop: Stop::No,
             pace: Pace::new(reactor.now(), SOURCE_PAUSE),
@@ -451,7 +462,10 @@ impl Receive {
 
     fn handle(&mut self, event: Event) -> Result<(), Fault> {
         match event {
-            Event::Connected(accepted) => self.connect(&accepted),
+            Event::Connected(accepted) => {
+                self.copies.connected(accepted.subscription_ids);
+                self.connect(&accepted);
+            }
             Event::Delivery(delivery) => self.deliver(delivery),
             Event::Released(packet_id) => self.released(packet_id),
             Event::Closed => {
@@ -478,6 +492,7 @@ impl Receive {
             self.session_begins();
         }
         let Plan { client_id, .. } = &*self.setup.plan;
+        self.takes_back = session_present;
         let session = if session_present { "kept session" } else { "new session" };
         let version = accepted.version.name();
         info!("{}: connected as {client_id:?}, {session}, MQTT {version}", self.who);
@@ -493,63 +508,10 @@ impl Receive {
         self.link.status(ONLINE);
     }
 
-    fn subscribe(&mut self) {
-        if self.begins != Begins::Unsaid {
-            self.begins = Begins::Not;
-        }
-        // Also with a kept session: the job may have other topics than the one before.
-        let filters = self.setup.filters.iter().map(TopicFilter::subscription);
-        self.link.subscribe(filters, self.setup.plan.config.qos);
-    }
-
-    /// The broker knows nothing of the session before: none of its packet ids comes again. What the journal says of them must not
-    /// meet a message of the new one.
-    fn session_begins(&mut self) {
-        let was_used = !self.known.is_empty();
-        self.known.begin();
-        if was_used && self.ledger.is_journal() && !seeded(Defect::MqttHidesSession) {
-            self.begins = Begins::Unsaid;
-            // Without room nothing is taken, either: then the broker is to keep what comes.
-            self.begin_session();
-        }
-    }
-
-    /// Subscribes once the journal knows of a new session.
-    fn session_noted(&mut self) {
-        if let Begins::At(mark) = self.begins
-            && mark <= self.ledger.reached()
-            && self.connected
-        {
-            self.subscribe();
-        }
-    }
-
-    /// The broker will not send the message of this id again. It hears of that when a crash cannot undo it.
-    fn released(&mut self, packet_id: u16) {
-        // One that ends leaves it to the next start: the broker asks again.
-        if self.stop == Stop::No && self.unnoted.len() < OWED_MAX {
-            self.known.release(packet_id);
-            self.unnoted.push_back(packet_id);
-            self.note_released();
-        }
-    }
-
-    fn note_released(&mut self) {
-        while let Some(packet_id) = self.unnoted.front().copied() {
-            match self.ledger.release(packet_id, now()) {
-                Ok(None) => return,
-                Ok(Some(true)) => self.link.complete(packet_id),
-                Ok(Some(false)) => {}
-                Err(what) => return self.fault = Some(what),
-            }
-            self.unnoted.pop_front();
-        }
-    }
-
     fn subscribed(&mut self, grants: &[Result<Qos, String>]) {
         let asked = self.setup.plan.config.qos;
-        let filters = self.setup.filters.iter().map(TopicFilter::subscription);
-        for (filter, grant) in filters.clone().zip(grants) {
+        let filters = self.copies.part(self.part).map_or(&[][..], |(_, asked)| asked);
+        for (filter, grant) in filters.iter().map(Asked::subscription).zip(grants) {
             match grant {
                 Err(reason) => {
                     let why = format!(
@@ -574,11 +536,7 @@ impl Receive {
                 Ok(_) => {}
             }
         }
-        self.has_run = true;
-        self.setup.signal.listen(true);
-        self.setup.cx.waker.wake_by_ref();
-        info!("{}: subscribed to {}", self.who, filters.collect::<Vec<_>>().join(" "));
-        self.setup.on_subscribed.call();
+        self.part_subscribed();
     }
 
     /// The connection failed: what it delivered is handed on as before, but not acknowledged.

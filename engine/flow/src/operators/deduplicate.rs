@@ -21,8 +21,8 @@
 //! first. So what comes behind a restart and is no later than what came before it is judged by the numbers before.
 //!
 //! # Telling
-//! An operator tells nobody. [`deduplicate_by`](KeyedStream::deduplicate_by) calls a function for what it drops. It calls the
-//! function, too, when more than half of the last [`JUDGED`] records of a key were dropped: then the numbers are none, in all likelihood.
+//! An operator tells nobody. [`deduplicate_by`](KeyedStream::deduplicate_by) calls a function for what it drops. It calls it, too,
+//! when more than half of the last [`JUDGED`] records of a key were dropped. Then the numbers are none, in all likelihood.
 
 use rkyv::{Archive, Deserialize, Serialize};
 use thalweg_kernel::defects::{Defect, seeded};

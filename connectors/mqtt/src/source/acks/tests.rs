@@ -58,6 +58,8 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         qos,
         packet_id,
         dup: false,
+        subscriptions: Vec::new(),
+        is_copy: false,
         retained: false,
         left_out: 0,
         user_properties: Vec::new(),

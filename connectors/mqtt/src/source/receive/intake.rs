@@ -119,11 +119,12 @@ impl Receive {
     }
 
     /// Takes a message in, when [one may be](Self::may_take).
-    pub(super) fn deliver(&mut self, delivery: Delivery) {
+    pub(super) fn deliver(&mut self, mut delivery: Delivery) {
         // Not acknowledged, hence not lost: a session that outlives us keeps it.
         if self.stop != Stop::No || self.fault.is_some() {
             return;
         }
+        delivery.is_copy = self.copies.is_copy(&delivery);
         let generation = self.generation;
         if self.stall.is_some() {
             self.wait_behind(delivery, generation, String::new());
@@ -163,6 +164,8 @@ impl Receive {
             if met == Met::AgainHere {
                 return None;
             }
+        } else if delivery.is_copy {
+            self.meters.copies_skipped.increment(1);
         } else if delivery.retained && self.setup.skip_retained {
             self.meters.retained_skipped.increment(1);
         } else {
