@@ -9,9 +9,9 @@
 //! `autosave_interval`, on SIGUSR1 ([`Mosquitto::save`]) or on an orderly end. So each kill follows a save, and
 //! nothing that was acknowledged afterwards is counted on.
 //!
-//! Why some come twice, and how many: at least once is what the source promises for now. A broker that died before
-//! our acknowledgement repeats the message. Its log shows such messages as sent and not acknowledged at the kill.
-//! The publisher adds what it had to send again. Nothing else may.
+//! A broker that died before our acknowledgement repeats the message. Its log shows such messages as sent and not acknowledged at
+//! the kill. The source knows them by their ids, and each counts once. What the publisher had to send again may come twice, and
+//! nothing else.
 //!
 //! [`INFLIGHT`] does not bound these, though the source announces it as its receive maximum. Mosquitto 2.0.11
 //! sends a few more, and hundreds more when it resumes a session (seen here: 430).
