@@ -111,6 +111,7 @@ pub trait Origin {
 ///
 /// Written as JSON it has these fields under their names, those that are there. `payload` is text; where the bytes are
 /// not UTF-8 it is lossy, and `payload_base64` has them as they are. `properties` are pairs of a name and a value.
+/// `record` is a pair of two numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
     /// Where it came from: the MQTT topic, or the file's path. Of a result: the sink.
@@ -128,6 +129,10 @@ pub struct DeadLetter {
     pub offset: Option<u64>,
     /// The number of its line in its file, from 1.
     pub line: Option<u64>,
+    /// Of a message that holds several records: which of them this one is, from 1, and how many the message holds with
+    /// those that were refused. `payload` is the whole message, so sending the letter again sends the other
+    /// records again, too. `None` where the message holds nothing else.
+    pub record: Option<(u32, u32)>,
     /// When it arrived.
     pub received: Timestamp,
     /// The quality of service with which it came, of MQTT.
@@ -146,7 +151,7 @@ impl Serialize for DeadLetter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = String::from_utf8_lossy(&self.payload);
         let is_text = matches!(text, Cow::Borrowed(_));
-        let mut out = serializer.serialize_struct("DeadLetter", 14)?;
+        let mut out = serializer.serialize_struct("DeadLetter", 15)?;
         out.serialize_field("topic", &self.topic)?;
         out.serialize_field("cause", &self.cause)?;
         out.serialize_field("reason", &self.reason)?;
@@ -155,6 +160,9 @@ impl Serialize for DeadLetter {
         out.serialize_field("offset", &self.offset)?;
         if let Some(line) = self.line {
             out.serialize_field("line", &line)?;
+        }
+        if let Some(record) = self.record {
+            out.serialize_field("record", &record)?;
         }
         out.serialize_field("received", &self.received)?;
         if let Some(qos) = self.qos {
@@ -224,6 +232,7 @@ impl DeadLetter {
             partition: None,
             offset: None,
             line: None,
+            record: None,
             received,
             qos: None,
             retained: false,
@@ -239,6 +248,9 @@ impl fmt::Display for DeadLetter {
         write!(f, "{}", self.topic)?;
         if let Some(line) = self.line {
             write!(f, " line {line}")?;
+        }
+        if let Some((record, of)) = self.record {
+            write!(f, " record {record} of {of}")?;
         }
         write!(f, ": {}: {}", self.cause, self.reason)?;
         if let Some(position) = self.position {
@@ -281,7 +293,7 @@ mod tests {
         let mut letter = DeadLetter::of_payload("topic", error, 9.into(), b"a\xff");
         let json = serde_json::to_value(&letter).unwrap();
         assert_eq!(json["payload_base64"], "Yf8=");
-        for absent in ["line", "qos", "retained", "properties"] {
+        for absent in ["line", "record", "qos", "retained", "properties"] {
             assert!(json.get(absent).is_none(), "{json}");
         }
         (letter.line, letter.qos, letter.retained) = (Some(7), Some(2), true);
@@ -295,6 +307,10 @@ mod tests {
         assert_eq!(json["properties"].to_string(), r#"[["a","1"],["a","2"]]"#);
         assert_eq!((&json["payload"], json.get("payload_base64")), (&"text".into(), None));
         assert_eq!(letter.to_string(), "topic line 7: invalid_utf8: no text");
+        letter.record = Some((2, 10));
+        let json = serde_json::to_value(&letter).unwrap();
+        assert_eq!(json["record"].to_string(), "[2,10]");
+        assert_eq!(letter.to_string(), "topic line 7 record 2 of 10: invalid_utf8: no text");
     }
 
     /// Metrics, logs and files of letters call a cause by one name.

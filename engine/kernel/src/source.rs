@@ -48,6 +48,7 @@ impl Origin for Generated {
             partition: None,
             offset: None,
             line: None,
+            record: None,
             received: Timestamp::default(),
             qos: None,
             retained: false,
