@@ -70,9 +70,9 @@ impl Fields {
         })
     }
 
-    /// Whether readings carry their time.
+    /// Whether all readings carry their time.
     pub(crate) fn has_times(&self) -> bool {
-        self.time() != "arrival"
+        self.time() != "arrival" && !self.or_arrival
     }
 
     /// The shape of payloads: the fields `key`, `time` and, where `number` says where it is found, `number`. Behind them come
