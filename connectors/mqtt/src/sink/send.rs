@@ -477,7 +477,10 @@ impl Send {
         let was_connected = std::mem::replace(&mut self.connected, false);
         self.unacked.rewind();
         self.meters.connected.set(0.0);
-        if !was_connected {
+        // A silent network, and another client of our name, say nothing of results.
+        let for_another_reason =
+            matches!(trouble, Trouble::Weather { class: "ping" | "taken over" | "moved", .. });
+        if !was_connected || for_another_reason {
             return false;
         }
         let finding = self.suspects.ended(on_way, first);
