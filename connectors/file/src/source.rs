@@ -382,13 +382,15 @@ impl<D: Decode> Lines<D> {
             }
             // All that a line holds, or the position behind it would forget the rest.
             let before = emitted;
+            out.begin_message();
             self.decoder.decode_each(&message, |decoded| {
                 emitted += 1;
                 match decoded {
                     Ok(value) => out.record(value, block.read_at, &origin),
-                    Err(refused) => out.dead_letter(origin.dead_letter(refused)),
+                    Err(refused) => out.refused(refused, &origin),
                 }
             });
+            out.end_message();
             taken += (emitted - before).max(1);
         }
         (taken, emitted)

@@ -129,8 +129,8 @@ pub struct DeadLetter {
     pub offset: Option<u64>,
     /// The number of its line in its file, from 1.
     pub line: Option<u64>,
-    /// Of a message that holds several records: which of them this one is, from 1, and how many the message holds with
-    /// those that were refused. `payload` is the whole message, so sending the letter again sends the other
+    /// Of a message that holds several records: which of them this one is, from 1, and how many there are.
+    /// `payload` is the whole message, so sending the letter again sends the other
     /// records again, too. `None` where the message holds nothing else.
     pub record: Option<(u32, u32)>,
     /// When it arrived.
