@@ -1,5 +1,5 @@
-//! A message that holds several records: each of its dead letters says which of them it is about, and a message of
-//! thousands has few letters.
+//! A message holds several records, and each of its dead letters says which of them it is about. A message of thousands has
+//! few letters.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
