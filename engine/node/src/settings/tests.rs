@@ -220,6 +220,10 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"deduplicate.restarts_by_time = "true" is not allowed; allowed: only false where"#,
         ),
         (
+            format!("{GOOD}\n[deduplicate]\nfield = 'n'\n[fields]\nvalue = 'r[].v'"),
+            r#"deduplicate.field = "n" is not allowed; allowed: a number that each reading has"#,
+        ),
+        (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 1"),
             r#"deduplicate.modulus = "1" is not allowed; allowed: 2 to "#,
         ),
