@@ -21,7 +21,7 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::format::text_of;
+use crate::header::text_of;
 use crate::{ConfigError, Decode, DecodeError, Message, Str};
 
 /// A decoder is offered at most this many fields, those of the topic included.

@@ -8,7 +8,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::dead_letter::{DeadLetter, DecodeError, Origin};
+use crate::cause::DecodeError;
+use crate::dead_letter::{DeadLetter, Origin};
 use crate::options::units::show_about;
 use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
 use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};

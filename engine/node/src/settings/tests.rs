@@ -250,7 +250,11 @@ fn all_sinks_that_are_named_get_results() {
     let toml = format!("{GOOD}\n[sink.blackhole]\n[sink.mine]\nconnector = 'file'\npath = 'x'");
     let settings = read(&toml).unwrap();
     let sections: Vec<_> = settings.outputs.iter().map(|output| &*output.section).collect();
-    assert_eq!(sections, ["sink.stdout", "sink.blackhole", "sink.mine"]);
+    assert_eq!(sections, ["sink.blackhole", "sink.mine", "sink.stdout"]);
+    // What each has stored stays its own, whichever stands first.
+    let uids: Vec<_> = settings.outputs.iter().map(|output| &*output.uid).collect();
+    assert_eq!(uids, sections);
+    assert_eq!(read(GOOD).unwrap().outputs[0].uid, "sink");
 }
 
 #[test]
