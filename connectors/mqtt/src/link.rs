@@ -356,6 +356,12 @@ impl Link {
         self.standing().map_or(0, Connection::unacknowledged)
     }
 
+    /// The pings written on this connection, and those that the broker has answered. The stream is ordered: it has what was
+    /// written before an answered one.
+    pub(crate) fn pings(&self) -> (u64, u64) {
+        self.standing().map_or((0, 0), Connection::pings)
+    }
+
     /// Publishes of ours, and subscriptions, that the broker has not answered.
     pub(crate) fn in_flight(&self) -> usize {
         self.standing().map_or(0, Connection::in_flight)

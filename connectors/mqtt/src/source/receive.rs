@@ -120,6 +120,8 @@ pub(crate) struct Receive {
     connected: bool,
     /// What the broker may send again.
     known: Known,
+    /// The answered pings of this connection from which that was concluded.
+    pongs: u64,
     repeats: Repeats,
     begins: Begins,
     /// What is asked of the broker, and what comes of it more than once.
@@ -206,6 +208,7 @@ impl Receive {
             generation: 0,
             connected: false,
             known: Known::default(),
+            pongs: 0,
             repeats: Repeats::default(),
             begins: Begins::Not,
             copies: Copies::of(&setup.filters),
@@ -343,6 +346,7 @@ impl Receive {
     fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let raised = self.setup.signal.take(cx.waker());
         let starved = self.free.is_empty();
+        self.forget_proven();
         if raised || starved {
             self.take_all_back();
         }
@@ -371,12 +375,16 @@ impl Receive {
 
     /// Acknowledges what may be by now.
     fn settle(&mut self) {
-        let (link, connected) = (&mut self.link, self.connected);
+        let (link, known, connected) = (&mut self.link, &mut self.known, self.connected);
+        let (pings, _) = link.pings();
         let settled = self.ledger.settle(|packet_id, answer| {
             // What is owed is owed on this connection.
             debug_assert!(connected, "an acknowledgement without a connection");
             match answer {
-                Answer::Ack(qos) => link.ack(packet_id, qos),
+                Answer::Ack(qos) => {
+                    known.acknowledged(packet_id, pings);
+                    link.ack(packet_id, qos);
+                }
                 Answer::Complete => link.complete(packet_id),
             }
         });
@@ -437,7 +445,11 @@ impl Receive {
     fn take_back(&mut self, chunk: Chunk) {
         let acks = chunk.acks();
         if self.connected && chunk.generation == self.generation {
-            acks.iter().for_each(|(packet_id, qos)| self.link.ack(*packet_id, *qos));
+            let (pings, _) = self.link.pings();
+            for (packet_id, qos) in acks {
+                self.known.acknowledged(*packet_id, pings);
+                self.link.ack(*packet_id, *qos);
+            }
             self.meters.acks.increment(acks.len() as u64);
         } else {
             self.meters.stale_acks.increment(acks.len() as u64);
@@ -484,6 +496,7 @@ impl Receive {
     fn connect(&mut self, accepted: &Accepted) {
         let session_present = accepted.session_present;
         self.connected = true;
+        self.pongs = 0;
         self.pace.connected();
         self.reactor.gather();
         self.meters.connects.increment(1);

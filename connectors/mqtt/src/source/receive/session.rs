@@ -2,6 +2,7 @@
 //! which packet ids are free.
 
 use super::*;
+use crate::source::known::connection;
 
 impl Receive {
     pub(super) fn subscribe(&mut self) {
@@ -65,6 +66,17 @@ impl Receive {
             && self.connected
         {
             self.subscribe();
+        }
+    }
+
+    /// An answered ping frees the packet ids that were acknowledged before it.
+    #[inline]
+    pub(super) fn forget_proven(&mut self) {
+        let (pings, pongs) = self.link.pings();
+        // What waits for room came before the answer, and is yet to be recognised.
+        if pongs > self.pongs && self.stall.is_none() {
+            self.pongs = pongs;
+            self.known.proven(connection(self.generation), pings, pongs);
         }
     }
 
