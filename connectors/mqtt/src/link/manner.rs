@@ -3,7 +3,8 @@
 //! - **Version.** Where none is given, 5 is tried. A broker that says that it does not speak it is tried with 3.1.1 at
 //!   once, and is spoken to so from then on. One that ends the connection without an answer, as some old ones do, may
 //!   also be one that is starting: it is asked in 5 once more before 3.1.1 is tried, and again after each connection.
-//!   What fails before CONNECT says nothing of versions.
+//!   What fails before CONNECT says nothing of versions. Nor does a connection without an answer where 5 was accepted before: such
+//!   a broker is away. Only one that refuses 5 by words is spoken to in 3.1.1 then.
 //! - **Will.** A broker that refuses the last will for its quality of service, or since it is retained, gets one without.
 //! - **Server.** A broker may send us elsewhere, for now or for good. That is followed where the configuration allows it,
 //!   a few times in a row.
@@ -47,6 +48,8 @@ pub(super) struct Manner {
     hops: u8,
     /// That MQTT 3.1.1 is spoken has been told.
     has_told_version: bool,
+    /// MQTT 5 was accepted, and was not refused since.
+    speaks_5: bool,
     has_run: bool,
 }
 
@@ -80,6 +83,7 @@ impl Manner {
             is_moved: false,
             hops: 0,
             has_told_version: false,
+            speaks_5: false,
             has_run: false,
         }
     }
@@ -92,6 +96,7 @@ impl Manner {
     pub(super) fn accepted(&mut self) -> Option<String> {
         (self.has_run, self.other_told, self.terms.looks) = (true, false, false);
         (self.silent, self.hops) = (0, 0);
+        self.speaks_5 = self.terms.version == Version::V5;
         let older = self.given.is_none() && self.terms.version == Version::V311;
         (older && !std::mem::replace(&mut self.has_told_version, true)).then(|| {
             "the broker speaks MQTT 3.1.1, and 5 not: messages have no user properties, results no ids, and refusals \
@@ -187,7 +192,7 @@ impl Manner {
             return Verdict::Again;
         }
         self.silent = self.silent.saturating_add(1);
-        if self.silent >= SILENT_MAX && spoken == Version::V5 {
+        if self.silent >= SILENT_MAX && spoken == Version::V5 && !self.speaks_5 {
             self.terms.version = other;
             return Verdict::Again;
         }
@@ -319,6 +324,19 @@ mod tests {
         assert!(it.accepted().is_some());
         it.ended(away());
         assert_eq!((it.terms().version, it.terms().looks), (Version::V5, false));
+    }
+
+    #[test]
+    fn a_broker_that_has_accepted_5_is_asked_in_5_until_it_refuses_that_by_words() {
+        let mut it = manner("mqtt://h");
+        assert_eq!(it.accepted(), None);
+        it.ended(Trouble::weather("closed", ""));
+        let met = play(&mut it, [silent(), silent(), silent(), silent()]);
+        assert_eq!(met, "weather 5, weather 5, weather 5, weather 5");
+        assert_eq!(it.accepted(), None);
+        it.ended(Trouble::weather("closed", ""));
+        assert_eq!(play(&mut it, [silent(), told()]), "weather 5, again 3.1.1");
+        assert!(it.accepted().is_some());
     }
 
     #[test]
