@@ -137,7 +137,7 @@ impl Keeper {
         let position = self.writer.append(now, &[record]);
         match self.appended(position, record.len()) {
             Ok(mark) => Ok(Some(mark)),
-            Err(JournalError::Full(_)) => Ok(None),
+            Err(JournalError::Full(_) | JournalError::Busy(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -306,7 +306,7 @@ impl Ledger {
             }
             Keeping::Journal(keeper) => match keeper.append(delivery, received) {
                 Ok(mark) => Ok(Taken::Yes(mark)),
-                Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
+                Err(JournalError::Full(why) | JournalError::Busy(why)) => Ok(Taken::NoRoom(why)),
                 Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
                 Err(error) => Err(error.into()),
             },

@@ -180,9 +180,16 @@ fn with_packet_ids_the_last_records_stay_while_there_is_room() {
         settle(&mut ledger);
         assert_eq!(journal.state().trimmed, trimmed);
     }
+    // A disk that is behind has room.
+    journal.state().refuse = Some(JournalError::Busy("a group waits".into()));
+    assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::NoRoom(_)));
+    assert_eq!(ledger.release(7, Timestamp::default()), Ok(None));
+    progress.release(most + 1);
+    settle(&mut ledger);
+    assert_eq!(journal.state().trimmed, 10, "the latest stay");
     journal.state().refuse = Some(JournalError::Full("at its cap".into()));
     assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::NoRoom(_)));
-    assert_eq!(journal.state().trimmed, most, "what no checkpoint needs");
+    assert_eq!(journal.state().trimmed, most + 1, "what no checkpoint needs");
     progress.release(most + 4);
     settle(&mut ledger);
     assert_eq!(journal.state().trimmed, most + 4, "and what the next one sets free");
