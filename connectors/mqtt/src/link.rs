@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) clean: bool,
     pub(crate) login: Option<(String, Secret)>,
     pub(crate) tls: Option<Dialer>,
+    /// The job can do nothing with messages that have no user properties.
+    pub(crate) needs_properties: bool,
 }
 
 /// Why a connection failed. A [`Link`] tells of the first two alone.
@@ -223,7 +225,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(plan: Arc<Plan>, reactor: Reactor) -> Self {
-        let manner = Manner::new(&plan.config);
+        let manner = Manner::new(&plan.config, plan.needs_properties);
         Self { plan, reactor, state: State::Down, manner, told: Vec::new(), trouble: None }
     }
 

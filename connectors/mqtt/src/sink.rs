@@ -252,6 +252,7 @@ impl<E, F> MqttSink<E, F> {
             clean: true,
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
+            needs_properties: false,
             config,
         });
         let (to_io, batches) = flume::bounded(BATCHES_MAX * cx.instances);
