@@ -324,6 +324,31 @@ fn a_stop_without_a_broker_ends_in_bounded_time_and_says_what_is_left() {
     peer.join().expect("the script ran");
 }
 
+/// Goal: a broker that is slow and goes on is not taken for one that is away.
+#[test]
+fn a_stop_waits_as_long_as_the_broker_goes_on() {
+    const RESULTS: usize = 8;
+    let (config, peer) = peer(|_, level, stream| {
+        accept(stream, level, &[]);
+        for _ in 0..RESULTS {
+            let (kind, body) = read(stream).expect("a packet");
+            assert_eq!(kind >> 4, 3, "PUBLISH");
+            let end = 2 + usize::from(body[1]);
+            // Its work takes that long.
+            thread::sleep(Duration::from_millis(250));
+            stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+        }
+        while read(stream).is_ok() {}
+        Some(())
+    });
+    let spec = MqttSink::new(config, "out", Text).stop_timeout(Duration::from_millis(1_000));
+    let mut writer = Writer::open(&spec);
+    writer.write((0..RESULTS).map(|n| n.to_string()));
+    Sink::<String>::stop(&mut writer.0);
+    assert!(writer.close_within(PATIENCE), "it is delivered");
+    peer.join().expect("the script ran");
+}
+
 /// Goal: a message over the limit costs itself alone, whatever its quality of service. What is before it counts once, what
 /// is behind it arrives, and the connection stays.
 #[test]

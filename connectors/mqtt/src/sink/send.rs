@@ -30,6 +30,8 @@ use crate::topic::check_topic;
 const LONE_MS_MIN: u64 = 60_000;
 /// More of them than that tell of the broker, not of the results.
 const LONE_RESULTS_MAX: usize = 3;
+/// A stop takes this many times its limit at most, however steadily the broker acknowledges.
+const STOP_TIMEOUTS_MAX: u32 = 10;
 /// How long the last packets may take.
 const STOP_MS_MAX: u64 = 5_000;
 /// How long the broker may then take to close the connection; see the source's thread.
@@ -39,7 +41,7 @@ const LINGER_MS_MAX: u64 = 1_000;
 pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) retain: bool,
-    /// How long what is under way may take once the job is to end.
+    /// How long the broker may be silent once the job is to end, while something is under way.
     pub(crate) stop_timeout: Duration,
     pub(crate) batches: flume::Receiver<Box<ResultBatch>>,
     pub(crate) common: Arc<Common>,
@@ -83,8 +85,8 @@ pub(crate) struct Send {
     rests_until: Option<Instant>,
     /// Set when all shards have closed: the last moment of the orderly end.
     stopping: Option<Instant>,
-    /// Set when the job is to end: how long what is under way may take.
-    patience: Option<Instant>,
+    /// Set when the job is to end: until when the broker may be silent, and until when all must be over.
+    patience: Option<(Instant, Instant)>,
 }
 
 enum Step {
@@ -179,12 +181,20 @@ impl Send {
     /// Whether what is under way has taken too long.
     fn is_late(&mut self) -> bool {
         if self.patience.is_none() && self.setup.common.is_stopping() {
-            self.patience = Some(self.reactor.now() + self.setup.stop_timeout);
+            let (now, longest) = (self.reactor.now(), self.setup.stop_timeout);
+            self.patience = Some((now + longest, now + longest * STOP_TIMEOUTS_MAX));
         }
         let ends = self.stopping.is_some()
             || self.unacked.is_empty()
             || seeded(Defect::MqttStopWaitsForEver);
-        !ends && self.patience.is_some_and(|until| self.reactor.poll_until(until).is_ready())
+        !ends && self.patience.is_some_and(|(until, _)| self.reactor.poll_until(until).is_ready())
+    }
+
+    /// The broker takes results: a stop waits on for the next ones.
+    fn wait_on(&mut self) {
+        if let Some((until, last)) = &mut self.patience {
+            *until = (self.reactor.now() + self.setup.stop_timeout).min(*last);
+        }
     }
 
     /// What is said of results that are left when patience ends.
@@ -409,6 +419,7 @@ impl Send {
                 while let Some(parcel) = self.unacked.written() {
                     self.meters.published(parcel.payload.len());
                 }
+                self.wait_on();
                 self.settle();
             }
             Event::Acked { packet_id, refused } => {
@@ -429,6 +440,7 @@ impl Send {
                         self.unacked.look_again();
                     }
                     self.settle();
+                    self.wait_on();
                 }
             }
             Event::Released(packet_id) => self.link.complete(packet_id),
