@@ -17,7 +17,7 @@
 //! # Which message comes again
 //! | quality | it is a repetition if |
 //! |---|---|
-//! | QoS 2 | its id is known and was not released, and topic and payload are those of the first time |
+//! | QoS 2 | its id is known and was not released, and topic and payload are those of the first time; of a run before, the broker says so, too (DUP) |
 //! | QoS 1 | moreover the broker says so (DUP), and it is one of the last [`KNOWN_MAX`] messages |
 //!
 //! A repetition counts once, and is acknowledged on the connection on which it came. If the first came on this connection, too, its
@@ -31,8 +31,8 @@
 //! 2. PUBCOMP goes out when the release is durable. A broker gives an id to another message only after PUBCOMP. So an id that
 //!    the journal has as known at QoS 2 is still that of this message, and any message under it is a repetition.
 //! 3. In a new session we subscribe when its beginning is durable. So no message of it can meet ids of the session before.
-//! 4. The journal keeps the last [`KNOWN_MAX`] records, or [`KEPT_BYTES_MAX`], also when no checkpoint needs them. Only a
-//!    journal that is full gives them up.
+//! 4. The journal keeps the last [`kept_records`], or [`KEPT_BYTES_MAX`], also when no checkpoint needs them. Only a
+//!    journal that is full gives them up. At QoS 2 a start reads all that a checkpoint keeps, too.
 //!
 //! | a crash | the journal says | the broker | so |
 //! |---|---|---|---|
@@ -49,17 +49,32 @@
 //! free, which at low rates is 1 for each message. Mosquitto uses an id again after 65,535 messages. After a crash the ids
 //! of the journal are known although the broker may have had their PUBACKs for long.
 //! A broker that sets no DUP, or gives other ids, repeats without being recognised. A crash between the
-//! CONNACK of a new session and the moment of rule 3 leaves the old ids. Then, too, only an equal message is mistaken.
+//! CONNACK of a new session and the moment of rule 3 leaves the old ids. Then, too, only an equal message is mistaken, which
+//! the broker marks as one that it repeats.
+//!
+//! At QoS 2 a message is unknown after a crash if its record is none of those that rule 4 keeps. Its release is outstanding then, while
+//! that many records came behind it.
 
 use thalweg_kernel::defects::{Defect, seeded};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::config::Qos;
 
-/// The messages of QoS 1 that are remembered, and the records that a journal keeps for it. Less than there are packet ids, so that
+/// The messages of QoS 1 that are remembered, and the records that a journal keeps for them. Less than there are packet ids, so that
 /// none is taken for that of a round before. Mosquitto 2.0.11 has thousands in flight once it has resumed a session,
 /// whatever the window.
 pub(crate) const KNOWN_MAX: u32 = 32_768;
+/// The records that a journal keeps for QoS 2: a message and its release, for each packet id.
+const KEPT_RECORDS_QOS_2: u32 = 2 * 65_535;
+
+/// The records that a journal keeps for packet ids.
+pub(crate) const fn kept_records(qos: Qos) -> u32 {
+    match qos {
+        Qos::ExactlyOnce => KEPT_RECORDS_QOS_2,
+        Qos::AtMostOnce | Qos::AtLeastOnce => KNOWN_MAX,
+    }
+}
+
 /// The most bytes of records that the journal keeps for that.
 pub(crate) const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -165,7 +180,8 @@ impl Known {
                 let recent = self.count.wrapping_sub(slot.number) <= KNOWN_MAX;
                 (dup || seeded(Defect::MqttTrustsIds)) && recent && equal
             }
-            (Qos::ExactlyOnce, State::Held) => equal,
+            // What a run before has left may be of a session that has gone.
+            (Qos::ExactlyOnce, State::Held) => equal && (dup || slot.connection != 0),
             _ => false,
         };
         match again {
@@ -281,6 +297,13 @@ mod tests {
         known.release(7);
         assert_eq!(known.meet(again, true), Met::News);
         known.release(7);
+        known.note(sighting(7, Qos::ExactlyOnce, "x", 0));
+        let met = (known.meet(again, true), known.meet(again, false));
+        assert_eq!(
+            met,
+            (Met::Again, Met::News),
+            "the session may be another than that of the journal"
+        );
     }
 
     /// Goal: an equal message that comes for the first time in a later connection is news where the broker had our

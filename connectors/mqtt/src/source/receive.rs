@@ -92,9 +92,11 @@ impl Setup {
         self.recognise_repeats && !self.plan.clean
     }
 
-    /// Whether the journal is to tell which packet ids mean something.
-    fn keeps_ids(&self) -> bool {
-        !self.plan.clean && (self.recognise_repeats || self.plan.config.qos == Qos::ExactlyOnce)
+    /// The quality of service whose packet ids the journal is to tell, if it is.
+    fn keeps_ids(&self) -> Option<Qos> {
+        let qos = self.plan.config.qos;
+        let keeps = !self.plan.clean && (self.recognise_repeats || qos == Qos::ExactlyOnce);
+        keeps.then_some(qos)
     }
 }
 

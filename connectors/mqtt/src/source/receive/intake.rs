@@ -86,8 +86,10 @@ impl Receive {
         let end = writer.end();
         self.ledger.keep(Keeper::new(writer, self.setup.keeps_ids()));
         self.settle();
-        if self.setup.keeps_ids() && !seeded(Defect::MqttForgetsIds) {
-            self.known = place.known(end)?;
+        if let Some(qos) = self.setup.keeps_ids()
+            && !seeded(Defect::MqttForgetsIds)
+        {
+            self.known = place.known(end, qos)?;
         }
         let mut replay = place.replay(end)?;
         let mut count = 0;
