@@ -112,7 +112,9 @@ pub(crate) struct Delivery {
     pub(crate) is_copy: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
-    /// The bytes of the payload that were left out, of a message over the limit.
+    /// It was over the limit, and is no whole message: bytes of the payload or its properties were left out.
+    pub(crate) is_cut: bool,
+    /// The bytes of the payload that were left out.
     pub(crate) left_out: u64,
 }
 
@@ -217,7 +219,7 @@ pub(crate) struct Link {
     reactor: Reactor,
     state: State,
     manner: Manner,
-    /// What was told of brokers: it is told once.
+    /// What was to be told of the last broker: it is told once.
     told: Vec<String>,
     /// Met while looking for events that were there already.
     trouble: Option<Trouble>,
@@ -251,8 +253,8 @@ impl Link {
                         self.state = State::Up(connection);
                         accepted.remarks.extend(self.manner.accepted());
                         accepted.remark(&self.plan.config, self.plan.clean);
-                        accepted.remarks.retain(|remark| !self.told.contains(remark));
-                        self.told.extend_from_slice(&accepted.remarks);
+                        let told = std::mem::replace(&mut self.told, accepted.remarks.clone());
+                        accepted.remarks.retain(|remark| !told.contains(remark));
                         return Poll::Ready(Ok(Event::Connected(accepted)));
                     }
                     Err(trouble) => {

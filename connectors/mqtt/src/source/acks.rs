@@ -299,7 +299,7 @@ impl Ledger {
         delivery: &Delivery,
         received: Timestamp,
     ) -> Result<Taken, Fault> {
-        if delivery.left_out > 0 {
+        if delivery.is_cut {
             return Ok(self.take_cut(delivery));
         }
         match &mut self.keeping {

@@ -62,6 +62,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         subscriptions: Vec::new(),
         is_copy: false,
         retained: false,
+        is_cut: false,
         left_out: 0,
         user_properties: Vec::new(),
     }

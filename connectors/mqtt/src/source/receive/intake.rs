@@ -181,11 +181,11 @@ impl Receive {
                 }
                 Ok(Taken::NoRoom(why)) => return Some((delivery, why)),
                 Ok(Taken::Refused(mark, why)) => {
-                    match delivery.left_out {
-                        0 => self.meters.journal_refused.increment(1),
-                        _ => self.oversized.count(&self.who, &self.meters, &delivery, &why),
+                    match delivery.is_cut {
+                        false => self.meters.journal_refused.increment(1),
+                        true => self.oversized.count(&self.who, &self.meters, &delivery, &why),
                     }
-                    if delivery.left_out == 0 || !seeded(Defect::MqttForgetsOversized) {
+                    if !delivery.is_cut || !seeded(Defect::MqttForgetsOversized) {
                         chunk.push_refused(delivery, mark, why);
                     }
                 }
