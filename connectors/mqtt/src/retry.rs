@@ -36,8 +36,8 @@ pub(crate) struct Retry {
     credit_at: Option<Instant>,
     /// Since when there is no connection, or none that holds.
     away_since: Option<Instant>,
-    /// What was told last, and when.
-    told: Option<(&'static str, Instant)>,
+    /// The kinds of failures that were told, and when. There are a dozen kinds.
+    told: Vec<(&'static str, Instant)>,
     /// Failures of that kind that were not told since.
     untold: u64,
 }
@@ -52,7 +52,7 @@ impl Retry {
             credit: CREDIT_MAX,
             credit_at: None,
             away_since: None,
-            told: None,
+            told: Vec::new(),
             untold: 0,
         }
     }
@@ -85,7 +85,8 @@ impl Retry {
         let held = self.connected.take().map(|since| now.saturating_duration_since(since));
         let is_stable = held.is_some_and(|held| held >= Duration::from_millis(STABLE_MS_MIN));
         if is_stable {
-            (self.away_since, self.told) = (None, None);
+            self.away_since = None;
+            self.told.clear();
         }
         let has_progressed = std::mem::take(&mut self.has_progressed) && class != "taken over";
         if is_stable || (has_progressed && self.spend(now)) {
@@ -95,16 +96,17 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         let away = now.saturating_duration_since(*self.away_since.get_or_insert(now));
         let again = Duration::from_millis(TELL_AGAIN_MS);
-        let is_news = self
-            .told
-            .is_none_or(|(of, at)| of != class || now.saturating_duration_since(at) >= again);
+        let is_old =
+            |(of, at): &(&str, Instant)| *of == class && now.saturating_duration_since(*at) < again;
+        let is_news = !self.told.iter().any(is_old);
         let wait_ms = wait.as_millis();
         if !is_news {
             self.untold += 1;
             debug!("{who}: not connected: {text}; next attempt in {wait_ms} ms");
             return Ok(wait);
         }
-        self.told = Some((class, now));
+        self.told.retain(|(of, _)| *of != class);
+        self.told.push((class, now));
         let more = match std::mem::take(&mut self.untold) {
             0 => String::new(),
             more => format!(" ({more} more attempts failed since the last line)"),
@@ -211,13 +213,29 @@ mod tests {
         for second in 0..200 {
             let now = begun + Duration::from_secs(second);
             retry.failed(now, "t", Trouble::weather("connect", "refused")).expect("weather");
-            if retry.told.is_some_and(|(_, at)| at == now) {
+            if retry.told.contains(&("connect", now)) {
                 told.push(second);
             }
         }
         assert_eq!(told, [0, 60, 120, 180]);
         retry.failed(begun, "t", Trouble::weather("timeout", "")).expect("weather");
-        assert_eq!(retry.told, Some(("timeout", begun)), "another kind is news");
+        assert!(retry.told.contains(&("timeout", begun)), "another kind is news");
+    }
+
+    #[test]
+    fn kinds_that_alternate_are_told_once_a_minute_each() {
+        let mut retry = Retry::new(LONGEST);
+        let begun = Instant::now();
+        let mut told = Vec::new();
+        for second in 0..100 {
+            let now = begun + Duration::from_secs(second);
+            let class = ["connect", "timeout"][second as usize % 2];
+            retry.failed(now, "t", Trouble::weather(class, "")).expect("weather");
+            if retry.told.contains(&(class, now)) {
+                told.push(second);
+            }
+        }
+        assert_eq!(told, [0, 1, 60, 61]);
     }
 
     #[test]
