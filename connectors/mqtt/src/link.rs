@@ -340,18 +340,22 @@ impl Link {
         self.up()?.publish(publish)
     }
 
-    /// Publishes to the status topic, if there is one, as well as the broker takes it.
-    pub(crate) fn status(&mut self, payload: &'static str) {
+    /// Publishes to the status topic, if there is one, as well as the broker takes it. The packet id that it answers for, if it
+    /// will answer.
+    pub(crate) fn status(&mut self, payload: &'static str) -> Option<u16> {
         let plan = Arc::clone(&self.plan);
-        if let (Some(topic), Some(connection)) = (plan.config.status_topic.as_deref(), self.up()) {
-            let (qos_max, retain) = connection.takes();
-            connection.publish(Publish {
-                topic,
-                payload: Bytes::from_static(payload.as_bytes()),
-                qos: Qos::AtLeastOnce.min(qos_max),
-                retain,
-                user_property: None,
-            });
+        let (topic, connection) = (plan.config.status_topic.as_deref()?, self.up()?);
+        let (qos_max, retain) = connection.takes();
+        let sent = connection.publish(Publish {
+            topic,
+            payload: Bytes::from_static(payload.as_bytes()),
+            qos: Qos::AtLeastOnce.min(qos_max),
+            retain,
+            user_property: None,
+        });
+        match sent? {
+            Sent::Tracked(packet_id) => Some(packet_id),
+            Sent::Plain => None,
         }
     }
 

@@ -293,6 +293,74 @@ fn what_ends_each_connection_becomes_a_dead_letter_and_the_others_arrive() {
     }
 }
 
+/// Goal: one bad result does not cost the others their QoS 2.
+#[test]
+fn a_result_that_ends_connections_at_qos_1_as_well_leaves_the_others_their_qos_2() {
+    let (to_us, published) = std::sync::mpsc::channel();
+    let (config, _peer) = peer(move |_, level, stream| {
+        accept(stream, level, &[]);
+        while let Ok((kind, body)) = read(stream) {
+            let answer = match kind >> 4 {
+                3 => {
+                    let topic_end = 2 + usize::from(body[1]);
+                    let (topic, qos) = (&body[2..topic_end], (kind >> 1) & 3);
+                    if topic == b"bad" {
+                        return None;
+                    }
+                    to_us.send(qos).expect("a listener");
+                    [&[if qos == 2 { 0x50 } else { 0x40 }, 2], &body[topic_end..topic_end + 2]]
+                        .concat()
+                }
+                6 => [&[0x70, 2], &body[..2]].concat(),
+                _ => return Some(()),
+            };
+            stream.write_all(&answer).expect("an answer");
+        }
+        None
+    });
+    let spec = MqttSink::new(config.qos(Qos::ExactlyOnce), topic_of_first_word, Text);
+    let mut writer = Writer::open(&spec);
+    writer.write(["bad x", "ok1 y", "ok2 z"].map(str::to_owned));
+    assert!(writer.close_within(PATIENCE));
+    assert_eq!(published.try_iter().collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(&writer.0.refused().expect("a letter").payload[..], b"bad x");
+}
+
+/// Goal: a broker that ends each connection on the status message says nothing of results by that.
+#[test]
+fn no_result_goes_behind_a_status_message_that_ends_connections() {
+    const ENDED: usize = 5;
+    let (config, peer) = peer(|round, level, stream| {
+        accept(stream, level, &[]);
+        let (kind, body) = read(stream).expect("a packet");
+        let end = 2 + usize::from(body[1]);
+        assert_eq!((kind >> 4, &body[2..end]), (3, &b"status"[..]), "the status comes first");
+        if (1..=ENDED).contains(&round) {
+            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+            assert!(read(stream).is_err(), "a result behind it");
+        }
+        if round < ENDED {
+            return None;
+        }
+        let mut results = 0;
+        stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        while let Ok((kind, body)) = read(stream) {
+            if kind >> 4 == 3 {
+                let end = 2 + usize::from(body[1]);
+                results += usize::from(&body[2..end] == b"out");
+                stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+            }
+        }
+        Some(results)
+    });
+    let mut writer = Writer::open(&MqttSink::new(config.status_topic("status"), "out", Text));
+    writer.write(["a", "b"].map(str::to_owned));
+    assert!(writer.close_within(PATIENCE));
+    assert!(writer.0.refused().is_none(), "no result is to blame");
+    assert_eq!(peer.join().expect("the script ran"), 2);
+}
+
 /// Goal: a stop ends, whatever the broker does.
 #[test]
 fn a_stop_without_a_broker_ends_in_bounded_time_and_says_what_is_left() {

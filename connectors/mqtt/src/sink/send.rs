@@ -68,6 +68,10 @@ pub(crate) struct Send {
     /// Results of an earlier run whose topics this one would not publish to.
     invalid: Drops,
     suspects: Suspects,
+    /// The status message of this connection, while the broker has not answered for it.
+    status: Option<u16>,
+    /// Connections in a row that ended before that answer.
+    status_ended: u8,
     connected: bool,
     /// The broker has accepted what this sink needs once.
     has_run: bool,
@@ -77,6 +81,8 @@ pub(crate) struct Send {
     held_at: Option<Instant>,
     /// With which results go out.
     qos: Qos,
+    /// The result for which that was lowered: connections ended with it.
+    lowered_for: Option<u64>,
     packet_bytes_max: usize,
     /// The most unacknowledged publishes of this connection.
     window: usize,
@@ -119,6 +125,8 @@ impl Send {
             aside: dropped(DropReason::Ends),
             invalid: dropped(DropReason::Topic),
             suspects: Suspects::new(),
+            status: None,
+            status_ended: 0,
             meters,
             link: Link::new(Arc::clone(&setup.plan), reactor.clone()),
             unacked: Unacked::new(),
@@ -127,6 +135,7 @@ impl Send {
             has_acked: false,
             held_at: None,
             qos: setup.plan.config.qos,
+            lowered_for: None,
             packet_bytes_max: usize::MAX,
             window: 0,
             pace: Pace::new(reactor.now(), SINK_PAUSE),
@@ -305,6 +314,10 @@ impl Send {
 
     /// Sends as many publishes as the window and the socket allow.
     fn publish(&mut self) {
+        // What ends the connection may be the status message. Until that is known nothing goes behind it.
+        if self.status_ended > 0 && self.status.is_some() {
+            return;
+        }
         let mut gave_up = false;
         let window = self.window.min(self.suspects.window());
         while self.connected
@@ -424,6 +437,13 @@ impl Send {
             }
             Event::Acked { packet_id, refused } => {
                 self.pace.count(Qos::AtLeastOnce);
+                if self.status == Some(packet_id) {
+                    (self.status, self.status_ended) = (None, 0);
+                    if let Some(reason) = refused {
+                        warn!("{}: the broker refused the status message: {reason}", self.who);
+                    }
+                    return;
+                }
                 if let Some((seq, parcel)) = self.unacked.acked(packet_id) {
                     self.has_acked = true;
                     let frees = self.suspects.acked(seq);
@@ -480,7 +500,7 @@ impl Send {
             accepted.version.name(),
             self.unacked.len()
         );
-        self.link.status(ONLINE);
+        self.status = self.link.status(ONLINE);
     }
 
     /// The connection has gone. Whether the next one is to come soon, since it is being found out what ends them.
@@ -489,7 +509,7 @@ impl Send {
         let was_connected = std::mem::replace(&mut self.connected, false);
         self.unacked.rewind();
         self.meters.connected.set(0.0);
-        if !was_connected {
+        if !was_connected || self.is_for_status(trouble) {
             return false;
         }
         let finding = self.suspects.ended(on_way, first);
@@ -501,11 +521,36 @@ impl Send {
         finding != Finding::Nothing
     }
 
+    /// Whether the broker had not answered for the status message: then the end of the connection says nothing of results.
+    fn is_for_status(&mut self, trouble: &Trouble) -> bool {
+        if self.status.take().is_none() {
+            return false;
+        }
+        self.status_ended = self.status_ended.saturating_add(1);
+        if self.status_ended == STRIKES_MAX {
+            error!(
+                "{}: {STRIKES_MAX} connections ended before the broker had answered for the message on status_topic = {:?} \
+                 ({trouble}): results wait behind it. Check that this user may publish there, and retained",
+                self.who,
+                self.setup.plan.config.status_topic.as_deref().unwrap_or_default()
+            );
+        }
+        true
+    }
+
     /// Lets others go before a result in whose wake connections end.
     #[cold]
     fn hold(&mut self, seq: u64, trouble: &Trouble) {
-        if self.qos == Qos::ExactlyOnce && !self.has_acked {
+        let asked = self.setup.plan.config.qos;
+        if self.lowered_for == Some(seq) && self.qos < asked && !self.has_acked {
+            self.qos = asked;
+            warn!(
+                "{}: qos=2: connections end on this result with QoS 1 just as well, so results go out with QoS 2 again",
+                self.who
+            );
+        } else if self.qos == Qos::ExactlyOnce && !self.has_acked && self.lowered_for != Some(seq) {
             self.qos = Qos::AtLeastOnce;
+            self.lowered_for = Some(seq);
             self.suspects.forget();
             warn!(
                 "{}: qos=2: the broker ends each connection on which a result comes with QoS 2, so results go out with QoS \
