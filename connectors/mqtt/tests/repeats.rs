@@ -272,6 +272,27 @@ fn a_new_session_begins_with_no_id() {
     }
 }
 
+/// Goal: a disk that stands still does not keep a new session without subscriptions, and nothing of it is taken meanwhile.
+#[test]
+fn a_new_session_that_the_journal_has_not_noted_is_subscribed_and_nothing_of_it_is_taken() {
+    let (peer, hand) = (Peer::new(Version::V5), Hand::default());
+    let (mut shard, mut broker) = start(&peer, &hand, Qos::AtLeastOnce);
+    broker.publish("a", 1, 1, "x");
+    shard.run_until(1);
+    hand.sync_to(1);
+    assert_eq!(broker.acks(PUBACK, 1), [1]);
+    drop(broker);
+    let mut broker = peer.accept(false);
+    broker.publish("a", 1, 1, "x");
+    broker.is_silent();
+    assert_eq!(hand.appended(), 2, "the beginning of the session alone");
+    hand.sync_to(2);
+    shard.run_until(2);
+    hand.sync_to(3);
+    assert_eq!(broker.acks(PUBACK, 1), [1]);
+    end(&mut shard, broker);
+}
+
 #[test]
 fn a_release_waits_for_room_in_the_journal() {
     let (peer, hand) = (Peer::new(Version::V5), Hand::swift());

@@ -30,7 +30,8 @@
 //! 1. PUBACK and PUBREC go out when the message is durable. So what the broker does not send again is in the journal.
 //! 2. PUBCOMP goes out when the release is durable. A broker gives an id to another message only after PUBCOMP. So an id that
 //!    the journal has as known at QoS 2 is still that of this message, and any message under it is a repetition.
-//! 3. In a new session we subscribe when its beginning is durable. So no message of it can meet ids of the session before.
+//! 3. In a new session we take nothing until its beginning is durable. So no message of it can meet ids of the session before. (We
+//!    subscribe then, or after a second: what comes meanwhile waits at the broker, or here without an acknowledgement.)
 //! 4. The journal keeps the last [`kept_records`], or [`KEPT_BYTES_MAX`], also when no checkpoint needs them. Only a
 //!    journal that is full gives them up. At QoS 2 a start reads all that a checkpoint keeps, too.
 //!

@@ -126,6 +126,8 @@ pub(crate) struct Receive {
     pongs: u64,
     repeats: Repeats,
     begins: Begins,
+    /// When subscriptions that wait for that go out in any case.
+    subscribe_at: Option<Instant>,
     /// What is asked of the broker, and what comes of it more than once.
     copies: Copies,
     /// The part of our subscriptions that the broker has not answered.
@@ -147,7 +149,7 @@ enum Begins {
     Not,
     /// There was no room to tell it.
     Unsaid,
-    /// It does when it is durable up to here. Until then nothing is subscribed to.
+    /// It does when it is durable up to here. Until then nothing is taken, and for a second nothing is subscribed to.
     At(u64),
 }
 
@@ -213,6 +215,7 @@ impl Receive {
             pongs: 0,
             repeats: Repeats::default(),
             begins: Begins::Not,
+            subscribe_at: None,
             copies: Copies::of(&setup.filters),
             part: 0,
             takes_back: false,
@@ -358,6 +361,7 @@ impl Receive {
             self.note_released();
         }
         self.repeats.tell(&self.who, &self.reactor);
+        self.subscribe_if_late();
         if self.stop == Stop::No && self.setup.signal.stopped() {
             self.stop = Stop::Draining;
             self.give_up_stalled();
@@ -517,9 +521,7 @@ impl Receive {
             self.link.reject(why, self.has_run);
             return;
         }
-        if !matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
-            self.subscribe();
-        }
+        self.subscribe_when_noted();
         self.link.status(ONLINE);
     }
 
@@ -563,6 +565,7 @@ impl Receive {
         self.meters.stale_acks.increment(self.ledger.disconnected());
         // The broker asks again.
         self.unnoted.clear();
+        self.subscribe_at = None;
         self.setup.signal.listen(false);
         self.connected = false;
         self.generation += 1;

@@ -156,6 +156,9 @@ impl Receive {
             // It has subscribed; what comes stands behind that in the journal.
             self.begins = Begins::Not;
         }
+        if matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
+            return Some((delivery, "the journal has not noted the new session yet".to_owned()));
+        }
         let (packet_id, qos) = (delivery.packet_id, delivery.qos);
         let bytes = delivery.payload.len() as u64;
         let seen = self.sight(&delivery, generation);
