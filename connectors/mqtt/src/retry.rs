@@ -3,7 +3,8 @@
 //! Waits double from [`RETRY_MS_MIN`] up to the configuration's `reconnect_max`, half of each by chance. They begin anew
 //! after a connection that held for five seconds. So they do after one that has brought something, a message or an
 //! acknowledgement: what cuts such connections is mostly the network. Two clients of one name bring each other down in
-//! that way, too, so that is granted twice a second in the long run.
+//! that way, too, so that is granted twice a second in the long run. A connection that ends since we or the broker refuse something has
+//! brought nothing.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,8 @@ impl Retry {
             self.away_since = None;
             self.told.clear();
         }
-        let has_progressed = std::mem::take(&mut self.has_progressed) && class != "taken over";
+        let is_network = !matches!(class, "taken over" | "refused");
+        let has_progressed = std::mem::take(&mut self.has_progressed) && is_network;
         if is_stable || (has_progressed && self.spend(now)) {
             self.failures = 0;
         }
@@ -201,8 +203,10 @@ mod tests {
         assert!(first >= 20, "{first} connections in the first 2 s");
         let lasting = play("closed", 600);
         assert!((1_200..=3_000).contains(&lasting), "{lasting} connections in 10 min");
-        let war = play("taken over", 600);
-        assert!(war <= 300, "{war} connections in 10 min");
+        for class in ["taken over", "refused"] {
+            let war = play(class, 600);
+            assert!(war <= 300, "{class}: {war} connections in 10 min");
+        }
     }
 
     #[test]

@@ -293,6 +293,40 @@ fn what_ends_each_connection_becomes_a_dead_letter_and_the_others_arrive() {
     }
 }
 
+/// Goal: a right that is taken from a job that runs costs the filter it is for alone, and until it is given back.
+#[test]
+fn a_filter_that_is_refused_at_a_reconnect_leaves_the_others_and_is_asked_for_again() {
+    let (config, peer) = peer(|round, level, stream| {
+        accept(stream, level, &[]);
+        for part in 0..3 {
+            let (kind, subscribe) = read(stream).expect("a packet");
+            let id = &subscribe[..2];
+            let answer = match (round, part) {
+                (0, _) => [&[0x90, 5], id, &[0, 1, 1]].concat(),
+                (_, 0) => [&[0x90, 5], id, &[0, 1, 0x87]].concat(),
+                // It is asked for alone.
+                _ => [&[0x90, 4], id, &[0, if part == 1 { 0x87 } else { 1 }]].concat(),
+            };
+            assert_eq!(kind, 0x82, "SUBSCRIBE");
+            stream.write_all(&answer).expect("SUBACK");
+            if round == 0 {
+                return None;
+            }
+            let topic = if part == 2 { b"shut" } else { b"open" };
+            let publish = [&[0x30, 8, 0, 4], &topic[..], &[0, b'0' + part as u8]].concat();
+            stream.write_all(&publish).expect("PUBLISH");
+        }
+        assert_eq!(read(stream).expect("a packet").0, 0xe0, "DISCONNECT");
+        Some(())
+    });
+    let config = config.version(Version::V5).reconnect_max(Duration::from_millis(100));
+    let mut shard = Shard::open(&MqttSource::new(config, Line).topic("open").topic("shut"));
+    shard.run_until(3);
+    assert_eq!(shard.seen.lines, ["open 0", "open 1", "shut 2"]);
+    shard.stop();
+    peer.join().expect("the script ran");
+}
+
 /// Goal: one bad result does not cost the others their QoS 2.
 #[test]
 fn a_result_that_ends_connections_at_qos_1_as_well_leaves_the_others_their_qos_2() {

@@ -25,6 +25,7 @@
 //! gone.
 
 mod intake;
+mod refused;
 mod session;
 
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thalweg_io::Reactor;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{OpenContext, Timestamp};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Qos;
 use crate::fault::Fault;
@@ -58,6 +59,7 @@ use crate::source::replay::Place;
 use crate::topic::TopicFilter;
 use intake::{Oversized, Stall};
 pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
+use refused::Refused;
 
 /// How long the last messages may take to become durable, and then the last acknowledgements to be
 /// written, when the source stops.
@@ -132,6 +134,8 @@ pub(crate) struct Receive {
     copies: Copies,
     /// The part of our subscriptions that the broker has not answered.
     part: usize,
+    /// Filters that the broker has refused on this connection, of a job that has run.
+    refused: Refused,
     /// The session may have subscriptions that are not asked for.
     takes_back: bool,
     /// Released by the broker (QoS 2), and there is no room to note it.
@@ -218,6 +222,7 @@ impl Receive {
             subscribe_at: None,
             copies: Copies::of(&setup.filters),
             part: 0,
+            refused: Refused::default(),
             takes_back: false,
             unnoted: VecDeque::new(),
             stop: Stop::No,
@@ -362,6 +367,7 @@ impl Receive {
         }
         self.repeats.tell(&self.who, &self.reactor);
         self.subscribe_if_late();
+        self.ask_refused_again();
         if self.stop == Stop::No && self.setup.signal.stopped() {
             self.stop = Stop::Draining;
             self.give_up_stalled();
@@ -526,10 +532,15 @@ impl Receive {
     }
 
     fn subscribed(&mut self, grants: &[Result<Qos, String>]) {
+        if self.refused.is_asked() {
+            return self.subscribed_again(grants);
+        }
         let asked = self.setup.plan.config.qos;
-        let filters = self.copies.part(self.part).map_or(&[][..], |(_, asked)| asked);
+        let (identifier, filters) = self.copies.part(self.part).unwrap_or_default();
         for (filter, grant) in filters.iter().map(Asked::subscription).zip(grants) {
             match grant {
+                // What has run goes on with the others.
+                Err(reason) if self.has_run => self.refused.note(filter, identifier, reason),
                 Err(reason) => {
                     let why = format!(
                         "the subscription to {filter:?} failed: {reason}; check that this user may \
@@ -566,6 +577,7 @@ impl Receive {
         // The broker asks again.
         self.unnoted.clear();
         self.subscribe_at = None;
+        self.refused.disconnected();
         self.setup.signal.listen(false);
         self.connected = false;
         self.generation += 1;

@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use tracing::error;
 
 use super::*;
 use crate::link::Delivery;

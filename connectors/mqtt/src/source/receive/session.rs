@@ -71,8 +71,11 @@ impl Receive {
         self.setup.signal.listen(true);
         self.setup.cx.waker.wake_by_ref();
         let filters: Vec<_> = self.setup.filters.iter().map(TopicFilter::subscription).collect();
-        info!("{}: subscribed to {}", self.who, filters.join(" "));
+        if self.refused.is_empty() {
+            info!("{}: subscribed to {}", self.who, filters.join(" "));
+        }
         self.setup.on_subscribed.call();
+        self.tell_refused();
     }
 
     /// The broker knows nothing of the session before: none of its packet ids comes again. What the journal says of them must not
