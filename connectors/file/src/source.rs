@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{
     Cause, ConnectorError, DeadLetter, Decode, DecodeError, Discover, Emit, Epoch, KnownPartition,
     Message, OpenContext, Origin, PartitionId, Partitions, Source, SourceSpec, SourceStatus,
@@ -250,8 +251,8 @@ where
         }
         let ends = match (self.follows, cx.durability.checkpoints) {
             (true, _) => Ends::Never,
-            (false, true) => Ends::BeforeLine,
-            (false, false) => Ends::WithLine,
+            (false, true) if !seeded(Defect::FileTakesHalfLine) => Ends::BeforeLine,
+            (false, _) => Ends::WithLine,
         };
         Lines::open(path, opening(path, stored, ends)?, stored, self, cx)
     }
@@ -493,9 +494,9 @@ impl<D: Decode> Source for Lines<D> {
                     self.remaining = Some(0);
                     self.is_of(identity);
                     if rest > 0 {
-                        tracing::info!(
+                        tracing::warn!(
                             "{}: its last line has no line feed, and may be half of one: its {rest} bytes are left for \
-                             the next run",
+                             the next run. If the line is whole, end it with a line feed",
                             self.name
                         );
                     }

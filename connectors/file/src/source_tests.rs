@@ -460,6 +460,23 @@ fn a_file_that_grows_is_renamed_cut_or_replaced_is_read_once() {
     assert_eq!(read(&spec, 9).records.last().unwrap(), "torn");
 }
 
+/// A log that is copied and then cut has its rest in the copy, which has another number on the disk.
+#[test]
+fn what_was_copied_before_the_file_was_cut_is_read_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.log");
+    let spec = FileSource::new(&path, Text::new());
+    let mut position = Vec::new();
+    let long = "x".repeat(300);
+    fs::write(&path, format!("{long}\na\n")).unwrap();
+    assert_eq!(run(&spec, &mut position), [&long, "a"]);
+    fs::write(directory.path().join("in.log.1"), format!("{long}\na\nb\n")).unwrap();
+    // A file of another name is no copy.
+    fs::write(directory.path().join("aside"), format!("{long}\na\nc\n")).unwrap();
+    fs::write(&path, "d\n").unwrap();
+    assert_eq!(run(&spec, &mut position), ["b", "d"]);
+}
+
 /// Method: the bytes of gzip and zstd are those of their programs.
 #[test]
 fn packed_files_are_read_and_gone_on_with_by_their_content() {

@@ -3,7 +3,7 @@
 //!
 //! # What is read
 //! First what an earlier run left of a file that was renamed meanwhile: it is looked for in the folder, by its number on
-//! the disk. Then the file that is under the path now; from where it was left, if it [is the one](Position::is_of)
+//! the disk. A copy that was made before the file was cut is known by its first bytes. Then the file that is under the path now; from where it was left, if it [is the one](Position::is_of)
 //! that was read, else from its beginning.
 //!
 //! # Where it ends
@@ -23,6 +23,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use thalweg_kernel::defects::{Defect, seeded};
 use tracing::{info, warn};
 
 use crate::content::{self, Content, HEAD_BYTES, HEAD_BYTES_MIN};
@@ -113,7 +114,7 @@ impl Part {
         }
         self.identity = self.identity.beginning(&head);
         let content = content::recognise(&head).map_err(Trouble::Refused)?;
-        let skip = self.offset;
+        let skip = if seeded(Defect::FileSkipsPacked) { 0 } else { self.offset };
         let mut file = self.file.try_clone()?;
         let mut packed: Box<dyn Read> = match content {
             Content::Plain(from) => {
@@ -163,7 +164,7 @@ impl Part {
 
     /// Whether the file is still the one that was read so far: it was not cut, and begins as it did.
     fn is_whole(&mut self) -> io::Result<bool> {
-        if !matches!(self.lines, Some(Lines::Plain)) {
+        if !matches!(self.lines, Some(Lines::Plain)) || seeded(Defect::FileReadsOnWhenCut) {
             return Ok(true);
         }
         if self.file.metadata()?.len() < self.offset {
@@ -224,40 +225,44 @@ impl Tail {
         Ok(tail)
     }
 
-    /// What is left of the file that an earlier run read, where it was renamed.
+    /// What is left of the file that an earlier run read, where it was renamed, or copied before it was cut. A copy is only
+    /// looked for under names that begin with that of the file.
     fn renamed(&self, stored: &Position, why: &str) -> Option<Part> {
         let name = self.path.display();
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let entries =
             fs::read_dir(parent.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
         let known = &stored.identity;
-        let is_it = |found: &Metadata| {
-            found.is_file() && (found.ino(), found.dev()) == (known.inode, known.device)
-        };
-        for path in entries.map(|entry| entry.path()).filter(|path| *path != self.path) {
-            let Ok(found) = path.symlink_metadata() else { continue };
-            if known.inode == 0 || !is_it(&found) {
-                continue;
+        let own_name = self.path.file_name().unwrap_or_default().as_encoded_bytes();
+        let found = entries.filter(|entry| entry.path() != self.path).find_map(|entry| {
+            let path = entry.path();
+            let found = path.symlink_metadata().ok().filter(Metadata::is_file)?;
+            let is_it =
+                known.inode != 0 && (found.ino(), found.dev()) == (known.inode, known.device);
+            let is_copy = known.tells_by_itself()
+                && entry.file_name().as_encoded_bytes().starts_with(own_name);
+            if !is_it && !is_copy || seeded(Defect::FileForgetsRenamed) {
+                return None;
             }
-            let Ok(mut part) = Part::open(&path) else { continue };
-            let Ok(head) = part.head() else { continue };
-            if stored.is_of(&part.identity, found.len(), &head).is_err() {
-                continue;
-            }
-            let (to, from) = (path.display(), stored.offset);
-            info!(
-                "file {name}: {why}: what was read has become {to}, and is read on from its byte {from} first"
+            let part = Part::open(&path).ok()?;
+            let is_of = stored.is_of(&part.identity, found.len(), &part.head().ok()?);
+            is_of.is_ok().then_some((path, part))
+        });
+        let Some((path, mut part)) = found else {
+            warn!(
+                "file {name}: {why}, and the file that was read is not in its folder any more: what may have stood \
+                 behind its byte {} was not read; this one is read from its beginning",
+                stored.offset
             );
-            part.go_on(stored);
-            part.renamed = true;
-            return Some(part);
-        }
-        warn!(
-            "file {name}: {why}, and the file that was read is not in its folder any more: what may have stood behind \
-             its byte {} was not read; this one is read from its beginning",
-            stored.offset
+            return None;
+        };
+        let (to, from) = (path.display(), stored.offset);
+        info!(
+            "file {name}: {why}: what was read has become {to}, and is read on from its byte {from} first"
         );
-        None
+        part.go_on(stored);
+        part.renamed = true;
+        Some(part)
     }
 
     /// Whether another file is under the path than the one that is read. The other one, if so.

@@ -55,6 +55,10 @@
 //!   what is missing in it, and its count would count messages.
 //! - What is wrong with one measurement is a dead letter of that one.
 //!
+//! # Bounds
+//! A message holds [`READINGS_MAX`] readings at most. Of readings that are refused it makes [`REFUSALS_MAX`] errors; one more has
+//! the count of the others. So a hostile payload makes neither many letters nor much work.
+//!
 //! # What others do
 //! Telegraf's `json_v2` reads paths over a whole document, and needs a type beside each number in quotes. One time applies to a
 //! message; telegraf#9831, #10646 and #11467 ask for a time of each element. Its default drops texts and truths in
@@ -93,6 +97,9 @@ mod value;
 pub use path::Path;
 pub use rows::READINGS_MAX;
 pub use time::{TimeUnit, TimeWatch};
+
+/// This many readings of a message are refused each by its own error.
+pub const REFUSALS_MAX: usize = 16;
 
 /// How payloads are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,6 +197,7 @@ pub struct Shape {
     times: Times,
     texts: Texts,
     skips_missing: bool,
+    or_arrival: bool,
 }
 
 impl Shape {
@@ -211,6 +219,7 @@ impl Shape {
             times: Times { unit, zone: TimeZone::UTC },
             texts: Texts::default(),
             skips_missing: false,
+            or_arrival: false,
         }
     }
 
@@ -250,6 +259,13 @@ impl Shape {
     #[must_use]
     pub fn skips_missing(mut self, skips: bool) -> Self {
         self.skips_missing = skips;
+        self
+    }
+
+    /// Gives a reading without a time that of its arrival. Otherwise it is a dead letter.
+    #[must_use]
+    pub fn or_arrival(mut self, gives: bool) -> Self {
+        self.or_arrival = gives;
         self
     }
 
@@ -462,6 +478,9 @@ impl Shape {
         };
         let found = self.found(at, reading);
         let field = match column.kind {
+            Kind::Time if self.or_arrival && matches!(found, Found::Missing | Found::Null) => {
+                return Ok(Field::Time(reading.message.received));
+            }
             Kind::Number => self.texts.number(found).map(Field::Float),
             Kind::Whole => value::whole(found).map(Field::Unsigned),
             Kind::Time => self.times.ms(found).map(|ms| Field::Time(ms.into())),
@@ -506,7 +525,7 @@ impl Shape {
         }
         let places = reading.rows.places(level, row);
         let path = at.path.at(&places);
-        if refused.cause == Cause::MissingField && self.is_json() {
+        if refused.cause == Cause::MissingField && self.is_json() && reading.looks {
             let met = diagnose::missing(reading.text, &path);
             refused.what = met.unwrap_or(refused.what);
         }
@@ -542,12 +561,12 @@ impl Shape {
 
     /// What is wrong with a message that lacks the array that is taken apart, in a row around it.
     #[cold]
-    fn hollow(&self, level: usize, row: usize, rows: &Rows, text: &str) -> DecodeError {
+    fn hollow(&self, level: usize, row: usize, rows: &Rows, text: Option<&str>) -> DecodeError {
         let Some(path) = self.tree.apart(level + 1) else {
             return Refused::missing().of_field("$");
         };
         let path = path.at(&rows.places(level, row));
-        let refused = match diagnose::missing(text, &path) {
+        let refused = match text.and_then(|text| diagnose::missing(text, &path)) {
             Some(what) => Refused { what, ..Refused::missing() },
             None => Refused::missing(),
         };
@@ -562,6 +581,48 @@ struct Reading<'a> {
     text: &'a str,
     rows: &'a Rows,
     row: usize,
+    /// The payload may be looked at once more for the reason of an error.
+    looks: bool,
+}
+
+/// Where the readings of a message go, and its errors, of which only the first are given one by one.
+struct Out<F> {
+    each: F,
+    refused: usize,
+    /// The first error that was held back.
+    held: Option<DecodeError>,
+}
+
+impl<F: FnMut(Result<&[(Str, Field<'_>)], DecodeError>)> Out<F> {
+    #[inline]
+    fn give(&mut self, fields: &[(Str, Field<'_>)]) {
+        (self.each)(Ok(fields));
+    }
+
+    #[cold]
+    fn refuse(&mut self, error: DecodeError) {
+        self.refused += 1;
+        if self.refused <= REFUSALS_MAX {
+            (self.each)(Err(error));
+        } else {
+            self.held.get_or_insert(error);
+        }
+    }
+
+    /// Whether an error is still given, so that its reason is worth another look at the payload.
+    fn looks(&self) -> bool {
+        self.refused < REFUSALS_MAX
+    }
+
+    /// Gives what was held back, as one error.
+    fn end(mut self) {
+        let Some(mut error) = self.held.take() else { return };
+        let others = self.refused.saturating_sub(REFUSALS_MAX + 1);
+        if others > 0 {
+            error.reason.push_str(&format!("; {others} more readings of the message are refused"));
+        }
+        (self.each)(Err(error));
+    }
 }
 
 /// Takes the fields of a shape out of messages.
@@ -615,29 +676,31 @@ impl Extractor {
     pub fn extract(
         &mut self,
         message: &Message<'_>,
-        mut each: impl FnMut(Result<&[(Str, Field<'_>)], DecodeError>),
+        each: impl FnMut(Result<&[(Str, Field<'_>)], DecodeError>),
     ) {
+        let mut out = Out { each, refused: 0, held: None };
         let Self { shape, rows, state, .. } = self;
         let text = match text(message.payload, self.payload_bytes_max) {
             Ok(text) => text,
-            Err(error) => return each(Err(error)),
+            Err(error) => return out.refuse(error),
         };
         rows.begin(shape.tree.widths());
-        if let Err(error) = fill(shape, rows, state, text, message.received, &mut |e| each(Err(e)))
-        {
-            return each(Err(error));
+        let refuse = &mut |error| out.refuse(error);
+        if let Err(error) = fill(shape, rows, state, text, message.received, refuse) {
+            return out.refuse(error);
         }
         for (level, row) in rows.hollow() {
             if !shape.skips_missing && shape.is_json() {
-                each(Err(shape.hollow(level, row, rows, text)));
+                out.refuse(shape.hollow(level, row, rows, out.looks().then_some(text)));
             }
         }
         for row in 0..rows.readings() {
             if !rows.is_dropped(row) {
-                let reading = Reading { message, text, rows, row };
-                emit(shape, &self.watch, &reading, &mut self.made, &mut each);
+                let reading = Reading { message, text, rows, row, looks: out.looks() };
+                emit(shape, &self.watch, &reading, &mut self.made, &mut out);
             }
         }
+        out.end();
     }
 }
 
@@ -702,7 +765,7 @@ fn emit<'a>(
     watch: &TimeWatch,
     reading: &Reading<'a>,
     made: &'a mut [String],
-    each: &mut impl FnMut(Result<&[(Str, Field<'_>)], DecodeError>),
+    out: &mut Out<impl FnMut(Result<&[(Str, Field<'_>)], DecodeError>)>,
 ) {
     if shape.skips(reading) {
         return;
@@ -717,10 +780,10 @@ fn emit<'a>(
                 }
                 fields.push((column.name.clone(), field));
             }
-            Err(error) => return each(Err(error)),
+            Err(error) => return out.refuse(error),
         }
     }
-    let Some(measured) = &shape.measured else { return each(Ok(&fields)) };
+    let Some(measured) = &shape.measured else { return out.give(&fields) };
     let common = fields.len();
     let mut some = false;
     for (name, at) in &measured.of {
@@ -733,14 +796,14 @@ fn emit<'a>(
             Ok(value) => {
                 fields.push((measured.name.clone(), Field::Text(name)));
                 fields.push((measured.value.clone(), Field::Float(value)));
-                each(Ok(&fields));
+                out.give(&fields);
                 fields.truncate(common);
             }
-            Err(refused) => each(Err(shape.refused(refused, at, reading))),
+            Err(refused) => out.refuse(shape.refused(refused, at, reading)),
         }
     }
     if !some {
-        each(Err(shape.no_measurement(measured, reading)));
+        out.refuse(shape.no_measurement(measured, reading));
     }
 }
 

@@ -6,6 +6,7 @@
 use allocation_counter::measure;
 use serde::Deserialize;
 use thalweg_format::Json;
+use thalweg_format::shape::{Extractor, Payload, Shape};
 use thalweg_kernel::{Decode, Message, Str, Timestamp};
 
 #[derive(Debug, Deserialize)]
@@ -36,4 +37,26 @@ fn decoding_in_steady_state_allocates_nothing() {
     };
     decode();
     assert_eq!(measure(|| (0..100).for_each(|_| decode())).count_total, 0);
+}
+
+/// So does a shape with paths, an array that is taken apart, a key of several parts and times as text.
+#[test]
+fn extracting_in_steady_state_allocates_nothing() {
+    let shape = Shape::new(Payload::Json)
+        .text("key", "{site}/{name}")
+        .and_then(|shape| shape.time("at", "r[].t"))
+        .and_then(|shape| shape.measurements("what", "value", ["r[].v", "r[].w.x"]))
+        .unwrap();
+    let payload = r#"{"r":[{"t":"2024-02-24T22:20:38Z","v":"1.5","w":{"x":2}},{"t":5,"w":{"x":true}}],"name":"b\u00f6"}"#;
+    let bindings = [("site".into(), "north")];
+    let mut extractor = Extractor::new(shape);
+    let mut extract = || {
+        let mut message = Message::new("t", payload.as_bytes(), Timestamp::default());
+        message.bindings = &bindings;
+        let mut rows = 0;
+        extractor.extract(&message, |row| rows += row.unwrap().len());
+        assert_eq!(rows, 3 * 4);
+    };
+    extract();
+    assert_eq!(measure(|| (0..100).for_each(|_| extract())).count_total, 0);
 }

@@ -267,6 +267,16 @@ defects! {
 
     /// A rolling file's content is not synced before it counts as sealed.
     FileNoSync,
+    /// Takes a last line without its line feed for whole, though there is a next run.
+    FileTakesHalfLine,
+    /// Takes any file under a path that is long enough for the one that was read.
+    FileKnownByLength,
+    /// Does not look for what an earlier run left of a file that was renamed.
+    FileForgetsRenamed,
+    /// Reads a file on that was cut, and filled again, while it was read.
+    FileReadsOnWhenCut,
+    /// Unpacks a file from its beginning again, though an earlier run has read some of it.
+    FileSkipsPacked,
 
     /// Goes on one row behind its position.
     DatagenSkipsRow,

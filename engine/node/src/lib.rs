@@ -91,6 +91,8 @@ pub mod prelude {
         Process, Reduce, Session, Sliding, StateOptions, States, Stats, Stream, Sum, Ttl, Tumbling,
         ValueState, Watermarks, Windowed,
     };
+    #[cfg(feature = "shapes")]
+    pub use thalweg_format::shape::{Payload, Shape, Shaped, TimeUnit};
     pub use thalweg_format::{Csv, Json, JsonLines, Raw, Text};
     pub use thalweg_kernel::{Collector, DeadLetter, Str, Timestamp};
     #[cfg(feature = "mqtt")]

@@ -11,6 +11,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -127,4 +128,33 @@ fn a_process_on_plain_threads_sleeps_and_wakes_up() {
 #[test]
 fn a_process_with_the_default_driver_sleeps_and_wakes_up() {
     sleeps_and_wakes_up("auto");
+}
+
+#[test]
+fn a_job_that_follows_a_file_sleeps_and_wakes_up_for_each_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, input) = (dir.path().display(), dir.path().join("in.jsonl"));
+    let toml = format!(
+        "name = 'idle'\n[source.file]\npaths = ['{at}/in.jsonl']\nfollow = true\n[fields]\nvalue = 'temp'\n\
+         [window]\nsize = '10s'\n[sink.stdout]\n[engine]\nshards = 2\n[state]\ndir = '{at}/state'\ninterval = '10ms'\n"
+    );
+    let toml = file(dir.path(), "job.toml", toml);
+    let mut program = Program::start(&mut thalweg(&["run", &toml]));
+    program.says("it is waited for");
+    falls_asleep(&program, dir.path());
+    for number in 1..4_u64 {
+        // Each closes the window of the one before; the last file is another than the first.
+        if number == 3 {
+            fs::rename(&input, dir.path().join("in.jsonl.1")).unwrap();
+        }
+        let start = 1_700_000_000_000 + number * 10_000;
+        let mut grown = fs::OpenOptions::new().create(true).append(true).open(&input).unwrap();
+        writeln!(grown, r#"{{"device":"a","ts":{start},"temp":1}}"#).unwrap();
+        if number > 1 {
+            program.says(&format!("\"start\":{}", start - 10_000));
+        }
+    }
+    falls_asleep(&program, dir.path());
+    program.signal("TERM");
+    program.finish().ok();
 }

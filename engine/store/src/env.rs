@@ -10,6 +10,7 @@ use std::path::Path;
 use heed::{EnvFlags, EnvOpenOptions, WithoutTls};
 
 use crate::StoreError;
+use crate::error::words;
 use crate::lock::DirLock;
 
 /// An open environment. Read transactions are not tied to threads, so that a reader can move with its shard.
@@ -44,7 +45,7 @@ pub(crate) fn open_read_only(dir: &Path) -> Result<Env, StoreError> {
             heed::Error::EnvAlreadyOpened => "this process owns it: ask its store",
             _ => "is it a state directory, and may you write to its lock.mdb?",
         };
-        StoreError::Refused(format!("cannot look into {}: {error}; {hint}", dir.display()))
+        StoreError::Refused(format!("cannot look into {}: {}; {hint}", dir.display(), words(error)))
     };
     let dir = dir.canonicalize().map_err(|error| failed(&error.into()))?;
     // One that is empty is about to be made, or never was.

@@ -44,10 +44,10 @@ impl StoreError {
             heed::Error::Mdb(
                 heed::MdbError::Corrupted | heed::MdbError::PageNotFound | heed::MdbError::Invalid,
             ) => Self::Damaged(format!(
-                "{what}: {error}; the file of the state is damaged: start from a savepoint, or from a \
-                 copy of the state directory"
+                "{what}: the file of the state is damaged: start from a savepoint, or from a copy of the state \
+                 directory"
             )),
-            _ => Self::Failed(format!("{what}: {error}")),
+            _ => Self::Failed(format!("{what}: {}", words(error))),
         }
     }
 
@@ -69,6 +69,13 @@ impl StoreError {
     }
 }
 
+/// An error of the library's without its code.
+pub(crate) fn words(error: &heed::Error) -> String {
+    let text = error.to_string();
+    let words = text.strip_prefix("MDB_").and_then(|text| text.split_once(": "));
+    words.map_or_else(|| text.clone(), |(_, words)| words.to_owned())
+}
+
 /// At most this much of a key is shown.
 const KEY_BYTES_SHOWN: usize = 48;
 
@@ -84,5 +91,21 @@ pub(crate) fn show_key(key: &[u8]) -> String {
             format!("state {} group {group} key \"{rest}{more}\"", hex(&prefix[..8]))
         }
         None => format!("key \"{}\"", shown.escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_shows_no_code_of_the_library() {
+        let full = heed::Error::Mdb(heed::MdbError::ReadersFull);
+        let shown = StoreError::lmdb("cannot read the state", &full).to_string();
+        assert!(shown.starts_with("cannot read the state: ") && !shown.contains("MDB"), "{shown}");
+        let away = heed::Error::Io(io::Error::other("the card was pulled out"));
+        assert_eq!(words(&away), "the card was pulled out");
+        let damaged = StoreError::lmdb("cannot open d", &heed::Error::Mdb(heed::MdbError::Invalid));
+        assert!(matches!(damaged, StoreError::Damaged(_)) && !damaged.to_string().contains("LMDB"));
     }
 }

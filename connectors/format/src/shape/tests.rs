@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 use thalweg_kernel::{Cause, Decode, DecodeError, Field, Message, Str, Timestamp};
+use thalweg_testing::Random;
 
-use super::{Extractor, Payload, READINGS_MAX, Shape, Shaped, TimeUnit};
+use super::{Extractor, Payload, READINGS_MAX, REFUSALS_MAX, Shape, Shaped, TimeUnit};
 use crate::Json;
 
 /// When messages arrive.
@@ -281,6 +282,12 @@ fn times_are_those_of_the_shape_or_of_the_arrival() {
     assert_eq!(time(zoned, "t", r#"{"t":"2023-11-15 00:13:20"}"#), "at=1700000000000");
     assert_eq!(time(json(), "arrival", "{}"), format!("at={NOW}"));
     assert_eq!(time(json(), "\"arrival\"", r#"{"arrival":5}"#), "at=5");
+    let or_arrival = || json().or_arrival(true);
+    for (payload, at) in [("{}", NOW), (r#"{"t":null}"#, NOW), (r#"{"t":5}"#, 5)] {
+        assert_eq!(time(or_arrival(), "t", payload), format!("at={at}"));
+    }
+    assert!(time(or_arrival(), "t", r#"{"t":"soon"}"#).starts_with("!wrong_type"));
+    assert!(time(json(), "t", "{}").starts_with("!missing_field"));
     let refused = time(json(), "t", r#"{"t":"soon"}"#);
     assert!(refused.starts_with("!wrong_type: field `t`: expected a time in ms, or as ISO 8601"));
     assert!(json().time("at", "=5").unwrap_err().allowed.contains("arrival"));
@@ -443,6 +450,75 @@ fn a_message_holds_a_bounded_number_of_readings() {
     let mut rows = Vec::new();
     large.clone().extract(&message(b"[1,2,3,4,5]", &[]), |row| rows.push(shown(row)));
     assert!(rows.concat().starts_with("!too_large"), "{rows:?}");
+}
+
+/// Goal: a hostile payload makes neither a letter for each of its elements nor a look at the whole of it for each.
+#[test]
+fn a_message_makes_a_bounded_number_of_errors() {
+    let shape = || json().number("v", "[].v").unwrap();
+    let of = |bad: usize| format!("[{{\"v\":1}},{}{{\"v\":2}}]", "{\"w\":1},".repeat(bad));
+    let rows = rows_of(shape(), of(REFUSALS_MAX));
+    assert_eq!(rows.iter().filter(|row| row.starts_with('!')).count(), REFUSALS_MAX);
+    assert!(rows[REFUSALS_MAX].ends_with("`[16]` has `w`"), "{rows:?}");
+    let rows = rows_of(shape(), of(9_000));
+    assert_eq!(rows.iter().filter(|row| !row.starts_with('!')).count(), 2);
+    assert_eq!(rows.len(), 2 + REFUSALS_MAX + 1);
+    assert_eq!(
+        rows.last().unwrap(),
+        "!missing_field: field `[17].v`: missing; 8983 more readings of the message are refused"
+    );
+    let hollow = json().number("v", "[].r[].v").unwrap();
+    assert_eq!(rows_of(hollow, format!("[{}{{}}]", "{},".repeat(9_000))).len(), REFUSALS_MAX + 1);
+    let lines = Shape::new(Payload::Influx).number("v", "v").unwrap();
+    assert_eq!(rows_of(lines, "x\n".repeat(9_000)).len(), REFUSALS_MAX + 1);
+}
+
+/// Goal: no payload makes a panic, and each is either read or refused.
+/// Method: payloads of all formats with bytes changed by chance, and texts of their words.
+#[test]
+fn no_payload_makes_a_panic() {
+    const WORDS: [&str; 24] = [
+        "{", "}", "[", "]", ":", ",", "\"a\"", "\"r\"", "\"v\"", "1.5", "\"2\"", "null", "true",
+        "w", " ", "=", "\n", "\\", "\"", "é", "i", "-", "\0", "\"bn\"",
+    ];
+    let shapes: Vec<Shape> = [Payload::Json, Payload::Senml, Payload::Influx, Payload::Text]
+        .into_iter()
+        .map(|payload| {
+            let paths: &[&str] = match payload {
+                Payload::Json => &["a", "r[].v", "w = r[].a.*.v"],
+                Payload::Senml => &["v", "u", "n"],
+                Payload::Influx => &["a", "v", "_time"],
+                Payload::Text => &["v = $"],
+            };
+            let shape = Shape::new(payload).units(["é"]).on_off(true).time("t", "arrival").unwrap();
+            shape.measurements("name", "value", paths.iter().copied()).unwrap()
+        })
+        .collect();
+    let good = [
+        r#"{"a":1,"r":[{"v":"2","a":{"x":{"v":3}}}]}"#,
+        r#"[{"bn":"x","bt":1e9,"v":1},{"n":"a","vb":true}]"#,
+        "w,a=b v=1.5,x=\"y\" 17\nw a=2i",
+    ];
+    let mut random = Random::new(11);
+    let mut read = 0;
+    for round in 0..20_000_u32 {
+        let mut payload = if round % 2 == 0 {
+            good[random.below(3) as usize].as_bytes().to_vec()
+        } else {
+            let words = (0..random.below(30)).map(|_| WORDS[random.below(24) as usize]);
+            words.collect::<String>().into_bytes()
+        };
+        for _ in 0..random.below(3) {
+            if !payload.is_empty() {
+                let place = random.below(payload.len() as u64) as usize;
+                payload[place] = random.below(256) as u8;
+            }
+        }
+        let shape = shapes[random.below(4) as usize].clone();
+        Extractor::new(shape)
+            .extract(&message(&payload, &[]), |row| read += usize::from(row.is_ok()));
+    }
+    assert!(read > 1_000, "{read}");
 }
 
 #[derive(Debug, PartialEq, Deserialize)]

@@ -509,7 +509,14 @@ impl Send {
         let was_connected = std::mem::replace(&mut self.connected, false);
         self.unacked.rewind();
         self.meters.connected.set(0.0);
-        if !was_connected || self.is_for_status(trouble) {
+        // A silent network, and another client of our name, say nothing of results.
+        let for_another_reason =
+            matches!(trouble, Trouble::Weather { class: "ping" | "taken over" | "moved", .. });
+        let of_status = self.status.take().is_some() && was_connected && !for_another_reason;
+        if of_status {
+            self.status_ended(trouble);
+        }
+        if !was_connected || for_another_reason || of_status {
             return false;
         }
         let finding = self.suspects.ended(on_way, first);
@@ -521,11 +528,9 @@ impl Send {
         finding != Finding::Nothing
     }
 
-    /// Whether the broker had not answered for the status message: then the end of the connection says nothing of results.
-    fn is_for_status(&mut self, trouble: &Trouble) -> bool {
-        if self.status.take().is_none() {
-            return false;
-        }
+    /// The broker had not answered for the status message: the end of the connection says nothing of results.
+    #[cold]
+    fn status_ended(&mut self, trouble: &Trouble) {
         self.status_ended = self.status_ended.saturating_add(1);
         if self.status_ended == STRIKES_MAX {
             error!(
@@ -535,7 +540,6 @@ impl Send {
                 self.setup.plan.config.status_topic.as_deref().unwrap_or_default()
             );
         }
-        true
     }
 
     /// Lets others go before a result in whose wake connections end.

@@ -72,8 +72,9 @@ where
         let own = flow.key_groups().owned_by(flow.shard(), flow.shards());
         let own = (own, flow.shards() == 1, late.tag.is_some());
         let slicing = windows.slicing();
-        let local =
-            LocalAggregate::new(functions, slicing, own, Rc::clone(&state), records_in.clone());
+        let is_resumed = flow.reader().is_some_and(|reader| reader.restored().is_some());
+        let (state_too, counter) = (Rc::clone(&state), records_in.clone());
+        let local = LocalAggregate::new(functions, slicing, own, is_resumed, state_too, counter);
         // Part of the window, not an operator that the user knows of: no node of its own.
         let route = ByKey::new(&flow);
         let stream = Stream { flow, chain: Then::new(chain, local), at };

@@ -31,8 +31,9 @@
 //! Lateness stays as it is. A record whose window the *sender's* watermark has passed goes through the exchange by itself,
 //! behind that watermark. The receiver decides by the merged watermark. Other records are in time for the receiver,
 //! too: its watermark is not ahead of any sender's, unless that sender was idle. The receiver decides about what
-//! an idle sender sends, sums as records: all records of a sum lie in one window. (If late records are wanted themselves,
-//! a sender that has been idle adds nothing up any more.)
+//! an idle sender sends, sums as records: all records of a sum lie in one window. Where late records are wanted
+//! themselves, a sender that has been idle adds nothing up any more. Neither does one that goes on from an epoch: others may
+//! have closed windows by then which its own watermark leaves open.
 
 use std::cell::RefCell;
 use std::mem::{replace, take};
@@ -117,6 +118,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
         (key, aggregate): (Rc<F>, Rc<A>),
         slicing: Slicing,
         (own, alone, late_output): (Owned, bool, bool),
+        is_resumed: bool,
         state: Rc<RefCell<WindowState<K, T, A>>>,
         records_in: Counter,
     ) -> Self {
@@ -137,7 +139,7 @@ impl<K: Key, T, F: Fn(&T) -> K, A: Aggregate<T>> LocalAggregate<K, T, F, A> {
             added: 0,
             keys_max: LOCAL_KEYS_MAX,
             growing: Growing::new(LOCAL_BYTES_MAX),
-            straight: 0,
+            straight: if late_output && is_resumed { usize::MAX } else { 0 },
             alone,
             late_output,
             records_in,

@@ -32,6 +32,8 @@ options! {
         /// The zone of a time as text that names none: an offset, or a name such as `Europe/Berlin`.
         #[example = "Europe/Berlin"]
         pub(crate) time_zone: String = "UTC".into(),
+        /// A reading without a time has that of its arrival, and is no dead letter.
+        pub(crate) or_arrival: bool = false,
         /// What may stand behind a number.
         #[absent = "none"]
         #[example = "[\"°C\", \"%\"]"]
@@ -68,9 +70,9 @@ impl Fields {
         })
     }
 
-    /// Whether readings carry their time.
+    /// Whether all readings carry their time.
     pub(crate) fn has_times(&self) -> bool {
-        self.time() != "arrival"
+        self.time() != "arrival" && !self.or_arrival
     }
 
     /// The shape of payloads: the fields `key`, `time` and, where `number` says where it is found, `number`. Behind them come
@@ -92,6 +94,7 @@ impl Fields {
             .units(self.units.iter().flatten().map(String::as_str))
             .on_off(self.on_off)
             .skips_missing(self.skip_missing)
+            .or_arrival(self.or_arrival)
             .zone(&self.time_zone)
             .map_err(blame("time_zone"))?;
         if let Some(unit) = self.time_unit {

@@ -346,8 +346,12 @@ mod tests {
         };
         let expected = [reading("d7/temp", 21.5), reading("d7/humidity", 40.0)];
         assert_eq!(readings(fields, payload), expected);
-        let arrived = readings("time = 'arrival'", r#"{"value":3}"#);
-        assert_eq!(arrived[0].as_ref().unwrap().time, 1_800_000_000_000);
+        for fields in ["time = 'arrival'", "or_arrival = true"] {
+            let arrived = readings(fields, r#"{"value":3}"#);
+            assert_eq!(arrived[0].as_ref().unwrap().time, 1_800_000_000_000, "{fields}");
+        }
+        let sent = readings("or_arrival = true", r#"{"value":3,"ts":7}"#);
+        assert_eq!(sent[0].as_ref().unwrap().time, 7);
     }
 
     #[test]
