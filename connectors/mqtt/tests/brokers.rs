@@ -388,7 +388,8 @@ fn no_result_goes_behind_a_status_message_that_ends_connections() {
         }
         Some(results)
     });
-    let mut writer = Writer::open(&MqttSink::new(config.status_topic("status"), "out", Text));
+    let config = config.status_topic("status").reconnect_max(Duration::from_millis(100));
+    let mut writer = Writer::open(&MqttSink::new(config, "out", Text));
     writer.write(["a", "b"].map(str::to_owned));
     assert!(writer.close_within(PATIENCE));
     assert!(writer.0.refused().is_none(), "no result is to blame");

@@ -307,8 +307,7 @@ mod tests {
         );
     }
 
-    /// Goal: an equal message that comes for the first time in a later connection is news where the broker had our
-    /// acknowledgement of the first for certain.
+    /// Goal: the next message of an id is news, equal and lost as it may be, once the broker has our acknowledgement for certain.
     #[test]
     fn what_the_broker_has_our_acknowledgement_of_is_forgotten() {
         for begun in [0, 200, 255, 256] {
