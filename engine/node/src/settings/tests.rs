@@ -54,7 +54,7 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             GOOD.replace("\"10s\"", "5"),
             r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d; write 5s or 5ms, with its unit"#,
         ),
-        (GOOD.replace("10s", "1.5s"), r#"a duration in whole numbers with units: "1s 500ms""#),
+        (GOOD.replace("10s", "1.5s"), "1ms to 366d; write 1s 500ms or 1500ms"),
         (
             GOOD.replace("size =", "at_end = 'suspend'\nsize ="),
             r#"window.at_end = "suspend" is not allowed; allowed: finish; without [state]"#,
