@@ -106,6 +106,12 @@ pub trait Decode {
     ) {
         each(self.decode(message));
     }
+
+    /// Whether no record comes of a message without [headers](Message::headers). A source that can choose its protocol speaks
+    /// one that has them.
+    fn needs_headers(&self) -> bool {
+        false
+    }
 }
 
 /// Makes bytes of a record. One instance serves one sink on one shard.

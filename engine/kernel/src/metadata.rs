@@ -166,6 +166,10 @@ impl<D> WithMetadata<D> {
 impl<D: Decode> Decode for WithMetadata<D> {
     type Item = D::Item;
 
+    fn needs_headers(&self) -> bool {
+        self.decoder.needs_headers()
+    }
+
     fn decode(&mut self, message: &Message<'_>) -> Result<D::Item, DecodeError> {
         let Self { decoder, fields, text, places } = self;
         text.clear();

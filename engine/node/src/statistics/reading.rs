@@ -169,6 +169,10 @@ fn number(message: &Message<'_>, name: &str) -> Result<u64, DecodeError> {
 impl Decode for Readings {
     type Item = Reading;
 
+    fn needs_headers(&self) -> bool {
+        self.property.is_some()
+    }
+
     fn decode(&mut self, message: &Message<'_>) -> Result<Reading, DecodeError> {
         only(|each| self.decode_each(message, each))
     }
