@@ -87,8 +87,12 @@ impl<E, G, C> Emitting<'_, E, G, C> {
         G: WatermarkGenerator<T>,
         E: EventTime<T>,
     {
-        let held = event.min(self.holds_at);
-        let moves = self.clock.observe(held);
+        let (held, before) = (event.min(self.holds_at), self.clock.watermark());
+        if self.clock.observe(held)
+            && let Some(watermark) = self.generator.latest(held)
+        {
+            self.pass_on(watermark);
+        }
         if E::NAMES
             && let Some(who) = who
         {
@@ -96,13 +100,10 @@ impl<E, G, C> Emitting<'_, E, G, C> {
             if E::FROM_RECORD && ahead_ms > CLOCKS_DIFFER_MS {
                 self.is_ahead(who.clone(), ahead_ms);
             }
-            if moves {
+            // One that is late itself, since the clock was further, has moved nothing.
+            if self.clock.watermark() > before {
                 self.notices.moves(Some(who), held);
             }
-        }
-        let event = held;
-        if moves && let Some(watermark) = self.generator.latest(event) {
-            self.pass_on(watermark);
         }
     }
 
