@@ -91,7 +91,7 @@ impl Taking {
         let end = self.writer.end();
         match self.writer.append(Timestamp::from(end), &[&end.to_le_bytes(), &[7; 50]]) {
             Ok(_) => Ok(true),
-            Err(JournalError::Full(_)) => Ok(false),
+            Err(JournalError::Full(_) | JournalError::Busy(_)) => Ok(false),
             Err(error) => Err(failed(error)),
         }
     }

@@ -141,7 +141,7 @@ fn append(writer: &mut dyn JournalWriter) -> Result<()> {
         let position = writer.end();
         match writer.append(Timestamp::from_millis(position as i64), &[&record(position)]) {
             Ok(_) => return Ok(()),
-            Err(JournalError::Full(_)) if Instant::now() < deadline => {
+            Err(JournalError::Full(_) | JournalError::Busy(_)) if Instant::now() < deadline => {
                 thread::sleep(Duration::from_micros(200));
             }
             Err(error) => return Err(error.into()),

@@ -185,11 +185,15 @@ impl Intake {
                     emit(&delivery.payload, now, out);
                     self.unacknowledged.push_back((position, delivery));
                 }
-                Err(JournalError::Full(_)) if self.outside.defect == Some(Defect::DropWhenFull) => {
+                Err(JournalError::Full(_) | JournalError::Busy(_))
+                    if self.outside.defect == Some(Defect::DropWhenFull) =>
+                {
                     self.unacknowledged.push_back((0, delivery));
                 }
                 // It stays in the socket; the journal wakes us when there is room.
-                Err(JournalError::Full(_)) => return Ok(SourceStatus::Waiting(None)),
+                Err(JournalError::Full(_) | JournalError::Busy(_)) => {
+                    return Ok(SourceStatus::Waiting(None));
+                }
                 Err(error) => return Err(failed(error)),
             }
             self.outside.broker.borrow_mut().take(self.partition);

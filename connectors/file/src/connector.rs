@@ -51,8 +51,8 @@ options! {
         /// The files, each read to its end; `-` is standard input. What is packed by gzip or zstd is unpacked.
         #[example = "[\"readings.jsonl\"]"]
         paths: Vec<PathBuf>,
-        /// Whether more is waited for at the end of each file, as `tail -F` does: also for a file that is not there yet, or
-        /// that was renamed or cut. Then the job goes on until it is stopped.
+        /// Whether more is waited for at the end of each file, as `tail -F` does. A file may be not there yet, or
+        /// renamed or cut. Then the job goes on until it is stopped.
         follow: bool = false,
         /// Longer lines become dead letters.
         #[unit = "bytes"]

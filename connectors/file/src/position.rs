@@ -34,7 +34,7 @@ use thalweg_kernel::defects::{Defect, seeded};
 /// The fingerprint of a file covers this many bytes at most.
 pub(crate) const FINGERPRINT_BYTES_MAX: usize = 1024;
 
-/// A fingerprint of so many bytes tells files apart by itself: a file that was copied or restored is the same.
+/// A fingerprint of at least this many bytes tells files apart by itself. A file that was copied or restored has it, too.
 const FINGERPRINT_BYTES_SURE: u32 = 256;
 
 /// What tells a file from others.

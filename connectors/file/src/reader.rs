@@ -29,7 +29,7 @@ pub(crate) trait Input {
 /// What came of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Got {
-    /// So many bytes, one or more.
+    /// The number of bytes that were read, one or more.
     Bytes(usize),
     /// The next bytes begin at this one of a file. A line that was begun has no end.
     Begin { offset: u64, line: u64 },
@@ -131,7 +131,7 @@ pub(crate) enum Piece {
     },
     /// It is not to be read.
     Refused(String),
-    /// Nothing comes after this. So many bytes are left of a line without its line feed.
+    /// Nothing comes after this. `left` bytes remain of a line without its line feed.
     End {
         left: usize,
         identity: Option<Identity>,

@@ -6,9 +6,13 @@
 //! [`FileSink::append`] begins on a new line then, and so does a job that resumes from stored state. Results are
 //! written at once, so some may stand there twice after a crash: at least once. Exactly once are
 //! [`RollingFiles`](crate::RollingFiles).
+//!
+//! Before each write the thread looks at the path. If the file was moved or taken away, the thread begins it anew.
+//! Nothing is written to a file that somebody has dealt with already.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use thalweg_kernel::{ConnectorError, Encode, OpenContext, Sink, SinkSpec, Timestamp};
@@ -74,10 +78,14 @@ impl<E> FileSink<E> {
             return Egress::start(cx, self.name(), None, open);
         }
         let mut options = OpenOptions::new();
-        options.create(true).truncate(!append).append(append).write(true);
+        // Appended to in any case: who empties the file meanwhile gets no hole at its beginning.
+        options.create(true).append(true);
         let mut file = options.open(&self.path).map_err(|cause| {
             error("cannot open it for writing: is its directory there, and may you write?", cause)
         })?;
+        if !append {
+            file.set_len(0).map_err(|cause| error("cannot empty it", cause))?;
+        }
         let header = if append {
             resume(&self.path, &mut file).map_err(|cause| error("cannot append to it", cause))?
         } else {
@@ -87,9 +95,9 @@ impl<E> FileSink<E> {
             Some(_) => None,
             None => Some(directory_of(&self.path)),
         };
-        let bytes = file.metadata().map_err(|cause| error("cannot look at it", cause))?.len();
         let (path, rotate_at) = (self.path.clone(), self.rotate_at);
-        let regular = Regular { file, path, bytes, rotate_at, directory };
+        let regular = Regular::new(file, path, rotate_at, directory);
+        let regular = regular.map_err(|cause| error("cannot look at it", cause))?;
         Egress::start(cx, self.name(), header, move || Ok(regular))
     }
 }
@@ -121,6 +129,8 @@ fn directory_of(path: &Path) -> PathBuf {
 
 struct Regular {
     file: File,
+    /// The device and inode of the file.
+    number: (u64, u64),
     path: PathBuf,
     bytes: u64,
     rotate_at: Option<u64>,
@@ -130,6 +140,7 @@ struct Regular {
 
 impl Output for Regular {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.stay_under_path()?;
         let bytes = self.bytes + lines.len() as u64;
         if self.bytes > 0 && self.rotate_at.is_some_and(|most| bytes > most) {
             self.rotate()?;
@@ -148,20 +159,58 @@ impl Output for Regular {
 }
 
 impl Regular {
+    fn new(
+        file: File,
+        path: PathBuf,
+        rotate_at: Option<u64>,
+        directory: Option<PathBuf>,
+    ) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let (number, bytes) = ((found.dev(), found.ino()), found.len());
+        Ok(Self { file, number, path, bytes, rotate_at, directory })
+    }
+
+    /// Begins the file anew where it was moved or taken away.
+    fn stay_under_path(&mut self) -> io::Result<()> {
+        match self.path.metadata() {
+            Ok(found) if (found.dev(), found.ino()) == self.number => return Ok(()),
+            Ok(found) if !found.is_file() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It may well be there.
+            Err(_) => return Ok(()),
+        }
+        warn!("file {}: it was moved or taken away, and is begun anew", self.path.display());
+        self.file.sync_all()?;
+        self.begin()
+    }
+
+    /// Opens what is under the path, or begins it.
+    fn begin(&mut self) -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        resume(&self.path, &mut file)?;
+        let directory = Some(directory_of(&self.path));
+        *self = Self::new(file, std::mem::take(&mut self.path), self.rotate_at, directory)?;
+        Ok(())
+    }
+
     #[cold]
     fn rotate(&mut self) -> io::Result<()> {
         let mut before = self.path.clone().into_os_string();
         before.push(".1");
-        fs::rename(&self.path, &before)?;
-        self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-        self.directory = Some(directory_of(&self.path));
-        let (path, before) = (self.path.display(), Path::new(&before).display());
-        warn!(
-            "file {path}: it had {} bytes, and is {before} now; what was {before} is gone",
-            self.bytes
-        );
-        self.bytes = 0;
-        Ok(())
+        match fs::rename(&self.path, &before) {
+            Ok(()) => {
+                let (path, before) = (self.path.display(), Path::new(&before).display());
+                warn!(
+                    "file {path}: it had {} bytes, and is {before} now; what was {before} is gone",
+                    self.bytes
+                );
+            }
+            // Moved away just now: then it has made room, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.begin()
     }
 }
 

@@ -107,6 +107,37 @@ fn replaces_by_default_and_appends_when_asked() {
     }
 }
 
+/// Goal: who moves a file away has all of it, and what is written later is in a file that he finds.
+#[test]
+fn a_file_that_is_moved_or_emptied_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dead.jsonl");
+    let moved = directory.path().join("sent.jsonl");
+    let file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let mut output = Regular::new(file, path.clone(), Some(5), None).unwrap();
+    let now = |path: &Path| fs::read_to_string(path).unwrap();
+    output.write(b"a\n").unwrap();
+    fs::rename(&path, &moved).unwrap();
+    output.write(b"b\n").unwrap();
+    assert_eq!((&*now(&moved), &*now(&path)), ("a\n", "b\n"));
+    output.write(b"c\n").unwrap();
+    // Where it would be rotated.
+    fs::rename(&path, &moved).unwrap();
+    output.write(b"d\n").unwrap();
+    assert_eq!((&*now(&moved), &*now(&path)), ("b\nc\n", "d\n"));
+    // Taken away, and just before the renaming.
+    fs::remove_file(&path).unwrap();
+    output.rotate().unwrap();
+    output.write(b"e\n").unwrap();
+    assert_eq!(now(&path), "e\n");
+    // Another has begun it, and has a torn line there.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "x").unwrap();
+    output.write(b"f\n").unwrap();
+    assert_eq!(now(&path), "x\nf\n");
+    output.sync().unwrap();
+}
+
 #[test]
 fn what_cannot_be_opened_says_why() {
     let directory = tempfile::tempdir().unwrap();

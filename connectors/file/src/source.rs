@@ -11,8 +11,9 @@
 //! for the next run: it may be half of one. A dead letter has the number of its line.
 //!
 //! # What a file holds
-//! Its first bytes tell (`content.rs`): gzip and zstd are unpacked, a byte order mark is skipped, and what has no lines of
-//! UTF-8 is refused by its name.
+//! Its first bytes tell (`content.rs`). Gzip and zstd are unpacked, a byte order mark is skipped, and what has no lines of
+//! UTF-8 is refused by its name. Such a file of a list ends the job; one of a folder becomes a dead letter, and the other
+//! files are read.
 //!
 //! # Wake-ups
 //! The thread first puts a block into the queue and then wakes the shard, the last time for the end. The shard
@@ -20,7 +21,7 @@
 //!
 //! # Going on
 //! In a job with stored state, a file is read on from the line at which the last epoch left it. If it was renamed
-//! meanwhile, it is read to its end first; a file that was cut or replaced is read from its beginning: see
+//! meanwhile, it is read to its end first. A file that was cut or replaced is read from its beginning: see
 //! `position.rs` and `tail.rs`. Pipes and standard input have no position: what was read of them and is in no epoch is lost
 //! with the process.
 //!
@@ -125,8 +126,8 @@ impl<D> FileSource<D> {
         self
     }
 
-    /// Waits for more at the end of each listed file, as `tail -F` does: also for a file that is not there yet, or that
-    /// was renamed or cut. The job goes on until it is stopped.
+    /// Waits for more at the end of each listed file, as `tail -F` does. A file may be not there yet,
+    /// renamed or cut. The job goes on until it is stopped.
     #[must_use]
     pub fn follow(mut self) -> Self {
         self.follows = true;
@@ -292,6 +293,8 @@ pub struct Lines<D> {
     line: u64,
     /// It is a file, which has positions.
     is_file: bool,
+    /// It was found in a folder: it alone ends with what is wrong in it.
+    is_found: bool,
     /// Which one.
     identity: Identity,
     /// Ends the thread's waiting when it is dropped.
@@ -344,6 +347,7 @@ impl<D: Decode> Lines<D> {
             position: start.offset,
             line: start.line,
             is_file,
+            is_found: matches!(source.files, Files::Matching(_)),
             identity: stored.identity,
             _alive: alive,
             remaining: None,
@@ -382,13 +386,15 @@ impl<D: Decode> Lines<D> {
             }
             // All that a line holds, or the position behind it would forget the rest.
             let before = emitted;
+            out.begin_message();
             self.decoder.decode_each(&message, |decoded| {
                 emitted += 1;
                 match decoded {
                     Ok(value) => out.record(value, block.read_at, &origin),
-                    Err(refused) => out.dead_letter(origin.dead_letter(refused)),
+                    Err(refused) => out.refused(refused, &origin),
                 }
             });
+            out.end_message();
             taken += (emitted - before).max(1);
         }
         (taken, emitted)
@@ -455,7 +461,7 @@ impl<D: Decode> Source for Lines<D> {
 
     fn poll(
         &mut self,
-        _now: Timestamp,
+        now: Timestamp,
         records_max: usize,
         out: &mut impl Emit<D::Item>,
     ) -> Result<SourceStatus, ConnectorError> {
@@ -500,6 +506,15 @@ impl<D: Decode> Source for Lines<D> {
                             self.name
                         );
                     }
+                    return Ok(SourceStatus::Ended);
+                }
+                Ok(Piece::Refused(why)) if self.is_found => {
+                    self.remaining = Some(0);
+                    let mut message = Message::new(&self.topic, &[], now);
+                    message.partition = Some(&self.topic);
+                    let refused =
+                        DecodeError::new(Cause::Malformed, format!("the file {why}"), None);
+                    out.dead_letter(message.dead_letter(refused));
                     return Ok(SourceStatus::Ended);
                 }
                 Ok(Piece::Refused(why)) => {

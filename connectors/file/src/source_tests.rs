@@ -518,8 +518,8 @@ fn packed_files_are_read_and_gone_on_with_by_their_content() {
     fs::write(&path, &packed[..packed.len() - 9]).unwrap();
     let mut shard = Shard::alone();
     let mut lines = open(&spec, 0, &shard.cx).unwrap();
-    let error = shard.read(&mut lines, 9).err().unwrap().to_string();
-    assert!(error.contains("cannot be read on from byte"), "{error}");
+    let error = shard.read(&mut lines, 9).err().unwrap();
+    assert!(error.lasting && error.to_string().contains("its end is missing"), "{error}");
 }
 
 #[test]
@@ -539,7 +539,7 @@ fn what_has_no_lines_is_refused_by_its_name_and_a_mark_is_skipped() {
     }
 }
 
-/// Polls until so many lines have come.
+/// Polls until `count` lines have come.
 fn until(shard: &mut Shard, lines: &mut Lines<Text>, all: &mut Emitted<String>, count: usize) {
     while all.records.len() < count {
         if let SourceStatus::Waiting(pause) = lines.poll(0_i64.into(), 9, all).unwrap() {
@@ -591,5 +591,91 @@ fn a_file_that_is_followed_gives_what_is_appended_renamed_and_cut() {
     while !pieces.is_disconnected() {
         assert!(begun.elapsed() < crate::testing::LOST, "its thread waits on");
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Appends to a file.
+fn add(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// Goal: a daemon that writes on to its renamed file, until it is told, loses no line and tears none.
+#[test]
+fn what_is_written_to_a_renamed_file_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old) = (directory.path().join("in.log"), directory.path().join("in.log.1"));
+    let mut shard = resuming(&[]);
+    let spec = FileSource::new(&path, Text::new()).follow();
+    add(&path, "a1\nha");
+    let mut lines = open(&spec, 0, &shard.cx).unwrap();
+    let mut all = Emitted::default();
+    until(&mut shard, &mut lines, &mut all, 1);
+    fs::rename(&path, &old).unwrap();
+    add(&path, "b1\n");
+    // The thread has found the new file by the time at which it wakes the shard for this line.
+    add(&old, "lf\n");
+    until(&mut shard, &mut lines, &mut all, 2);
+    add(&old, "a3\n");
+    until(&mut shard, &mut lines, &mut all, 4);
+    assert_eq!(all.records, ["a1", "half", "a3", "b1"]);
+}
+
+/// Goal: a copy with more lines, as an editor or `rsync` puts it there, is read on and not again.
+#[test]
+fn a_longer_copy_is_read_on_from_where_the_file_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("in.log"), directory.path().join(".copy"));
+    let first = "x".repeat(300);
+    add(&path, &format!("{first}\nha"));
+    let mut shard = resuming(&[]);
+    let mut lines = open(&FileSource::new(&path, Text::new()).follow(), 0, &shard.cx).unwrap();
+    let mut all = Emitted::default();
+    until(&mut shard, &mut lines, &mut all, 1);
+    fs::write(&copy, format!("{first}\nhalf\nmore\n")).unwrap();
+    fs::rename(&copy, &path).unwrap();
+    until(&mut shard, &mut lines, &mut all, 3);
+    add(&path, "last\n");
+    until(&mut shard, &mut lines, &mut all, 4);
+    assert_eq!(all.records, [first.as_str(), "half", "more", "last"]);
+    let mut position = Vec::new();
+    lines.snapshot(Epoch::new(1), &mut position);
+    let position = Position::read(Some(&position)).unwrap();
+    assert_eq!((position.offset, position.line), (316, 5));
+}
+
+/// Goal: what is behind a symbolic link is renamed in a folder of its own, and the link is turned to another file.
+#[test]
+fn a_file_behind_a_link_is_followed_over_its_renaming() {
+    let directory = tempfile::tempdir().unwrap();
+    let far = tempfile::tempdir().unwrap();
+    let (path, real) = (directory.path().join("in.log"), far.path().join("real.log"));
+    add(&real, "a1\n");
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    let mut shard = resuming(&[]);
+    let mut lines = open(&FileSource::new(&path, Text::new()).follow(), 0, &shard.cx).unwrap();
+    let mut all = Emitted::default();
+    until(&mut shard, &mut lines, &mut all, 1);
+    fs::rename(&real, far.path().join("real.log.1")).unwrap();
+    add(&real, "b1\n");
+    until(&mut shard, &mut lines, &mut all, 2);
+    assert_eq!(all.records, ["a1", "b1"]);
+}
+
+/// Goal: one file of a folder that cannot be read is a letter, and the job reads the others.
+#[test]
+fn a_bad_file_of_a_folder_is_a_dead_letter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("in.gz");
+    let spec = FileSource::matching(directory.path().join("*"), Text::new());
+    for (bytes, why) in [(&b"\xff\xfea\0"[..], "UTF-16"), (b"\x1f\x8b\x08\0\0\0\0\0", "damaged")] {
+        fs::write(&path, bytes).unwrap();
+        let mut shard = Shard::alone();
+        let mut lines = spec.open(&id(&path), &shard.cx).unwrap();
+        let read = shard.read(&mut lines, 9).unwrap();
+        let [letter] = &read.letters[..] else { panic!("{} letters", read.letters.len()) };
+        assert_eq!((letter.cause, &*letter.topic), (Cause::Malformed, path.to_str().unwrap()));
+        assert!(letter.reason.contains(why), "{}", letter.reason);
+        assert!(read.records.is_empty());
     }
 }

@@ -1,26 +1,32 @@
-//! The bytes of one path, over all that becomes of the path: read on from where an earlier run left it, cut, replaced,
-//! renamed, packed, followed.
+//! The bytes of one path, over all that becomes of the path. It is read on from where an earlier run left it, cut, replaced,
+//! renamed, packed and followed.
 //!
 //! # What is read
-//! First what an earlier run left of a file that was renamed meanwhile: it is looked for in the folder, by its number on
-//! the disk. A copy that was made before the file was cut is known by its first bytes. Then the file that is under the path now; from where it was left, if it [is the one](Position::is_of)
-//! that was read, else from its beginning.
+//! First what an earlier run left of a file that was renamed meanwhile. It is looked for in the folder, by its number on
+//! the disk. A copy that was made before the file was cut is known by its first bytes. Then the file that is under the
+//! path now is read. It begins where it was left, if it [is the one](Position::is_of) that was read, else at its beginning.
 //!
 //! # Where it ends
 //! A file ends in one of three ways, which [`Ends`] names. One that is followed never ends: its thread sleeps until it has grown
 //! (`watch.rs`). If it was cut meanwhile, also if it has been filled again to more than before, it is read from its
-//! beginning. If another file is under the path, the old one is read to its end, and then the other.
+//! beginning. If another file is under the path, the old one is read to its end, and then the other. Who writes to the
+//! old file may do so for a while: a daemon keeps its descriptor until it is told of the renaming. So the old file has only
+//! ended when the other one has bytes and nothing has come to the old one for [`QUIET`].
+//!
+//! An editor, `rsync` or `sed -i` puts a copy under the path, which may be longer. A file that begins as the old one did is
+//! read on from where the old one was left, if [enough bytes](Identity::tells_by_itself) say so.
 //!
 //! # Limits
 //! One renaming between two runs is found; of more than one the files between are not read. What was written to a
 //! file before it was cut, and not yet read, is lost: the log says that it was cut. A packed file is read to its end
-//! and not followed.
+//! and not followed. While somebody goes on writing to a renamed file, the one that has its place waits.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use thalweg_kernel::defects::{Defect, seeded};
@@ -30,7 +36,13 @@ use crate::content::{self, Content, HEAD_BYTES, HEAD_BYTES_MIN};
 use crate::position::{FINGERPRINT_BYTES_MAX, Identity, Position};
 use crate::reader::{Got, Input, Trouble};
 use crate::unzstd::Frames;
-use crate::watch::{Watch, Woken};
+use crate::watch::{LOOK_EVERY, Watch, Woken};
+
+/// A file that was renamed has ended when nothing has come to it for this long.
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
+
+/// At most this many files wait for the one that is read: files that were renamed meanwhile, and the last.
+const FILES_WAITING_MAX: usize = 4;
 
 /// What the end of a file means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +66,8 @@ pub(crate) struct Tail {
     identity: Option<Identity>,
     /// The path was not there, and that was said.
     missed: bool,
+    /// When the last bytes came, or when another file was found under the path.
+    active: Instant,
 }
 
 /// A file that is being read.
@@ -72,6 +86,15 @@ struct Part {
 enum Lines {
     Plain,
     Packed(Box<dyn Read>),
+}
+
+/// What is wrong with a packed file. The system's errors may pass; what the unpacker finds does not, and its own words
+/// help nobody.
+fn damaged(error: io::Error) -> Trouble {
+    if error.raw_os_error().is_some() || error.kind() == io::ErrorKind::Interrupted {
+        return Trouble::Io(error);
+    }
+    Trouble::Refused("holds packed lines that are damaged, or its end is missing".to_owned())
 }
 
 impl Part {
@@ -133,7 +156,7 @@ impl Part {
             }
         };
         self.identity.packed = true;
-        let skipped = io::copy(&mut (&mut packed).take(skip), &mut io::sink())?;
+        let skipped = io::copy(&mut (&mut packed).take(skip), &mut io::sink()).map_err(damaged)?;
         if skipped < skip {
             let what =
                 format!("unpacked it has {skipped} bytes, and an earlier run had read {skip}");
@@ -143,20 +166,11 @@ impl Part {
         Ok(true)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Trouble> {
         let count = match &mut self.lines {
             None => 0,
             Some(Lines::Plain) => self.file.read(buffer)?,
-            Some(Lines::Packed(lines)) => {
-                lines.read(buffer).map_err(|error| match error.kind() {
-                    io::ErrorKind::Interrupted => error,
-                    // The unpacker's own words help nobody.
-                    kind => io::Error::new(
-                        kind,
-                        "what is packed there is damaged, or its end is missing",
-                    ),
-                })?
-            }
+            Some(Lines::Packed(lines)) => lines.read(buffer).map_err(damaged)?,
         };
         self.offset += count as u64;
         Ok(count)
@@ -202,6 +216,7 @@ impl Tail {
             watch,
             identity,
             missed: false,
+            active: Instant::now(),
         };
         let mut part = match Part::open(path) {
             Ok(part) => Some(part),
@@ -267,14 +282,13 @@ impl Tail {
 
     /// Whether another file is under the path than the one that is read. The other one, if so.
     fn other(&mut self) -> io::Result<Option<Part>> {
-        let Some(current) = &self.current else { return Ok(None) };
+        let Some(last) = self.next.back().or(self.current.as_ref()) else { return Ok(None) };
         let found = match self.path.metadata() {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let is_same =
-            (found.ino(), found.dev()) == (current.identity.inode, current.identity.device);
+        let is_same = (found.ino(), found.dev()) == (last.identity.inode, last.identity.device);
         if is_same || !found.is_file() {
             return Ok(None);
         }
@@ -283,6 +297,51 @@ impl Tail {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Goes on in a copy of the file that is read; gives it back if it is none.
+    fn go_on_in(&mut self, mut other: Part) -> Result<Option<Part>, Trouble> {
+        let Some(current) = &mut self.current else { return Ok(Some(other)) };
+        let is_plain = matches!(current.lines, Some(Lines::Plain));
+        if !is_plain || current.renamed || !current.identity.tells_by_itself() {
+            return Ok(Some(other));
+        }
+        let (offset, identity) = (current.offset, current.identity);
+        let position = Position { offset, identity, ..Position::default() };
+        let bytes = other.file.metadata()?.len();
+        if position.is_of(&other.identity, bytes, &other.head()?).is_err() {
+            return Ok(Some(other));
+        }
+        // A line that was begun goes on there, so nothing is said of it.
+        other.offset = offset;
+        if !other.begin(true)? {
+            return Ok(Some(other));
+        }
+        info!("file {}: a copy has taken its place, and is read on", self.path.display());
+        if let Some(watch) = &mut self.watch {
+            watch.file(&other.file);
+        }
+        *current = other;
+        Ok(None)
+    }
+
+    /// Whether the file that is read has ended, since another one has its place: how long it has still to be
+    /// looked at, if not.
+    fn is_left(&self) -> io::Result<Result<(), Duration>> {
+        let is_renamed = self.current.as_ref().is_some_and(|part| part.renamed);
+        if !self.follows() || is_renamed {
+            return Ok(Ok(()));
+        }
+        let mut next_bytes = 0;
+        for next in &self.next {
+            next_bytes += next.file.metadata()?.len();
+        }
+        let left = QUIET.saturating_sub(self.active.elapsed());
+        Ok(match (next_bytes, left) {
+            (0, _) => Err(LOOK_EVERY),
+            (_, Duration::ZERO) => Ok(()),
+            (_, left) => Err(left),
+        })
     }
 
     /// The file that is read next, if there is one.
@@ -305,15 +364,15 @@ impl Tail {
         self.ends == Ends::Never
     }
 
-    /// Nothing more comes now: waits, or says that it was all.
-    fn ended(&mut self) -> Result<Option<Got>, Trouble> {
+    /// Nothing more comes now: waits, or says that it was all. There may be a time after which to look anyway.
+    fn ended(&mut self, look_after: Option<Duration>) -> Result<Option<Got>, Trouble> {
         let Some(watch) = self.watch.as_mut().filter(|_| self.ends == Ends::Never) else {
             // A file that was packed or renamed is whole.
             let whole = self.ends == Ends::WithLine
                 || self.current.as_ref().is_some_and(|part| part.identity.packed || part.renamed);
             return Ok(Some(Got::End { whole }));
         };
-        match watch.wait()? {
+        match watch.wait(look_after)? {
             Woken::Changed => Ok(None),
             Woken::Unwanted => Ok(Some(Got::End { whole: false })),
         }
@@ -336,7 +395,7 @@ impl Input for Tail {
                     };
                     warn!("file {}: it is not there: {next}", self.path.display());
                 }
-                if let Some(got) = self.ended()? {
+                if let Some(got) = self.ended(Some(LOOK_EVERY))? {
                     return Ok(got);
                 }
                 continue;
@@ -358,23 +417,42 @@ impl Input for Tail {
             }
             if count > 0 {
                 self.identity = Some(part.identity);
+                self.active = Instant::now();
                 return Ok(Got::Bytes(count));
             }
-            if self.next.is_empty() && self.ends == Ends::Never {
-                let other = self.other()?;
-                self.next.extend(other);
-            }
-            if !self.next.is_empty() {
-                // Written between that read and the renaming.
-                let Some(part) = &mut self.current else { continue };
-                let count = part.read(buffer)?;
-                if count > 0 {
-                    return Ok(Got::Bytes(count));
+            if self.next.len() < FILES_WAITING_MAX && self.follows() {
+                let mut other = self.other()?;
+                if let Some(found) = other.take_if(|_| self.next.is_empty()) {
+                    other = self.go_on_in(found)?;
+                    if other.is_none() {
+                        continue;
+                    }
                 }
-                self.current = None;
-                return Ok(Got::Whole);
+                if let Some(other) = other {
+                    self.next.push_back(other);
+                    self.active = Instant::now();
+                }
             }
-            if let Some(got) = self.ended()? {
+            let mut look_after = None;
+            if !self.next.is_empty() {
+                match self.is_left()? {
+                    Ok(()) => {
+                        // Written between that read and now.
+                        let Some(part) = &mut self.current else { continue };
+                        let count = part.read(buffer)?;
+                        if count > 0 {
+                            self.active = Instant::now();
+                            return Ok(Got::Bytes(count));
+                        }
+                        self.current = None;
+                        return Ok(Got::Whole);
+                    }
+                    Err(left) => look_after = Some(left),
+                }
+            } else if self.follows() && !self.path.exists() {
+                look_after = Some(LOOK_EVERY);
+            }
+            if let Some(got) = self.ended(look_after)? {
                 return Ok(got);
             }
         }

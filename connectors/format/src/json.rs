@@ -244,9 +244,23 @@ pub(crate) fn read<'de, S: DeserializeSeed<'de>>(
     depth_max: usize,
     state: &mut State,
 ) -> Result<S::Value, DecodeError> {
+    read_as(seed, text, bindings, depth_max, false, state)
+}
+
+/// [`read`], for a seed that `is_lenient`: it refuses infinite numbers itself.
+#[inline]
+pub(crate) fn read_as<'de, S: DeserializeSeed<'de>>(
+    seed: S,
+    text: &'de str,
+    bindings: &'de [(Str, &'de str)],
+    depth_max: usize,
+    is_lenient: bool,
+    state: &mut State,
+) -> Result<S::Value, DecodeError> {
     let mut parser = Parser::new(text, depth_max, &mut state.scratch);
     parser.memory = state.memory.begin();
     parser.bindings = bindings;
+    parser.is_lenient = is_lenient;
     let value = seed.deserialize(&mut parser).map_err(|error| error.or_at(parser.at));
     value.and_then(|value| parser.end().map(|()| value)).map_err(Error::into_decode_error)
 }

@@ -76,6 +76,7 @@ use jiff::tz::TimeZone;
 use smallvec::SmallVec;
 use thalweg_kernel::{Cause, Decode, DecodeError, DecodeFields, Field, Message, Str, Timestamp};
 
+use self::diagnose::Diagnosis;
 use self::rows::{Fault, Raw, Rows, Slot, bound};
 use self::time::Times;
 use self::tree::{Tree, Visit};
@@ -429,6 +430,8 @@ impl Shape {
             }
             Raw::Object => Found::Object,
             Raw::Array => Found::Array,
+            Raw::Twice => Found::Twice,
+            Raw::Beyond => Found::Beyond,
         }
     }
 
@@ -445,6 +448,24 @@ impl Shape {
         let lacks_all =
             measured.is_some_and(|measured| measured.of.iter().all(|(_, at)| lacks(at)));
         lacks_number || lacks_all
+    }
+
+    /// Whether the field of this name can differ among the readings of one message.
+    pub fn tells_readings_apart(&self, name: &str) -> bool {
+        let deepest = self.tree.widths().len() - 1;
+        let tells = |at: &At| at.slot.level == deepest;
+        self.columns.iter().filter(|column| column.name == name).any(|column| match &column.from {
+            Whence::At(at) => tells(at),
+            Whence::Parts(parts) => {
+                parts.iter().any(|part| matches!(part, Part::At(at) if tells(at)))
+            }
+            Whence::Constant(_) | Whence::Arrival => false,
+        })
+    }
+
+    /// Whether a message may hold several readings.
+    pub fn takes_apart(&self) -> bool {
+        self.tree.widths().len() > 1
     }
 
     /// The value of a field of a reading. What is put together is written to `made`.
@@ -505,6 +526,14 @@ impl Shape {
             }
             Found::Unsigned(value) => write!(made, "{value}"),
             Found::Signed(value) | Found::Time(value) => write!(made, "{value}"),
+            // Two long numbers, such as those of two SIM cards, may have one float.
+            found @ Found::Float(value) if value.abs() > value::EXACT_MAX => {
+                let refused = Refused::expected(
+                    "a text, or a number of fewer digits (a longer one needs quotes)",
+                    found,
+                );
+                return Err(self.refused(refused, at, reading));
+            }
             Found::Float(value) => write!(made, "{value}"),
             Found::Bool(value) => write!(made, "{value}"),
             found => {
@@ -525,9 +554,8 @@ impl Shape {
         }
         let places = reading.rows.places(level, row);
         let path = at.path.at(&places);
-        if refused.cause == Cause::MissingField && self.is_json() && reading.looks {
-            let met = diagnose::missing(reading.text, &path);
-            refused.what = met.unwrap_or(refused.what);
+        if refused.cause == Cause::MissingField && self.is_json() {
+            refused.what = reading.diagnosis.missing(&path).unwrap_or(refused.what);
         }
         match self.payload {
             Payload::Influx => {
@@ -561,12 +589,18 @@ impl Shape {
 
     /// What is wrong with a message that lacks the array that is taken apart, in a row around it.
     #[cold]
-    fn hollow(&self, level: usize, row: usize, rows: &Rows, text: Option<&str>) -> DecodeError {
+    fn hollow(
+        &self,
+        level: usize,
+        row: usize,
+        rows: &Rows,
+        diagnosis: &Diagnosis<'_>,
+    ) -> DecodeError {
         let Some(path) = self.tree.apart(level + 1) else {
             return Refused::missing().of_field("$");
         };
         let path = path.at(&rows.places(level, row));
-        let refused = match text.and_then(|text| diagnose::missing(text, &path)) {
+        let refused = match diagnosis.missing(&path) {
             Some(what) => Refused { what, ..Refused::missing() },
             None => Refused::missing(),
         };
@@ -581,8 +615,7 @@ struct Reading<'a> {
     text: &'a str,
     rows: &'a Rows,
     row: usize,
-    /// The payload may be looked at once more for the reason of an error.
-    looks: bool,
+    diagnosis: &'a Diagnosis<'a>,
 }
 
 /// Where the readings of a message go, and its errors, of which only the first are given one by one.
@@ -607,11 +640,6 @@ impl<F: FnMut(Result<&[(Str, Field<'_>)], DecodeError>)> Out<F> {
         } else {
             self.held.get_or_insert(error);
         }
-    }
-
-    /// Whether an error is still given, so that its reason is worth another look at the payload.
-    fn looks(&self) -> bool {
-        self.refused < REFUSALS_MAX
     }
 
     /// Gives what was held back, as one error.
@@ -685,18 +713,26 @@ impl Extractor {
             Err(error) => return out.refuse(error),
         };
         rows.begin(shape.tree.widths());
-        let refuse = &mut |error| out.refuse(error);
+        let in_front = message.payload.len() - unmarked(message.payload).len();
+        // What stands in front of the text belongs to the payload.
+        let placed = |mut error: DecodeError| {
+            error.position = error.position.map(|position| position + in_front as u64);
+            error
+        };
+        let refuse = &mut |error| out.refuse(placed(error));
         if let Err(error) = fill(shape, rows, state, text, message.received, refuse) {
-            return out.refuse(error);
+            out.refuse(placed(error));
+            return out.end();
         }
+        let diagnosis = &Diagnosis::of(text);
         for (level, row) in rows.hollow() {
             if !shape.skips_missing && shape.is_json() {
-                out.refuse(shape.hollow(level, row, rows, out.looks().then_some(text)));
+                out.refuse(shape.hollow(level, row, rows, diagnosis));
             }
         }
         for row in 0..rows.readings() {
             if !rows.is_dropped(row) {
-                let reading = Reading { message, text, rows, row, looks: out.looks() };
+                let reading = Reading { message, text, rows, row, diagnosis };
                 emit(shape, &self.watch, &reading, &mut self.made, &mut out);
             }
         }
@@ -707,12 +743,17 @@ impl Extractor {
 /// The text of a payload, without what devices leave around it.
 #[inline]
 fn text(payload: &[u8], bytes_max: usize) -> Result<&str, DecodeError> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
     crate::payload::within(payload, bytes_max)?;
-    let payload = payload.strip_prefix(MARK).unwrap_or(payload);
+    let payload = unmarked(payload);
     let is_left = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
     let end = payload.iter().rposition(|byte| !is_left(byte)).map_or(0, |last| last + 1);
     crate::payload::checked(payload.get(..end).unwrap_or_default(), bytes_max)
+}
+
+/// Without a byte order mark.
+#[inline]
+fn unmarked(payload: &[u8]) -> &[u8] {
+    payload.strip_prefix("\u{feff}".as_bytes()).unwrap_or(payload)
 }
 
 /// Reads a text into the rows.
@@ -727,7 +768,7 @@ fn fill(
     match shape.payload {
         Payload::Json | Payload::Senml => {
             let visit = Visit::new(&shape.tree, rows, text);
-            if let Err(error) = crate::json::read(visit, text, &[], DEPTH_MAX, state) {
+            if let Err(error) = crate::json::read_as(visit, text, &[], DEPTH_MAX, true, state) {
                 return Err(match rows.fault {
                     Some(Fault::Twice) => DecodeError { cause: Cause::Malformed, ..error },
                     Some(Fault::TooMany) => {
@@ -737,7 +778,7 @@ fn fill(
                 });
             }
             match &shape.senml {
-                Some(senml) => senml.resolve(rows, text, received),
+                Some(senml) => senml.resolve(rows, text, received, refuse),
                 None => Ok(()),
             }
         }

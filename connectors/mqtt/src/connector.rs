@@ -80,8 +80,8 @@ options! {
         #[unit = "bytes"]
         #[range(1_024, u64::MAX)]
         outbox_bytes_max: usize = OUTBOX_BYTES_MAX,
-        /// How long results that are under way may take once the job is to end. Then it ends with an error that counts
-        /// them. A job with a state directory keeps them for its next start.
+        /// How long the broker may acknowledge nothing once the job is to end, while results are under way; ten times this in
+        /// all. Then it ends with an error that counts them. A job with a state directory keeps them for its next start.
         #[range(0, 86_400_000)]
         stop_timeout: Duration = STOP_TIMEOUT,
     }

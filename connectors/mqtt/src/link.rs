@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) clean: bool,
     pub(crate) login: Option<(String, Secret)>,
     pub(crate) tls: Option<Dialer>,
+    /// The job can do nothing with messages that have no user properties.
+    pub(crate) needs_properties: bool,
 }
 
 /// Why a connection failed. A [`Link`] tells of the first two alone.
@@ -110,7 +112,9 @@ pub(crate) struct Delivery {
     pub(crate) is_copy: bool,
     pub(crate) retained: bool,
     pub(crate) user_properties: Vec<(String, String)>,
-    /// The bytes of the payload that were left out, of a message over the limit.
+    /// It was over the limit, and is no whole message: bytes of the payload or its properties were left out.
+    pub(crate) is_cut: bool,
+    /// The bytes of the payload that were left out.
     pub(crate) left_out: u64,
 }
 
@@ -215,7 +219,7 @@ pub(crate) struct Link {
     reactor: Reactor,
     state: State,
     manner: Manner,
-    /// What was told of brokers: it is told once.
+    /// What was to be told of the last broker: it is told once.
     told: Vec<String>,
     /// Met while looking for events that were there already.
     trouble: Option<Trouble>,
@@ -223,7 +227,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(plan: Arc<Plan>, reactor: Reactor) -> Self {
-        let manner = Manner::new(&plan.config);
+        let manner = Manner::new(&plan.config, plan.needs_properties);
         Self { plan, reactor, state: State::Down, manner, told: Vec::new(), trouble: None }
     }
 
@@ -249,8 +253,8 @@ impl Link {
                         self.state = State::Up(connection);
                         accepted.remarks.extend(self.manner.accepted());
                         accepted.remark(&self.plan.config, self.plan.clean);
-                        accepted.remarks.retain(|remark| !self.told.contains(remark));
-                        self.told.extend_from_slice(&accepted.remarks);
+                        let told = std::mem::replace(&mut self.told, accepted.remarks.clone());
+                        accepted.remarks.retain(|remark| !told.contains(remark));
                         return Poll::Ready(Ok(Event::Connected(accepted)));
                     }
                     Err(trouble) => {
@@ -336,24 +340,34 @@ impl Link {
         self.up()?.publish(publish)
     }
 
-    /// Publishes to the status topic, if there is one, as well as the broker takes it.
-    pub(crate) fn status(&mut self, payload: &'static str) {
+    /// Publishes to the status topic, if there is one, as well as the broker takes it. The packet id that it answers for, if it
+    /// will answer.
+    pub(crate) fn status(&mut self, payload: &'static str) -> Option<u16> {
         let plan = Arc::clone(&self.plan);
-        if let (Some(topic), Some(connection)) = (plan.config.status_topic.as_deref(), self.up()) {
-            let (qos_max, retain) = connection.takes();
-            connection.publish(Publish {
-                topic,
-                payload: Bytes::from_static(payload.as_bytes()),
-                qos: Qos::AtLeastOnce.min(qos_max),
-                retain,
-                user_property: None,
-            });
+        let (topic, connection) = (plan.config.status_topic.as_deref()?, self.up()?);
+        let (qos_max, retain) = connection.takes();
+        let sent = connection.publish(Publish {
+            topic,
+            payload: Bytes::from_static(payload.as_bytes()),
+            qos: Qos::AtLeastOnce.min(qos_max),
+            retain,
+            user_property: None,
+        });
+        match sent? {
+            Sent::Tracked(packet_id) => Some(packet_id),
+            Sent::Plain => None,
         }
     }
 
     /// Messages of this connection that we have not acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.standing().map_or(0, Connection::unacknowledged)
+    }
+
+    /// The pings written on this connection, and those that the broker has answered. The stream is ordered: it has what was
+    /// written before an answered one.
+    pub(crate) fn pings(&self) -> (u64, u64) {
+        self.standing().map_or((0, 0), Connection::pings)
     }
 
     /// Publishes of ours, and subscriptions, that the broker has not answered.

@@ -3,7 +3,8 @@
 //! Waits double from [`RETRY_MS_MIN`] up to the configuration's `reconnect_max`, half of each by chance. They begin anew
 //! after a connection that held for five seconds. So they do after one that has brought something, a message or an
 //! acknowledgement: what cuts such connections is mostly the network. Two clients of one name bring each other down in
-//! that way, too, so that is granted twice a second in the long run.
+//! that way, too, so that is granted twice a second in the long run. A connection that ends since we or the broker refuse something has
+//! brought nothing.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,8 @@ pub(crate) struct Retry {
     credit_at: Option<Instant>,
     /// Since when there is no connection, or none that holds.
     away_since: Option<Instant>,
-    /// What was told last, and when.
-    told: Option<(&'static str, Instant)>,
+    /// The kinds of failures that were told, and when. There are a dozen kinds.
+    told: Vec<(&'static str, Instant)>,
     /// Failures of that kind that were not told since.
     untold: u64,
 }
@@ -52,7 +53,7 @@ impl Retry {
             credit: CREDIT_MAX,
             credit_at: None,
             away_since: None,
-            told: None,
+            told: Vec::new(),
             untold: 0,
         }
     }
@@ -85,9 +86,11 @@ impl Retry {
         let held = self.connected.take().map(|since| now.saturating_duration_since(since));
         let is_stable = held.is_some_and(|held| held >= Duration::from_millis(STABLE_MS_MIN));
         if is_stable {
-            (self.away_since, self.told) = (None, None);
+            self.away_since = None;
+            self.told.clear();
         }
-        let has_progressed = std::mem::take(&mut self.has_progressed) && class != "taken over";
+        let is_network = !matches!(class, "taken over" | "refused");
+        let has_progressed = std::mem::take(&mut self.has_progressed) && is_network;
         if is_stable || (has_progressed && self.spend(now)) {
             self.failures = 0;
         }
@@ -95,16 +98,17 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         let away = now.saturating_duration_since(*self.away_since.get_or_insert(now));
         let again = Duration::from_millis(TELL_AGAIN_MS);
-        let is_news = self
-            .told
-            .is_none_or(|(of, at)| of != class || now.saturating_duration_since(at) >= again);
+        let is_old =
+            |(of, at): &(&str, Instant)| *of == class && now.saturating_duration_since(*at) < again;
+        let is_news = !self.told.iter().any(is_old);
         let wait_ms = wait.as_millis();
         if !is_news {
             self.untold += 1;
             debug!("{who}: not connected: {text}; next attempt in {wait_ms} ms");
             return Ok(wait);
         }
-        self.told = Some((class, now));
+        self.told.retain(|(of, _)| *of != class);
+        self.told.push((class, now));
         let more = match std::mem::take(&mut self.untold) {
             0 => String::new(),
             more => format!(" ({more} more attempts failed since the last line)"),
@@ -199,8 +203,10 @@ mod tests {
         assert!(first >= 20, "{first} connections in the first 2 s");
         let lasting = play("closed", 600);
         assert!((1_200..=3_000).contains(&lasting), "{lasting} connections in 10 min");
-        let war = play("taken over", 600);
-        assert!(war <= 300, "{war} connections in 10 min");
+        for class in ["taken over", "refused"] {
+            let war = play(class, 600);
+            assert!(war <= 300, "{class}: {war} connections in 10 min");
+        }
     }
 
     #[test]
@@ -211,13 +217,29 @@ mod tests {
         for second in 0..200 {
             let now = begun + Duration::from_secs(second);
             retry.failed(now, "t", Trouble::weather("connect", "refused")).expect("weather");
-            if retry.told.is_some_and(|(_, at)| at == now) {
+            if retry.told.contains(&("connect", now)) {
                 told.push(second);
             }
         }
         assert_eq!(told, [0, 60, 120, 180]);
         retry.failed(begun, "t", Trouble::weather("timeout", "")).expect("weather");
-        assert_eq!(retry.told, Some(("timeout", begun)), "another kind is news");
+        assert!(retry.told.contains(&("timeout", begun)), "another kind is news");
+    }
+
+    #[test]
+    fn kinds_that_alternate_are_told_once_a_minute_each() {
+        let mut retry = Retry::new(LONGEST);
+        let begun = Instant::now();
+        let mut told = Vec::new();
+        for second in 0..100 {
+            let now = begun + Duration::from_secs(second);
+            let class = ["connect", "timeout"][second as usize % 2];
+            retry.failed(now, "t", Trouble::weather(class, "")).expect("weather");
+            if retry.told.contains(&(class, now)) {
+                told.push(second);
+            }
+        }
+        assert_eq!(told, [0, 1, 60, 61]);
     }
 
     #[test]

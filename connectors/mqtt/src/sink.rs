@@ -35,7 +35,7 @@ use crate::{client_ids, random_id};
 /// and storage on a shard at most, unless [`MqttSink::outbox_bytes_max`] says otherwise. Then the sink takes no
 /// more, and the sources wait.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long results that are under way may take once the job is to end, unless [`MqttSink::stop_timeout`] says otherwise.
+/// How long a broker may acknowledge nothing once the job is to end, unless [`MqttSink::stop_timeout`] says otherwise.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a sink's shards share.
@@ -116,7 +116,7 @@ impl<T, F: Fn(&T, &mut String)> Topic<T> for F {
 /// a job that is content with that says so (`qos=0`, `retain=false`).
 ///
 /// # A stop
-/// A job that is to end waits for the broker's acknowledgements for [`stop_timeout`](Self::stop_timeout).
+/// A job that is to end waits for the broker's acknowledgements, for [`stop_timeout`](Self::stop_timeout) after the last one.
 ///
 /// The connection's name is the configuration's `client_id` with `-out`, so a source may share the
 /// configuration. A second sink needs a `client_id` of its own, or none: a job with two connectors of one name
@@ -213,9 +213,10 @@ impl<E, F> MqttSink<E, F> {
         self
     }
 
-    /// How long results that are under way may take once the job is to end; [`STOP_TIMEOUT`] by default. What is not
-    /// delivered by then is counted and named, and the job ends with an error. A job with checkpoints keeps its results,
-    /// and the next start delivers them.
+    /// How long the broker may acknowledge nothing once the job is to end, while results are under way; [`STOP_TIMEOUT`] by
+    /// default. Each acknowledgement lets it begin anew, up to ten times this from the stop on. What is not delivered by then is
+    /// counted and named, and the job ends with an error. A job with checkpoints keeps its results, and the next start
+    /// delivers them.
     #[must_use]
     pub fn stop_timeout(mut self, longest: Duration) -> Self {
         self.stop_timeout = longest;
@@ -252,6 +253,7 @@ impl<E, F> MqttSink<E, F> {
             clean: true,
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
+            needs_properties: false,
             config,
         });
         let (to_io, batches) = flume::bounded(BATCHES_MAX * cx.instances);

@@ -246,6 +246,7 @@ where
             clean: config.is_clean(),
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
+            needs_properties: self.decoder.needs_headers(),
             config,
         });
         // One more than the chunks, for the end: sending never waits.

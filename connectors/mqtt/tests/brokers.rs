@@ -293,6 +293,109 @@ fn what_ends_each_connection_becomes_a_dead_letter_and_the_others_arrive() {
     }
 }
 
+/// Goal: a right that is taken from a job that runs costs the filter it is for alone, and until it is given back.
+#[test]
+fn a_filter_that_is_refused_at_a_reconnect_leaves_the_others_and_is_asked_for_again() {
+    let (config, peer) = peer(|round, level, stream| {
+        accept(stream, level, &[]);
+        for part in 0..3 {
+            let (kind, subscribe) = read(stream).expect("a packet");
+            let id = &subscribe[..2];
+            let answer = match (round, part) {
+                (0, _) => [&[0x90, 5], id, &[0, 1, 1]].concat(),
+                (_, 0) => [&[0x90, 5], id, &[0, 1, 0x87]].concat(),
+                // It is asked for alone.
+                _ => [&[0x90, 4], id, &[0, if part == 1 { 0x87 } else { 1 }]].concat(),
+            };
+            assert_eq!(kind, 0x82, "SUBSCRIBE");
+            stream.write_all(&answer).expect("SUBACK");
+            if round == 0 {
+                return None;
+            }
+            let topic = if part == 2 { b"shut" } else { b"open" };
+            let publish = [&[0x30, 8, 0, 4], &topic[..], &[0, b'0' + part as u8]].concat();
+            stream.write_all(&publish).expect("PUBLISH");
+        }
+        assert_eq!(read(stream).expect("a packet").0, 0xe0, "DISCONNECT");
+        Some(())
+    });
+    let config = config.version(Version::V5).reconnect_max(Duration::from_millis(100));
+    let mut shard = Shard::open(&MqttSource::new(config, Line).topic("open").topic("shut"));
+    shard.run_until(3);
+    assert_eq!(shard.seen.lines, ["open 0", "open 1", "shut 2"]);
+    shard.stop();
+    peer.join().expect("the script ran");
+}
+
+/// Goal: one bad result does not cost the others their QoS 2.
+#[test]
+fn a_result_that_ends_connections_at_qos_1_as_well_leaves_the_others_their_qos_2() {
+    let (to_us, published) = std::sync::mpsc::channel();
+    let (config, _peer) = peer(move |_, level, stream| {
+        accept(stream, level, &[]);
+        while let Ok((kind, body)) = read(stream) {
+            let answer = match kind >> 4 {
+                3 => {
+                    let topic_end = 2 + usize::from(body[1]);
+                    let (topic, qos) = (&body[2..topic_end], (kind >> 1) & 3);
+                    if topic == b"bad" {
+                        return None;
+                    }
+                    to_us.send(qos).expect("a listener");
+                    [&[if qos == 2 { 0x50 } else { 0x40 }, 2], &body[topic_end..topic_end + 2]]
+                        .concat()
+                }
+                6 => [&[0x70, 2], &body[..2]].concat(),
+                _ => return Some(()),
+            };
+            stream.write_all(&answer).expect("an answer");
+        }
+        None
+    });
+    let spec = MqttSink::new(config.qos(Qos::ExactlyOnce), topic_of_first_word, Text);
+    let mut writer = Writer::open(&spec);
+    writer.write(["bad x", "ok1 y", "ok2 z"].map(str::to_owned));
+    assert!(writer.close_within(PATIENCE));
+    assert_eq!(published.try_iter().collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(&writer.0.refused().expect("a letter").payload[..], b"bad x");
+}
+
+/// Goal: a broker that ends each connection on the status message says nothing of results by that.
+#[test]
+fn no_result_goes_behind_a_status_message_that_ends_connections() {
+    const ENDED: usize = 5;
+    let (config, peer) = peer(|round, level, stream| {
+        accept(stream, level, &[]);
+        let (kind, body) = read(stream).expect("a packet");
+        let end = 2 + usize::from(body[1]);
+        assert_eq!((kind >> 4, &body[2..end]), (3, &b"status"[..]), "the status comes first");
+        if (1..=ENDED).contains(&round) {
+            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+            assert!(read(stream).is_err(), "a result behind it");
+        }
+        if round < ENDED {
+            return None;
+        }
+        let mut results = 0;
+        stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        while let Ok((kind, body)) = read(stream) {
+            if kind >> 4 == 3 {
+                let end = 2 + usize::from(body[1]);
+                results += usize::from(&body[2..end] == b"out");
+                stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+            }
+        }
+        Some(results)
+    });
+    let config = config.status_topic("status").reconnect_max(Duration::from_millis(100));
+    let mut writer = Writer::open(&MqttSink::new(config, "out", Text));
+    writer.write(["a", "b"].map(str::to_owned));
+    assert!(writer.close_within(PATIENCE));
+    assert!(writer.0.refused().is_none(), "no result is to blame");
+    assert_eq!(peer.join().expect("the script ran"), 2);
+}
+
 /// Goal: a stop ends, whatever the broker does.
 #[test]
 fn a_stop_without_a_broker_ends_in_bounded_time_and_says_what_is_left() {
@@ -321,6 +424,31 @@ fn a_stop_without_a_broker_ends_in_bounded_time_and_says_what_is_left() {
         // It counts from the beginning of the turn in which it heard of the stop.
         assert!(begun.elapsed() >= Duration::from_millis(250), "not before");
     }
+    peer.join().expect("the script ran");
+}
+
+/// Goal: a broker that is slow and goes on is not taken for one that is away.
+#[test]
+fn a_stop_waits_as_long_as_the_broker_goes_on() {
+    const RESULTS: usize = 8;
+    let (config, peer) = peer(|_, level, stream| {
+        accept(stream, level, &[]);
+        for _ in 0..RESULTS {
+            let (kind, body) = read(stream).expect("a packet");
+            assert_eq!(kind >> 4, 3, "PUBLISH");
+            let end = 2 + usize::from(body[1]);
+            // Its work takes that long.
+            thread::sleep(Duration::from_millis(250));
+            stream.write_all(&[&[0x40, 2], &body[end..end + 2]].concat()).expect("PUBACK");
+        }
+        while read(stream).is_ok() {}
+        Some(())
+    });
+    let spec = MqttSink::new(config, "out", Text).stop_timeout(Duration::from_millis(1_000));
+    let mut writer = Writer::open(&spec);
+    writer.write((0..RESULTS).map(|n| n.to_string()));
+    Sink::<String>::stop(&mut writer.0);
+    assert!(writer.close_within(PATIENCE), "it is delivered");
     peer.join().expect("the script ran");
 }
 

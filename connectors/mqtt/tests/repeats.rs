@@ -90,6 +90,45 @@ fn a_repetition_on_the_same_connection_is_acknowledged_once() {
     assert_eq!(shard.seen.lines, ["a x", "a y"]);
 }
 
+/// Goal: a broker that gives the lowest free id, as HiveMQ does, loses no equal message with a connection that was quiet.
+#[test]
+fn at_qos_1_an_equal_message_of_the_id_is_news_once_an_answered_ping_has_proved_the_first() {
+    let check = |version, mode| {
+        let (peer, hand) = (Peer::new(version), Hand::swift());
+        let config = peer.config().keep_alive_s(5);
+        let spec = MqttSource::new(config, Line).topic("a").durability(mode);
+        let mut shard = Shard::open_in(&spec, &hand.context());
+        let mut broker = peer.accept(true);
+        broker.publish("a", 1, 1, "21.5");
+        shard.run_until(1);
+        shard.run_for(std::time::Duration::from_millis(20));
+        assert_eq!(broker.acks(PUBACK, 1), [1]);
+        broker.pinged();
+        // It answers in turn, so this one comes after the answer to the ping.
+        broker.publish("a", 1, 7, "over");
+        shard.run_until(2);
+        shard.run_for(std::time::Duration::from_millis(20));
+        assert_eq!(broker.acks(PUBACK, 1), [7]);
+        // The next message has the id 1 and went into a dead link. That of id 7 may have been acknowledged in vain.
+        drop(broker);
+        let mut broker = peer.accept(true);
+        broker.publish_again("a", 1, 7, "over");
+        broker.publish_again("a", 1, 1, "21.5");
+        shard.run_until(3);
+        shard.run_for(std::time::Duration::from_millis(20));
+        assert_eq!(broker.acks(PUBACK, 2), [7, 1]);
+        end(&mut shard, broker);
+        assert_eq!(shard.seen.lines, ["a 21.5", "a over", "a 21.5"], "{version:?} {mode}");
+    };
+    std::thread::scope(|scope| {
+        for version in VERSIONS {
+            for mode in [Mode::Journal, Mode::None] {
+                scope.spawn(move || check(version, mode));
+            }
+        }
+    });
+}
+
 #[test]
 fn repetitions_are_counted_as_messages_where_that_is_wanted() {
     let (peer, hand) = (Peer::new(Version::V5), Hand::swift());
@@ -231,6 +270,27 @@ fn a_new_session_begins_with_no_id() {
         end(&mut shard, broker);
         assert_eq!(shard.seen.lines, ["a x", "a x"], "{qos:?}");
     }
+}
+
+/// Goal: a disk that stands still does not keep a new session without subscriptions, and nothing of it is taken meanwhile.
+#[test]
+fn a_new_session_that_the_journal_has_not_noted_is_subscribed_and_nothing_of_it_is_taken() {
+    let (peer, hand) = (Peer::new(Version::V5), Hand::default());
+    let (mut shard, mut broker) = start(&peer, &hand, Qos::AtLeastOnce);
+    broker.publish("a", 1, 1, "x");
+    shard.run_until(1);
+    hand.sync_to(1);
+    assert_eq!(broker.acks(PUBACK, 1), [1]);
+    drop(broker);
+    let mut broker = peer.accept(false);
+    broker.publish("a", 1, 1, "x");
+    broker.is_silent();
+    assert_eq!(hand.appended(), 2, "the beginning of the session alone");
+    hand.sync_to(2);
+    shard.run_until(2);
+    hand.sync_to(3);
+    assert_eq!(broker.acks(PUBACK, 1), [1]);
+    end(&mut shard, broker);
 }
 
 #[test]

@@ -67,6 +67,12 @@ impl DeadLetterOutput {
         }
     }
 
+    /// Counts one of which another letter speaks.
+    #[cold]
+    pub(crate) fn count(&self, cause: Cause) {
+        self.shared.counters[cause as usize].add(1);
+    }
+
     /// Whether it has got a barrier that has not gone on, because others have not.
     fn is_ahead(&self) -> bool {
         self.passed.get() > self.shared.aligned.get() && !seeded(Defect::FlowLetterOvertakes)

@@ -6,6 +6,7 @@
 //! | `head` | [`SourceHead`](head::SourceHead): the head of a pipeline |
 //! | `partition` | one open partition: its source, its clock and its watermark generator |
 //! | `emitting` | where a poll puts its records |
+//! | `letters` | the dead letters of one message |
 //! | `quiet` | what lets event time go on by the clock while all partitions are silent |
 //! | `clock_wait` | what waits while this machine's clock cannot be right |
 //! | `discovery` | the partitions that appear and end while the job runs |
@@ -27,6 +28,7 @@ pub(crate) mod collection;
 mod discovery;
 mod emitting;
 pub(crate) mod head;
+mod letters;
 mod partition;
 mod quiet;
 mod stored;

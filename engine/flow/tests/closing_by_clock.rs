@@ -113,8 +113,25 @@ fn windows_of_old_records_close_after_the_silence() {
     let (out, feed) = (Counted::new(), Feed::default());
     let mut machine = Machine::new(1, TELLS_LITTLE, &job(feed.clone(), 2_000, &out));
     machine.now = 3 * DAY;
+    machine.feed(0, &feed, (1, -100_000, 0));
     machine.feed(0, &feed, (1, 1_000, 0));
-    assert_eq!(rows_by_clock(&mut machine, &out), [(3 * DAY + SILENCE, 0, 1, 1)]);
+    let rows = rows_by_clock(&mut machine, &out);
+    assert_eq!(rows, [(3 * DAY, -100_000, 1, 1), (3 * DAY + SILENCE, 0, 1, 1)]);
+}
+
+/// Goal: a live device whose date is wrong pauses for longer than the silence, and none of its readings is late.
+#[test]
+fn a_live_device_whose_date_is_wrong_makes_no_backlog() {
+    let (out, feed) = (Counted::new(), Feed::default());
+    let mut machine = Machine::new(1, TELLS_LITTLE, &job(feed.clone(), 2_000, &out));
+    machine.now = 3 * DAY;
+    for n in 0..20 {
+        machine.feed(0, &feed, (1, 1_000 + n * 6_000, 0));
+        // All timers come in time.
+        (0..12).for_each(|_| machine.wait(500));
+    }
+    let counted: u64 = rows_by_clock(&mut machine, &out).iter().map(|row| row.3).sum();
+    assert_eq!((metric(&machine.shards, LATE), counted), (0, 20));
 }
 
 /// Goal: what comes for a window that the clock has closed is late, and counted; what comes for the next one is not.
@@ -176,6 +193,10 @@ fn a_process_that_was_away_looks_again_before_it_believes_in_silence() {
     machine.wait(60 * SECOND);
     assert_eq!(out.take(), []);
     machine.wait(100);
+    // Whatever else steps it does not cut that short.
+    machine.ring(0);
+    machine.settle();
+    assert_eq!(out.take(), []);
     machine.feed(0, &feed, (1, 9_500, 0));
     assert_eq!(metric(&machine.shards, LATE), 0);
     let rows = rows_by_clock(&mut machine, &out);
@@ -275,4 +296,27 @@ fn where_every_mark_matters_time_goes_on_in_growing_steps() {
     let watermark = shown.filter(|it| it.name == "currentOutputWatermark").map(Metric::value);
     let behind = machine.now as i64 + 9_000 - watermark.max().unwrap();
     assert_eq!(behind, 1, "time has gone on as the clock has");
+}
+
+/// Goal: where no silence is needed, a source that speaks again is looked at as often as at first.
+#[test]
+fn steps_are_short_again_behind_each_record() {
+    let feed = Feed::default();
+    let source = feed.clone();
+    let job = move |flow: &Flow| {
+        let readings = flow.source(source.clone(), wm(0).close_after(Duration::ZERO));
+        readings.then("notes", Notes).discard();
+    };
+    let mut machine = Machine::new(1, TELLS_LITTLE, &job);
+    for round in 0..3 {
+        machine.feed(0, &feed, (1, machine.now as i64, 0));
+        let from = machine.now;
+        let Step::Idle(Some(first)) = machine.last[0] else { panic!("{:?}", machine.last) };
+        assert!(first.as_millis() as u64 - from <= 200, "round {round}: {first:?} from {from}");
+        while machine.now < from + 3_600 * SECOND {
+            let Step::Idle(Some(until)) = machine.last[0] else { panic!("{:?}", machine.last) };
+            machine.now = until.as_millis() as u64;
+            machine.settle();
+        }
+    }
 }

@@ -135,7 +135,7 @@ fn throughput(
     let mut refused = 0_u64;
     for n in 0..records {
         while let Err(error) = writer.append(Timestamp::from_millis(1), &[&CONTENT]) {
-            if !matches!(error, JournalError::Full(_)) {
+            if !matches!(error, JournalError::Full(_) | JournalError::Busy(_)) {
                 return Err(error);
             }
             refused += 1;

@@ -142,7 +142,7 @@ impl Gather {
     /// Takes a record; its number.
     ///
     /// # Errors
-    /// `Full` if it has to wait, `TooLarge` if it is; it was not taken then.
+    /// `Full` or `Busy` if it has to wait, `TooLarge` if it is; it was not taken then.
     #[inline]
     pub(crate) fn append(
         &mut self,
@@ -223,7 +223,7 @@ fn too_large(bytes: usize, most: usize) -> JournalError {
 
 #[cold]
 fn busy(group_bytes_max: usize) -> JournalError {
-    JournalError::Full(format!(
+    JournalError::Busy(format!(
         "a group of {group_bytes_max} bytes (journal.group_bytes_max) or {GROUP_RECORDS_MAX} records waits \
          for the disk; it goes on by itself"
     ))
@@ -275,7 +275,7 @@ mod tests {
     fn a_full_group_waits_and_one_large_record_is_a_group() {
         let mut gather = gather(4000, 4096, 1 << 20);
         assert_eq!(gather.append(NOW, &[&[1; 400]]), Ok(7));
-        assert!(matches!(gather.append(NOW, &[&[1; 100]]), Err(JournalError::Full(_))));
+        assert!(matches!(gather.append(NOW, &[&[1; 100]]), Err(JournalError::Busy(_))));
         assert_eq!(gather.append(NOW, &[]), Ok(8));
         let group = gather.take(Vec::new()).unwrap();
         assert_eq!((group.first, group.count), (7, 2));
@@ -341,7 +341,7 @@ mod tests {
             assert_eq!(gather.is_ripe(), count >= 32_768, "{count}");
         }
         assert!(
-            matches!(gather.append(NOW, &[]), Err(JournalError::Full(_))),
+            matches!(gather.append(NOW, &[]), Err(JournalError::Busy(_))),
             "an index can tell no more"
         );
     }

@@ -146,7 +146,7 @@ impl<D: Disk> Log<D> {
     /// Remembers a final error.
     fn watch<T>(&mut self, result: Result<T, JournalError>) -> Result<T, JournalError> {
         if let Err(error) = &result
-            && !matches!(error, JournalError::Full(_))
+            && !matches!(error, JournalError::Full(_) | JournalError::Busy(_))
         {
             self.failed = Some(error.clone());
         }

@@ -88,7 +88,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 fn append(writer: &mut dyn JournalWriter, received: Timestamp, content: &[u8]) {
     until("there is room", || match writer.append(received, &[content]) {
         Ok(_) => true,
-        Err(JournalError::Full(_)) => false,
+        Err(JournalError::Full(_) | JournalError::Busy(_)) => false,
         Err(error) => panic!("{error}"),
     });
 }

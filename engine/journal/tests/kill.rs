@@ -60,7 +60,9 @@ fn child() {
             let received = Timestamp::from_millis(position as i64);
             match writer.append(received, &[&content(position)]) {
                 Ok(at) => assert_eq!(at, position),
-                Err(JournalError::Full(_)) => park_timeout(Duration::from_millis(1)),
+                Err(JournalError::Full(_) | JournalError::Busy(_)) => {
+                    park_timeout(Duration::from_millis(1))
+                }
                 Err(error) => panic!("{error}"),
             }
         }

@@ -84,7 +84,7 @@ impl Model {
     fn check<T>(&mut self, result: Result<T, JournalError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(JournalError::Full(_)) => {
+            Err(JournalError::Full(_) | JournalError::Busy(_)) => {
                 self.seen.full += 1;
                 None
             }

@@ -8,98 +8,12 @@ use bytes::Bytes;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::format::Header;
+use crate::cause::{Cause, DecodeError};
+use crate::header::Header;
 use crate::{Str, Timestamp, base64};
 
 /// A dead letter keeps at most this much of its payload.
 pub const DEAD_LETTER_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
-
-/// Why a message was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Not well-formed in its format: broken JSON, an unterminated quote.
-    Malformed,
-    /// A field that the job reads is not there.
-    MissingField,
-    /// A field is there with another type, or out of its type's range.
-    WrongType,
-    /// Text that is not UTF-8.
-    InvalidUtf8,
-    /// A payload, line or field over its limit.
-    TooLarge,
-    /// Nested deeper than the limit.
-    TooDeep,
-    /// Not a number, or infinite, where a number is due.
-    NotANumber,
-    /// The timestamp is further ahead of this machine's clock than the clock guard allows.
-    ClockAhead,
-    /// Its key would be one more than an operator may keep state of.
-    StateFull,
-    /// A function of the job's has returned an error for it, or panicked.
-    FunctionFailed,
-    /// A result that a sink cannot pass on, or that its target does not take.
-    ResultRefused,
-}
-
-impl Cause {
-    /// Every cause, in order: for tables and counters.
-    pub const ALL: [Self; 11] = [
-        Self::Malformed,
-        Self::MissingField,
-        Self::WrongType,
-        Self::InvalidUtf8,
-        Self::TooLarge,
-        Self::TooDeep,
-        Self::NotANumber,
-        Self::ClockAhead,
-        Self::StateFull,
-        Self::FunctionFailed,
-        Self::ResultRefused,
-    ];
-
-    /// The name used in metrics, logs and dead-letter files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::MissingField => "missing_field",
-            Self::WrongType => "wrong_type",
-            Self::InvalidUtf8 => "invalid_utf8",
-            Self::TooLarge => "too_large",
-            Self::TooDeep => "too_deep",
-            Self::NotANumber => "not_a_number",
-            Self::ClockAhead => "clock_ahead",
-            Self::StateFull => "state_full",
-            Self::FunctionFailed => "function_failed",
-            Self::ResultRefused => "result_refused",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Why a message did not decode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{cause}: {reason}")]
-pub struct DecodeError {
-    /// The cause as counted.
-    pub cause: Cause,
-    /// Which field, what was found, what was expected.
-    pub reason: String,
-    /// The offending byte's position in the payload.
-    pub position: Option<u64>,
-}
-
-impl DecodeError {
-    /// A refusal for `cause` with its reason, at a byte of the payload where there is one.
-    pub fn new(cause: Cause, reason: impl Into<String>, position: Option<usize>) -> Self {
-        Self { cause, reason: reason.into(), position: position.map(|byte| byte as u64) }
-    }
-}
 
 /// Can tell of an input that was refused after decoding.
 pub trait Origin {
@@ -111,6 +25,7 @@ pub trait Origin {
 ///
 /// Written as JSON it has these fields under their names, those that are there. `payload` is text; where the bytes are
 /// not UTF-8 it is lossy, and `payload_base64` has them as they are. `properties` are pairs of a name and a value.
+/// `record` is a pair of two numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
     /// Where it came from: the MQTT topic, or the file's path. Of a result: the sink.
@@ -128,6 +43,10 @@ pub struct DeadLetter {
     pub offset: Option<u64>,
     /// The number of its line in its file, from 1.
     pub line: Option<u64>,
+    /// Of a message that holds several records: which of them this one is, from 1, and how many there are.
+    /// `payload` is the whole message, so sending the letter again sends the other
+    /// records again, too. `None` where the message holds nothing else.
+    pub record: Option<(u32, u32)>,
     /// When it arrived.
     pub received: Timestamp,
     /// The quality of service with which it came, of MQTT.
@@ -146,7 +65,7 @@ impl Serialize for DeadLetter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = String::from_utf8_lossy(&self.payload);
         let is_text = matches!(text, Cow::Borrowed(_));
-        let mut out = serializer.serialize_struct("DeadLetter", 14)?;
+        let mut out = serializer.serialize_struct("DeadLetter", 15)?;
         out.serialize_field("topic", &self.topic)?;
         out.serialize_field("cause", &self.cause)?;
         out.serialize_field("reason", &self.reason)?;
@@ -155,6 +74,9 @@ impl Serialize for DeadLetter {
         out.serialize_field("offset", &self.offset)?;
         if let Some(line) = self.line {
             out.serialize_field("line", &line)?;
+        }
+        if let Some(record) = self.record {
+            out.serialize_field("record", &record)?;
         }
         out.serialize_field("received", &self.received)?;
         if let Some(qos) = self.qos {
@@ -224,6 +146,7 @@ impl DeadLetter {
             partition: None,
             offset: None,
             line: None,
+            record: None,
             received,
             qos: None,
             retained: false,
@@ -239,6 +162,9 @@ impl fmt::Display for DeadLetter {
         write!(f, "{}", self.topic)?;
         if let Some(line) = self.line {
             write!(f, " line {line}")?;
+        }
+        if let Some((record, of)) = self.record {
+            write!(f, " record {record} of {of}")?;
         }
         write!(f, ": {}: {}", self.cause, self.reason)?;
         if let Some(position) = self.position {
@@ -281,7 +207,7 @@ mod tests {
         let mut letter = DeadLetter::of_payload("topic", error, 9.into(), b"a\xff");
         let json = serde_json::to_value(&letter).unwrap();
         assert_eq!(json["payload_base64"], "Yf8=");
-        for absent in ["line", "qos", "retained", "properties"] {
+        for absent in ["line", "record", "qos", "retained", "properties"] {
             assert!(json.get(absent).is_none(), "{json}");
         }
         (letter.line, letter.qos, letter.retained) = (Some(7), Some(2), true);
@@ -295,6 +221,10 @@ mod tests {
         assert_eq!(json["properties"].to_string(), r#"[["a","1"],["a","2"]]"#);
         assert_eq!((&json["payload"], json.get("payload_base64")), (&"text".into(), None));
         assert_eq!(letter.to_string(), "topic line 7: invalid_utf8: no text");
+        letter.record = Some((2, 10));
+        let json = serde_json::to_value(&letter).unwrap();
+        assert_eq!(json["record"].to_string(), "[2,10]");
+        assert_eq!(letter.to_string(), "topic line 7 record 2 of 10: invalid_utf8: no text");
     }
 
     /// Metrics, logs and files of letters call a cause by one name.

@@ -242,6 +242,8 @@ defects! {
     MqttTrustsIds,
     /// Keeps the packet ids of a session that the broker has forgotten.
     MqttKeepsOldIds,
+    /// Knows a message of QoS 1 although the broker has shown that it has our acknowledgement.
+    MqttNeverForgets,
     /// A start does not ask the journal which packet ids are known.
     MqttForgetsIds,
     /// The journal does not hear of a new session.

@@ -1,12 +1,9 @@
 //! The seam between bytes and records: a connector delivers a [`Message`], a [`Decode`] makes a
 //! record of it, an [`Encode`] makes bytes of a result.
 
-use std::fmt;
-use std::str::Utf8Error;
-
-use bytes::Bytes;
-
-use crate::dead_letter::{Cause, DeadLetter, DecodeError, Origin};
+use crate::cause::DecodeError;
+use crate::dead_letter::{DeadLetter, Origin};
+use crate::header::Header;
 use crate::{Str, Timestamp};
 
 /// One message as a connector received it, borrowed for the time of decoding. A connector fills in what its messages
@@ -48,42 +45,6 @@ pub struct Message<'a> {
     pub retained: bool,
     /// The quality of service with which it came, of MQTT.
     pub qos: Option<u8>,
-}
-
-/// What a sender put beside a payload: a header of Kafka, or a user property of MQTT 5.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Its name; several headers may have one name.
-    pub name: Str,
-    /// Its value: text in MQTT, any bytes elsewhere.
-    pub value: Bytes,
-}
-
-impl Header {
-    /// A header.
-    pub fn new(name: impl Into<Str>, value: impl Into<Bytes>) -> Self {
-        Self { name: name.into(), value: value.into() }
-    }
-
-    /// Its value as text.
-    ///
-    /// # Errors
-    /// [`Cause::InvalidUtf8`] if it is none.
-    pub fn text(&self) -> Result<&str, DecodeError> {
-        text_of(&self.value, format_args!("the header `{}`", self.name))
-    }
-}
-
-/// Bytes of a message beside its payload as text; `what` they are.
-pub(crate) fn text_of<'a>(
-    bytes: &'a [u8],
-    what: fmt::Arguments<'_>,
-) -> Result<&'a str, DecodeError> {
-    let not_utf8 = |error: Utf8Error| {
-        let reason = format!("{what} is not UTF-8 at its byte {}", error.valid_up_to());
-        DecodeError::new(Cause::InvalidUtf8, reason, None)
-    };
-    str::from_utf8(bytes).map_err(not_utf8)
 }
 
 impl<'a> Message<'a> {
@@ -145,6 +106,12 @@ pub trait Decode {
     ) {
         each(self.decode(message));
     }
+
+    /// Whether no record comes of a message without [headers](Message::headers). A source that can choose its protocol speaks
+    /// one that has them.
+    fn needs_headers(&self) -> bool {
+        false
+    }
 }
 
 /// Makes bytes of a record. One instance serves one sink on one shard.
@@ -177,6 +144,7 @@ pub struct EncodeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cause::Cause;
 
     #[test]
     fn a_letter_says_where_its_message_stood() {

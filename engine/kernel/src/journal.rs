@@ -56,8 +56,8 @@ pub trait JournalWriter: Send {
     /// it is flushed, or large.
     ///
     /// # Errors
-    /// [`JournalError::Full`] at the cap: the record was not taken; try again when woken, and do not
-    /// acknowledge meanwhile. [`JournalError::TooLarge`]: this record never will be taken, others still
+    /// [`JournalError::Full`] at the cap, [`JournalError::Busy`] while the disk is behind: the record was not taken; try again
+    /// when woken, and do not acknowledge meanwhile. [`JournalError::TooLarge`]: this record never will be taken, others still
     /// are. Others are final.
     fn append(&mut self, received: Timestamp, record: &[&[u8]]) -> Result<u64, JournalError>;
 
@@ -108,6 +108,9 @@ pub enum JournalError {
     /// At its cap, or the disk is full: acknowledging stops until there is room.
     #[error("the journal is full: {0}")]
     Full(String),
+    /// The disk is behind for the moment: the journal has room, and goes on by itself.
+    #[error("the journal waits for its disk: {0}")]
+    Busy(String),
     /// A record over the journal's limit: it was not taken, and others still are.
     #[error("{0}")]
     TooLarge(String),

@@ -15,7 +15,9 @@
 //! | [`sink`] | [`SinkSpec`], [`Sink`]: where results go |
 //! | [`format`] | [`Message`], [`Decode`], [`Encode`]: bytes to records and back |
 //! | [`metadata`] | [`WithMetadata`]: key, headers, offset and so on as fields of a record |
-//! | [`dead_letter`] | [`DeadLetter`]: what could not become a record, and why |
+//! | [`header`] | [`Header`]: what a sender put beside a payload |
+//! | [`cause`] | [`Cause`], [`DecodeError`]: why an input was refused |
+//! | [`dead_letter`] | [`DeadLetter`]: what could not become a record |
 //! | [`refused`] | [`RefusedResults`]: letters of a sink, on their way to its shard |
 //! | [`context`] | [`OpenContext`]: what a connector is told when it opens |
 //! | [`field`] | [`Field`]: a value of a record's field, for connectors that deal in fields |
@@ -33,6 +35,7 @@
 pub mod base64;
 pub mod batch;
 pub mod beside;
+pub mod cause;
 pub mod changed;
 pub mod changes;
 pub mod connector;
@@ -45,6 +48,7 @@ pub mod epoch;
 pub mod error;
 pub mod field;
 pub mod format;
+pub mod header;
 pub mod journal;
 pub mod key;
 pub mod layout;
@@ -62,16 +66,18 @@ mod thread_name;
 pub mod time;
 
 pub use batch::{Batch, Collector, Mark};
+pub use cause::{Cause, DecodeError};
 pub use changed::{Changed, RowKind};
 pub use changes::{Change, Changes, ChangesDamaged};
 pub use context::{Durability, Lineage, OpenContext, Shared};
-pub use dead_letter::{Cause, DeadLetter, DecodeError, Origin};
+pub use dead_letter::{DeadLetter, Origin};
 pub use descriptors::{Descriptors, Readiness, Watch};
 pub use durable::{Durable, StateWriter, ValueDamaged};
 pub use epoch::Epoch;
 pub use error::{ConfigError, ConnectorError, Fault, message_of_panic};
 pub use field::{Column, DecodeFields, Field, FieldKind, Record};
-pub use format::{Decode, Encode, Header, Message};
+pub use format::{Decode, Encode, Message};
+pub use header::Header;
 pub use journal::{JournalError, JournalReader, JournalRecord, JournalWriter, Journals};
 pub use key::{Key, KeyGroups, Owned};
 pub use layout::Layout;

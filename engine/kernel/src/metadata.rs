@@ -21,7 +21,7 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::format::text_of;
+use crate::header::text_of;
 use crate::{ConfigError, Decode, DecodeError, Message, Str};
 
 /// A decoder is offered at most this many fields, those of the topic included.
@@ -165,6 +165,10 @@ impl<D> WithMetadata<D> {
 
 impl<D: Decode> Decode for WithMetadata<D> {
     type Item = D::Item;
+
+    fn needs_headers(&self) -> bool {
+        self.decoder.needs_headers()
+    }
 
     fn decode(&mut self, message: &Message<'_>) -> Result<D::Item, DecodeError> {
         let Self { decoder, fields, text, places } = self;

@@ -5,9 +5,11 @@
 //! Input that must be waited for is read by a [task](crate::tasks) of the shard or by the connector's own thread. Either hands
 //! it over through a bounded queue and wakes the shard.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use crate::dead_letter::{DeadLetter, DecodeError, Origin};
+use crate::cause::DecodeError;
+use crate::dead_letter::{DeadLetter, Origin};
 use crate::options::units::show_about;
 use crate::partition::{Discover, KnownPartition, PartitionId, Partitions};
 use crate::{Cause, ConnectorError, Epoch, OpenContext, Timestamp};
@@ -32,6 +34,21 @@ pub trait Emit<T> {
 
     /// Emits input that could not become a record.
     fn dead_letter(&mut self, letter: DeadLetter);
+
+    /// Emits the dead letter of `origin`, which is built only if it is kept.
+    #[cold]
+    fn refused(&mut self, error: DecodeError, origin: &impl Origin) {
+        self.dead_letter(origin.dead_letter(error));
+    }
+
+    /// What is emitted from here to [`end_message`](Self::end_message) comes of one message. So a dead letter can say
+    /// [which record](DeadLetter::record) of its message it is. A source whose messages hold one record each need not say so.
+    #[inline]
+    fn begin_message(&mut self) {}
+
+    /// See [`begin_message`](Self::begin_message).
+    #[inline]
+    fn end_message(&mut self) {}
 }
 
 /// The origin of records that no outside input stands behind, such as those of a collection.
@@ -48,6 +65,7 @@ impl Origin for Generated {
             partition: None,
             offset: None,
             line: None,
+            record: None,
             received: Timestamp::default(),
             qos: None,
             retained: false,
@@ -80,6 +98,10 @@ pub trait Source {
     fn listens(&self) -> bool {
         true
     }
+
+    /// This machine's clock was wrong, and has been set: what was received at these times by that clock was received `by_ms` later.
+    /// Called before the first poll, for a source that [stamps](crate::Message::received) what it receives before it is polled.
+    fn clock_was_set(&mut self, _at: Range<Timestamp>, _by_ms: i64) {}
 
     /// Asks for an orderly end: take no new input, emit what was already received, then report
     /// [`SourceStatus::Ended`]. Not called after that.

@@ -1,11 +1,15 @@
 //! `thalweg dead-letters`: what a file of dead letters holds, and how its letters are sent again.
 //!
 //! A letter is sent again as it came: its payload byte by byte, to its topic, with its user properties. A letter whose payload was
-//! cut, or is of an earlier release and was no text, cannot be; nor can a result that a sink refused, which no source
-//! would understand. Each is counted with its reason.
+//! cut, or is of an earlier release and was no text, cannot be. Nor can a result that a sink refused, which no source
+//! would understand, or what an operator says of a key. Each is counted with its reason.
+//!
+//! A job that is killed may write a letter twice, and a message may have a letter for each of its readings. What is equal in topic,
+//! place, time of arrival and payload is sent once. A replay that fails says with which `--skip` it goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -82,6 +86,9 @@ pub(crate) struct ReplayArgs {
     /// Publish those retained that were retained
     #[arg(long)]
     retain: bool,
+    /// Pass over the first N that would be sent, as a replay says that was cut short
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: u64,
     /// Say what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -93,6 +100,8 @@ struct Letter {
     topic: String,
     cause: String,
     reason: String,
+    #[serde(default)]
+    partition: Option<String>,
     offset: Option<u64>,
     line: Option<u64>,
     received: i64,
@@ -123,7 +132,21 @@ impl Letter {
         if self.cause == Cause::ResultRefused.name() {
             return Err("it is a result that a sink refused");
         }
+        if [Cause::StateFull, Cause::FunctionFailed].iter().any(|of| of.name() == self.cause) {
+            return Err("it is of an operator, which names a key and has no message");
+        }
         self.whole()
+    }
+
+    /// What tells its message from others: 128 bits of hash.
+    fn message(&self, payload: &[u8]) -> (u64, u64) {
+        let Self { topic, partition, offset, received, .. } = self;
+        let of = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            (salt, topic, partition, offset, received, payload).hash(&mut hasher);
+            hasher.finish()
+        };
+        (of(0), of(1))
     }
 }
 
@@ -275,17 +298,47 @@ impl Account {
     }
 }
 
+/// A replay remembers this many messages, to send each once: 16 MiB of hashes and their table.
+const MESSAGES_KNOWN_MAX: usize = 1 << 20;
+
+/// The messages that were sent.
+#[derive(Default)]
+struct Known(HashSet<(u64, u64)>);
+
+impl Known {
+    /// Whether it is the first of its message. Beyond the bound, only repetitions that are near are known.
+    fn is_first(&mut self, message: (u64, u64)) -> bool {
+        if self.0.len() >= MESSAGES_KNOWN_MAX {
+            self.0.clear();
+        }
+        self.0.insert(message)
+    }
+}
+
 fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let mut target = Target::open(args)?;
-    let mut account = Account::default();
+    let (mut account, mut known, mut passed) = (Account::default(), Known::default(), 0);
     let sent = read(&args.which, |letter| {
-        match letter.again() {
-            Err(why) => account.keep(why),
-            Ok(payload) => match target.send(args, &letter, &payload)? {
-                Ok(()) => account.sent += 1,
-                Err(why) => account.keep(why),
-            },
+        let payload = match letter.again() {
+            Err(why) => {
+                account.keep(why);
+                return Ok(true);
+            }
+            Ok(payload) => payload,
+        };
+        if !known.is_first(letter.message(&payload)) {
+            account.keep("it is of a message that was sent already");
+            return Ok(true);
         }
+        if passed < args.skip {
+            passed += 1;
+            return Ok(true);
+        }
+        match target.send(args, &letter, &payload)? {
+            Ok(()) => account.sent += 1,
+            Err(why) => account.keep(why),
+        }
+        passed += 1;
         Ok(true)
     });
     let closed = target.close();
@@ -293,6 +346,9 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     eprintln!("thalweg: {} dead letters {verb} to {}", account.sent, shown(&args.to));
     for (why, letters) in &account.kept {
         eprintln!("thalweg: {letters} not sent: {why}");
+    }
+    if sent.is_err() && passed > 0 {
+        eprintln!("thalweg: the rest is sent by this command with --skip {passed}");
     }
     sent.and(closed)
 }
@@ -444,6 +500,43 @@ mod tests {
         let mut result = letter(r#""payload_bytes":2,"payload":"ab""#);
         result.cause = "result_refused".into();
         assert!(result.again().unwrap_err().contains("a sink refused"));
+    }
+
+    /// Goal: what stands there twice, after a crash or for two readings of a message, is sent once.
+    #[test]
+    fn a_message_is_sent_once_and_a_replay_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dead, to) = (dir.path().join("dead.jsonl"), dir.path().join("again.jsonl"));
+        let line = |topic: &str, received: i64, cause: &str, payload: &str| {
+            format!(
+                r#"{{"topic":"{topic}","cause":"{cause}","reason":"r{received}","received":{received},"payload_bytes":{},"payload":"{payload}"}}"#,
+                payload.len()
+            )
+        };
+        let lines = [
+            line("t", 1, "malformed", "a"),
+            line("t", 1, "wrong_type", "a"),
+            line("t", 2, "malformed", "a"),
+            line("u", 1, "malformed", "a"),
+            line("window", 1, "state_full", "key"),
+            line("t", 3, "malformed", "b"),
+        ];
+        std::fs::write(&dead, lines.join("\n")).unwrap();
+        let again = |skip| {
+            let _first = std::fs::remove_file(&to);
+            let args = ReplayArgs {
+                which: Which { files: vec![dead.clone()], cause: None, topic: None },
+                to: to.display().to_string(),
+                topic_to: None,
+                retain: false,
+                skip,
+                dry_run: false,
+            };
+            replay(&args).unwrap();
+            std::fs::read_to_string(&to).unwrap()
+        };
+        assert_eq!(again(0), "a\na\na\nb\n");
+        assert_eq!(again(2), "a\nb\n");
     }
 
     #[test]

@@ -149,7 +149,8 @@ pub(crate) fn chosen(
     chosen.ok_or_else(|| ConfigError::missing(section.path(), side.section()))
 }
 
-/// All connectors that a section names, in the order in which they were written.
+/// All connectors that a section names, in the order of their names. The environment has no order, and what a sink has stored
+/// must not depend on any.
 ///
 /// # Errors
 /// If the section names none, one that is not there, or one of the other side.
@@ -160,7 +161,8 @@ pub(crate) fn all_chosen(
 ) -> Result<Vec<Chosen>, ConfigError> {
     let given = section.entries().filter(|(key, _)| !keys.contains(key));
     let all = given.map(|(name, value)| of_table(side, section, keys, (name, value)));
-    let all = all.collect::<Result<Vec<_>, _>>()?;
+    let mut all = all.collect::<Result<Vec<_>, _>>()?;
+    all.sort_by(|one, other| one.name.cmp(&other.name));
     if all.is_empty() {
         let names = side.names();
         let sections: Vec<_> =
@@ -251,15 +253,16 @@ impl Chosen {
         make(&self.table, decoder)
     }
 
-    /// The sink. `number` says how many sinks stand in front of it.
+    /// The sink. `is_alone` says whether it is the only one of its job.
     ///
     /// # Errors
     /// Names the first option that will not do.
-    pub(crate) fn output(&self, number: usize) -> Result<Output, ConfigError> {
+    pub(crate) fn output(&self, is_alone: bool) -> Result<Output, ConfigError> {
         let make = self.entry.sink.ok_or_else(|| self.lacks("sink"))?;
         let mut output = make(&self.table)?;
-        // The first one keeps the name that the only sink of a job has: so one can be added to a job that goes on.
-        if number > 0 {
+        // Results that one of several sinks has still to pass on are that sink's, wherever it stands. What the only sink of a
+        // job has stored is nobody else's: a job with several does not know it, and does not start.
+        if !is_alone {
             output.uid = format!("sink.{}", self.name);
         }
         Ok(output)
@@ -337,7 +340,7 @@ impl<S: SourceSpec<Item = Reading> + Clone + Send + Sync + 'static> Begins for S
 pub(crate) struct Output {
     sink: Box<dyn Ends>,
     /// Its stable name.
-    uid: String,
+    pub(crate) uid: String,
     /// Its table: `sink.file`.
     pub(crate) section: String,
     /// The paths that it uses.

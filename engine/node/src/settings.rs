@@ -305,7 +305,7 @@ impl Settings {
         let input = connector.input(&decoder)?;
         let sinks = or_empty(section("sink")?, "sink");
         let chosen = registry::all_chosen(SideName::Sink, &sinks, &[])?;
-        let outputs = chosen.iter().enumerate().map(|(number, sink)| sink.output(number));
+        let outputs = chosen.iter().map(|sink| sink.output(chosen.len() == 1));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         // Where one sink keeps each row, none is given that a later one would replace.
         let mut replacing = chosen.iter().map(|sink| registry::replaces_rows(sink.entry.name));

@@ -8,7 +8,7 @@
 //! # Limits
 //! At most [`NAMES_MAX`] senders are named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use thalweg_flow::{AheadRecord, LateRecord, Shard, TimeMover};
@@ -68,11 +68,16 @@ impl Told {
 pub(crate) struct Times {
     late: Told,
     late_record: Option<LateRecord>,
-    mover: Option<TimeMover>,
+    /// By shard: who has moved time there last.
+    movers: BTreeMap<usize, TimeMover>,
+    /// Of them, the one that had moved it furthest when the newest late record was noticed.
+    late_mover: Option<TimeMover>,
     ahead: Told,
     ahead_record: Option<AheadRecord>,
     named: BTreeSet<Str>,
     records: Told,
+    /// When it was looked how many records there were and were ahead: at the beginning of this minute, and of the one before.
+    looks: [Option<(Instant, i64, i64)>; 2],
     has_told_by_clock: bool,
     /// By shard: sources wait for this machine's clock.
     waits_for_clock: BTreeSet<usize>,
@@ -90,22 +95,24 @@ impl Times {
         self.records.is_now(number, sum("numRecordsOut"));
         let notices = shard.take_time_notices();
         if let Some(mover) = notices.mover {
-            self.mover = Some(match self.mover.take() {
-                Some(other) if other.time > mover.time => other,
-                _ => mover,
-            });
+            self.movers.insert(number, mover);
         }
-        self.late_record = notices.late.or_else(|| self.late_record.take());
+        if notices.late.is_some() {
+            self.late_record = notices.late;
+            self.late_mover = self.movers.values().max_by_key(|mover| mover.time).cloned();
+        }
         self.ahead_record = notices.ahead.or_else(|| self.ahead_record.take());
         if !self.has_told_by_clock && sum("numWatermarksByClock") > 0 {
             self.has_told_by_clock = true;
             tracing::info!(
-                "nothing has come for a while, so windows close by the clock; what comes for them later is late \
-                 (close_after; numWatermarksByClock counts it; said once)"
+                "nothing has come for a while, so windows close by the clock; what comes for them later is late. Where devices \
+                 send what they have gathered, give close_after and out_of_orderness more than they gather \
+                 (numWatermarksByClock counts it; said once)"
             );
         }
         self.tell_clock(number, sum("waitsForClock") > 0);
         self.tell_ahead(is_last);
+        self.look();
         self.tell_late(is_last);
         [self.late.waits(), self.ahead.waits()].into_iter().flatten().min()
     }
@@ -161,9 +168,18 @@ impl Times {
         }
     }
 
-    /// Whether the clocks of others agree against this machine's.
+    /// Whether the clocks of others agree against this machine's. What came in the last minute or two counts: somebody may have
+    /// set a clock before.
     fn most_are_ahead(&self) -> bool {
-        2 * self.ahead.total() > self.records.total()
+        let (_, ahead, records) = self.looks[1].unwrap_or((Instant::now(), 0, 0));
+        2 * (self.ahead.total() - ahead) > self.records.total() - records
+    }
+
+    fn look(&mut self) {
+        if self.looks[0].is_none_or(|(at, ..)| at.elapsed() >= EVERY) {
+            let now = (Instant::now(), self.ahead.total(), self.records.total());
+            self.looks = [Some(now), self.looks[0]];
+        }
     }
 
     fn tell_late(&mut self, is_last: bool) {
@@ -177,7 +193,7 @@ impl Times {
                 late.watermark.iso()
             )
         });
-        let by = match &self.mover {
+        let by = match &self.late_mover {
             None => String::new(),
             Some(TimeMover { who: None, .. }) => {
                 "; the clock has moved time there while nothing came (close_after)".to_owned()
@@ -193,6 +209,20 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: what came before somebody set a clock says nothing of the clocks of now.
+    #[test]
+    fn whose_clock_is_wrong_is_judged_by_what_came_lately() {
+        let mut times = Times::default();
+        times.records.is_now(0, 1_000);
+        times.ahead.is_now(0, 900);
+        assert!(times.most_are_ahead());
+        times.look();
+        times.looks = [None, times.looks[0]];
+        times.records.is_now(0, 1_100);
+        times.ahead.is_now(0, 901);
+        assert!(!times.most_are_ahead());
+    }
 
     #[test]
     fn what_is_new_is_told_at_once_and_then_gathers() {

@@ -187,7 +187,10 @@ impl<'de> Deserializer<'de> for &mut Parser<'de, '_> {
                     (Some(0), _) if number.negative => visitor.visit_f64(-0.0),
                     (Some(value), _) => visitor.visit_u64(value),
                     (None, Some(value)) => visitor.visit_i64(value),
-                    (None, None) => visitor.visit_f64(number.as_f64(position)?),
+                    (None, None) => match number.as_f64(position) {
+                        Err(_) if self.is_lenient => visitor.visit_f64(f64::INFINITY),
+                        value => visitor.visit_f64(value?),
+                    },
                 };
                 visited.map_err(|error: Error| error.or_at(position))
             }

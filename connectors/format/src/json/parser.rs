@@ -24,6 +24,8 @@ pub(crate) struct Parser<'de, 's> {
     scratch: &'s mut String,
     /// What keys are expected, if the decoder remembers any.
     pub(super) memory: Option<&'s mut Memory>,
+    /// A number beyond the range of `f64` is infinite, and no error: the visitor refuses it.
+    pub(crate) is_lenient: bool,
     /// Fields that the topic gives to the outermost object.
     pub(super) bindings: &'de [(Str, &'de str)],
 }
@@ -48,7 +50,16 @@ impl Chars<'_, '_> {
 impl<'de, 's> Parser<'de, 's> {
     #[inline]
     pub(crate) fn new(text: &'de str, depth_max: usize, scratch: &'s mut String) -> Self {
-        Self { text, at: 0, depth: 0, depth_max, scratch, memory: None, bindings: &[] }
+        Self {
+            text,
+            at: 0,
+            depth: 0,
+            depth_max,
+            scratch,
+            memory: None,
+            is_lenient: false,
+            bindings: &[],
+        }
     }
 
     #[inline]

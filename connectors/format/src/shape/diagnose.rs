@@ -1,18 +1,41 @@
 //! What a path met instead of its field: a second look at the payload, for the reason of a dead letter.
 
+use std::cell::{Cell, OnceCell};
+
 use serde_json::Value;
 
+use super::REFUSALS_MAX;
 use super::path::{Path, Segment};
 use crate::json::shortened;
 
 /// Fields that a reason lists.
 const NAMES_MAX: usize = 8;
 
-/// Why there is nothing at `path`, whose elements are named by their places; `None` if that cannot be told.
-#[cold]
-pub(super) fn missing(payload: &str, path: &Path) -> Option<String> {
-    let root: Value = serde_json::from_str(payload).ok()?;
-    let mut value = &root;
+/// The second look at one payload, which is read at most once for it.
+pub(super) struct Diagnosis<'a> {
+    payload: &'a str,
+    root: OnceCell<Option<Value>>,
+    left: Cell<usize>,
+}
+
+impl<'a> Diagnosis<'a> {
+    #[inline]
+    pub(super) const fn of(payload: &'a str) -> Self {
+        Self { payload, root: OnceCell::new(), left: Cell::new(REFUSALS_MAX) }
+    }
+
+    /// Why there is nothing at `path`, whose elements are named by their places; `None` if that cannot be told.
+    /// Only the first [`REFUSALS_MAX`] are looked for.
+    #[cold]
+    pub(super) fn missing(&self, path: &Path) -> Option<String> {
+        self.left.set(self.left.get().checked_sub(1)?);
+        let root = self.root.get_or_init(|| serde_json::from_str(self.payload).ok());
+        missing(root.as_ref()?, path)
+    }
+}
+
+fn missing(root: &Value, path: &Path) -> Option<String> {
+    let mut value = root;
     for (place, segment) in path.segments.iter().enumerate() {
         let here = Path { segments: path.segments[..place].to_vec() };
         let here = if place == 0 { "the message".to_owned() } else { format!("`{here}`") };

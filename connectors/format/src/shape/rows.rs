@@ -28,6 +28,10 @@ pub(super) enum Raw {
     Made(Span),
     Object,
     Array,
+    /// There are two.
+    Twice,
+    /// A number that is not finite.
+    Beyond,
 }
 
 /// Bytes from one place to another.
@@ -154,6 +158,19 @@ impl Rows {
         }
     }
 
+    /// Notes that a value of a reading was given twice, which spoils that one. False for what belongs to several readings.
+    #[cold]
+    pub(super) fn spoil(&mut self, slot: Slot) -> bool {
+        if slot.level == 0 || slot.level + 1 != self.levels.len() {
+            return false;
+        }
+        self.fault = None;
+        if let Some(row) = self.readings().checked_sub(1) {
+            self.replace(row, slot, Raw::Twice);
+        }
+        true
+    }
+
     /// Keeps a text that does not stand in the payload as it is.
     pub(super) fn make(&mut self, text: &str) -> Raw {
         let start = self.made.len();
@@ -234,7 +251,8 @@ impl Rows {
         let mut row = row;
         for level in self.levels.iter().take(level + 1).skip(1).rev() {
             let parent = level.parents.get(row).copied().unwrap_or(0);
-            let first = level.parents.iter().position(|other| *other == parent).unwrap_or(0);
+            // They stand in the order of the rows around them.
+            let first = level.parents.partition_point(|other| *other < parent);
             places.push(row - first.min(row));
             row = parent;
         }

@@ -31,6 +31,9 @@ pub(super) struct Slots {
 /// Times below it count from now.
 const RELATIVE_BELOW: f64 = (1_u32 << 28) as f64;
 
+/// Nothing further away is a time.
+const SECONDS_MAX: f64 = 9e12;
+
 impl Slots {
     pub(super) fn of(tree: &mut Tree) -> Result<Self, String> {
         let mut slot = |name: &str| {
@@ -53,15 +56,16 @@ impl Slots {
         })
     }
 
-    /// Resolves the records that were read.
+    /// Resolves the records that were read. One whose own time or value will not do is refused alone.
     ///
     /// # Errors
-    /// If a base value or a time is of another type.
+    /// If a base value is of another type: others depend on it.
     pub(super) fn resolve(
         &self,
         rows: &mut Rows,
         payload: &str,
         received: Timestamp,
+        refuse: &mut dyn FnMut(DecodeError),
     ) -> Result<(), DecodeError> {
         let (mut base_name, mut base_unit) = (Raw::Absent, Raw::Absent);
         let (mut base_time, mut base_value) = (0.0, 0.0);
@@ -78,6 +82,7 @@ impl Slots {
             };
             base_time = number(self.base_time, "bt", base_time)?;
             base_value = number(self.base_value, "bv", base_value)?;
+            let (own_time, own_value) = (number(self.time, "t", 0.0), number(self.value, "v", 0.0));
             let mut value = rows.value(row, self.value);
             match value {
                 Raw::Absent => {
@@ -85,9 +90,14 @@ impl Slots {
                     let other = others.into_iter().find(|raw| *raw != Raw::Absent);
                     value = other.unwrap_or(Raw::Absent);
                 }
-                _ if base_value != 0.0 => {
-                    value = Raw::Float(base_value + number(self.value, "v", 0.0)?);
-                }
+                _ if base_value != 0.0 => match own_value {
+                    Ok(own) => value = Raw::Float(base_value + own),
+                    Err(error) => {
+                        rows.drop(row);
+                        refuse(error);
+                        continue;
+                    }
+                },
                 _ => {}
             }
             let has = |slot: Slot| rows.value(row, slot) != Raw::Absent;
@@ -95,11 +105,24 @@ impl Slots {
                 rows.drop(row);
                 continue;
             }
-            let seconds = base_time + number(self.time, "t", 0.0)?;
+            let seconds = own_time.map(|own| base_time + own);
+            let seconds = match seconds {
+                Ok(seconds) if seconds.abs() <= SECONDS_MAX => seconds,
+                Ok(_) => {
+                    rows.drop(row);
+                    refuse(no_number(row, "t"));
+                    continue;
+                }
+                Err(error) => {
+                    rows.drop(row);
+                    refuse(error);
+                    continue;
+                }
+            };
             let ms = (seconds * 1e3).round() as i64;
             let is_relative = seconds < RELATIVE_BELOW;
             let ms = if is_relative { received.plus_ms(ms).as_millis() } else { ms };
-            if base_name != Raw::Absent {
+            if base_name != Raw::Absent && rows.value(row, self.name) != Raw::Twice {
                 let name = rows.join(base_name, rows.value(row, self.name), payload);
                 rows.replace(row, self.name, name);
             }

@@ -122,7 +122,7 @@ fn a_refusal_names_the_path_and_what_was_found() {
         (
             "a",
             r#"{"a":1e999}"#,
-            "!not_a_number: field `a`: the number 1e999 is beyond the range of f64",
+            "!not_a_number: field `a`: expected a number, found a number beyond the range of f64",
         ),
         (
             "r[].v",
@@ -521,6 +521,64 @@ fn no_payload_makes_a_panic() {
     assert!(read > 1_000, "{read}");
 }
 
+/// Goal: one bad element of a message costs no reading but its own.
+#[test]
+fn one_bad_element_is_refused_alone() {
+    let shape = || json().number("v", "r[].v").unwrap();
+    assert_eq!(
+        rows_of(shape(), r#"{"r":[{"v":1},{"v":1e999},{"v":2,"v":3},{"v":4}]}"#),
+        [
+            "v=1",
+            "!not_a_number: field `r[1].v`: expected a number, found a number beyond the range of f64",
+            "!malformed: field `r[2].v`: given twice",
+            "v=4",
+        ]
+    );
+    assert_eq!(
+        senml(
+            r#"[{"n":"a","v":1},{"n":"b","v":2,"t":"x"},{"n":"c","v":3,"t":1e18},{"n":"d","v":4}]"#
+        ),
+        [
+            "!wrong_type: field `[1].t`: expected a number, as SenML has it",
+            "!wrong_type: field `[2].t`: expected a number, as SenML has it",
+            "k=a v=1 at=1800000000000",
+            "k=d v=4 at=1800000000000",
+        ]
+    );
+    let mut positions = Vec::new();
+    for payload in ["{\"v\" 1}", "\u{feff}{\"v\" 1}"] {
+        let mut extractor = Extractor::new(json().number("v", "v").unwrap());
+        extractor.extract(&message(payload.as_bytes(), &[]), |row| {
+            positions.push(row.unwrap_err().position.unwrap());
+        });
+    }
+    assert_eq!(positions[1], positions[0] + 3, "a position counts the bytes of the payload");
+}
+
+/// Goal: the numbers of two SIM cards are two keys, or none.
+#[test]
+fn a_number_that_would_become_another_is_no_text() {
+    let key = |payload: &str| rows_of(json().text("k", "iccid").unwrap(), payload).concat();
+    assert_eq!(key(r#"{"iccid":18446744073709551615}"#), "k=18446744073709551615");
+    assert_eq!(key(r#"{"iccid":"89882110000000000001"}"#), "k=89882110000000000001");
+    assert_eq!(key(r#"{"iccid":21.5}"#), "k=21.5");
+    for long in ["89882110000000000001", "-89882110000000000002", "1e300"] {
+        let refused = key(&format!(r#"{{"iccid":{long}}}"#));
+        assert!(
+            refused.starts_with("!wrong_type: field `iccid`: expected a text, or"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn a_field_outside_of_the_array_tells_no_readings_apart() {
+    let shape = json().text("key", "{site}/{r[].id}").unwrap().whole("n", "seq").unwrap();
+    let shape = shape.number("v", "r[].v").unwrap();
+    let tells = ["key", "n", "v"].map(|name| shape.tells_readings_apart(name));
+    assert_eq!((tells, shape.takes_apart()), ([true, false, true], true));
+    assert!(!json().number("v", "v").unwrap().takes_apart());
+}
 #[derive(Debug, PartialEq, Deserialize)]
 struct Point {
     key: Str,

@@ -167,7 +167,11 @@ impl Times {
         let local = pieces.date().to_datetime(pieces.time()?);
         let time = match pieces.to_numeric_offset() {
             Some(offset) => offset.to_timestamp(local),
-            None => self.zone.to_ambiguous_timestamp(local).compatible(),
+            // A zone in brackets is the text's own.
+            None => match pieces.to_time_zone().ok()? {
+                Some(own) => own.to_ambiguous_timestamp(local).compatible(),
+                None => self.zone.to_ambiguous_timestamp(local).compatible(),
+            },
         };
         Some(time.ok()?.as_millisecond())
     }
@@ -305,6 +309,7 @@ mod tests {
             ("2024-02-24 22:20:38.5", 1_708_813_238_500, 1_708_809_638_500),
             ("2024-02-24T22:20", 1_708_813_200_000, 1_708_809_600_000),
             ("2024-07-24T22:20:38", 1_721_859_638_000, 1_721_852_438_000),
+            ("2024-07-24T22:20:38[Europe/Berlin]", 1_721_852_438_000, 1_721_852_438_000),
             ("2024-02-24T22:20:38Z", 1_708_813_238_000, 1_708_813_238_000),
             ("2024-02-24T22:20:38.123456789+02:00", 1_708_806_038_123, 1_708_806_038_123),
             ("2024-02-24T22:20:38+0200", 1_708_806_038_000, 1_708_806_038_000),
@@ -317,7 +322,14 @@ mod tests {
         }
         let offset = Times { zone: zone("-03:30").unwrap(), ..Times::default() };
         assert_eq!(offset.ms(Found::Text("2024-02-24T18:50:38")), Ok(1_708_813_238_000));
-        for text in ["2024-02-24", "now", "", "24.2.2024 22:20", "2024-02-30T00:00:00"] {
+        for text in [
+            "2024-02-24",
+            "now",
+            "",
+            "24.2.2024 22:20",
+            "2024-02-30T00:00:00",
+            "2024-07-24T22:20:38[Mars/Base]",
+        ] {
             let refused = Times::default().ms(Found::Text(text)).unwrap_err();
             assert_eq!(refused.cause, Cause::WrongType);
             assert!(refused.what.contains("in ms, or as ISO 8601"), "{}", refused.what);

@@ -167,7 +167,7 @@ impl<'a> Visit<'a> {
 
 #[inline]
 fn put<E: Error>(rows: &mut Rows, slot: Slot, raw: Raw) -> Result<(), E> {
-    if rows.set(slot, raw) { Ok(()) } else { Err(E::custom("given twice")) }
+    if rows.set(slot, raw) || rows.spoil(slot) { Ok(()) } else { Err(E::custom("given twice")) }
 }
 
 /// A text as its place in the payload, if it stands there.
@@ -218,7 +218,11 @@ impl<'de> Visitor<'de> for Visit<'_> {
         visit_bool bool => Raw::Bool;
         visit_u64 u64 => Raw::Unsigned;
         visit_i64 i64 => Raw::Signed;
-        visit_f64 f64 => Raw::Float;
+    }
+
+    #[inline]
+    fn visit_f64<E: Error>(mut self, value: f64) -> Result<(), E> {
+        self.put(if value.is_finite() { Raw::Float(value) } else { Raw::Beyond })
     }
 
     fn visit_unit<E: Error>(mut self) -> Result<(), E> {

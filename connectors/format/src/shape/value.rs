@@ -24,6 +24,8 @@ pub(super) enum Found<'a> {
     Text(&'a str),
     Object,
     Array,
+    Twice,
+    Beyond,
 }
 
 impl fmt::Display for Found<'_> {
@@ -39,6 +41,8 @@ impl fmt::Display for Found<'_> {
             Self::Text(value) => write!(f, "the text {:?}", shortened(value)),
             Self::Object => f.write_str("an object"),
             Self::Array => f.write_str("an array"),
+            Self::Twice => f.write_str("two values"),
+            Self::Beyond => f.write_str("a number beyond the range of f64"),
         }
     }
 }
@@ -58,10 +62,13 @@ impl Refused {
 
     #[cold]
     pub(super) fn expected(expected: impl fmt::Display, found: Found<'_>) -> Self {
-        if found == Found::Missing {
-            return Self::missing();
-        }
-        Self { cause: Cause::WrongType, what: format!("expected {expected}, found {found}") }
+        let cause = match found {
+            Found::Missing => return Self::missing(),
+            Found::Twice => return Self { cause: Cause::Malformed, what: "given twice".into() },
+            Found::Beyond => Cause::NotANumber,
+            _ => Cause::WrongType,
+        };
+        Self { cause, what: format!("expected {expected}, found {found}") }
     }
 
     #[cold]
@@ -154,11 +161,12 @@ pub(super) fn decimal(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|value| value.is_finite())
 }
 
+/// Up to here each whole number has a float of its own.
+pub(super) const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// A whole number, 0 or more.
 #[inline]
 pub(super) fn whole(found: Found<'_>) -> Result<u64, Refused> {
-    /// Up to here each whole number has a float of its own.
-    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     let value = match found {
         Found::Unsigned(value) => Some(value),
         Found::Signed(value) => u64::try_from(value).ok(),

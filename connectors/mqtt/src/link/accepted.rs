@@ -14,6 +14,9 @@
 
 use crate::config::{MqttConfig, Qos, Version};
 
+/// The most characters of a broker's reason that are told.
+const REASON_CHARS_MAX: usize = 200;
+
 /// The broker has accepted our CONNECT. What MQTT 3.1.1 cannot say is as the standard presumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Accepted {
@@ -113,7 +116,8 @@ impl Accepted {
     pub(super) fn remark(&mut self, config: &MqttConfig, clean: bool) {
         let mut remarks = std::mem::take(&mut self.remarks);
         if let Some(reason) = &self.reason {
-            remarks.push(format!("the broker says: {reason}"));
+            let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+            remarks.push(format!("the broker says: {reason:?}"));
         }
         if let Some(id) = &self.client_id {
             remarks.push(format!("the broker calls us {id:?}"));
@@ -191,14 +195,17 @@ mod tests {
             retains: false,
             client_id: Some("x".into()),
             session_expiry_s: Some(60),
-            reason: Some("hello".into()),
+            reason: Some("hello\n".into()),
             ..plain()
         };
         broker.remark(&config, false);
         let text = broker.remarks.join("\n");
-        for part in
-            ["says: hello", "calls us \"x\"", "for 60 s only, not for 86400 s", "retains nothing"]
-        {
+        for part in [
+            "says: \"hello\\n\"",
+            "calls us \"x\"",
+            "for 60 s only, not for 86400 s",
+            "retains nothing",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

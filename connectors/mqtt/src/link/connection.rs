@@ -63,6 +63,9 @@ pub(super) struct Connection {
     reactor: Reactor,
     /// A ping was sent, and nothing has been received since.
     waits_for_pong: bool,
+    /// Pings written, and answered.
+    pings: u64,
+    pongs: u64,
 }
 
 impl Connection {
@@ -98,6 +101,8 @@ impl Connection {
             ping_at: reactor.now() + keep_alive,
             reactor,
             waits_for_pong: false,
+            pings: 0,
+            pongs: 0,
         })
     }
 
@@ -197,7 +202,7 @@ impl Connection {
                     return Ok(Some(Event::Subscribed(grants)));
                 }
                 Incoming::Unsubscribed(packet_id) => self.ids.remove(packet_id),
-                Incoming::Pong => {}
+                Incoming::Pong => self.pongs = self.pings.min(self.pongs + 1),
                 Incoming::TooLarge => self.past = Some(Past::begin(&mut self.incoming)?),
                 Incoming::Accepted(_) => {
                     return Err(Trouble::weather("protocol", "a second CONNACK"));
@@ -299,6 +304,11 @@ impl Connection {
         self.ids.len()
     }
 
+    /// See [`Link::pings`](super::Link::pings).
+    pub(super) fn pings(&self) -> (u64, u64) {
+        (self.pings, self.pongs)
+    }
+
     pub(super) fn unwritten_bytes(&self) -> usize {
         self.outgoing.len()
     }
@@ -314,6 +324,7 @@ impl Connection {
         while self.reactor.poll_until(self.ping_at).is_ready() {
             late = std::mem::replace(&mut self.waits_for_pong, true);
             self.write(Outgoing::Ping);
+            self.pings += 1;
             self.ping_at = self.reactor.now() + self.keep_alive;
         }
         late

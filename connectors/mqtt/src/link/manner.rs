@@ -3,7 +3,9 @@
 //! - **Version.** Where none is given, 5 is tried. A broker that says that it does not speak it is tried with 3.1.1 at
 //!   once, and is spoken to so from then on. One that ends the connection without an answer, as some old ones do, may
 //!   also be one that is starting: it is asked in 5 once more before 3.1.1 is tried, and again after each connection.
-//!   What fails before CONNECT says nothing of versions.
+//!   What fails before CONNECT says nothing of versions. Nor does a connection without an answer where 5 was accepted before: such
+//!   a broker is away. Only one that refuses 5 by words is spoken to in 3.1.1 then.
+//!   For a job that reads a user property 3.1.1 is never tried: it has none.
 //! - **Will.** A broker that refuses the last will for its quality of service, or since it is retained, gets one without.
 //! - **Server.** A broker may send us elsewhere, for now or for good. That is followed where the configuration allows it,
 //!   a few times in a row.
@@ -31,6 +33,8 @@ pub(super) struct Terms {
 /// See the module.
 pub(super) struct Manner {
     given: Option<Version>,
+    /// It is 5 since the job needs user properties.
+    needs_properties: bool,
     follows: bool,
     has_will: bool,
     home: (String, u16),
@@ -47,6 +51,8 @@ pub(super) struct Manner {
     hops: u8,
     /// That MQTT 3.1.1 is spoken has been told.
     has_told_version: bool,
+    /// MQTT 5 was accepted, and was not refused since.
+    speaks_5: bool,
     has_run: bool,
 }
 
@@ -59,10 +65,12 @@ pub(super) enum Verdict {
 }
 
 impl Manner {
-    pub(super) fn new(config: &MqttConfig) -> Self {
+    pub(super) fn new(config: &MqttConfig, needs_properties: bool) -> Self {
+        let needs_properties = needs_properties && config.version.is_none();
         let home = (config.host.clone(), config.tcp_port());
         Self {
-            given: config.version,
+            given: config.version.or(needs_properties.then_some(Version::V5)),
+            needs_properties,
             follows: config.follow_redirects,
             has_will: config.status_topic.is_some(),
             terms: Terms {
@@ -80,6 +88,7 @@ impl Manner {
             is_moved: false,
             hops: 0,
             has_told_version: false,
+            speaks_5: false,
             has_run: false,
         }
     }
@@ -92,6 +101,7 @@ impl Manner {
     pub(super) fn accepted(&mut self) -> Option<String> {
         (self.has_run, self.other_told, self.terms.looks) = (true, false, false);
         (self.silent, self.hops) = (0, 0);
+        self.speaks_5 = self.terms.version == Version::V5;
         let older = self.given.is_none() && self.terms.version == Version::V311;
         (older && !std::mem::replace(&mut self.has_told_version, true)).then(|| {
             "the broker speaks MQTT 3.1.1, and 5 not: messages have no user properties, results no ids, and refusals \
@@ -157,22 +167,23 @@ impl Manner {
     fn version_failed(&mut self, told: bool, text: String) -> Verdict {
         let (spoken, other) = (self.terms.version, self.terms.version.other());
         if self.given.is_some() {
+            let hint = match self.needs_properties {
+                true => "this job reads a user property, and only MQTT 5 has those: take another broker, or \
+                         have the publisher write it into the payload"
+                    .to_owned(),
+                false => format!("try version={}", other.name()),
+            };
             self.silent = self.silent.saturating_add(u8::from(!told));
             self.terms.looks = self.silent >= SILENT_MAX && !self.has_run;
             return self.tell(match told {
                 true => Trouble::Fatal(format!(
-                    "unsupported protocol version: the broker does not speak MQTT {}; try version={}",
-                    spoken.name(),
-                    other.name()
+                    "unsupported protocol version: the broker does not speak MQTT {}; {hint}",
+                    spoken.name()
                 )),
                 false if self.silent < SILENT_MAX => Trouble::weather("closed", text),
                 false => Trouble::weather(
                     "silent",
-                    format!(
-                        "{text}; it may not speak MQTT {}: try version={}",
-                        spoken.name(),
-                        other.name()
-                    ),
+                    format!("{text}; it may not speak MQTT {}: {hint}", spoken.name()),
                 ),
             });
         }
@@ -187,7 +198,7 @@ impl Manner {
             return Verdict::Again;
         }
         self.silent = self.silent.saturating_add(1);
-        if self.silent >= SILENT_MAX && spoken == Version::V5 {
+        if self.silent >= SILENT_MAX && spoken == Version::V5 && !self.speaks_5 {
             self.terms.version = other;
             return Verdict::Again;
         }
@@ -252,7 +263,7 @@ mod tests {
     use super::*;
 
     fn manner(url: &str) -> Manner {
-        Manner::new(&url.parse().unwrap())
+        Manner::new(&url.parse().unwrap(), false)
     }
 
     fn told() -> Trouble {
@@ -307,6 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_needs_user_properties_ends_where_only_3_1_1_is_spoken() {
+        let mut it = Manner::new(&"mqtt://h".parse().unwrap(), true);
+        match it.failed(told()) {
+            Verdict::Tell(Trouble::Fatal(text)) => {
+                assert!(text.contains("reads a user property"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut it = Manner::new(&"mqtt://h".parse().unwrap(), true);
+        assert_eq!(play(&mut it, [silent(), silent()]), "weather 5, weather 5");
+        // Who names the version knows.
+        let it = Manner::new(&"mqtt://h?version=3.1.1".parse().unwrap(), true);
+        assert_eq!((it.terms().version, it.needs_properties), (Version::V311, false));
+    }
+
+    #[test]
     fn a_broker_that_is_down_or_starting_changes_nothing_for_good() {
         let mut it = manner("mqtt://h");
         let away = || Trouble::weather("connect", "refused");
@@ -319,6 +346,19 @@ mod tests {
         assert!(it.accepted().is_some());
         it.ended(away());
         assert_eq!((it.terms().version, it.terms().looks), (Version::V5, false));
+    }
+
+    #[test]
+    fn a_broker_that_has_accepted_5_is_asked_in_5_until_it_refuses_that_by_words() {
+        let mut it = manner("mqtt://h");
+        assert_eq!(it.accepted(), None);
+        it.ended(Trouble::weather("closed", ""));
+        let met = play(&mut it, [silent(), silent(), silent(), silent()]);
+        assert_eq!(met, "weather 5, weather 5, weather 5, weather 5");
+        assert_eq!(it.accepted(), None);
+        it.ended(Trouble::weather("closed", ""));
+        assert_eq!(play(&mut it, [silent(), told()]), "weather 5, again 3.1.1");
+        assert!(it.accepted().is_some());
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(super) fn read(
         subscriptions,
         is_copy: false,
         user_properties,
+        is_cut: false,
         left_out: 0,
     })))
 }

@@ -66,6 +66,7 @@ impl Past {
             subscriptions: Vec::new(),
             is_copy: false,
             user_properties: Vec::new(),
+            is_cut: true,
             left_out: (payload_bytes - payload.len()) as u64,
             payload,
         })
@@ -123,6 +124,12 @@ mod tests {
                 }
             }
         }
+        // A limit below what a dead letter keeps: nothing of the payload is left out, and its properties are.
+        let delivery = read(packet(0x30, &[0, 1, b'a', 3, 0x23, 0, 9, b'x']), Version::V5, 9);
+        assert_eq!(
+            (&delivery.payload[..], delivery.left_out, delivery.is_cut),
+            (&b"x"[..], 0, true)
+        );
         // Properties that take all room leave none for the payload.
         let properties = [&[0x80, 0xb5, 0x18], &[0; 400_000][..]].concat();
         let delivery = read(

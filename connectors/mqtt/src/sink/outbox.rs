@@ -185,6 +185,18 @@ impl Outbox {
         !self.arrived.is_empty()
     }
 
+    /// The messages that were not handed to the connection yet.
+    pub(crate) fn waiting(&self) -> usize {
+        let of_note = |note: &Note| {
+            let (mut at, mut count) = (note.at, 0);
+            while let Some((_, payload)) = message(&note.bytes, at) {
+                (at, count) = (payload, count + 1);
+            }
+            count
+        };
+        self.publishing.iter().chain(&self.sealed).map(of_note).sum()
+    }
+
     /// Whether nothing is left to publish.
     pub(crate) fn is_done(&self) -> bool {
         self.sealed.is_empty() && self.publishing.is_empty() && self.leaving.is_empty()
@@ -279,6 +291,7 @@ mod tests {
         let (notes, _) = seal(&mut outbox, 5);
         write(&mut outbox, "t/3", "three");
         assert_eq!(published(&mut outbox), [], "the epoch does not exist yet");
+        assert_eq!(outbox.waiting(), 2, "what is open is not promised");
         let (later, _) = seal(&mut outbox, 6);
         outbox.commit(Epoch::new(5));
         let first = published(&mut outbox);

@@ -30,6 +30,8 @@ use crate::topic::check_topic;
 const LONE_MS_MIN: u64 = 60_000;
 /// More of them than that tell of the broker, not of the results.
 const LONE_RESULTS_MAX: usize = 3;
+/// A stop takes this many times its limit at most, however steadily the broker acknowledges.
+const STOP_TIMEOUTS_MAX: u32 = 10;
 /// How long the last packets may take.
 const STOP_MS_MAX: u64 = 5_000;
 /// How long the broker may then take to close the connection; see the source's thread.
@@ -39,7 +41,7 @@ const LINGER_MS_MAX: u64 = 1_000;
 pub(crate) struct Setup {
     pub(crate) plan: Arc<Plan>,
     pub(crate) retain: bool,
-    /// How long what is under way may take once the job is to end.
+    /// How long the broker may be silent once the job is to end, while something is under way.
     pub(crate) stop_timeout: Duration,
     pub(crate) batches: flume::Receiver<Box<ResultBatch>>,
     pub(crate) common: Arc<Common>,
@@ -66,6 +68,10 @@ pub(crate) struct Send {
     /// Results of an earlier run whose topics this one would not publish to.
     invalid: Drops,
     suspects: Suspects,
+    /// The status message of this connection, while the broker has not answered for it.
+    status: Option<u16>,
+    /// Connections in a row that ended before that answer.
+    status_ended: u8,
     connected: bool,
     /// The broker has accepted what this sink needs once.
     has_run: bool,
@@ -75,6 +81,8 @@ pub(crate) struct Send {
     held_at: Option<Instant>,
     /// With which results go out.
     qos: Qos,
+    /// The result for which that was lowered: connections ended with it.
+    lowered_for: Option<u64>,
     packet_bytes_max: usize,
     /// The most unacknowledged publishes of this connection.
     window: usize,
@@ -83,8 +91,8 @@ pub(crate) struct Send {
     rests_until: Option<Instant>,
     /// Set when all shards have closed: the last moment of the orderly end.
     stopping: Option<Instant>,
-    /// Set when the job is to end: how long what is under way may take.
-    patience: Option<Instant>,
+    /// Set when the job is to end: until when the broker may be silent, and until when all must be over.
+    patience: Option<(Instant, Instant)>,
 }
 
 enum Step {
@@ -117,6 +125,8 @@ impl Send {
             aside: dropped(DropReason::Ends),
             invalid: dropped(DropReason::Topic),
             suspects: Suspects::new(),
+            status: None,
+            status_ended: 0,
             meters,
             link: Link::new(Arc::clone(&setup.plan), reactor.clone()),
             unacked: Unacked::new(),
@@ -125,6 +135,7 @@ impl Send {
             has_acked: false,
             held_at: None,
             qos: setup.plan.config.qos,
+            lowered_for: None,
             packet_bytes_max: usize::MAX,
             window: 0,
             pace: Pace::new(reactor.now(), SINK_PAUSE),
@@ -179,12 +190,20 @@ impl Send {
     /// Whether what is under way has taken too long.
     fn is_late(&mut self) -> bool {
         if self.patience.is_none() && self.setup.common.is_stopping() {
-            self.patience = Some(self.reactor.now() + self.setup.stop_timeout);
+            let (now, longest) = (self.reactor.now(), self.setup.stop_timeout);
+            self.patience = Some((now + longest, now + longest * STOP_TIMEOUTS_MAX));
         }
         let ends = self.stopping.is_some()
             || self.unacked.is_empty()
             || seeded(Defect::MqttStopWaitsForEver);
-        !ends && self.patience.is_some_and(|until| self.reactor.poll_until(until).is_ready())
+        !ends && self.patience.is_some_and(|(until, _)| self.reactor.poll_until(until).is_ready())
+    }
+
+    /// The broker takes results: a stop waits on for the next ones.
+    fn wait_on(&mut self) {
+        if let Some((until, last)) = &mut self.patience {
+            *until = (self.reactor.now() + self.setup.stop_timeout).min(*last);
+        }
     }
 
     /// What is said of results that are left when patience ends.
@@ -295,6 +314,10 @@ impl Send {
 
     /// Sends as many publishes as the window and the socket allow.
     fn publish(&mut self) {
+        // What ends the connection may be the status message. Until that is known nothing goes behind it.
+        if self.status_ended > 0 && self.status.is_some() {
+            return;
+        }
         let mut gave_up = false;
         let window = self.window.min(self.suspects.window());
         while self.connected
@@ -409,10 +432,18 @@ impl Send {
                 while let Some(parcel) = self.unacked.written() {
                     self.meters.published(parcel.payload.len());
                 }
+                self.wait_on();
                 self.settle();
             }
             Event::Acked { packet_id, refused } => {
                 self.pace.count(Qos::AtLeastOnce);
+                if self.status == Some(packet_id) {
+                    (self.status, self.status_ended) = (None, 0);
+                    if let Some(reason) = refused {
+                        warn!("{}: the broker refused the status message: {reason}", self.who);
+                    }
+                    return;
+                }
                 if let Some((seq, parcel)) = self.unacked.acked(packet_id) {
                     self.has_acked = true;
                     let frees = self.suspects.acked(seq);
@@ -429,6 +460,7 @@ impl Send {
                         self.unacked.look_again();
                     }
                     self.settle();
+                    self.wait_on();
                 }
             }
             Event::Released(packet_id) => self.link.complete(packet_id),
@@ -468,7 +500,7 @@ impl Send {
             accepted.version.name(),
             self.unacked.len()
         );
-        self.link.status(ONLINE);
+        self.status = self.link.status(ONLINE);
     }
 
     /// The connection has gone. Whether the next one is to come soon, since it is being found out what ends them.
@@ -480,7 +512,11 @@ impl Send {
         // A silent network, and another client of our name, say nothing of results.
         let for_another_reason =
             matches!(trouble, Trouble::Weather { class: "ping" | "taken over" | "moved", .. });
-        if !was_connected || for_another_reason {
+        let of_status = self.status.take().is_some() && was_connected && !for_another_reason;
+        if of_status {
+            self.status_ended(trouble);
+        }
+        if !was_connected || for_another_reason || of_status {
             return false;
         }
         let finding = self.suspects.ended(on_way, first);
@@ -492,11 +528,33 @@ impl Send {
         finding != Finding::Nothing
     }
 
+    /// The broker had not answered for the status message: the end of the connection says nothing of results.
+    #[cold]
+    fn status_ended(&mut self, trouble: &Trouble) {
+        self.status_ended = self.status_ended.saturating_add(1);
+        if self.status_ended == STRIKES_MAX {
+            error!(
+                "{}: {STRIKES_MAX} connections ended before the broker had answered for the message on status_topic = {:?} \
+                 ({trouble}): results wait behind it. Check that this user may publish there, and retained",
+                self.who,
+                self.setup.plan.config.status_topic.as_deref().unwrap_or_default()
+            );
+        }
+    }
+
     /// Lets others go before a result in whose wake connections end.
     #[cold]
     fn hold(&mut self, seq: u64, trouble: &Trouble) {
-        if self.qos == Qos::ExactlyOnce && !self.has_acked {
+        let asked = self.setup.plan.config.qos;
+        if self.lowered_for == Some(seq) && self.qos < asked && !self.has_acked {
+            self.qos = asked;
+            warn!(
+                "{}: qos=2: connections end on this result with QoS 1 just as well, so results go out with QoS 2 again",
+                self.who
+            );
+        } else if self.qos == Qos::ExactlyOnce && !self.has_acked && self.lowered_for != Some(seq) {
             self.qos = Qos::AtLeastOnce;
+            self.lowered_for = Some(seq);
             self.suspects.forget();
             warn!(
                 "{}: qos=2: the broker ends each connection on which a result comes with QoS 2, so results go out with QoS \

@@ -96,7 +96,13 @@ impl<P> MqttWriter<P> {
     fn check_failure(&self) -> Result<(), ConnectorError> {
         match self.common.failure() {
             None => Ok(()),
-            Some(what) => Err(ConnectorError::new(&self.name, what)),
+            Some(mut what) => {
+                let waiting = self.outbox.as_ref().map_or(0, Outbox::waiting);
+                if waiting > 0 {
+                    what += &format!(". {waiting} more wait in the outbox of this shard");
+                }
+                Err(ConnectorError::new(&self.name, what))
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use crate::config::Qos;
 use crate::fault::Fault;
 use crate::link::Delivery;
 use crate::source::acks::gather::{Gather, Go};
-use crate::source::known::{KEPT_BYTES_MAX, KNOWN_MAX};
+use crate::source::known::{KEPT_BYTES_MAX, kept_records};
 use crate::source::progress::Progress;
 use crate::source::record::{SESSION_BEGUN, released, write_head};
 
@@ -56,8 +56,8 @@ pub(crate) struct Keeper {
 }
 
 /// The last records of a journal, by number and by bytes.
-#[derive(Default)]
 struct Latest {
+    records: u32,
     /// Of the open part.
     bytes: usize,
     /// Where parts of [`PART_BYTES`] begin.
@@ -67,6 +67,10 @@ struct Latest {
 const PART_BYTES: usize = 1024 * 1024;
 
 impl Latest {
+    fn new(qos: Qos) -> Self {
+        Self { records: kept_records(qos), bytes: 0, parts: VecDeque::new() }
+    }
+
     #[inline]
     fn appended(&mut self, position: u64, bytes: usize) {
         self.bytes += bytes;
@@ -81,15 +85,15 @@ impl Latest {
 
     /// The first record of a journal that ends at `end`. As far as the bytes are known, which is from the last start on.
     fn first(&self, end: u64) -> u64 {
-        let least = end.saturating_sub(KNOWN_MAX.into());
+        let least = end.saturating_sub(self.records.into());
         let full = self.parts.len() == KEPT_BYTES_MAX / PART_BYTES;
         self.parts.front().filter(|_| full).map_or(least, |part| least.max(*part))
     }
 }
 
 impl Keeper {
-    /// Writes to this journal, with packet ids if they may come again after a crash.
-    pub(crate) fn new(writer: Box<dyn JournalWriter>, keeps_ids: bool) -> Self {
+    /// Writes to this journal, with the packet ids of this quality of service if they may come again after a crash.
+    pub(crate) fn new(writer: Box<dyn JournalWriter>, keeps_ids: Option<Qos>) -> Self {
         Self {
             gone: writer.end(),
             writer,
@@ -97,7 +101,7 @@ impl Keeper {
             released: 0,
             is_full: false,
             gather: Gather::default(),
-            latest: keeps_ids.then(Latest::default),
+            latest: keeps_ids.map(Latest::new),
         }
     }
 
@@ -137,7 +141,7 @@ impl Keeper {
         let position = self.writer.append(now, &[record]);
         match self.appended(position, record.len()) {
             Ok(mark) => Ok(Some(mark)),
-            Err(JournalError::Full(_)) => Ok(None),
+            Err(JournalError::Full(_) | JournalError::Busy(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -295,7 +299,7 @@ impl Ledger {
         delivery: &Delivery,
         received: Timestamp,
     ) -> Result<Taken, Fault> {
-        if delivery.left_out > 0 {
+        if delivery.is_cut {
             return Ok(self.take_cut(delivery));
         }
         match &mut self.keeping {
@@ -306,7 +310,7 @@ impl Ledger {
             }
             Keeping::Journal(keeper) => match keeper.append(delivery, received) {
                 Ok(mark) => Ok(Taken::Yes(mark)),
-                Err(JournalError::Full(why)) => Ok(Taken::NoRoom(why)),
+                Err(JournalError::Full(why) | JournalError::Busy(why)) => Ok(Taken::NoRoom(why)),
                 Err(JournalError::TooLarge(why)) => Ok(Taken::Refused(keeper.writer.end(), why)),
                 Err(error) => Err(error.into()),
             },

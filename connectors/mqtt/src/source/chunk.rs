@@ -185,6 +185,7 @@ mod tests {
             subscriptions: Vec::new(),
             is_copy: false,
             retained: packet_id == 2,
+            is_cut: packet_id == 2,
             left_out: u64::from(packet_id == 2) * 7,
             user_properties: vec![("id".into(), packet_id.to_string())],
         }

@@ -216,6 +216,7 @@ mod tests {
             packet_id: 1,
             dup: false,
             is_copy: false,
+            is_cut: false,
             left_out: 0,
             retained: false,
             subscriptions: subscriptions.iter().map(|id| *id as usize).collect(),

@@ -7,6 +7,7 @@
 //! known yet: the source has emitted nothing, and begins as it did. In other modes nothing.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,8 @@ pub struct MqttPartition<D> {
     /// The chunk being read, and the next message in it.
     current: Option<(Chunk, usize)>,
     ended: bool,
+    /// This machine's clock was wrong then, by this number of milliseconds.
+    clock_was: Option<(Range<Timestamp>, i64)>,
     told_unmatched: bool,
     mode: Mode,
     progress: Arc<Progress>,
@@ -175,6 +178,7 @@ impl<D> MqttPartition<D> {
             signal,
             current: None,
             ended: false,
+            clock_was: None,
             told_unmatched: false,
             mode,
             progress,
@@ -208,7 +212,12 @@ impl<D: Decode> MqttPartition<D> {
                 }
                 continue;
             }
-            let message = Message { bindings: &bindings, ..plain };
+            let mut message = Message { bindings: &bindings, ..plain };
+            if let Some((wrong, by_ms)) = &self.clock_was
+                && wrong.contains(&message.received)
+            {
+                message.received = message.received.plus_ms(*by_ms);
+            }
             if let Some((why, left_out)) = chunk.refusal(next - 1) {
                 room.take(1);
                 let error = DecodeError::new(Cause::TooLarge, why, None);
@@ -219,13 +228,15 @@ impl<D: Decode> MqttPartition<D> {
             }
             // All that a message holds, or the position behind it would forget the rest.
             let mut emitted = 0;
+            out.begin_message();
             self.decoder.decode_each(&message, |decoded| {
                 emitted += 1;
                 match decoded {
                     Ok(value) => out.record(value, message.received, &message),
-                    Err(error) => out.dead_letter(message.dead_letter(error)),
+                    Err(error) => out.refused(error, &message),
                 }
             });
+            out.end_message();
             room.take(emitted);
         }
         chunk.unmatched += unmatched;
@@ -293,6 +304,10 @@ impl<D: Decode> Source for MqttPartition<D> {
 
     fn listens(&self) -> bool {
         self.signal.listens()
+    }
+
+    fn clock_was_set(&mut self, at: Range<Timestamp>, by_ms: i64) {
+        self.clock_was = Some((at, by_ms));
     }
 
     fn stop(&mut self) {

@@ -3,7 +3,8 @@
 use thalweg_kernel::{Decode, DecodeError, Message, Str};
 
 /// Yields the value of a named MQTT 5 user property with each record of `D`; `None` where the message has
-/// none of this name. The first counts where there are several.
+/// none of this name. The first counts where there are several. A source that reads so speaks MQTT 5 alone, unless its
+/// configuration names a version: 3.1.1 has no properties.
 ///
 /// Only a publisher's own sequence number tells a repetition from two equal readings. This is how the number
 /// reaches de-duplication if it is not in the payload.
@@ -40,6 +41,10 @@ impl<D> WithProperty<D> {
 
 impl<D: Decode> Decode for WithProperty<D> {
     type Item = (Option<Str>, D::Item);
+
+    fn needs_headers(&self) -> bool {
+        true
+    }
 
     #[inline]
     fn decode(&mut self, message: &Message<'_>) -> Result<Self::Item, DecodeError> {

@@ -25,6 +25,7 @@
 //! gone.
 
 mod intake;
+mod refused;
 mod session;
 
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thalweg_io::Reactor;
 use thalweg_kernel::defects::{Defect, seeded};
 use thalweg_kernel::{OpenContext, Timestamp};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Qos;
 use crate::fault::Fault;
@@ -58,6 +59,7 @@ use crate::source::replay::Place;
 use crate::topic::TopicFilter;
 use intake::{Oversized, Stall};
 pub use intake::{STALLED_BYTES_MAX, STALLED_MESSAGES_MAX};
+use refused::Refused;
 
 /// How long the last messages may take to become durable, and then the last acknowledgements to be
 /// written, when the source stops.
@@ -92,9 +94,11 @@ impl Setup {
         self.recognise_repeats && !self.plan.clean
     }
 
-    /// Whether the journal is to tell which packet ids mean something.
-    fn keeps_ids(&self) -> bool {
-        !self.plan.clean && (self.recognise_repeats || self.plan.config.qos == Qos::ExactlyOnce)
+    /// The quality of service whose packet ids the journal is to tell, if it is.
+    fn keeps_ids(&self) -> Option<Qos> {
+        let qos = self.plan.config.qos;
+        let keeps = !self.plan.clean && (self.recognise_repeats || qos == Qos::ExactlyOnce);
+        keeps.then_some(qos)
     }
 }
 
@@ -120,12 +124,18 @@ pub(crate) struct Receive {
     connected: bool,
     /// What the broker may send again.
     known: Known,
+    /// The answered pings of this connection from which that was concluded.
+    pongs: u64,
     repeats: Repeats,
     begins: Begins,
+    /// When subscriptions that wait for that go out in any case.
+    subscribe_at: Option<Instant>,
     /// What is asked of the broker, and what comes of it more than once.
     copies: Copies,
     /// The part of our subscriptions that the broker has not answered.
     part: usize,
+    /// Filters that the broker has refused on this connection, of a job that has run.
+    refused: Refused,
     /// The session may have subscriptions that are not asked for.
     takes_back: bool,
     /// Released by the broker (QoS 2), and there is no room to note it.
@@ -143,7 +153,7 @@ enum Begins {
     Not,
     /// There was no room to tell it.
     Unsaid,
-    /// It does when it is durable up to here. Until then nothing is subscribed to.
+    /// It does when it is durable up to here. Until then nothing is taken, and for a second nothing is subscribed to.
     At(u64),
 }
 
@@ -206,10 +216,13 @@ impl Receive {
             generation: 0,
             connected: false,
             known: Known::default(),
+            pongs: 0,
             repeats: Repeats::default(),
             begins: Begins::Not,
+            subscribe_at: None,
             copies: Copies::of(&setup.filters),
             part: 0,
+            refused: Refused::default(),
             takes_back: false,
             unnoted: VecDeque::new(),
             stop: Stop::No,
@@ -343,6 +356,7 @@ impl Receive {
     fn attend(&mut self, cx: &mut Context<'_>) -> bool {
         let raised = self.setup.signal.take(cx.waker());
         let starved = self.free.is_empty();
+        self.forget_proven();
         if raised || starved {
             self.take_all_back();
         }
@@ -352,6 +366,8 @@ impl Receive {
             self.note_released();
         }
         self.repeats.tell(&self.who, &self.reactor);
+        self.subscribe_if_late();
+        self.ask_refused_again();
         if self.stop == Stop::No && self.setup.signal.stopped() {
             self.stop = Stop::Draining;
             self.give_up_stalled();
@@ -371,12 +387,16 @@ impl Receive {
 
     /// Acknowledges what may be by now.
     fn settle(&mut self) {
-        let (link, connected) = (&mut self.link, self.connected);
+        let (link, known, connected) = (&mut self.link, &mut self.known, self.connected);
+        let (pings, _) = link.pings();
         let settled = self.ledger.settle(|packet_id, answer| {
             // What is owed is owed on this connection.
             debug_assert!(connected, "an acknowledgement without a connection");
             match answer {
-                Answer::Ack(qos) => link.ack(packet_id, qos),
+                Answer::Ack(qos) => {
+                    known.acknowledged(packet_id, pings);
+                    link.ack(packet_id, qos);
+                }
                 Answer::Complete => link.complete(packet_id),
             }
         });
@@ -437,7 +457,11 @@ impl Receive {
     fn take_back(&mut self, chunk: Chunk) {
         let acks = chunk.acks();
         if self.connected && chunk.generation == self.generation {
-            acks.iter().for_each(|(packet_id, qos)| self.link.ack(*packet_id, *qos));
+            let (pings, _) = self.link.pings();
+            for (packet_id, qos) in acks {
+                self.known.acknowledged(*packet_id, pings);
+                self.link.ack(*packet_id, *qos);
+            }
             self.meters.acks.increment(acks.len() as u64);
         } else {
             self.meters.stale_acks.increment(acks.len() as u64);
@@ -484,6 +508,7 @@ impl Receive {
     fn connect(&mut self, accepted: &Accepted) {
         let session_present = accepted.session_present;
         self.connected = true;
+        self.pongs = 0;
         self.pace.connected();
         self.reactor.gather();
         self.meters.connects.increment(1);
@@ -502,17 +527,20 @@ impl Receive {
             self.link.reject(why, self.has_run);
             return;
         }
-        if !matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
-            self.subscribe();
-        }
+        self.subscribe_when_noted();
         self.link.status(ONLINE);
     }
 
     fn subscribed(&mut self, grants: &[Result<Qos, String>]) {
+        if self.refused.is_asked() {
+            return self.subscribed_again(grants);
+        }
         let asked = self.setup.plan.config.qos;
-        let filters = self.copies.part(self.part).map_or(&[][..], |(_, asked)| asked);
+        let (identifier, filters) = self.copies.part(self.part).unwrap_or_default();
         for (filter, grant) in filters.iter().map(Asked::subscription).zip(grants) {
             match grant {
+                // What has run goes on with the others.
+                Err(reason) if self.has_run => self.refused.note(filter, identifier, reason),
                 Err(reason) => {
                     let why = format!(
                         "the subscription to {filter:?} failed: {reason}; check that this user may \
@@ -548,6 +576,8 @@ impl Receive {
         self.meters.stale_acks.increment(self.ledger.disconnected());
         // The broker asks again.
         self.unnoted.clear();
+        self.subscribe_at = None;
+        self.refused.disconnected();
         self.setup.signal.listen(false);
         self.connected = false;
         self.generation += 1;

@@ -7,9 +7,10 @@ use thalweg_kernel::{
     JournalError, JournalReader, JournalRecord, JournalWriter, Journals, Tasks, Timestamp,
 };
 
+use crate::config::Qos;
 use crate::fault::Fault;
 use crate::source::chunk::Chunk;
-use crate::source::known::{KNOWN_MAX, Known, Sighting, fingerprint};
+use crate::source::known::{Known, Sighting, fingerprint, kept_records};
 use crate::source::mode::Start;
 use crate::source::record::Content;
 
@@ -71,8 +72,13 @@ impl Place {
 
     /// What the last records say of packet ids that the broker may use again. Damage among those that no checkpoint needs is no
     /// reason not to start.
-    pub(crate) fn known(&self, end: u64) -> Result<Known, Fault> {
-        let least = end.saturating_sub(KNOWN_MAX.into());
+    pub(crate) fn known(&self, end: u64, qos: Qos) -> Result<Known, Fault> {
+        let latest = end.saturating_sub(kept_records(qos).into());
+        // A message of QoS 2 is known until its release, however many came behind it.
+        let least = match self.position {
+            Some(position) if qos == Qos::ExactlyOnce => latest.min(position),
+            _ => latest,
+        };
         let found = self.oldest_since(least, end).map_err(Fault::from);
         match (found.and_then(|(reader, _)| self.fold(reader)), self.position) {
             (Err(fault), Some(position)) if position > least => {
@@ -168,6 +174,8 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::known::Met;
+    use crate::source::record::write_head;
 
     /// A journal in memory that keeps the records from `oldest` to `end`, each received at its number.
     #[derive(Debug)]
@@ -202,8 +210,9 @@ mod tests {
             }
             let position = self.next;
             self.next += 1;
-            let qos = crate::Qos::AtLeastOnce;
-            crate::source::record::write_head("a", qos, false, 0, &[], &mut self.bytes).unwrap();
+            let packet_id = packet_id(position);
+            let qos = Qos::ExactlyOnce;
+            write_head("a", qos, false, packet_id, &[], &mut self.bytes).unwrap();
             self.bytes.extend_from_slice(position.to_string().as_bytes());
             let received = Timestamp::from(position);
             Ok(Some(thalweg_kernel::JournalRecord { position, received, bytes: &self.bytes }))
@@ -250,6 +259,35 @@ mod tests {
             assert_eq!(read(oldest, end, None, Start::Resume), Ok(expected.clone()));
             assert_eq!(read(oldest, end, None, Start::Time(Timestamp::MIN)), Ok(expected));
         }
+    }
+
+    /// The first message has an id of its own; the others use all others in turn.
+    fn packet_id(number: u64) -> u16 {
+        if number == 0 { 1 } else { (number % 65_534) as u16 + 2 }
+    }
+
+    /// Goal: at QoS 2 a message that was not released is known as long as a checkpoint keeps its record.
+    #[test]
+    fn packet_ids_are_read_from_the_checkpoint_on_or_from_further_back() {
+        let end = 200_000;
+        let met = |number: u64, position, qos| {
+            let journals = Arc::new(Kept { oldest: 0, end });
+            let (start, tasks) = (Start::Resume, None);
+            let place = Place { journals, name: "x".into(), position, start, tasks };
+            let known = place.known(end, qos).unwrap_or_else(|fault| panic!("{fault:?}"));
+            let seen = Sighting {
+                packet_id: packet_id(number),
+                qos: Qos::ExactlyOnce,
+                fingerprint: fingerprint(b"a", number.to_string().as_bytes()),
+                connection: 1,
+            };
+            known.meet(seen, true) == Met::Again
+        };
+        let two = Qos::ExactlyOnce;
+        assert!(met(0, Some(0), two), "a checkpoint keeps it");
+        assert!(!met(0, Some(1), two), "it is none of the last, either");
+        assert!(met(end - 60_000, Some(end), two), "further back than the checkpoint");
+        assert!(!met(end - 60_000, Some(end), Qos::AtLeastOnce), "QoS 1 needs fewer");
     }
 
     #[test]

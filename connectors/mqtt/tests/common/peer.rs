@@ -149,6 +149,12 @@ impl Connection {
         self.stream.write_all(&[0x62, 2, high, low]).expect("PUBREL");
     }
 
+    /// Answers a ping, which is the next packet.
+    pub(crate) fn pinged(&mut self) {
+        assert_eq!(read(&mut self.stream).expect("a packet").0, 0xc0, "PINGREQ");
+        self.stream.write_all(&[0xd0, 0]).expect("PINGRESP");
+    }
+
     /// Asserts that nothing comes for a moment.
     pub(crate) fn is_silent(&mut self) {
         self.stream.set_read_timeout(Some(SILENCE)).expect("a timeout");

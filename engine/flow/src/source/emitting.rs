@@ -1,7 +1,11 @@
 //! Where one partition's poll puts its records: they get their event time here, and watermarks follow them.
 
 use thalweg_kernel::source::clock_ahead;
-use thalweg_kernel::{Collector, DeadLetter, Emit, Mark, Origin, PartitionId, Str, Timestamp};
+use thalweg_kernel::{
+    Cause, Collector, DeadLetter, DecodeError, Emit, Mark, Origin, PartitionId, Str, Timestamp,
+};
+
+use super::letters::MessageLetters;
 
 use crate::counters::Counter;
 use crate::dead_letters::DeadLetterOutput;
@@ -31,6 +35,8 @@ pub(super) struct Emitting<'a, E, G, C> {
     pub(super) out: &'a mut C,
     pub(super) records: usize,
     pub(super) letters: usize,
+    /// Those of the message that is being emitted.
+    pub(super) of_message: MessageLetters,
 }
 
 impl<E, G, C> Emitting<'_, E, G, C> {
@@ -45,15 +51,25 @@ impl<E, G, C> Emitting<'_, E, G, C> {
 
     #[cold]
     fn refuse(&mut self, event: Timestamp, origin: &impl Origin) {
-        let error = clock_ahead(event, self.now, self.watermarks.clock_guard_ms);
-        self.bury(origin.dead_letter(error));
+        let (now, guard_ms) = (self.now, self.watermarks.clock_guard_ms);
+        let letter = || origin.dead_letter(clock_ahead(event, now, guard_ms));
+        self.bury(Cause::ClockAhead, letter);
     }
 
     #[cold]
-    fn bury(&mut self, mut letter: DeadLetter) {
-        letter.partition.get_or_insert_with(|| self.partition.as_str().into());
+    fn bury(&mut self, cause: Cause, letter: impl FnOnce() -> DeadLetter) {
         self.letters += 1;
-        self.dead_letters.push(letter);
+        let partition = self.partition;
+        let letter = || {
+            let mut letter = letter();
+            letter.partition.get_or_insert_with(|| partition.as_str().into());
+            letter
+        };
+        self.of_message.push(self.emitted(), cause, letter, self.dead_letters);
+    }
+
+    const fn emitted(&self) -> usize {
+        self.records + self.letters
     }
 
     /// A record is ahead of this machine's clock by more than clocks that are right differ.
@@ -81,7 +97,7 @@ impl<E, G, C> Emitting<'_, E, G, C> {
                 self.is_ahead(who.clone(), ahead_ms);
             }
             if moves {
-                self.notices.moves(Some(who), event);
+                self.notices.moves(Some(who), held);
             }
         }
         let event = held;
@@ -142,6 +158,21 @@ impl<T, E: EventTime<T>, G: WatermarkGenerator<T>, C: Collector<T>> Emit<T>
     }
 
     fn dead_letter(&mut self, letter: DeadLetter) {
-        self.bury(letter);
+        self.bury(letter.cause, || letter);
+    }
+
+    #[cold]
+    fn refused(&mut self, error: DecodeError, origin: &impl Origin) {
+        self.bury(error.cause, || origin.dead_letter(error));
+    }
+
+    #[inline]
+    fn begin_message(&mut self) {
+        self.of_message.begin(self.emitted());
+    }
+
+    #[inline]
+    fn end_message(&mut self) {
+        self.of_message.end(self.emitted(), self.dead_letters);
     }
 }

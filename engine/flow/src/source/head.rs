@@ -210,6 +210,9 @@ where
         if let Some(until) = wait.and_then(|wait| wait.until(cx.now)) {
             return Ok(Progress::Idle(Some(until)));
         }
+        if let Some((at, by_ms)) = self.clock_wait.as_mut().and_then(ClockWait::take_set) {
+            self.partitions.iter_mut().for_each(|one| one.clock_was_set(at.clone(), by_ms));
+        }
         self.resume(&mut out);
         if self.discovering.is_some() {
             (busy, wake_at) = self.discover(cx.now, &mut out)?;

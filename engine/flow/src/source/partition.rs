@@ -1,5 +1,6 @@
 //! One open partition of a source: its source, its clock and its watermark generator.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use thalweg_kernel::{
 };
 
 use super::emitting::Emitting;
+use super::letters::MessageLetters;
 use super::stored::{self, Found, StoredPartition};
 use crate::checkpoint::Checkpoints;
 use crate::counters::Counter;
@@ -36,6 +38,8 @@ pub(super) struct Partition<S, G> {
     listens_since: Option<Duration>,
     /// When it fell silent last, in steady time, and its watermark then.
     silence: Option<(Duration, Timestamp)>,
+    /// When the silence before began, and its latest event time then; or those of its first records.
+    spoke_from: Option<(Duration, Timestamp)>,
     /// It was asked to end, so its end is not that of what it reads.
     stopped: bool,
     /// The epoch that holds its end.
@@ -77,7 +81,7 @@ impl<S, G> Partition<S, G> {
         clock.advance(merged);
         let first = found.first_number();
         let (ended, stopped, sealed) = (false, false, None);
-        let (waits, silence) = (false, None);
+        let (waits, silence, spoke_from) = (false, None, None);
         Ok(Self {
             id,
             first,
@@ -89,6 +93,7 @@ impl<S, G> Partition<S, G> {
             waits,
             listens_since: None,
             silence,
+            spoke_from,
             stopped,
             sealed,
         })
@@ -108,6 +113,23 @@ impl<S, G> Partition<S, G> {
             Some((at, left)) if *at == since => *left,
             silence => silence.insert((since, watermark)).1,
         }
+    }
+
+    /// How far event time has come from one silence to the next, in milliseconds, and how long that took.
+    pub(super) fn passed(&self) -> Option<(i64, Duration)> {
+        let (from, latest) = self.spoke_from?;
+        let took = self.clock.heard_at()?.saturating_sub(from);
+        Some((self.clock.latest().ms_since(latest), took))
+    }
+
+    /// Records have come at this steady time.
+    #[inline]
+    fn heard(&mut self, steady: Duration, before: Timestamp) {
+        if self.silence.take().is_some() {
+            self.spoke_from = self.clock.heard_at().map(|at| (at, before));
+        }
+        self.spoke_from.get_or_insert((steady, self.clock.first()));
+        self.clock.heard(steady);
     }
 
     /// Its latest event time.
@@ -163,6 +185,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         let Now { wall, steady } = now;
         let (latest_believed, before) =
             (wall.plus_ms(watermarks.clock_guard_ms), self.clock.watermark());
+        let latest_before = self.clock.latest();
         self.clock.believe(latest_believed);
         let mut emit = Emitting {
             index: self.input,
@@ -180,6 +203,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             out,
             records: 0,
             letters: 0,
+            of_message: MessageLetters::default(),
         };
         let status = self.source.poll(wall, records_max, &mut emit)?;
         if let Some(watermark) = emit.generator.tick(now) {
@@ -191,7 +215,7 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
         let busy = records + letters > 0 || self.clock.watermark() > before;
         let mut polled = Polled { busy, records, wake_at: None };
         if records > 0 {
-            self.clock.heard(steady);
+            self.heard(steady, latest_before);
         }
         self.waits = matches!(status, SourceStatus::Waiting(_)) && !polled.busy;
         match status {
@@ -242,6 +266,10 @@ impl<S: Source, G: WatermarkGenerator<S::Item>> Partition<S, G> {
             self.stopped = true;
             self.source.stop();
         }
+    }
+
+    pub(super) fn clock_was_set(&mut self, at: Range<Timestamp>, by_ms: i64) {
+        self.source.clock_was_set(at, by_ms);
     }
 
     pub(super) fn durable(&mut self, epoch: Epoch) -> Result<bool, ConnectorError> {

@@ -7,8 +7,9 @@
 //! records have left it, as this machine's clock does. So a device that sends once a minute finds its windows open, since they are not over
 //! by its own clock either.
 //!
-//! Records that are more than [`OLD_MS`] old are brought by somebody who does not wait for the clock. Behind them event time
-//! goes on [`OLD_FACTOR`] times as fast. A pause in a backlog costs that many times its length at most.
+//! Nobody waits for the clock of a *backlog*. Its records are more than [`OLD_MS`] old, and event time passed much faster in
+//! them than on this machine. Behind one, event time goes on [`OLD_FACTOR`] times as fast. A pause in a backlog costs that many times its
+//! length at most. A live device whose date is wrong is as old, and its time passes as ours does: it makes no backlog.
 //!
 //! # Design
 //! A watermark goes only where something waits for it, and to nothing further: to the *due time* of what stands behind the
@@ -24,6 +25,7 @@
 //! # Limits
 //! A partition that has not had a record yet has no time that could go on. It holds the others up until it is
 //! [idle](crate::Watermarks::idle_after). Sources on other shards do, too.
+//! The first batch of a device whose date is wrong looks like a backlog; its next batch does not.
 
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ use crate::time::merge::Merge;
 const OLD_MS: i64 = 24 * 60 * 60 * 1_000;
 /// How much faster than the clock event time goes on behind them.
 const OLD_FACTOR: i64 = 12;
+/// A backlog passes more event time than this, beside twice the time that it took.
+const BACKLOG_MS: i64 = 60 * 1_000;
 /// A timer may come so late.
 const AWAY: Duration = Duration::from_millis(500);
 /// When to look again behind a timer that came later.
@@ -53,6 +57,8 @@ pub(super) struct Quiet {
     due: Option<Timestamp>,
     /// When it is to be stepped again at the latest.
     planned: Option<Duration>,
+    /// The process was away: no silence is believed in until then, whatever else steps the source.
+    not_before: Option<Duration>,
     /// The next pause where every mark matters.
     pause: Duration,
     advances: Counter,
@@ -60,7 +66,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new(after: Duration, advances: Counter) -> Self {
-        Self { after, due: None, planned: None, pause: LOOK_FIRST, advances }
+        Self { after, due: None, planned: None, not_before: None, pause: LOOK_FIRST, advances }
     }
 
     /// When all partitions will have been silent for long enough; `None` while one speaks, and if there is none.
@@ -86,6 +92,8 @@ impl Quiet {
     /// A partition has brought something in this step: what was due before is not what is due now.
     pub(super) fn speaks(&mut self) {
         self.due = None;
+        // Also where no silence is needed, and so none is seen to begin.
+        self.pause = LOOK_FIRST;
     }
 
     /// No partition has brought anything in this step: lets event time go on as far as it may. Whether it has, and
@@ -104,8 +112,12 @@ impl Quiet {
             return (false, self.plan(comes_at));
         }
         if planned.is_some_and(|at| now.steady > at.saturating_add(AWAY)) {
-            return (false, self.plan(now.steady.saturating_add(LOOK_AGAIN)));
+            self.not_before = Some(now.steady.saturating_add(LOOK_AGAIN));
         }
+        if let Some(at) = self.not_before.filter(|at| now.steady < *at) {
+            return (false, self.plan(at));
+        }
+        self.not_before = None;
         // It has just fallen silent: the next step is told what is due.
         let Some(due) = due else { return (false, self.plan(now.steady)) };
         if due == Timestamp::MIN {
@@ -154,7 +166,11 @@ fn silent_ms<S, G>(now: Now, partition: &Partition<S, G>) -> i64 {
 /// How fast the time of a silent partition goes on.
 fn factor<S, G>(now: Now, partition: &Partition<S, G>) -> i64 {
     let fell_silent = now.wall.minus_ms(silent_ms(now, partition));
-    if fell_silent.ms_since(partition.latest()) > OLD_MS { OLD_FACTOR } else { 1 }
+    let is_old = fell_silent.ms_since(partition.latest()) > OLD_MS;
+    let is_backlog = partition.passed().is_some_and(|(event_ms, steady)| {
+        event_ms > millis(steady).saturating_mul(2).saturating_add(BACKLOG_MS)
+    });
+    if is_old && is_backlog { OLD_FACTOR } else { 1 }
 }
 
 /// How far the time of a silent partition has come by the clock, if it has a time.

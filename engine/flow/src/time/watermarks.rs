@@ -190,8 +190,9 @@ impl<E, G> Watermarks<E, G> {
     ///
     /// Once all partitions that a shard reads have been silent for this long, event time goes on by itself. It goes on as the
     /// clock does, from where each partition has left it. So a window that has readings closes `silence` after the last of
-    /// them, or when it is over by the clock of its readings. The later one counts. Where records are more than a day behind this
-    /// machine's clock, nobody waits for that clock, and event time goes on twelve times as fast.
+    /// them, or when it is over by the clock of its readings. The later one counts. Behind a backlog nobody waits for the clock,
+    /// and event time goes on twelve times as fast. (A backlog is more than a day behind this machine's clock, and passes at least
+    /// twice as fast.)
     ///
     /// Event time goes on only as far as something waits for it, and the watermark is part of each checkpoint. A record that
     /// comes for a window that has closed is late. So `silence` should be longer than the pauses of a source whose clock
@@ -258,6 +259,8 @@ impl<E, G> Watermarks<E, G> {
 pub(crate) struct PartitionClock {
     idle_after: Option<Duration>,
     latest: Timestamp,
+    /// The first event time of this life that was news.
+    first: Option<Timestamp>,
     /// The last watermark. None below it is passed on.
     watermark: Timestamp,
     /// After the latest event time while the partition speaks; the beginning of time while it is idle.
@@ -272,11 +275,17 @@ impl PartitionClock {
         Self {
             idle_after: strategy.idle_after,
             latest: Timestamp::MIN,
+            first: None,
             watermark: Timestamp::MIN,
             news_from: Timestamp::MIN,
             heard_at: None,
             idle: false,
         }
+    }
+
+    /// The first event time of this life that was news; the latest, if none was.
+    pub(crate) fn first(&self) -> Timestamp {
+        self.first.unwrap_or(self.latest)
     }
 
     /// The latest event time so far.
@@ -330,6 +339,7 @@ impl PartitionClock {
     pub(crate) fn observe(&mut self, event: Timestamp) -> bool {
         let later = event > self.latest;
         if later {
+            self.first.get_or_insert(event);
             self.latest = event;
             self.news_from = event.plus_ms(1);
         }

@@ -87,6 +87,10 @@ impl FloatSum {
     #[inline]
     pub fn mean(&self, count: u64) -> f64 {
         match self.sum.is_finite() {
+            // The sum may be beyond the range where the mean is not.
+            true if !(self.sum + self.rest).is_finite() => {
+                (self.sum / 2.0 + self.rest / 2.0) / count as f64 * 2.0
+            }
             true => (self.sum + self.rest) / count as f64,
             false => self.rest / count as f64 * BEYOND,
         }
@@ -184,6 +188,14 @@ mod tests {
             sum.add(number);
             sum
         })
+    }
+
+    #[test]
+    fn a_mean_is_within_the_range_where_its_sum_is_a_little_beyond() {
+        let mut numbers = vec![1e291; 101];
+        numbers[0] = f64::MAX;
+        let mean = sum(&numbers).mean(101);
+        assert!((mean / (f64::MAX / 101.0) - 1.0).abs() < 1e-15, "{mean}");
     }
 
     /// Goal: neither order nor grouping changes a bit of the result.

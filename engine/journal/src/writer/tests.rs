@@ -105,7 +105,7 @@ fn append(writer: &mut Writer<SimDisk>, content: &[u8]) -> u64 {
             position = Some(at);
             true
         }
-        Err(JournalError::Full(_)) => false,
+        Err(JournalError::Full(_) | JournalError::Busy(_)) => false,
         Err(error) => panic!("{error}"),
     });
     position.unwrap()

@@ -70,6 +70,17 @@ impl Deduplicate {
         Ok(())
     }
 
+    /// The number is that of a message which holds several readings under one key: all but the first would be repetitions.
+    pub(crate) fn is_of_messages(&self) -> ConfigError {
+        let allowed = "a number that each reading has: this one is of a message that holds several under one key. Otherwise a \
+                       [fields] key with a part of each reading";
+        let (key, from) = match (&self.field, &self.property) {
+            (Some(field), _) => ("deduplicate.field", field.as_str()),
+            (None, property) => ("deduplicate.property", property.as_deref().unwrap_or_default()),
+        };
+        ConfigError::new(key, from, allowed)
+    }
+
     /// What is known of the numbers.
     pub(crate) fn numbers(&self) -> Numbers {
         let numbers = Numbers::new()

@@ -54,7 +54,7 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             GOOD.replace("\"10s\"", "5"),
             r#"job.toml:6: window.size = "5" is not allowed; allowed: 1ms to 366d; write 5s or 5ms, with its unit"#,
         ),
-        (GOOD.replace("10s", "1.5s"), r#"a duration in whole numbers with units: "1s 500ms""#),
+        (GOOD.replace("10s", "1.5s"), "1ms to 366d; write 1s 500ms or 1500ms"),
         (
             GOOD.replace("size =", "at_end = 'suspend'\nsize ="),
             r#"window.at_end = "suspend" is not allowed; allowed: finish; without [state]"#,
@@ -220,6 +220,10 @@ fn each_mistake_names_the_key_the_value_and_what_is_allowed() {
             r#"deduplicate.restarts_by_time = "true" is not allowed; allowed: only false where"#,
         ),
         (
+            format!("{GOOD}\n[deduplicate]\nfield = 'n'\n[fields]\nvalue = 'r[].v'"),
+            r#"deduplicate.field = "n" is not allowed; allowed: a number that each reading has"#,
+        ),
+        (
             format!("{GOOD}\n[deduplicate]\nfield = 'n'\nmodulus = 1"),
             r#"deduplicate.modulus = "1" is not allowed; allowed: 2 to "#,
         ),
@@ -246,7 +250,11 @@ fn all_sinks_that_are_named_get_results() {
     let toml = format!("{GOOD}\n[sink.blackhole]\n[sink.mine]\nconnector = 'file'\npath = 'x'");
     let settings = read(&toml).unwrap();
     let sections: Vec<_> = settings.outputs.iter().map(|output| &*output.section).collect();
-    assert_eq!(sections, ["sink.stdout", "sink.blackhole", "sink.mine"]);
+    assert_eq!(sections, ["sink.blackhole", "sink.mine", "sink.stdout"]);
+    // What each has stored stays its own, whichever stands first.
+    let uids: Vec<_> = settings.outputs.iter().map(|output| &*output.uid).collect();
+    assert_eq!(uids, sections);
+    assert_eq!(read(GOOD).unwrap().outputs[0].uid, "sink");
 }
 
 #[test]

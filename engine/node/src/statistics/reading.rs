@@ -58,6 +58,13 @@ impl Readings {
     ) -> Result<Self, ConfigError> {
         let number = deduplicate.and_then(|deduplicate| deduplicate.field.as_deref());
         let shape: Shape = fields.shape(number)?;
+        if let Some(deduplicate) = deduplicate
+            && shape.takes_apart()
+            && !shape.tells_readings_apart("number")
+            && !shape.tells_readings_apart("key")
+        {
+            return Err(deduplicate.is_of_messages());
+        }
         let names = fields.flat_names(number).map(|(names, number)| {
             ReadingFields::new(names.each_ref().map(String::as_str), number.as_deref())
         });
@@ -161,6 +168,10 @@ fn number(message: &Message<'_>, name: &str) -> Result<u64, DecodeError> {
 
 impl Decode for Readings {
     type Item = Reading;
+
+    fn needs_headers(&self) -> bool {
+        self.property.is_some()
+    }
 
     fn decode(&mut self, message: &Message<'_>) -> Result<Reading, DecodeError> {
         only(|each| self.decode_each(message, each))

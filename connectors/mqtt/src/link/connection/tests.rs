@@ -12,9 +12,10 @@ fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtim
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let config = MqttConfig::new("broker").packet_bytes_max(1_024);
     let login = None::<(String, Secret)>;
-    let plan = Plan { config, client_id: "gw".into(), clean: true, login, tls: None };
+    let (client_id, clean, tls, needs_properties) = ("gw".into(), true, None, false);
+    let plan = Plan { config, client_id, clean, login, tls, needs_properties };
     let (ours, broker) = duplex(bytes);
-    let terms = Manner::new(&plan.config).terms().clone();
+    let terms = Manner::new(&plan.config, false).terms().clone();
     let reactor = Reactor::by_hand().unwrap();
     let connection = Connection::new(Box::new(ours), &plan, &terms, reactor).unwrap();
     (connection, broker, runtime)

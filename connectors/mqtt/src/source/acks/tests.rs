@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
 
 use super::*;
+use crate::source::known::KNOWN_MAX;
 
 /// A journal whose disk is moved by hand.
 #[derive(Clone, Default)]
@@ -61,6 +62,7 @@ fn delivery(packet_id: u16, qos: Qos) -> Delivery {
         subscriptions: Vec::new(),
         is_copy: false,
         retained: false,
+        is_cut: false,
         left_out: 0,
         user_properties: Vec::new(),
     }
@@ -82,10 +84,14 @@ fn settle(ledger: &mut Ledger) -> Vec<u16> {
 }
 
 fn with_journal() -> (Ledger, ByHand, Arc<Progress>) {
-    with_journal_of_ids(false)
+    with_journal_of(None)
 }
 
-fn with_journal_of_ids(keeps_ids: bool) -> (Ledger, ByHand, Arc<Progress>) {
+fn with_journal_of_ids() -> (Ledger, ByHand, Arc<Progress>) {
+    with_journal_of(Some(Qos::AtLeastOnce))
+}
+
+fn with_journal_of(keeps_ids: Option<Qos>) -> (Ledger, ByHand, Arc<Progress>) {
     let (journal, progress) = (ByHand::default(), Arc::new(Progress::new()));
     let keeper = Keeper::new(Box::new(journal.clone()), keeps_ids);
     let keeping = Keeping::Journal(Box::new(keeper));
@@ -171,7 +177,7 @@ fn the_journal_is_trimmed_to_what_was_released_once() {
 /// Goal: a start can tell what may come again from the last records, by number and by bytes. A full journal needs the room.
 #[test]
 fn with_packet_ids_the_last_records_stay_while_there_is_room() {
-    let (mut ledger, journal, progress) = with_journal_of_ids(true);
+    let (mut ledger, journal, progress) = with_journal_of_ids();
     let most = u64::from(KNOWN_MAX);
     (0..most + 10)
         .for_each(|_| assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::Yes(_))));
@@ -180,24 +186,33 @@ fn with_packet_ids_the_last_records_stay_while_there_is_room() {
         settle(&mut ledger);
         assert_eq!(journal.state().trimmed, trimmed);
     }
+    // A disk that is behind has room.
+    journal.state().refuse = Some(JournalError::Busy("a group waits".into()));
+    assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::NoRoom(_)));
+    assert_eq!(ledger.release(7, Timestamp::default()), Ok(None));
+    progress.release(most + 1);
+    settle(&mut ledger);
+    assert_eq!(journal.state().trimmed, 10, "the latest stay");
     journal.state().refuse = Some(JournalError::Full("at its cap".into()));
     assert!(matches!(take(&mut ledger, 1, Qos::AtLeastOnce), Taken::NoRoom(_)));
-    assert_eq!(journal.state().trimmed, most, "what no checkpoint needs");
+    assert_eq!(journal.state().trimmed, most + 1, "what no checkpoint needs");
     progress.release(most + 4);
     settle(&mut ledger);
     assert_eq!(journal.state().trimmed, most + 4, "and what the next one sets free");
 
-    let mut latest = Latest::default();
+    let mut latest = Latest::new(Qos::AtLeastOnce);
     assert_eq!(latest.first(100), 0);
     for position in 0..100 {
         latest.appended(position, PART_BYTES);
     }
     assert_eq!(latest.first(100), 100 - (KEPT_BYTES_MAX / PART_BYTES) as u64);
+    let of_qos_2 = Latest::new(Qos::ExactlyOnce).first(200_000);
+    assert_eq!(of_qos_2, 200_000 - 131_070, "a message and a release of each id");
 }
 
 #[test]
 fn a_released_id_is_completed_when_that_is_durable() {
-    let (mut ledger, journal, _) = with_journal_of_ids(true);
+    let (mut ledger, journal, _) = with_journal_of_ids();
     take(&mut ledger, 1, Qos::ExactlyOnce);
     assert_eq!(ledger.release(7, Timestamp::default()), Ok(Some(false)));
     take(&mut ledger, 2, Qos::ExactlyOnce);

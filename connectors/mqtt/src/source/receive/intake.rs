@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 
 use thalweg_kernel::defects::{Defect, seeded};
-use tracing::error;
 
 use super::*;
 use crate::link::Delivery;
@@ -86,8 +85,10 @@ impl Receive {
         let end = writer.end();
         self.ledger.keep(Keeper::new(writer, self.setup.keeps_ids()));
         self.settle();
-        if self.setup.keeps_ids() && !seeded(Defect::MqttForgetsIds) {
-            self.known = place.known(end)?;
+        if let Some(qos) = self.setup.keeps_ids()
+            && !seeded(Defect::MqttForgetsIds)
+        {
+            self.known = place.known(end, qos)?;
         }
         let mut replay = place.replay(end)?;
         let mut count = 0;
@@ -154,6 +155,9 @@ impl Receive {
             // It has subscribed; what comes stands behind that in the journal.
             self.begins = Begins::Not;
         }
+        if matches!(self.begins, Begins::At(mark) if mark > self.ledger.reached()) {
+            return Some((delivery, "the journal has not noted the new session yet".to_owned()));
+        }
         let (packet_id, qos) = (delivery.packet_id, delivery.qos);
         let bytes = delivery.payload.len() as u64;
         let seen = self.sight(&delivery, generation);
@@ -179,11 +183,11 @@ impl Receive {
                 }
                 Ok(Taken::NoRoom(why)) => return Some((delivery, why)),
                 Ok(Taken::Refused(mark, why)) => {
-                    match delivery.left_out {
-                        0 => self.meters.journal_refused.increment(1),
-                        _ => self.oversized.count(&self.who, &self.meters, &delivery, &why),
+                    match delivery.is_cut {
+                        false => self.meters.journal_refused.increment(1),
+                        true => self.oversized.count(&self.who, &self.meters, &delivery, &why),
                     }
-                    if delivery.left_out == 0 || !seeded(Defect::MqttForgetsOversized) {
+                    if !delivery.is_cut || !seeded(Defect::MqttForgetsOversized) {
                         chunk.push_refused(delivery, mark, why);
                     }
                 }

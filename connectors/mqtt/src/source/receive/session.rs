@@ -2,14 +2,43 @@
 //! which packet ids are free.
 
 use super::*;
+use crate::source::known::connection;
+
+/// How long subscriptions wait for the journal to note a new session.
+const HELD_MS_MAX: u64 = 1_000;
 
 impl Receive {
-    pub(super) fn subscribe(&mut self) {
-        if self.begins != Begins::Unsaid {
-            self.begins = Begins::Not;
-        }
+    fn subscribe(&mut self) {
+        self.subscribe_at = None;
         self.part = 0;
         self.subscribe_part();
+    }
+
+    /// Subscribes, or waits until the journal knows of a new session: what comes then need not wait here.
+    pub(super) fn subscribe_when_noted(&mut self) {
+        match self.begins {
+            Begins::At(mark) if mark > self.ledger.reached() => {
+                self.subscribe_at = Some(self.reactor.now() + Duration::from_millis(HELD_MS_MAX));
+            }
+            Begins::At(_) => {
+                self.begins = Begins::Not;
+                self.subscribe();
+            }
+            Begins::Not | Begins::Unsaid => self.subscribe(),
+        }
+    }
+
+    /// A disk that is behind for longer, or full, costs no message: the broker is to keep them. Nothing is taken meanwhile.
+    pub(super) fn subscribe_if_late(&mut self) {
+        if let Some(at) = self.subscribe_at
+            && self.reactor.poll_until(at).is_ready()
+        {
+            warn!(
+                "{}: the broker has lost the session, and the journal has not noted that yet: no message is taken until it has",
+                self.who
+            );
+            self.subscribe();
+        }
     }
 
     /// Also with a kept session: the job may have other topics than the one before. Whether there was something left.
@@ -42,8 +71,11 @@ impl Receive {
         self.setup.signal.listen(true);
         self.setup.cx.waker.wake_by_ref();
         let filters: Vec<_> = self.setup.filters.iter().map(TopicFilter::subscription).collect();
-        info!("{}: subscribed to {}", self.who, filters.join(" "));
+        if self.refused.is_empty() {
+            info!("{}: subscribed to {}", self.who, filters.join(" "));
+        }
         self.setup.on_subscribed.call();
+        self.tell_refused();
     }
 
     /// The broker knows nothing of the session before: none of its packet ids comes again. What the journal says of them must not
@@ -58,13 +90,26 @@ impl Receive {
         }
     }
 
-    /// Subscribes once the journal knows of a new session.
+    /// Goes on once the journal knows of a new session.
     pub(super) fn session_noted(&mut self) {
         if let Begins::At(mark) = self.begins
             && mark <= self.ledger.reached()
-            && self.connected
         {
-            self.subscribe();
+            self.begins = Begins::Not;
+            if self.subscribe_at.is_some() {
+                self.subscribe();
+            }
+        }
+    }
+
+    /// An answered ping frees the packet ids that were acknowledged before it.
+    #[inline]
+    pub(super) fn forget_proven(&mut self) {
+        let (pings, pongs) = self.link.pings();
+        // What waits for room came before the answer, and is yet to be recognised.
+        if pongs > self.pongs && self.stall.is_none() {
+            self.pongs = pongs;
+            self.known.proven(connection(self.generation), pings, pongs);
         }
     }
 

@@ -88,7 +88,7 @@ impl Model {
                 self.seen.records += 1;
                 self.truth.push(content);
             }
-            Err(JournalError::Full(_)) => {
+            Err(JournalError::Full(_) | JournalError::Busy(_)) => {
                 self.seen.full += 1;
                 turn();
             }
