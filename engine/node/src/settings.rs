@@ -307,13 +307,16 @@ impl Settings {
         let chosen = registry::all_chosen(SideName::Sink, &sinks, &[])?;
         let outputs = chosen.iter().map(|sink| sink.output(chosen.len() == 1));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        let replaces = chosen.iter().any(|sink| registry::replaces_rows(sink.entry.name));
+        // Where one sink keeps each row, none is given that a later one would replace.
+        let mut replacing = chosen.iter().map(|sink| registry::replaces_rows(sink.entry.name));
+        let (all_replace, any_replaces) =
+            (replacing.clone().all(|one| one), replacing.any(|one| one));
         let written = or_empty(section("window")?, "window");
         let window = Window::read(&written)?;
         Window::check(&written).map_err(|error| written.blame(error))?;
-        let at_end = window.at_end(section("state")?.is_some(), replaces);
+        let at_end = window.at_end(section("state")?.is_some(), all_replace);
         let at_end = at_end.map_err(|error| written.blame(error))?;
-        let forgets_windows = replaces && section("state")?.is_none() && input.paths.is_empty();
+        let forgets_windows = any_replaces && section("state")?.is_none() && input.paths.is_empty();
         let settings = Self {
             name: Job::fill(&table)?.name,
             engine: Engine::read(&or_empty(section("engine")?, "engine"))?,

@@ -83,18 +83,24 @@ fn in_files(dir: &Path) -> String {
 }
 
 #[test]
-fn files_have_each_window_once_and_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let sink = format!("[sink.files]\ndir = '{}/out'", dir.path().display());
-    let toml = job(dir.path(), "", &sink);
-    for (part, shown) in PARTS.into_iter().zip([0, 0, 1]) {
-        grow(dir.path(), part);
-        run(&["run", &toml]).ok();
+fn files_have_each_window_once_and_whole_also_beside_a_table() {
+    for table in ["", "[sink.sqlite]\npath = '{at}/out.db'\ntable = 'averages'\n"] {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display().to_string();
+        let sinks = format!("{}[sink.files]\ndir = '{at}/out'", table.replace("{at}", &at));
+        let toml = job(dir.path(), "", &sinks);
+        for (part, shown) in PARTS.into_iter().zip([0, 0, 1]) {
+            grow(dir.path(), part);
+            run(&["run", &toml]).ok();
+            let found = in_files(dir.path());
+            assert_eq!(found.matches("\"key\"").count(), shown, "{found}");
+        }
         let found = in_files(dir.path());
-        assert_eq!(found.matches("\"key\"").count(), shown, "{found}");
+        assert!(found.contains("\"count\":7"), "{found}");
+        if !table.is_empty() {
+            assert_eq!(rows(dir.path()), [(0, 7)]);
+        }
     }
-    let found = in_files(dir.path());
-    assert!(found.contains("\"count\":7"), "{found}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn configuration(dir: &Path, shards: usize) -> String {
     let toml = format!(
         "name = 'killed'\n[engine]\nshards = {shards}\n[source]\nfiles = ['{at}/in.jsonl']\n[window]\nsize = '1s'\n\
          out_of_orderness = '2s'\n[sink.sqlite]\npath = '{at}/out.db'\ntable = 'stats'\n\
+         [sink.more]\nconnector = 'sqlite'\npath = '{at}/more.db'\ntable = 'stats'\n\
          [state]\ndir = '{at}/state'\ninterval = '10ms'\n"
     );
     file(dir, &format!("job{shards}.toml"), &toml)
@@ -61,15 +62,17 @@ fn a_job_that_is_killed_again_and_again_counts_everything_once() {
         drop(job);
     }
     run(&["run", &configuration(dir.path(), 2)]).ok();
-    let database = rusqlite::Connection::open(dir.path().join("out.db")).unwrap();
-    let mut rows = database.prepare("SELECT key, window_start, count, avg FROM stats").unwrap();
-    let row = |row: &rusqlite::Row<'_>| {
-        let (count, avg): (i64, f64) = (row.get(2)?, row.get(3)?);
-        Ok(((row.get(0)?, row.get(1)?), (count, (avg * count as f64).round())))
-    };
-    let rows: BTreeMap<(String, i64), _> =
-        rows.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
-    assert_eq!(rows, expected);
+    for name in ["out.db", "more.db"] {
+        let database = rusqlite::Connection::open(dir.path().join(name)).unwrap();
+        let mut rows = database.prepare("SELECT key, window_start, count, avg FROM stats").unwrap();
+        let row = |row: &rusqlite::Row<'_>| {
+            let (count, avg): (i64, f64) = (row.get(2)?, row.get(3)?);
+            Ok(((row.get(0)?, row.get(1)?), (count, (avg * count as f64).round())))
+        };
+        let rows: BTreeMap<(String, i64), _> =
+            rows.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(rows, expected, "{name}");
+    }
 
     let state = dir.path().join("state").display().to_string();
     let listed = run(&["state", "ls", &state]).ok();

@@ -38,9 +38,9 @@ options! {
         /// While this machine's clock shows a time that has passed for certain, readings wait, for this long at most.
         pub(crate) clock_wait: Duration = Duration::from_secs(10 * 60),
         /// What becomes of open windows when the input has ended. `finish`: they give their rows. `suspend`: they give none,
-        /// and stay open in the state; the next start goes on with them. With `finish`, a state and a sink that replaces rows,
+        /// and stay open in the state; the next start goes on with them. With `finish`, a state and sinks that replace rows,
         /// they give their rows and stay open, too, so that a later row knows more. With other sinks they are forgotten.
-        #[absent = "suspend with [state] and a sink that replaces no rows, otherwise finish"]
+        #[absent = "suspend with [state] and any sink that replaces no rows, otherwise finish"]
         at_end: Option<Ends>,
     }
 }
