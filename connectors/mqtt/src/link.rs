@@ -63,6 +63,8 @@ pub(crate) struct Plan {
     pub(crate) tls: Option<Dialer>,
     /// The job can do nothing with messages that have no user properties.
     pub(crate) needs_properties: bool,
+    /// Its results have ids, which MQTT 3.1.1 cannot carry.
+    pub(crate) gives_ids: bool,
 }
 
 /// Why a connection failed. A [`Link`] tells of the first two alone.
@@ -227,7 +229,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(plan: Arc<Plan>, reactor: Reactor) -> Self {
-        let manner = Manner::new(&plan.config, plan.needs_properties);
+        let manner = Manner::new(&plan.config, plan.needs_properties).giving_ids(plan.gives_ids);
         Self { plan, reactor, state: State::Down, manner, told: Vec::new(), trouble: None }
     }
 

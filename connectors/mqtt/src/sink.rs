@@ -254,6 +254,7 @@ impl<E, F> MqttSink<E, F> {
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
             needs_properties: false,
+            gives_ids: cx.durability.checkpoints && !self.at_least_once,
             config,
         });
         let (to_io, batches) = flume::bounded(BATCHES_MAX * cx.instances);

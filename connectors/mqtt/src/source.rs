@@ -247,6 +247,7 @@ where
             login: config.login().map_err(wrong)?,
             tls: config.tls.then(|| Dialer::new(&config)).transpose().map_err(wrong)?,
             needs_properties: self.decoder.needs_headers(),
+            gives_ids: false,
             config,
         });
         // One more than the chunks, for the end: sending never waits.

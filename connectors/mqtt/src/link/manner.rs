@@ -93,6 +93,11 @@ impl Manner {
         }
     }
 
+    /// Results whose ids would go without a word are sent in 3.1.1 only to a broker that says that it speaks no other.
+    pub(super) fn giving_ids(self, gives_ids: bool) -> Self {
+        Self { speaks_5: gives_ids, ..self }
+    }
+
     pub(super) fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -101,7 +106,7 @@ impl Manner {
     pub(super) fn accepted(&mut self) -> Option<String> {
         (self.has_run, self.other_told, self.terms.looks) = (true, false, false);
         (self.silent, self.hops) = (0, 0);
-        self.speaks_5 = self.terms.version == Version::V5;
+        self.speaks_5 |= self.terms.version == Version::V5;
         let older = self.given.is_none() && self.terms.version == Version::V311;
         (older && !std::mem::replace(&mut self.has_told_version, true)).then(|| {
             "the broker speaks MQTT 3.1.1, and 5 not: messages have no user properties, results no ids, and refusals \

@@ -13,7 +13,7 @@ fn connection(bytes: usize) -> (Connection, DuplexStream, tokio::runtime::Runtim
     let config = MqttConfig::new("broker").packet_bytes_max(1_024);
     let login = None::<(String, Secret)>;
     let (client_id, clean, tls, needs_properties) = ("gw".into(), true, None, false);
-    let plan = Plan { config, client_id, clean, login, tls, needs_properties };
+    let plan = Plan { config, client_id, clean, login, tls, needs_properties, gives_ids: false };
     let (ours, broker) = duplex(bytes);
     let terms = Manner::new(&plan.config, false).terms().clone();
     let reactor = Reactor::by_hand().unwrap();
