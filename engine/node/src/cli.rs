@@ -11,9 +11,9 @@ use thalweg_runtime::JobError;
 
 use crate::connectors::ConnectorsArgs;
 use crate::dead_letters::{self, DeadLettersCommand};
-use crate::engine::serve_metrics;
 use crate::inspect::{self, JournalCommand, SavepointArgs, StateCommand};
 use crate::logging;
+use crate::program::serve_metrics_at;
 use crate::settings::Settings;
 use crate::statistics;
 use crate::status_command::{StatusArgs, status};
@@ -126,7 +126,7 @@ impl Command {
             Self::Run(args) => {
                 let settings = Settings::read(&args.config)?;
                 if let Some(address) = settings.metrics.address {
-                    serve_metrics(address)?;
+                    serve_metrics_at(address)?;
                 }
                 statistics::run(settings)
             }

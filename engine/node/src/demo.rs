@@ -35,7 +35,8 @@ use self::broker::Broker;
 use self::fleet::{Fleet, FleetConfig};
 use self::pipeline::Counts;
 use self::view::View;
-use crate::engine::{EngineArgs, serve_metrics};
+use crate::engine::EngineArgs;
+use crate::program::serve_metrics_at;
 use crate::shutdown::Shutdown;
 
 /// The view tells what matters; the log speaks only when something is wrong.
@@ -94,7 +95,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Runs the demonstration.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let runtime = args.engine.runtime()?;
-    let metrics = serve_metrics(args.metrics)?;
+    let metrics = serve_metrics_at(args.metrics)?;
     let embedded = if args.broker.is_none() { Some(Broker::start()?) } else { None };
     let address = match (&args.broker, &embedded) {
         (Some(url), _) => url.clone(),

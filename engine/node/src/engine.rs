@@ -1,17 +1,10 @@
-//! What commands that run the engine share: how it runs where no file says so, and where its metrics are.
+//! How the engine runs where no file says so.
 
-use std::net::SocketAddr;
-
-#[cfg(feature = "demo")]
 use clap::Args;
-#[cfg(feature = "demo")]
 use thalweg_kernel::ConfigError;
-use thalweg_runtime::serve_prometheus;
-#[cfg(feature = "demo")]
 use thalweg_runtime::{DriverKind, RuntimeConfig};
 
 /// How the engine runs, for a command whose job no file describes.
-#[cfg(feature = "demo")]
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
     /// Shards; one per core by default
@@ -23,7 +16,6 @@ pub(crate) struct EngineArgs {
     driver: String,
 }
 
-#[cfg(feature = "demo")]
 impl EngineArgs {
     pub(crate) fn runtime(&self) -> Result<RuntimeConfig, ConfigError> {
         let driver = self.driver.parse::<DriverKind>()?;
@@ -33,11 +25,4 @@ impl EngineArgs {
         config.validate()?;
         Ok(config)
     }
-}
-
-/// Serves metrics and logs where.
-pub(crate) fn serve_metrics(address: SocketAddr) -> anyhow::Result<SocketAddr> {
-    let bound = serve_prometheus(address)?;
-    tracing::info!("metrics at http://{bound}/metrics");
-    Ok(bound)
 }

@@ -37,7 +37,7 @@ mod control;
 mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
-#[cfg(feature = "cli")]
+#[cfg(feature = "demo")]
 mod engine;
 #[cfg(feature = "cli")]
 mod inspect;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thalweg_kernel::ConfigError;
-use thalweg_runtime::{Job, JobError, RuntimeConfig, serve_prometheus};
+use thalweg_runtime::{Job, JobError, PrometheusError, RuntimeConfig, serve_prometheus};
 
 use crate::control;
 use crate::shutdown::Shutdown;
@@ -64,8 +64,14 @@ fn serve_metrics() -> Result<(), JobError> {
     let wrong = |why: String| ConfigError::new(METRICS_VARIABLE, &wanted, why);
     let address: SocketAddr =
         wanted.parse().map_err(|_| wrong("an address with a port: 127.0.0.1:9464".into()))?;
-    let bound = serve_prometheus(address).map_err(|error| wrong(error.to_string()))?;
+    serve_metrics_at(address).map_err(|error| wrong(error.to_string()))?;
     *serves = true;
-    tracing::info!("metrics at http://{bound}/metrics");
     Ok(())
+}
+
+/// Serves metrics there, and logs where that is.
+pub(crate) fn serve_metrics_at(address: SocketAddr) -> Result<SocketAddr, PrometheusError> {
+    let bound = serve_prometheus(address)?;
+    tracing::info!("metrics at http://{bound}/metrics");
+    Ok(bound)
 }

@@ -4,14 +4,14 @@
 //! All of it comes from numbers that the shards have published anyway, so looking costs them nothing. They publish about once a
 //! second: rates are taken over the time between what was published, and not between the looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use thalweg_kernel::Timestamp;
-use thalweg_runtime::{MetricSample, Running};
+use thalweg_runtime::{Running, wall_clock};
 
 /// The shortest time that rates are taken over.
 pub(crate) const RATE_OVER: Duration = Duration::from_secs(3);
@@ -62,20 +62,14 @@ impl Status {
     /// The status of a running job.
     pub fn of(running: &Running) -> Self {
         let snapshot = running.snapshot();
-        let sample = |sample: &'_ MetricSample| {
-            (sample.operator.to_string(), sample.label.map(|(_, cause)| cause), sample.clone())
-        };
-        let samples: Vec<_> = snapshot.0.iter().map(sample).collect();
-        let mut status = Self::gathered(
-            samples.iter().map(|(operator, cause, sample)| Sample {
-                name: sample.name,
-                operator,
-                cause: *cause,
-                value: sample.value as f64,
-                published: sample.published.as_millis(),
-            }),
-            now().as_millis() as f64,
-        );
+        let samples = snapshot.0.iter().map(|sample| Sample {
+            name: sample.name,
+            operator: &sample.operator,
+            cause: sample.label.map(|(_, cause)| cause),
+            value: sample.value as f64,
+            published: sample.published.as_millis(),
+        });
+        let mut status = Self::gathered(samples, wall_clock().as_millis() as f64);
         let stats = running.checkpoints();
         status.checkpoints = stats.completed;
         status.checkpoints_failed = stats.failed;
@@ -108,18 +102,14 @@ impl Status {
     fn gathered<'a>(samples: impl Iterator<Item = Sample<'a>>, now: f64) -> Self {
         let samples: Vec<_> = samples.collect();
         // Whoever makes watermarks is a source.
-        let is_source = |sample: &Sample<'_>| {
-            let makes = |other: &Sample<'_>| {
-                other.name == "currentOutputWatermark" && other.operator == sample.operator
-            };
-            samples.iter().any(makes)
-        };
+        let makers = samples.iter().filter(|sample| sample.name == "currentOutputWatermark");
+        let makers: BTreeSet<_> = makers.map(|sample| sample.operator).collect();
         let mut status = Self::default();
         let (mut sources, mut sinks) = (0_u32, 0_u32);
         for sample in &samples {
             let count = sample.value as u64;
             match sample.name {
-                "numRecordsOut" if is_source(sample) => {
+                "numRecordsOut" if makers.contains(sample.operator) => {
                     status.records += count;
                     status.records_at += sample.published as f64;
                     sources += 1;
@@ -236,12 +226,6 @@ impl Status {
         };
         numbers(self) != numbers(before) || self.checkpoints_failed != before.checkpoints_failed
     }
-}
-
-/// The time by this machine's clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// A rate, with as many digits as say something.

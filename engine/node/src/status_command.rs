@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use thalweg_runtime::wall_clock;
+
 use crate::asking::ask_for_status;
-use crate::status::{RATE_OVER, Status, now};
+use crate::status::{RATE_OVER, Status};
 
 /// Metrics larger than this are not read.
 const METRICS_BYTES_MAX: u64 = 64 << 20;
@@ -57,5 +59,5 @@ fn look(address: SocketAddr) -> anyhow::Result<Status> {
     if !text.lines().next().is_some_and(|line| line.contains(" 200 ")) {
         bail!("http://{address}/metrics answered {:?}", text.lines().next().unwrap_or_default());
     }
-    Ok(Status::of_prometheus(&text, now()))
+    Ok(Status::of_prometheus(&text, wall_clock()))
 }

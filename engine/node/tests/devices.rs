@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{PATIENCE, Program, file, run, thalweg};
+use common::{PATIENCE, Program, file, run, thalweg, wait_for_acks};
 use serde_json::Value;
 use thalweg_mqtt::testing::Mosquitto;
 
@@ -258,19 +258,6 @@ fn publish(broker: &Mosquitto, topic: &str, payload: &str) {
         .unwrap();
     child.stdin.take().unwrap().write_all(payload.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
-}
-
-/// The client has acknowledged `count` messages, hence the program has them.
-fn wait_for_acks(broker: &Mosquitto, client: &str, count: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    let acks = || {
-        let log = broker.log();
-        log.lines().filter(|l| l.contains("Received PUBACK from") && l.contains(client)).count()
-    };
-    while acks() < count {
-        assert!(Instant::now() < deadline, "{client}: {} of {count} acknowledged", acks());
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Count and average by key and beginning of the window in seconds.

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Program, file, thalweg};
+use common::{PATIENCE, Program, file, thalweg, wait_for_acks};
 use serde_json::Value;
 use thalweg_mqtt::testing::Mosquitto;
 
@@ -67,19 +67,6 @@ fn expected(devices: usize, count: usize) -> BTreeMap<(String, i64), u64> {
         }
     }
     counts
-}
-
-/// The program has acknowledged `count` messages, hence has them.
-fn wait_for_acks(broker: &Mosquitto, client: &str, count: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    let acks = || {
-        let log = broker.log();
-        log.lines().filter(|l| l.contains("Received PUBACK from") && l.contains(client)).count()
-    };
-    while acks() < count {
-        assert!(Instant::now() < deadline, "{} of {count} acknowledged", acks());
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn named(toml: &str, id: &str) -> String {

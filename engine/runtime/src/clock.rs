@@ -6,7 +6,7 @@ use thalweg_kernel::Timestamp;
 use thalweg_kernel::time::millis;
 
 /// What it shows.
-pub(crate) fn wall_clock() -> Timestamp {
+pub fn wall_clock() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp::from_millis(since_epoch.map_or(0, millis))
 }

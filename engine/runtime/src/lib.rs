@@ -35,6 +35,7 @@ mod supervisor;
 mod sync;
 mod times;
 
+pub use clock::wall_clock;
 pub use config::{CheckpointRules, RuntimeConfig, StateConfig};
 pub use driver::affinity::cores;
 pub use driver::kind::DriverKind;

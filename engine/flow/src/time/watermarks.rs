@@ -137,15 +137,7 @@ impl<G> Watermarks<Received, G> {
         self,
         event_time: F,
     ) -> Watermarks<FromRecord<F, R>, G> {
-        Watermarks {
-            event_time: FromRecord(event_time, PhantomData),
-            generator: self.generator,
-            idle_after: self.idle_after,
-            close_after: self.close_after,
-            clock_guard_ms: self.clock_guard_ms,
-            held_to_clock: self.held_to_clock,
-            clock_wait: self.clock_wait,
-        }
+        self.of_parts(|_, generator| (FromRecord(event_time, PhantomData), generator))
     }
 }
 
@@ -162,19 +154,25 @@ impl<E, G> Watermarks<E, G> {
         at_once.then(|| ConnectorError::new("job", what()))
     }
 
-    /// Passes watermarks on at most once in `interval`, at the end of a step. Fewer watermarks cost less; which
-    /// records are late then depends on the speed of this machine too.
-    #[must_use]
-    pub fn every(self, interval: Duration) -> Watermarks<E, Periodic<G>> {
+    /// The same rules for another event time or generator.
+    fn of_parts<F, H>(self, parts: impl FnOnce(E, G) -> (F, H)) -> Watermarks<F, H> {
+        let (event_time, generator) = parts(self.event_time, self.generator);
         Watermarks {
-            event_time: self.event_time,
-            generator: Periodic::new(self.generator, interval),
+            event_time,
+            generator,
             idle_after: self.idle_after,
             close_after: self.close_after,
             clock_guard_ms: self.clock_guard_ms,
             held_to_clock: self.held_to_clock,
             clock_wait: self.clock_wait,
         }
+    }
+
+    /// Passes watermarks on at most once in `interval`, at the end of a step. Fewer watermarks cost less; which
+    /// records are late then depends on the speed of this machine too.
+    #[must_use]
+    pub fn every(self, interval: Duration) -> Watermarks<E, Periodic<G>> {
+        self.of_parts(|event_time, generator| (event_time, Periodic::new(generator, interval)))
     }
 
     /// A partition that is silent for this long no longer holds the watermark back. Without it, a
@@ -209,15 +207,7 @@ impl<E, G> Watermarks<E, G> {
     /// Says who sent a record, such as the key of its device. So the log names whose clock is ahead of this machine's, and who
     /// moved time where others are late. It costs a name for each record that moves time.
     pub fn named_by<T, N: Fn(&T) -> Str>(self, name: N) -> Watermarks<Named<E, N>, G> {
-        Watermarks {
-            event_time: Named(self.event_time, name),
-            generator: self.generator,
-            idle_after: self.idle_after,
-            close_after: self.close_after,
-            clock_guard_ms: self.clock_guard_ms,
-            held_to_clock: self.held_to_clock,
-            clock_wait: self.clock_wait,
-        }
+        self.of_parts(|event_time, generator| (Named(event_time, name), generator))
     }
 
     /// A record that is ahead of this machine's clock moves time to that clock, and no further. So a device whose clock is fast

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use thalweg_mqtt::testing::Mosquitto;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program, without the variables of whoever runs the tests.
@@ -158,4 +160,17 @@ pub(crate) fn file(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
+}
+
+/// The client has acknowledged `count` messages, hence the program has them.
+pub(crate) fn wait_for_acks(broker: &Mosquitto, client: &str, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    let acks = || {
+        let log = broker.log();
+        log.lines().filter(|l| l.contains("Received PUBACK from") && l.contains(client)).count()
+    };
+    while acks() < count {
+        assert!(Instant::now() < deadline, "{client}: {} of {count} acknowledged", acks());
+        thread::sleep(Duration::from_millis(10));
+    }
 }
